@@ -1,0 +1,1 @@
+"""Certified defences against adversarial patches: (de)randomized smoothing and interval bounds."""

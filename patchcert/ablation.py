@@ -1,0 +1,204 @@
+"""Which pixels each ablated copy of an image shows, and which copies a patch can touch.
+
+Levine and Feizi, "(De)Randomized Smoothing for Certifiable Defense against Patch Attacks", NeurIPS 2020,
+sections 2 and 3. Every ablation here is one idea: the image is divided into cells (a column, a row, a
+pixel, an aligned band or block) and each ablated copy shows some of the cells. Masks, encodings, touched
+copies and their largest number Δ follow from that alone.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from patchcert.errors import UsageError, require_within
+
+CHUNK = 4096
+"""Ablations whose masks are held at the same time where all of them are looked at."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A rectangle of `height` × `width` pixels that an adversary may overwrite anywhere inside the image."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}"
+
+
+class Ablation(ABC):
+    """A family of `count` ablated copies of an H × W image.
+
+    A subclass says into which cells the image falls and which cells each copy shows.
+
+    Attributes:
+        height, width: H and W, pixels.
+        count: A, the number of ablated copies.
+        cells: (H, W) int64, the cell that each pixel belongs to; −1 where no copy ever shows the pixel.
+        cell_count: number of cells.
+    """
+
+    height: int
+    width: int
+    count: int
+    cells: Tensor
+    cell_count: int
+
+    @abstractmethod
+    def cells_shown(self, indices: Tensor) -> Tensor:
+        """(A', cells) bool: which cells the ablations `indices` (A',) show."""
+
+    def masks(self, indices: Tensor | None = None) -> Tensor:
+        """(A', H, W) bool: True where the ablations `indices` (A',), by default all, show the pixel."""
+        shown = self.cells_shown(self._all_unless(indices))
+        with_hidden = torch.cat([shown, shown.new_zeros(len(shown), 1)], dim=1)  # cell −1 is the last column
+        return with_hidden[:, self.cells.to(shown.device)]
+
+    def patch_cells(self, patch: Patch) -> Tensor:
+        """(L, cells) bool: the cells that `patch` covers at each of its L = (H−m₁+1)(W−m₂+1) places, row-major.
+
+        Raises:
+            UsageError: the patch does not fit into the image.
+        """
+        require_within("size_to_certify", patch.height, 1, self.height, f"images have {self.height} rows")
+        require_within("size_to_certify", patch.width, 1, self.width, f"images have {self.width} columns")
+        covered = self.cells.unfold(0, patch.height, 1).unfold(1, patch.width, 1).flatten(0, 1).flatten(1)
+        touched = torch.zeros(len(covered), self.cell_count + 1, dtype=torch.bool)
+        touched.scatter_(1, covered.where(covered >= 0, self.cell_count), True)
+        return touched[:, :-1]
+
+    def touched_by(self, patch: Patch, indices: Tensor | None = None) -> Tensor:
+        """(L, A') bool: whether `patch` at place ℓ meets a visible pixel of ablation a, (mask_a & patch_ℓ).any().
+
+        The places are those of `patch_cells`; `indices` (A',) are by default all ablations.
+        """
+        return self.touching(self.patch_cells(patch), self._all_unless(indices))
+
+    def touching(self, patch_cells: Tensor, indices: Tensor) -> Tensor:
+        """(L, A') bool: whether the cells `patch_cells` (L, cells) meet those that ablations `indices` show."""
+        shown = self.cells_shown(indices)
+        return patch_cells.to(shown.device, torch.float32) @ shown.T.to(torch.float32) > 0
+
+    def most_touched(self, patch: Patch) -> int:
+        """Δ: the most ablations that `patch` touches at one place (section 3 of the paper)."""
+        distinct = self.patch_cells(patch).unique(dim=0)
+        touched = torch.zeros(len(distinct), dtype=torch.int64)
+        for indices in self.chunks():
+            touched += self.touching(distinct, indices).sum(dim=1)
+        return int(touched.max())
+
+    def chunks(self, size: int = CHUNK, device: torch.device | str = "cpu") -> Iterator[Tensor]:
+        """Yield the indices 0 … A−1 as int64 tensors of at most `size`."""
+        for start in range(0, self.count, size):
+            yield torch.arange(start, min(start + size, self.count), device=device)
+
+    def _all_unless(self, indices: Tensor | None) -> Tensor:
+        return torch.arange(self.count) if indices is None else indices
+
+
+class Band(Ablation):
+    """`band_size` (s) adjacent columns, one ablation for every start column, wrapping around the border."""
+
+    def __init__(self, height: int, width: int, band_size: int):
+        require_within("band_size", band_size, 1, width, f"images are {width} pixels wide")
+        self.height, self.width, self.band_size = height, width, band_size
+        self.count = self.cell_count = width
+        self.cells = torch.arange(width).expand(height, width)
+
+    def cells_shown(self, indices: Tensor) -> Tensor:
+        return _run_from(indices, self.band_size, self.width)
+
+
+class Row(Ablation):
+    """`band_size` (s) adjacent rows, one ablation for every start row, wrapping around the border."""
+
+    def __init__(self, height: int, width: int, band_size: int):
+        require_within("band_size", band_size, 1, height, f"images are {height} pixels high")
+        self.height, self.width, self.band_size = height, width, band_size
+        self.count = self.cell_count = height
+        self.cells = torch.arange(height)[:, None].expand(height, width)
+
+    def cells_shown(self, indices: Tensor) -> Tensor:
+        return _run_from(indices, self.band_size, self.height)
+
+
+class Block(Ablation):
+    """An s × s square (s = `block_size`), one ablation for every corner row-major, wrapping around the border."""
+
+    def __init__(self, height: int, width: int, block_size: int):
+        require_within("block_size", block_size, 1, min(height, width), f"images are {height} × {width} pixels")
+        self.height, self.width, self.block_size = height, width, block_size
+        self.count = self.cell_count = height * width
+        self.cells = torch.arange(height * width).view(height, width)
+
+    def cells_shown(self, indices: Tensor) -> Tensor:
+        rows = _run_from(indices // self.width, self.block_size, self.height)
+        columns = _run_from(indices % self.width, self.block_size, self.width)
+        return (rows[:, :, None] & columns[:, None, :]).flatten(1)
+
+
+class _Combinations(Ablation):
+    """Every choice of `keep` cells: C(cells, keep) ablations."""
+
+    def _choose(self, keep: int, what: str) -> None:
+        self.cell_count = int(self.cells.max()) + 1
+        require_within("keep", keep, 1, self.cell_count, f"there are {self.cell_count} {what}")
+        self.keep, self.count = keep, math.comb(self.cell_count, keep)
+        if self.count >= 2**62:
+            raise UsageError("keep", keep, f"{self.cell_count} {what} give more combinations than can be counted")
+
+    def cells_shown(self, indices: Tensor) -> Tensor:
+        """The combinatorial number system: index = Σ_j C(c_j, j) for the cells c_keep > … > c_1 that are shown."""
+        shown = torch.zeros(len(indices), self.cell_count, dtype=torch.bool, device=indices.device)
+        for j in range(self.keep, 0, -1):
+            sizes = torch.tensor([math.comb(c, j) for c in range(self.cell_count)], device=indices.device)
+            cell = torch.searchsorted(sizes, indices, right=True) - 1
+            shown.scatter_(1, cell[:, None], True)
+            indices = indices - sizes[cell]
+        return shown
+
+
+class MultiBand(_Combinations):
+    """`keep` of the ⌊W/b⌋ aligned bands of b = `bandwidth` columns; columns beyond the last band are never shown."""
+
+    def __init__(self, height: int, width: int, bandwidth: int, keep: int):
+        require_within("bandwidth", bandwidth, 1, width, f"images are {width} pixels wide")
+        self.height, self.width, self.bandwidth = height, width, bandwidth
+        self.cells = _aligned(width, bandwidth).expand(height, width)
+        self._choose(keep, f"bands of {bandwidth} columns")
+
+
+class MultiBlock(_Combinations):
+    """`keep` of the ⌊H/b⌋·⌊W/b⌋ aligned b × b blocks (b = `block_size`); pixels beyond the grid are never shown."""
+
+    def __init__(self, height: int, width: int, block_size: int, keep: int):
+        require_within("block_size", block_size, 1, min(height, width), f"images are {height} × {width} pixels")
+        self.height, self.width, self.block_size = height, width, block_size
+        rows, columns = _aligned(height, block_size)[:, None], _aligned(width, block_size)
+        on_grid = (rows >= 0) & (columns >= 0)
+        self.cells = torch.where(on_grid, rows * (width // block_size) + columns, -1)
+        self._choose(keep, f"blocks of {block_size} × {block_size} pixels")
+
+
+def encode(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) as fully visible inputs (N, 2C, H, W): channels (x, 1 − x), section 4 of the paper.
+
+    Multiplied by a mask, a hidden pixel becomes (0, 0), which no value of x gives.
+    """
+    return torch.cat([images, 1 - images], dim=1)
+
+
+def _run_from(starts: Tensor, length: int, size: int) -> Tensor:
+    """(A', size) bool: True at the `length` positions from each of `starts` (A',) on, modulo `size`."""
+    return (torch.arange(size, device=starts.device) - starts[:, None]) % size < length
+
+
+def _aligned(size: int, step: int) -> Tensor:
+    """(size,) int64: the number of the aligned piece of `step` pixels; −1 in the remainder that fills none."""
+    pieces = torch.arange(size) // step
+    return pieces.where(pieces < size // step, -1)

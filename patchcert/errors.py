@@ -1,0 +1,20 @@
+"""The mistakes that a person at the shell can mend."""
+
+
+class UsageError(Exception):
+    """An option has a value that cannot work; scripts print it as one line and exit with code 2.
+
+    Args:
+        option: the option's name without dashes; parameters that are options carry the same name.
+        value: what was given.
+        right: what would be right.
+    """
+
+    def __init__(self, option: str, value: object, right: str):
+        super().__init__(f"--{option} {value}: {right}")
+
+
+def require_within(option: str, value: int, low: int, high: int, what: str) -> None:
+    """Raise UsageError unless `value` is a whole number from `low` to `high`; `what` says why these bounds."""
+    if not low <= value <= high:
+        raise UsageError(option, value, f"expected a whole number from {low} to {high} ({what})")
