@@ -13,16 +13,24 @@ in the backward pass (`worst_margins`).
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import astuple
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from patchcert.intervals.bounds import Box, margins, through
 from patchcert.intervals.places import Places, Scale, Threat
 from patchcert.intervals.windows import Axis, RowsOfChannels, Windows, pixels_of
+
+
+CACHE = 4 * 2**20
+"""Bytes of one activation of a chunk on the CPU, which then stays in cache from layer to layer."""
+
+LIVE = 8
+"""Tensors of an activation's size that live at the same time while a layer is computed."""
 
 
 class PatchBounds:
@@ -76,6 +84,50 @@ class PatchBounds:
         ends = (end.unflatten(0, (-1, columns)) for end in (box.lower, box.upper))
         return margins(self.network[-1], Box(*ends), self.labels[places.images])
 
+    def places_at_once(self, places: Places, max_memory: int) -> int:
+        """How many of the places to compute together, so that they need no more than `max_memory` bytes."""
+        box, weights = self._bytes_per_place(places)
+        columns = len(places.images)
+        count = max_memory // (LIVE * columns * max(box) + weights)
+        if self.inputs.device.type == "cpu":
+            count = min(count, CACHE // (columns * max(box)))
+        return max(count, 1)
+
+    def bytes_per_image(self, places: Places, with_gradients: bool) -> int:
+        """What the clean activations of an image take, together with one box, or with the boxes of all classes.
+
+        Gradients need all activations to be kept, bounds only the largest.
+        """
+        clean, (box, _) = 4 * sum(self._activation_sizes()), self._bytes_per_place(places)
+        if not with_gradients:
+            return 2 * clean + LIVE * max(box)
+        return LIVE * (clean + (self.network[-1].out_features - 1) * places.group * sum(box))
+
+    def _bytes_per_place(self, places: Places) -> tuple[list[int], int]:
+        """The bytes of the activations of one box, and of the weights that are gathered for one place."""
+        sizes, done, weights = self._window_sizes(places), 2 * self.windowed, 0
+        if self.linear is not None and (places.shared or not self.windowed):
+            weights, done = 2 * sizes[-1] * self.linear.out_features, done + 2
+        return [4 * size for size in sizes + self._activation_sizes()[done:]], 4 * weights
+
+    def _window_sizes(self, places: Places) -> list[int]:
+        """The floats in a window on the input and after each convolution."""
+        rows, columns = self._axes(places)
+        sizes = [self.inputs.shape[1] * rows.size * columns.size]
+        for layer in self.network[: 2 * self.windowed : 2]:
+            rows, columns = rows.through(layer, 0)[0], columns.through(layer, 1)[0]
+            sizes.append(layer.out_channels * rows.size * columns.size)
+        return sizes
+
+    def _activation_sizes(self) -> list[int]:
+        """The floats in one image's input and after each layer but the last."""
+        sizes, activation = [self.inputs[0].numel()], self.inputs[:1]
+        with torch.no_grad():
+            for layer in self.network[:-1]:
+                activation = layer(activation)
+                sizes.append(activation.numel())
+        return sizes
+
     def _first_layers(self, places: Places) -> tuple[Box, int]:
         """The boxes (P·B, …) after the layers that are served by windows, and how many layers these are."""
         columns = len(places.images)
@@ -101,16 +153,20 @@ class PatchBounds:
         lower, upper = box.lower.unflatten(0, groups), box.upper.unflatten(0, groups)
         return Box(lower.amin(dim=1).flatten(0, 1), upper.amax(dim=1).flatten(0, 1))
 
-    def _patch_windows(self, places: Places) -> Windows:
-        """The input's differences under each patch, in windows that begin at multiples of all strides together."""
+    def _axes(self, places: Places) -> tuple[Axis, Axis]:
+        """Windows on the input around the patches, beginning at multiples of all strides together."""
         scale = math.prod(layer.stride[0] for layer in self.network[: 2 * self.windowed : 2])
-        axes, under_patch = [], []
-        for axis, (length, extent) in enumerate(zip(astuple(self.patch), self.image_size, strict=True)):
-            first = places.corners[..., axis]  # (P, B)
-            rows = Axis(first // scale, scale, 0, length + scale - 1, extent)
-            axes.append(rows)
-            from_first = rows.positions() - first[..., None]
-            under_patch.append((from_first >= 0) & (from_first < length))  # (P, B, a)
+        return tuple(
+            Axis(places.corners[..., axis] // scale, scale, 0, length + scale - 1, extent)
+            for axis, (length, extent) in enumerate(zip(astuple(self.patch), self.image_size, strict=True))
+        )
+
+    def _patch_windows(self, places: Places) -> Windows:
+        """The input's differences: those of the pixels under each patch."""
+        axes, under_patch = self._axes(places), []
+        for axis, length in enumerate(astuple(self.patch)):
+            from_corner = axes[axis].positions() - places.corners[..., axis, None]
+            under_patch.append((from_corner >= 0) & (from_corner < length))  # (P, B, a)
         mask = under_patch[0][..., :, None] & under_patch[1][..., None, :]  # (P, B, a, b)
         mask = mask.expand(-1, len(places.images), -1, -1).flatten(0, 1)[:, None]
         shift, radius = (
@@ -186,3 +242,115 @@ def _flattened_into(network: nn.Sequential, index: int) -> nn.Linear | None:
 def _weighted_layers(network: nn.Sequential) -> list[int]:
     """The indices of the convolutions and linear layers before the last layer."""
     return [i for i, layer in enumerate(network[:-1]) if isinstance(layer, (nn.Conv2d, nn.Linear))]
+
+
+# The worst places --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the margins of some images depend on, but for the places.
+
+    Attributes:
+        images: (N, C, H, W) in [0, 1].
+        labels: (N,) int64.
+        max_memory: bytes that the bounds may take at a time.
+    """
+
+    network: nn.Sequential
+    images: Tensor
+    labels: Tensor
+    threat: Threat
+    scale: Scale
+    neighbor: Sequence[int] = ()
+    max_memory: int = 2 * 2**30
+
+    def bounds(self) -> PatchBounds:
+        return PatchBounds(self.network, self.images, self.labels, self.threat, self.scale, self.neighbor)
+
+    def of(self, images: Tensor | slice) -> "Batch":
+        """The batch of these images only."""
+        return replace(self, images=self.images[images], labels=self.labels[images])
+
+    def split(self, places: Places, with_gradients: bool) -> Iterator[slice]:
+        """Yield slices of the images that can be computed together within `max_memory`."""
+        with torch.no_grad():
+            size = self.of(slice(0, 1)).bounds().bytes_per_image(places, with_gradients)
+        count = max(self.max_memory // size, 1)
+        for start in range(0, len(self.images), count):
+            yield slice(start, start + count)
+
+
+@torch.no_grad()
+def margins_at(batch: Batch, places: Places) -> Iterator[Tensor]:
+    """Yield the margin bounds (P', N, K) of the places, chunk by chunk."""
+    bounds = batch.bounds()
+    for chunk in places.split(bounds.places_at_once(places, batch.max_memory)):
+        yield bounds.margins(chunk)
+
+
+def lowest_margins(batch: Batch, places: Places) -> tuple[Tensor, Tensor]:
+    """The lowest margin bounds (N, K) of each class over the places, and the numbers (N, K) of these places."""
+    found = [
+        _lowest(margins_at(batch.of(images), places.of(images))) for images in batch.split(places, False)
+    ]
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
+def _lowest(chunks: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
+    """The minimum (N, K) over chunks of places (P', N, K), and which of the places has it."""
+    minima, places, done = [], [], 0
+    for chunk in chunks:
+        minimum, place = chunk.min(dim=0)
+        minima.append(minimum)
+        places.append(place + done)
+        done += len(chunk)
+    worst, chunk = torch.stack(minima).min(dim=0)
+    return worst, torch.stack(places).gather(0, chunk[None])[0]
+
+
+def worst_margins(batch: Batch, places: Places) -> Tensor:
+    """(N, K): the lowest margin bound of each class over the places, with gradients for the network's parameters."""
+    return with_gradients(batch, places, *lowest_margins(batch, places))
+
+
+def with_gradients(batch: Batch, places: Places, worst: Tensor, place: Tensor) -> Tensor:
+    """The margins `worst` (N, K) found at `place` (N, K), with gradients for the network's parameters.
+
+    The gradient of a minimum over places is that of the place where it is reached. So the backward pass computes
+    the margins again at these places only, at most K − 1 for an image.
+    """
+    parameters = [p for p in batch.network.parameters() if p.requires_grad]
+    return _AtWorstPlaces.apply(batch, places, place, worst, *parameters)
+
+
+class _AtWorstPlaces(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, batch, places, place, worst, *parameters):
+        ctx.batch, ctx.places, ctx.place, ctx.parameters = batch, places, place, parameters
+        return worst.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        total = [torch.zeros_like(p) for p in ctx.parameters]
+        for images in ctx.batch.split(ctx.places, with_gradients=True):
+            batch, places = ctx.batch.of(images), ctx.places.of(images)
+            columns, weights = _distinct(places, ctx.place[images], gradient[images], batch.labels)
+            with torch.enable_grad():
+                value = (batch.bounds().margins(columns)[0] * weights).sum()
+            for sum_so_far, part in zip(total, torch.autograd.grad(value, ctx.parameters), strict=True):
+                sum_so_far += part
+        return None, None, None, None, *total
+
+
+def _distinct(places: Places, place: Tensor, gradient: Tensor, labels: Tensor) -> tuple[Places, Tensor]:
+    """The distinct places among `place` (N, K) as columns (G, B), and the margins' `gradient` (N, K) as (B, K)."""
+    count, classes = place.shape
+    candidates = len(places.corners) // places.group
+    matters = torch.arange(classes, device=place.device) != labels[:, None]  # the label's own margin is always 0
+    image = torch.arange(count, device=place.device)[:, None]
+    pairs, column = (image * candidates + place)[matters].unique(return_inverse=True)
+    weights = gradient.new_zeros(len(pairs), classes)
+    weights[column, matters.nonzero()[:, 1]] = gradient[matters]
+    return places.pick(pairs % candidates, pairs // candidates), weights

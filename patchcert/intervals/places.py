@@ -1,7 +1,7 @@
 """Where a patch can be, and what it can do there."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,10 +20,12 @@ class Places:
     Attributes:
         corners: (P, B, 2) int64, the patches' top left pixels (row, column); (P, 1, 2) where columns share them.
         images: (B,) int64, the image that each column belongs to.
+        group: G, how many places that follow each other are merged into one box on the way through the network.
     """
 
     corners: Tensor
     images: Tensor
+    group: int = 1
 
     @property
     def shared(self) -> bool:
@@ -31,9 +33,23 @@ class Places:
         return self.corners.shape[1] == 1 and len(self.images) > 1
 
     def split(self, count: int) -> Iterator["Places"]:
-        """Yield lattices of at most `count` of the places."""
-        for corners in self.corners.split(count):
-            yield Places(corners, self.images)
+        """Yield lattices of about `count` of the places, never less than a group."""
+        for corners in self.corners.split(max(count // self.group, 1) * self.group):
+            yield replace(self, corners=corners)
+
+    def of(self, images: slice) -> "Places":
+        """The columns of these images, which are then the images 0, 1, …; all columns must be one image each."""
+        corners = self.corners if self.shared else self.corners[:, images]
+        return replace(self, corners=corners, images=torch.arange(len(self.images[images]), device=corners.device))
+
+    def pick(self, groups: Tensor, images: Tensor) -> "Places":
+        """One group of places in each column: group `groups` (B',) of the places of `images` (B',).
+
+        The present columns must be one image each.
+        """
+        corners = self.corners.unflatten(0, (-1, self.group))  # (P / G, G, B, 2)
+        corners = corners[groups, :, 0 if self.shared else images]  # (B', G, 2)
+        return Places(corners.transpose(0, 1), images, self.group)
 
 
 def corners_of(patch: Patch, height: int, width: int) -> Tensor:
@@ -61,6 +77,19 @@ def pooled_corners(patch: Patch, height: int, width: int, neighbor: Sequence[int
         groups = groups[row, column].flatten(2, 4)  # (rows / g, columns / g, g, g, G, 2)
         rows, columns = groups.shape[:2]
     return groups.flatten(0, 1)
+
+
+def all_places(images: Tensor, patch: Patch, neighbor: Sequence[int] = ()) -> Places:
+    """Every place of `patch` in images (N, C, H, W), in groups where `neighbor` merges them."""
+    corners = pooled_corners(patch, *images.shape[2:], neighbor)  # (L', G, 2)
+    columns = torch.arange(len(images), device=images.device)
+    return Places(corners.flatten(0, 1)[:, None].to(images.device), columns, corners.shape[1])
+
+
+def own_places(images: Tensor, patch: Patch, indices: Tensor) -> Places:
+    """For each of the images (N, C, H, W) the places `indices` (P, N) in the list of all places."""
+    corners = corners_of(patch, *images.shape[2:]).to(images.device)
+    return Places(corners[indices], torch.arange(len(images), device=images.device))
 
 
 @dataclass(frozen=True)

@@ -31,14 +31,20 @@ class Axis:
         starts = self.scale * self.t + self.offset
         return starts[..., None] + torch.arange(self.size, device=self.t.device)
 
-    def through(self, kernel: int, stride: int, padding: int) -> tuple["Axis", int, int]:
-        """The windows that a convolution can reach, and the zeros to put before and after the present ones."""
+    def through(self, layer: nn.Conv2d, dimension: int) -> tuple["Axis", int, int]:
+        """The windows that a convolution reaches along its dimension 0 (rows) or 1 (columns).
+
+        Returns:
+            them, and how many zeros to put before and after the present windows so that the result is just these.
+        """
+        stride, padding = layer.stride[dimension], layer.padding[dimension]
+        beyond = layer.dilation[dimension] * (layer.kernel_size[dimension] - 1)
         last = self.offset + self.size - 1
-        first_reached = -((kernel - 1 - padding - self.offset) // stride)  # rounded up
+        first_reached = -((beyond - padding - self.offset) // stride)  # rounded up
         last_reached = (last + padding) // stride
         before = self.offset + padding - stride * first_reached
-        after = stride * last_reached - padding + kernel - 1 - last
-        extent = (self.extent + 2 * padding - kernel) // stride + 1
+        after = stride * last_reached - padding + beyond - last
+        extent = (self.extent + 2 * padding - beyond - 1) // stride + 1
         size = last_reached - first_reached + 1
         return Axis(self.t, self.scale // stride, first_reached, size, extent), before, after
 
@@ -97,9 +103,8 @@ class Windows:
 
     def convolved(self, layer: nn.Conv2d) -> "Windows":
         """The differences after a convolution, W ∗ shift and |W| ∗ radius, in the larger windows it reaches."""
-        spans = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        rows, top, bottom = self.rows.through(spans[0], layer.stride[0], layer.padding[0])
-        columns, left, right = self.columns.through(spans[1], layer.stride[1], layer.padding[1])
+        rows, top, bottom = self.rows.through(layer, 0)
+        columns, left, right = self.columns.through(layer, 1)
         shift, radius, padding = self.shift, self.radius, (top, left)
         if (top, left) != (bottom, right):
             shift, radius = (F.pad(x, (left, right, top, bottom)) for x in (shift, radius))
