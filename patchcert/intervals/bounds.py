@@ -105,9 +105,9 @@ def margins(last: nn.Linear, box: Box, labels: Tensor) -> Tensor:
         box: (P, N, D) inputs of the last layer, P boxes for each of N labels.
         labels: (N,) y.
     """
-    weight = (last.weight[labels][:, None] - last.weight).transpose(1, 2)  # (N, D, K)
-    lower = torch.bmm(box.lower.transpose(0, 1), weight.clamp(min=0))  # (N, P, K)
-    lower = torch.baddbmm(lower, box.upper.transpose(0, 1), weight.clamp(max=0))
+    weight = (last.weight[:, None] - last.weight).transpose(1, 2)  # (y, D, K): C_y · W for each label y
+    lower = torch.bmm(box.lower.transpose(0, 1), weight.clamp(min=0).index_select(0, labels))  # (N, P, K)
+    lower = torch.baddbmm(lower, box.upper.transpose(0, 1), weight.clamp(max=0).index_select(0, labels))
     if last.bias is not None:
         lower = lower + (last.bias[labels][:, None] - last.bias)[:, None]
     return lower.transpose(0, 1)
