@@ -6,6 +6,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 from patchcert import certificate, checkpoint, datasets, results, training
 from patchcert.ablation import Ablation, Patch
 from patchcert.errors import UsageError
+from patchcert.intervals import config as intervals_config
 from patchcert.voting import VoteRule
 
 MNIST_LIKE = ("mnist", "fashion-mnist", "digits")
@@ -318,6 +320,45 @@ def configuration(options: argparse.Namespace) -> dict:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if is_dataclass(value):
+        return _plain(asdict(value))
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     return value if isinstance(value, (bool, int, float, type(None))) else str(value)
+
+
+# ---- interval bounds ---------------------------------------------------------------------------------------------
+
+
+def interval_parser(description: str) -> Parser:
+    """The options that train.py and eval.py share; `interval_options` reads them."""
+    parser = Parser(description)
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE.json", help="the experiment")
+    parser.add_argument("--model_subset", nargs="+", metavar="N", help="which of the config's models, by default all")
+    parser.add_argument("--path_prefix", type=Path, default=Path(), metavar="DIR", help="put before models_path")
+    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder of the data sets")
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N images")
+    parser.add_argument("--max_memory", type=positive_float, default=2.0, metavar="GB", help="for bounds, at a time")
+    parser.add_argument("--seed", type=index, default=2019, help="fixes everything random")
+    parser.add_argument("overrides", nargs="*", metavar="section:key=value", help="values instead of the config's")
+    return parser
+
+
+def interval_options(parser: Parser) -> argparse.Namespace:
+    """Parse, and load the config: adds `experiment`, `models` (the chosen ones), `folder` and `bytes`."""
+    options = parser.parse_args()
+    numbers = options.model_subset
+    if numbers is not None:  # argparse takes overrides that follow --model_subset for numbers
+        options.overrides += [text for text in numbers if "=" in text]
+        try:
+            numbers = options.model_subset = [int(text) for text in numbers if "=" not in text]
+        except ValueError as error:
+            raise UsageError("model_subset", " ".join(numbers), "expected whole numbers") from error
+    options.experiment = intervals_config.load(options.config, options.overrides)
+    options.models = options.experiment.chosen(numbers)
+    options.folder = options.path_prefix / options.experiment.models_path
+    options.bytes = int(options.max_memory * 1e9)
+    return options

@@ -84,7 +84,7 @@ def train(
     partial, log = path.with_name(path.name + ".partial"), path.with_suffix(".jsonl")
     state = _interrupted(partial, settings, network) or resumed or {"epoch": -1}
     _restore_optimizer(optimizer, state, recipe.lr)
-    _keep_log_until(log, state["epoch"])
+    keep_log_until(log, state["epoch"])
     for epoch in range(state["epoch"] + 1, recipe.end_epoch + 1):
         row = train_epoch(network, optimizer, ablation, train_set, recipe, epoch)
         row["test_accuracy"] = ablated_accuracy(network, ablation, test_set, recipe.generator(epoch, device))
@@ -171,7 +171,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict, lr: float)
         optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
 
 
-def _keep_log_until(log: Path, epoch: int) -> None:
+def keep_log_until(log: Path, epoch: int) -> None:
     """Drop what an interrupted run wrote of epochs that will run again; a new run starts with an empty log."""
     log.parent.mkdir(parents=True, exist_ok=True)
     lines = log.read_text().splitlines(keepends=True) if log.exists() else []

@@ -1,5 +1,7 @@
 """The networks that configs name: `nn.Sequential` of convolutions, ReLU, flatten and linear layers."""
 
+import inspect
+
 from torch import nn
 
 from patchcert.errors import UsageError
@@ -59,8 +61,18 @@ def cnn_5layer(channels: int, size: int, classes: int, width: int, linear_size: 
 NETWORKS = {"mlp": mlp, "cnn_2layer": cnn_2layer, "cnn_4layer": cnn_4layer, "cnn_5layer": cnn_5layer}
 
 
-def build(model_class: str, channels: int, size: int, classes: int, **model_params: int) -> nn.Sequential:
-    """The network that a config's `model_class` and `model_params` describe, for `size` × `size` images."""
+def build(model_class: str, channels: int, size: int, classes: int, params: dict) -> nn.Sequential:
+    """The network that a config's `model_class` and `model_params` describe, for `size` × `size` images.
+
+    Raises:
+        UsageError: there is no such network, or it has other parameters.
+    """
     if model_class not in NETWORKS:
-        raise UsageError("config", model_class, f"unknown model_class; there are {', '.join(NETWORKS)}")
-    return NETWORKS[model_class](channels, size, classes, **model_params)
+        raise UsageError("config", f"model_class={model_class}", f"expected one of {', '.join(NETWORKS)}")
+    network = NETWORKS[model_class]
+    try:
+        inspect.signature(network).bind(channels, size, classes, **params)
+    except TypeError as error:
+        right = f"{model_class} {inspect.signature(network)}: {error}"
+        raise UsageError("config", f"model_params={params}", right) from error
+    return network(channels, size, classes, **params)

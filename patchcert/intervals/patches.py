@@ -15,6 +15,7 @@ in the backward pass (`worst_margins`).
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,6 @@ from torch.autograd.function import once_differentiable
 from patchcert.intervals.bounds import Box, margins, through
 from patchcert.intervals.places import Places, Scale, Threat
 from patchcert.intervals.windows import Axis, RowsOfChannels, Windows, pixels_of
-
 
 CACHE = 4 * 2**20
 """Bytes of one activation of a chunk on the CPU, which then stays in cache from layer to layer."""
@@ -57,7 +57,7 @@ class PatchBounds:
         neighbor: Sequence[int] = (),
     ):
         self.network, self.labels, self.patch = network, labels, threat.patch
-        self.neighbor = dict(zip(_weighted_layers(network), neighbor, strict=False))
+        self.neighbor = dict(zip(weighted_layers(network), neighbor, strict=False))
         self.inputs, self.image_size = scale.inputs(images), images.shape[2:]
         pixels = threat.pixels(images)
         self.shift, self.radius = scale.lengths(pixels.centre - images), scale.lengths(pixels.radius)
@@ -70,7 +70,11 @@ class PatchBounds:
         self.linear = _flattened_into(network, 2 * self.windowed)
         if self.linear is not None:
             self.clean_linear = self.linear(activation.flatten(1))  # (N, D)
-            self.weight_rows = self.linear.weight.t().contiguous()  # (C·H·W, D)
+
+    @cached_property
+    def weight_rows(self) -> Tensor:
+        """(C·H·W, D): the weights of the first linear layer, so that those of an input are one row."""
+        return self.linear.weight.t().contiguous()
 
     def margins(self, places: Places) -> Tensor:
         """(P, B, K): lower bounds of logit_y − logit_c with the patch at each of the places.
@@ -239,7 +243,7 @@ def _flattened_into(network: nn.Sequential, index: int) -> nn.Linear | None:
     return layers[1] if kinds == [nn.Flatten, nn.Linear] and layers[1] is not network[-1] else None
 
 
-def _weighted_layers(network: nn.Sequential) -> list[int]:
+def weighted_layers(network: nn.Sequential) -> list[int]:
     """The indices of the convolutions and linear layers before the last layer."""
     return [i for i, layer in enumerate(network[:-1]) if isinstance(layer, (nn.Conv2d, nn.Linear))]
 
@@ -292,9 +296,15 @@ def margins_at(batch: Batch, places: Places) -> Iterator[Tensor]:
 def lowest_margins(batch: Batch, places: Places) -> tuple[Tensor, Tensor]:
     """The lowest margin bounds (N, K) of each class over the places, and the numbers (N, K) of these places."""
     found = [
-        _lowest(margins_at(batch.of(images), places.of(images))) for images in batch.split(places, False)
+        _lowest(margins_at(batch.of(images), places.of(images))) for images in batch.split(places, with_gradients=False)
     ]
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
+def all_margins(batch: Batch, places: Places) -> Tensor:
+    """(P, N, K): the margin bounds at all of the places, for places few enough to keep."""
+    parts = [torch.cat([*margins_at(batch.of(i), places.of(i))]) for i in batch.split(places, with_gradients=False)]
+    return torch.cat(parts, dim=1)
 
 
 def _lowest(chunks: Iterator[Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,5 @@
 """The plain construction: one full image per place, pushed through the network layer by layer."""
 
-import torch
 
 from patchcert.intervals.bounds import Box, margins, through
 from patchcert.intervals.places import corners_of
