@@ -159,11 +159,11 @@ class PatchBounds:
 
     def _axes(self, places: Places) -> tuple[Axis, Axis]:
         """Windows on the input around the patches, beginning at multiples of all strides together."""
-        scale = math.prod(layer.stride[0] for layer in self.network[: 2 * self.windowed : 2])
-        return tuple(
-            Axis(places.corners[..., axis] // scale, scale, 0, length + scale - 1, extent)
-            for axis, (length, extent) in enumerate(zip(astuple(self.patch), self.image_size, strict=True))
-        )
+        found = []
+        for axis, (length, extent) in enumerate(zip(astuple(self.patch), self.image_size, strict=True)):
+            scale = math.prod(layer.stride[axis] for layer in self.network[: 2 * self.windowed : 2])
+            found.append(Axis(places.corners[..., axis] // scale, scale, 0, length + scale - 1, extent))
+        return tuple(found)
 
     def _patch_windows(self, places: Places) -> Windows:
         """The input's differences: those of the pixels under each patch."""

@@ -106,7 +106,7 @@ class Windows:
         rows, top, bottom = self.rows.through(layer, 0)
         columns, left, right = self.columns.through(layer, 1)
         shift, radius, padding = self.shift, self.radius, (top, left)
-        if (top, left) != (bottom, right):
+        if (top, left) != (bottom, right) or min(top, left) < 0:
             shift, radius = (F.pad(x, (left, right, top, bottom)) for x in (shift, radius))
             padding = (0, 0)
         shift = F.conv2d(shift, layer.weight, None, layer.stride, padding, layer.dilation, layer.groups)

@@ -29,6 +29,10 @@ UNUSUAL = {
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(100, 10)
     ),
     "convolution last before linear": lambda: nn.Sequential(nn.Conv2d(3, 4, 4, stride=3), nn.Flatten(), nn.Linear(36, 10)),
+    "kernels smaller than strides": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 1, stride=2), nn.ReLU(), nn.Conv2d(4, 3, 2, stride=3, padding=1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(27, 9), nn.ReLU(), nn.Linear(9, 10),
+    ),
     "no hidden layer": lambda: nn.Sequential(nn.Flatten(), nn.Linear(432, 10)),
     "uneven kernels": lambda: nn.Sequential(
         nn.Conv2d(3, 4, (3, 2), stride=(1, 2), dilation=(2, 1)), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.ReLU(),
@@ -61,7 +65,7 @@ def assert_bounds_equal(found, expected):
     height=st.integers(1, 12), width=st.integers(1, 12), epsilon=st.sampled_from([0.0, 0.3, 1.0]),
     scale=st.sampled_from([GREY, COLOUR]), seed=st.integers(0, 2**31), memory=st.sampled_from([1, 2**31]),
 )  # fmt: skip
-@settings(max_examples=12)
+@settings(max_examples=8)
 @torch.no_grad()
 def test_bounds_equal_the_plain_construction(name, height, width, epsilon, scale, seed, memory):
     torch.manual_seed(seed)
