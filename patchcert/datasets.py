@@ -216,17 +216,35 @@ def random_crop(images: Tensor, generator: torch.Generator, padding: int = 4) ->
     return padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def load(name: str, root: Path, train: bool, image_size: int = 32) -> Dataset:
-    """The training or the test part of the data set `name`, on the CPU.
+Images = Dataset | PictureFolder
 
-    Args:
-        image_size: height and width to which the pictures of the data set `folder` are resized, pixels.
+
+def load(name: str, root: Path, train: bool) -> Dataset:
+    """The training or the test part of the data set `name`, on the CPU.
 
     Raises:
         UsageError: its files are neither under `root` nor to be had from the internet.
     """
-    images, labels = _load_folder(root, train, image_size) if name == "folder" else _LOADERS[name](root, train)
+    images, labels = _LOADERS[name](root, train)
     return Dataset(images, labels, torch.arange(len(labels)))
+
+
+def load_folder(root: Path, train: bool, image_size: int) -> Dataset:
+    """The pictures in `root`/train/CLASS/ or `root`/test/CLASS/, resized to `image_size` both ways, on the CPU.
+
+    Raises:
+        UsageError: the folder is not laid out so, or a picture is damaged.
+    """
+    parts = [root / "train", root / "test"]
+    if class_names("data", parts[0]) != class_names("data", parts[1]):
+        raise UsageError("data", root, "train/ and test/ have different classes, expected the same folders in both")
+    pictures = PictureFolder("data", parts[0] if train else parts[1], image_size)
+    images = []
+    with progress_bar(len(pictures), "decoding") as bar:
+        for decoded in pictures.decoded(pictures.indices.split(DECODED_AT_ONCE)):
+            images.append(decoded)
+            bar.update(len(decoded))
+    return Dataset(torch.cat(images), pictures.labels, pictures.indices)
 
 
 def _load_mnist(root: Path, train: bool) -> tuple[Tensor, Tensor]:
@@ -266,10 +284,11 @@ def _load_cifar10(root: Path, train: bool) -> tuple[Tensor, Tensor]:
     """torchvision's files under `root`, or else pictures in cifar10/{train,test}/CLASS/, or else a download."""
     tree = root / "cifar10"
     if tree.is_dir() and not (root / CIFAR10.base_folder).is_dir():
-        images, labels = _load_folder(tree, train, image_size=32)
-        if labels[-1] != 9:
-            raise UsageError("data", root, f"expected the 10 classes of CIFAR-10 in {tree}, found {labels[-1] + 1}")
-        return images, labels
+        found = len(class_names("data", tree / "test"))
+        if found != 10:
+            raise UsageError("data", root, f"expected the 10 classes of CIFAR-10 in {tree}/test, found {found}")
+        pictures = load_folder(tree, train, image_size=32)
+        return pictures.images, pictures.labels
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             data = CIFAR10(root, train=train, download=True)
@@ -277,20 +296,6 @@ def _load_cifar10(root: Path, train: bool) -> tuple[Tensor, Tensor]:
         right = f"CIFAR-10 is neither in {root / CIFAR10.base_folder} nor in {tree}/{{train,test}}/CLASS nor reachable"
         raise UsageError("data", root, right) from error
     return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
-
-
-def _load_folder(root: Path, train: bool, image_size: int) -> tuple[Tensor, Tensor]:
-    """The pictures of `root`/train or `root`/test, decoded once: images (N, 3, image_size, image_size) uint8."""
-    parts = [root / "train", root / "test"]
-    if class_names("data", parts[0]) != class_names("data", parts[1]):
-        raise UsageError("data", root, "train/ and test/ have different classes, expected the same folders in both")
-    pictures = PictureFolder("data", parts[0] if train else parts[1], image_size)
-    images = []
-    with progress_bar(len(pictures), "decoding") as bar:
-        for decoded in pictures.decoded(torch.arange(len(pictures)).split(DECODED_AT_ONCE)):
-            images.append(decoded)
-            bar.update(len(decoded))
-    return torch.cat(images), pictures.labels
 
 
 _LOADERS = {

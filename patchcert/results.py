@@ -17,7 +17,7 @@ from patchcert import distributed
 from patchcert.checkpoint import write_atomically
 
 if TYPE_CHECKING:
-    from patchcert.datasets import Dataset
+    from patchcert.datasets import Images
 
 COUNTED = ("correct", "certified_correct", "certified_wrong")
 
@@ -90,8 +90,8 @@ def run_record(answers: list[tuple[dict, Counts]], seconds: float, config: dict)
     return single | {"seconds": seconds, "results": entries, "config": config, "environment": environment()}
 
 
-def image_rows(dataset: "Dataset", answers: list[tuple[dict, dict[str, Tensor]]]) -> list[dict]:
-    """One row per image and question: place in the data set, label, and its entry in each of the answer's (N,) tensors."""
+def image_rows(dataset: "Images", answers: list[tuple[dict, dict[str, Tensor]]]) -> list[dict]:
+    """One row per image and question: place in the data set, label, and its entry in each (N,) tensor of the answer."""
     rows = []
     for question, columns in answers:
         columns = {"index": dataset.indices, "label": dataset.labels} | columns
