@@ -293,8 +293,8 @@ def train(
     stem: str,
     details: str,
     augmentations: tuple[datasets.Augmentation, ...] = (),
-) -> None:
-    """Train as the options of `training_parser` say.
+) -> Path:
+    """Train as the options of `training_parser` say; returns where the checkpoint lies.
 
     Args:
         stem, details: see `checkpoint.run_name`.
@@ -321,6 +321,7 @@ def train(
     state = training.train(network, ablation, train_set, test_set, recipe, path, resumed, options.compile)
     if distributed.is_first():
         results.print_training(path, state)
+    return path
 
 
 def _set_up(options: argparse.Namespace) -> None:

@@ -50,7 +50,7 @@ def is_first() -> bool:
 def let_first_speak() -> None:
     """Before an error: wait, unless first, so that torchrun stops the others from saying what the first one said."""
     if os.environ.get("RANK", "0") != "0":
-        time.sleep(1)
+        time.sleep(3)
 
 
 def cores() -> int:
@@ -112,4 +112,4 @@ def from_first(value: object) -> object:
 
 def parallel(network: nn.Module) -> nn.Module:
     """`network` with gradients averaged over all processes, starting from the first one's weights."""
-    return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False) if world() > 1 else network
+    return nn.parallel.DistributedDataParallel(network) if world() > 1 else network
