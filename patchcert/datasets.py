@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, ImageFolder
 from torchvision.datasets.folder import default_loader
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as transforms
 
 from patchcert import distributed
@@ -153,19 +152,11 @@ class _Decoding(torch.utils.data.Dataset):
         images = []
         for place in places.tolist():
             try:
-                picture = _decode(self.paths[place])
+                picture = transforms.pil_to_tensor(default_loader(self.paths[place]))
             except (OSError, SyntaxError, ValueError):
                 return self.paths[place]
             images.append(transforms.resize(picture, [self.image_size, self.image_size], antialias=True))
         return torch.stack(images)
-
-
-def _decode(path: str) -> Tensor:
-    """(3, H, W) uint8; torchvision decodes JPEG and PNG three times as fast as Pillow, which knows more formats."""
-    try:
-        return decode_image(path, mode=ImageReadMode.RGB)
-    except RuntimeError:
-        return transforms.pil_to_tensor(default_loader(path))
 
 
 def _shares_of_shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
