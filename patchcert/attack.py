@@ -9,27 +9,31 @@ both are the clean pixel, so an attacked image agrees with the clean one there b
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from patchcert.ablation import Ablation, Patch, Whole, encode
-from patchcert.certificate import predict
+from patchcert.certificate import Certifier, Question, Verdicts, predict
+from patchcert.datasets import Dataset
+from patchcert.errors import BrokenCertificateError
 from patchcert.results import progress_bar
-from patchcert.voting import TopOneVote, VoteRule
+from patchcert.voting import TopOneVote, VoteRule, softmax_over
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Log-probabilities (R, A, K), votes (R, A, K) and labels (R,) to what the attack on each image raises, (R,)."""
 
-TINY = torch.finfo(torch.float).tiny
-
-SPREAD = 1000
-CONTENT = 1.0
 RANKING_STEPS = 4
 """Steps after which `--locations all` compares places."""
+
+CONTENT = 1.0
+"""Lead over the label, in log-probability, beyond which `margin` counts a copy as won."""
+
+TINY = torch.finfo(torch.float).tiny
 
 
 # ---- what is attacked --------------------------------------------------------------------------------------------
@@ -50,9 +54,22 @@ class Classifier:
     rule: VoteRule
 
     def logits(self, images: Tensor, rows: Tensor, copies: Tensor) -> Tensor:
-        """(P, K): what the network says of image `rows` (P,) out of `images` (R, C, H, W) under ablation `copies` (P,)."""
+        """(P, K): what the network says of ablations `copies` (P,) of image `rows` (P,) in `images` (R, C, H, W)."""
         visible = self.ablation.masks(copies)[:, None]  # (P, 1, H, W)
         return self.network(encode(images)[rows] * visible)
+
+    def probabilities(self, images: Tensor, batch_size: int) -> Iterator[Tensor]:
+        """Yield the softmax of every copy, (N', A, K), for some of `images` (N, C, H, W) after the other.
+
+        Args:
+            batch_size: ablated copies per call of the network, unless one image alone has more.
+        """
+        for part in images.split(max(1, batch_size // self.ablation.count)):
+            yield softmax_over(self.network, part, self.ablation, batch_size)
+
+    def predict(self, images: Tensor, batch_size: int) -> Tensor:
+        """(N,) int64: the hard decisions, from all copies."""
+        return torch.cat([predict(self.rule(p).sum(dim=1)) for p in self.probabilities(images, batch_size)])
 
 
 def undefended(network: nn.Module, height: int, width: int) -> Classifier:
@@ -85,6 +102,10 @@ class Threat(Protocol):
     shape: tuple[int, int]
     touched: Tensor
 
+    def rectangle(self, place: int) -> tuple[int, int, int, int] | None:
+        """Top, left, height and width of the only pixels that change at `place`; None if all may."""
+        ...
+
     def box(self, images: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper bounds (R, C, H, W) of attacked `images` (R, C, H, W) at `places` (R,)."""
         ...
@@ -97,6 +118,9 @@ class PatchThreat:
         self.patch = patch
         self.shape = ablation.height - patch.height + 1, ablation.width - patch.width + 1
         self.touched = ablation.touched_by(patch)
+
+    def rectangle(self, place: int) -> tuple[int, int, int, int]:
+        return *divmod(place, self.shape[1]), self.patch.height, self.patch.width
 
     def box(self, images: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         inside = self.inside(images, places)
@@ -120,6 +144,9 @@ class BallThreat:
     def __init__(self, epsilon: float, ablation: Ablation):
         self.epsilon = epsilon
         self.touched = torch.ones(1, ablation.count, dtype=torch.bool, device=ablation.cells.device)
+
+    def rectangle(self, place: int) -> None:
+        return None
 
     def box(self, images: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds whose distance from the image, in exact arithmetic on the floats, is at most ε."""
@@ -151,6 +178,9 @@ def margin(log_p: Tensor, votes: Tensor, labels: Tensor) -> Tensor:
     rivals = standing.scatter(1, labels[:, None], -1).argmax(dim=1)
     lead = _of_class(log_p, rivals) - _of_class(log_p, labels)
     return lead.clamp_max(CONTENT).mean(dim=1)
+
+
+LOSSES = {"softmax": log_mean_softmax, "margin": margin}
 
 
 def _of_class(log_p: Tensor, classes: Tensor) -> Tensor:
@@ -194,6 +224,54 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class Clean:
+    """What N images are before the attack: `probabilities` (N, A, K), predictions and answers to some questions.
+
+    Attributes:
+        images, labels, indices, probabilities: as in `Targets`, also of images that are classified wrongly.
+        predicted: (N,) int64.
+        verdicts: one for each question.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    probabilities: Tensor
+    predicted: Tensor
+    verdicts: list[Verdicts]
+
+    def targets(self) -> Targets:
+        """The correctly classified images."""
+        right = self.predicted == self.labels
+        certified = torch.zeros_like(right)
+        for verdicts in self.verdicts:
+            certified |= verdicts.certified
+        return Targets(
+            self.images[right],
+            self.labels[right],
+            self.indices[right.to(self.indices.device)],
+            self.probabilities[right],
+            certified[right],
+        )
+
+
+def look_at(classifier: Classifier, dataset: Dataset, questions: list[Question], batch_size: int) -> Clean:
+    """Classify the images of `dataset` and answer `questions` about them, in one pass over the network.
+
+    Args:
+        batch_size: ablated copies per call of the network, unless one image alone has more.
+    """
+    certifier = Certifier(classifier.ablation, questions)
+    every_copy = torch.arange(classifier.ablation.count, device=dataset.labels.device)
+    images = torch.cat([batch for batch, _ in dataset.batches(batch_size)])
+    parts = list(classifier.probabilities(images, batch_size))
+    answers = zip(*(certifier([(every_copy, part)]) for part in parts), strict=True)
+    verdicts = [Verdicts.concatenate(answer) for answer in answers]
+    p = torch.cat(parts)
+    return Clean(images, dataset.labels, dataset.indices, p, predict(classifier.rule(p).sum(dim=1)), verdicts)
+
+
+@dataclass(frozen=True)
 class Findings:
     """How N attacks ended; axis 0 of every tensor is the image.
 
@@ -216,14 +294,6 @@ class Findings:
     def none_yet(cls, images: Tensor, votes: Tensor) -> "Findings":
         nowhere = torch.full((len(images),), -1, device=images.device)
         return cls(nowhere >= 0, images.clone(), votes, nowhere, nowhere.clone(), nowhere.clone())
-
-
-class BrokenCertificate(Exception):
-    """An image was flipped though a certificate says that this cannot be; `number` is its place in the targets."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.number = number
 
 
 @dataclass(frozen=True)
@@ -274,44 +344,39 @@ class Attack:
         ]
         self.restarts = 0
 
-    def standing(self) -> Tensor:
-        """(R,) int64: the targets that no restart has flipped yet."""
-        return (~self.findings.flipped).nonzero().squeeze(1)
+    def random_places(self) -> Tensor:
+        """(N,) int64: a place for each target, drawn by its own generator."""
+        drawn = [torch.randint(len(self.threat.touched), (), generator=generator) for generator in self.generators]
+        return torch.tensor(drawn, device=self.targets.labels.device)
 
-    def random_places(self, numbers: Tensor) -> Tensor:
-        """(R,) int64: a place for each of the targets `numbers`, by its own generator."""
-        count = len(self.threat.touched)
-        drawn = [torch.randint(count, (), generator=self.generators[n]) for n in numbers.tolist()]
-        return torch.stack(drawn).to(numbers.device)
-
-    def restart(self, numbers: Tensor, places: Tensor, steps: int, step_size: float) -> Tensor:
-        """Attack each of the targets `numbers` (R,) once, at its place out of `places` (R,).
+    def restart(self, places: Tensor, steps: int, step_size: float) -> Tensor:
+        """Attack each target that still stands once more, at its place out of `places` (N,).
 
         Returns:
-            (R,) float, the loss after the last step; ∞ where the image flipped.
+            (N,) float, the loss after the last step; ∞ for flipped images.
 
         Raises:
-            BrokenCertificate: a certified image flipped.
+            BrokenCertificateError: a certified image flipped.
         """
-        losses = [
-            self._climb(self._trials(*batch), steps, step_size)
-            for batch in zip(numbers.split(self.together), places.split(self.together), strict=True)
-        ]
+        losses = torch.full((len(self.targets),), math.inf, device=places.device)
+        for numbers in (~self.findings.flipped).nonzero().squeeze(1).split(self.together):
+            if len(numbers):
+                self._climb(self._trials(numbers, places[numbers]), steps, step_size, losses)
         self.restarts += 1
-        broken = (self.findings.flipped & self.targets.certified).nonzero()
-        if len(broken):
-            raise BrokenCertificate(int(broken[0]))
-        return torch.cat(losses)
+        broken = (self.findings.flipped & self.targets.certified).nonzero().flatten().tolist()
+        if broken:
+            index = int(self.targets.indices[broken[0]])
+            raise BrokenCertificateError(broken[0], f"image {index} is certified, and was flipped")
+        return losses
 
     def _trials(self, numbers: Tensor, places: Tensor) -> _Trials:
         bounds = self.threat.box(self.targets.images[numbers], places)
         labels, touched = self.targets.labels[numbers], self.threat.touched[places]
         return _Trials(numbers, labels, places, *bounds, touched, self.log_p[numbers], self.votes[numbers])
 
-    def _climb(self, trials: _Trials, steps: int, step_size: float) -> Tensor:
-        """`restart` for one batch."""
-        final = torch.full((len(self.targets),), math.inf, device=trials.labels.device)
-        numbers, images = trials.numbers, self._random_start(trials)
+    def _climb(self, trials: _Trials, steps: int, step_size: float, losses: Tensor) -> None:
+        """`restart` for one batch; puts the loss of trials that still stand into `losses` (N,)."""
+        images = self._random_start(trials)
         velocity = torch.zeros_like(images)
         for step in range(steps + 1):
             loss, gradient, votes = self._look(images, trials, with_gradient=step < steps)
@@ -326,9 +391,8 @@ class Attack:
                 velocity = self.ascent.momentum * velocity + gradient / size
                 images = (images + step_size * velocity.sign()).clamp(trials.lower, trials.upper)
             if not len(images):
-                break
-        final[trials.numbers] = loss
-        return final[numbers]
+                return
+        losses[trials.numbers] = loss
 
     def _random_start(self, trials: _Trials) -> Tensor:
         """(R, C, H, W): a random image between the bounds of each trial, by its target's own generator."""
@@ -364,10 +428,10 @@ class Attack:
 
 def try_random_places(attack: Attack, restarts: int) -> None:
     """Each restart has the patch at a random place."""
-    for _ in range(restarts):
-        standing = attack.standing()
-        if len(standing):
-            attack.restart(standing, attack.random_places(standing), attack.ascent.steps, attack.ascent.step_size)
+    with progress_bar(restarts, "attacking", "restart") as bar:
+        for _ in range(restarts):
+            attack.restart(attack.random_places(), attack.ascent.steps, attack.ascent.step_size)
+            bar.update()
 
 
 def try_all_places(attack: Attack, restarts: int) -> None:
@@ -378,34 +442,49 @@ def try_all_places(attack: Attack, restarts: int) -> None:
     """
     steps, step_size = attack.ascent.steps, attack.ascent.step_size
     few = min(RANKING_STEPS, steps)
-    budget = restarts * (steps + 1)  # looks at an image
-    rows, columns = attack.threat.shape
+    looks = restarts * (steps + 1)  # each restart looks at its start and after every step
+    device = attack.targets.labels.device
+    grid = torch.arange(len(attack.threat.touched), device=device).view(attack.threat.shape)
+    stride = _affordable_stride(grid, looks // 2 // (few + 1))
+    ranked = len(_every(grid, stride))
+    losses = torch.full((len(attack.targets), grid.numel()), -math.inf, device=device)
+    with progress_bar(looks, "attacking", "step") as bar:
+        for places in _coarse_to_fine(grid, stride, losses):
+            losses.scatter_(1, places[:, None], attack.restart(places, few, max(step_size, 1 / few))[:, None])
+            looks -= few + 1
+            bar.update(few + 1)
+        best_first = losses.argsort(dim=1, descending=True)
+        for k in range(looks // (steps + 1)):
+            attack.restart(best_first[:, k % ranked], steps, step_size)
+            bar.update(steps + 1)
+
+
+SEARCHES = {"random": try_random_places, "all": try_all_places}
+
+
+def _affordable_stride(grid: Tensor, most: int) -> int:
+    """The smallest power of two that leaves at most `most` places of `grid`, or so large that it leaves one."""
     stride = 1
-    while -(-rows // stride) * -(-columns // stride) * (few + 1) > budget / 2 and stride < max(rows, columns):
+    while len(_every(grid, stride)) > max(1, most):
         stride *= 2
-    ranks = torch.full((len(attack.targets), rows * columns), -math.inf, device=attack.targets.labels.device)
+    return stride
 
-    def rank(places: Tensor) -> None:
-        nonlocal budget
-        standing = attack.standing()
-        if len(standing):
-            places = places.expand(len(ranks))[standing]
-            ranks[standing, places] = attack.restart(standing, places, few, max(step_size, 1 / few))
-        budget -= few + 1
 
-    grid = torch.arange(rows * columns, device=ranks.device).view(rows, columns)
-    coarse = grid[stride // 2 :: stride, stride // 2 :: stride].flatten()
-    for place in coarse:
-        rank(place)
+def _every(grid: Tensor, stride: int) -> Tensor:
+    """(count,): every `stride`-th of the places `grid` (rows, columns) both ways, the first half a stride inside."""
+    rows, columns = (slice(min(stride, size) // 2, None, stride) for size in grid.shape)
+    return grid[rows, columns].flatten()
+
+
+def _coarse_to_fine(grid: Tensor, stride: int, losses: Tensor) -> Iterator[Tensor]:
+    """Yield places (N,), one per image: first a coarse grid, then around the best of `losses` (N, L) so far."""
+    for place in _every(grid, stride):
+        yield place.expand(len(losses))
+    rows, columns = grid.shape
     while stride > 1:
         stride //= 2
-        best = ranks.argmax(dim=1)
-        for down in (-stride, 0, stride):
-            for right in (-stride, 0, stride):
-                if down or right:
-                    rank((best // columns + down).clamp(0, rows - 1) * columns + (best % columns + right).clamp(0, columns - 1))
-    order = ranks.argsort(dim=1, descending=True)
-    for k in range(budget // (steps + 1)):
-        standing = attack.standing()
-        if len(standing):
-            attack.restart(standing, order[standing, k % min(SPREAD, len(coarse))], steps, step_size)
+        best = losses.argmax(dim=1)
+        for down, right in product((-stride, 0, stride), repeat=2):
+            if down or right:
+                row, column = best // columns + down, best % columns + right
+                yield grid[row.clamp(0, rows - 1), column.clamp(0, columns - 1)]
