@@ -7,13 +7,17 @@ import platform
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from patchcert import distributed
 from patchcert.checkpoint import write_atomically
-from patchcert.datasets import Dataset
+
+if TYPE_CHECKING:
+    from patchcert.datasets import Images
 
 COUNTED = ("correct", "certified_correct", "certified_wrong")
 
@@ -92,8 +96,8 @@ def print_answers(answers: list[tuple[dict, Counts | AttackCounts]], seconds: fl
 
 
 def progress_bar(total: int, what: str, unit: str = "image") -> tqdm:
-    """A bar over `total` images, or what else `unit` names; none where the output is not a terminal."""
-    return tqdm(total=total, desc=what, unit=unit, leave=False, disable=None)
+    """A bar over `total` images or other units; none where the output is not a terminal, and one for all processes."""
+    return tqdm(total=total, desc=what, unit=unit, leave=False, disable=None if distributed.is_first() else True)
 
 
 def print_epoch(row: dict, end_epoch: int) -> None:
@@ -122,8 +126,8 @@ def run_record(answers: list[tuple[dict, Counts | AttackCounts]], seconds: float
     return single | {"seconds": seconds, "results": entries, "config": config, "environment": environment()}
 
 
-def image_rows(dataset: Dataset, answers: list[tuple[dict, dict[str, Tensor]]]) -> list[dict]:
-    """One row per image and question: place in the data set, label, and its entry in each of the answer's (N,) tensors."""
+def image_rows(dataset: "Images", answers: list[tuple[dict, dict[str, Tensor]]]) -> list[dict]:
+    """One row per image and question: place in the data set, label, and entry in each of the answer's (N,) tensors."""
     rows = []
     for question, columns in answers:
         columns = {"index": dataset.indices, "label": dataset.labels} | columns
@@ -153,6 +157,7 @@ def environment() -> dict:
         "platform": platform.platform(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
+        "processes": distributed.world(),
         "commit": _commit(),
     }
 

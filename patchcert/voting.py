@@ -50,7 +50,7 @@ def softmax_chunks(
     for indices in ablation.chunks(max(1, batch_size // len(images))):
         visible = ablation.masks(indices)[None, :, None]  # (1, A', 1, H, W)
         copies = (encoded[:, None] * visible).flatten(0, 1)  # (N·A', 2C, H, W)
-        yield indices, network(copies).softmax(dim=-1).view(len(images), len(indices), -1)
+        yield indices, network(copies).float().softmax(dim=-1).view(len(images), len(indices), -1)
 
 
 def softmax_over(network: nn.Module, images: Tensor, ablation: Ablation, batch_size: int) -> Tensor:
