@@ -439,6 +439,7 @@ def try_all_places(attack: Attack, restarts: int) -> None:
 
     Ranking takes up to half of the steps. If they suffice for every place, every place is ranked; else a grid of
     them, and then the neighbours of each image's best place at half the distance, again and again down to 1.
+    Where not even that can be had, ranking ends when one whole restart is left.
     """
     steps, step_size = attack.ascent.steps, attack.ascent.step_size
     few = min(RANKING_STEPS, steps)
@@ -446,13 +447,15 @@ def try_all_places(attack: Attack, restarts: int) -> None:
     device = attack.targets.labels.device
     grid = torch.arange(len(attack.threat.touched), device=device).view(attack.threat.shape)
     stride = _affordable_stride(grid, looks // 2 // (few + 1))
-    ranked = len(_every(grid, stride))
+    ranked = 0
     losses = torch.full((len(attack.targets), grid.numel()), -math.inf, device=device)
     with progress_bar(looks, "attacking", "step") as bar:
         for places in _coarse_to_fine(grid, stride, losses):
             losses.scatter_(1, places[:, None], attack.restart(places, few, max(step_size, 1 / few))[:, None])
-            looks -= few + 1
+            looks, ranked = looks - (few + 1), ranked + 1
             bar.update(few + 1)
+            if looks < few + 1 + steps + 1:
+                break
         best_first = losses.argsort(dim=1, descending=True)
         for k in range(looks // (steps + 1)):
             attack.restart(best_first[:, k % ranked], steps, step_size)
@@ -463,11 +466,11 @@ SEARCHES = {"random": try_random_places, "all": try_all_places}
 
 
 def _affordable_stride(grid: Tensor, most: int) -> int:
-    """The smallest power of two that leaves at most `most` places of `grid`, or so large that it leaves one."""
-    stride = 1
-    while len(_every(grid, stride)) > max(1, most):
-        stride *= 2
-    return stride
+    """The smallest power of two for which `_coarse_to_fine` has at most `most` places, or that leaves a grid of one."""
+    exponent = 0
+    while len(_every(grid, 2**exponent)) + 8 * exponent > most and len(_every(grid, 2**exponent)) > 1:
+        exponent += 1
+    return 2**exponent
 
 
 def _every(grid: Tensor, stride: int) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from patchcert import attack, datasets, training
+from patchcert import attack, datasets
 from patchcert.ablation import Band, Block, Patch, encode
 from patchcert.attack import Ascent, Attack, BallThreat, Classifier, PatchThreat, Targets
 from patchcert.certificate import Question
@@ -30,17 +30,26 @@ def smoothed():
     """A classifier of bands of 4 columns, trained on digits in seconds."""
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(2, 16, 4, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(3136, 64), nn.ReLU(), nn.Linear(64, 10)
-    )  # fmt: skip
+        nn.Conv2d(2, 16, 4, stride=4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(784, 32),
+        nn.ReLU(),
+        nn.Linear(32, 10),
+    )
     ablation, train_set = Band(28, 28, 4), datasets.load("digits", Path("unused"), train=True)
-    recipe = training.Recipe(lr=0.002, regularization=0, end_epoch=29, batch_size=64, seed=0)
-    optimizer = torch.optim.Adam(network.parameters(), recipe.lr)
-    for epoch in range(recipe.end_epoch + 1):
-        training.train_epoch(network, optimizer, ablation, train_set, recipe, epoch)
+    optimizer, generator = torch.optim.Adam(network.parameters(), 0.002), torch.Generator().manual_seed(0)
+    for _ in range(30):
+        for images, labels in train_set.shuffled_batches(64, generator):
+            mask = ablation.masks(torch.randint(28, (1,), generator=generator))
+            loss = nn.functional.cross_entropy(network(encode(images) * mask), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
     return Classifier(network.eval().requires_grad_(False), ablation, RULE)
 
 
-def attacked(classifier, targets, patch, loss=attack.margin, steps=8, restarts=4, search="all", seed=0, batch=512):
+def attacked(classifier, targets, patch, loss=attack.margin, steps=6, restarts=4, search="all", seed=0, batch=512):
     run = Attack(
         classifier, PatchThreat(patch, classifier.ablation), Ascent(loss, steps, 0.1, 0.5), targets, seed, batch
     )
@@ -58,10 +67,10 @@ def look(classifier, dataset, patch=SQUARE):
 def test_no_certified_image_flips_and_flips_are_real(smoothed, digits, patch, search):
     clean = look(smoothed, digits, patch)
     targets = clean.targets()
-    assert len(targets) > 250 and (patch == SQUARE or int(targets.certified.sum()) > 20)
+    assert len(targets) > 200 and int(targets.certified.sum()) > 2
     run = attacked(smoothed, targets, patch, search=search)  # raises if a certified image flips
     found = run.findings
-    assert int(found.flipped.sum()) > 10 and not (found.flipped & targets.certified).any()
+    assert int(found.flipped.sum()) > 5 and not (found.flipped & targets.certified).any()
     assert ((found.images >= 0) & (found.images <= 1)).all()
     assert torch.equal(found.images[~found.flipped], targets.images[~found.flipped])
     for number in found.flipped.nonzero().squeeze(1).tolist():
@@ -86,25 +95,19 @@ def votes_of_a_loop(network, image):
     return votes
 
 
-def test_all_places_find_more_at_the_same_cost(smoothed, digits):
-    targets, calls = look(smoothed, digits).targets(), []
-    targets = replace(targets, certified=torch.zeros_like(targets.certified))
-    flips = {}
+def test_all_places_find_more_at_the_same_cost(smoothed, digits, monkeypatch):
+    targets, looks, flips = look(smoothed, digits).targets(), {}, {}
+    restart = Attack.restart
     for search in ("random", "all"):
-        calls.append(0)
-        run = Attack(
-            smoothed, PatchThreat(SQUARE, smoothed.ablation), Ascent(attack.margin, 9, 0.1, 0.0), targets, 0, 4096
-        )
-        restart = run.restart
+        looks[search] = 0
 
-        def counted(places, steps, step_size, restart=restart):
-            calls[-1] += steps + 1
-            return restart(places, steps, step_size)
+        def counted(run, places, steps, step_size, search=search):
+            looks[search] += steps + 1
+            return restart(run, places, steps, step_size)
 
-        run.restart = counted
-        attack.SEARCHES[search](run, 6)
-        flips[search] = int(run.findings.flipped.sum())
-    assert calls[1] <= calls[0] == 60
+        monkeypatch.setattr(Attack, "restart", counted)
+        flips[search] = int(attacked(smoothed, targets, SQUARE, search=search, restarts=6).findings.flipped.sum())
+    assert looks["all"] <= looks["random"] == 6 * 7
     assert flips["all"] >= flips["random"] > 0
 
 
@@ -136,7 +139,7 @@ def test_touched_copies_alone_give_the_trajectory_of_all(make):
     expected = [plain_attack(network, ablation.masks(), image, label, 5 * 1_000_003 + i)
                 for i, (image, label) in enumerate(zip(images, labels.tolist(), strict=True))]  # fmt: skip
     assert [e is not None for e in expected] == run.findings.flipped.tolist()
-    assert 2 <= int(run.findings.flipped.sum())
+    assert int(run.findings.flipped.sum()) >= 2
     for number, found in enumerate(expected):
         if found is not None:
             restart, step, image = found
