@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from patchcert import certificate, checkpoint, datasets, distributed, results, training
+from patchcert import attack, certificate, checkpoint, datasets, distributed, report, results, training
 from patchcert.ablation import Ablation, Patch
-from patchcert.errors import UsageError
+from patchcert.errors import BrokenCertificateError, UsageError, require_within
 from patchcert.voting import VoteRule
 
 MNIST_LIKE = ("mnist", "fashion-mnist", "digits")
@@ -44,7 +44,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's `main`: errors become one line, with exit code 2 for wrong use and 1 for a failed run."""
+    """Run a script's `main`: errors become one line and exit code 2 (wrong use), 1 or 3 (broken certificate)."""
     try:
         main()
         distributed.stop()
@@ -52,6 +52,8 @@ def run(main: Callable[[], None]) -> None:
         _stop("interrupted; the same command goes on after the last whole epoch", 130)
     except UsageError as error:
         _stop(str(error), 2)
+    except BrokenCertificateError as error:
+        _stop(str(error), 3)
     except Exception as error:
         if "--debug" in sys.argv:
             raise
@@ -90,6 +92,18 @@ fraction = _number(float, lambda v: 0 <= v <= 1, "a number from 0 to 1")
 level = _number(float, lambda v: 0 < v < 1, "a number between 0 and 1")
 
 
+def share_of_255(text: str) -> float:
+    """A step or distance between pixels above 0 and at most 1, written 0.05 or 0.5/255."""
+    numerator, _, denominator = text.partition("/")
+    try:
+        value = float(numerator) / float(denominator or 1)
+    except (ValueError, ZeroDivisionError):
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0 and at most 1, such as 0.05 or 0.5/255")
+    return value
+
+
 def fractions(text: str) -> list[float]:
     """One number from 0 to 1 or several with commas: 0.1,0.2."""
     return [fraction(part) for part in text.split(",")]
@@ -113,6 +127,16 @@ def _patch_range(text: str) -> list[Patch]:
     if not found or any(patch.height < 1 or patch.width < 1 for patch in found):
         raise argparse.ArgumentTypeError(f"{text}: expected sizes of at least 1, such as 5 or 1-10 or 2,5 or 2x8")
     return found
+
+
+def folder(text: str) -> Path:
+    """A folder that exists or can be made."""
+    path = Path(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: cannot be made: {error.strerror}") from error
+    return path
 
 
 def certificates(text: str) -> list[str]:
@@ -260,7 +284,7 @@ def randomized_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
 def _evaluation_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
     parser = Parser(description)
     parser.add_argument(
-        "--checkpoint", required=True, metavar="NAME", help="what to certify: a name under checkpoints/ or a path"
+        "--checkpoint", required=True, metavar="NAME", help="the network: a name under checkpoints/ or a path"
     )
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--test", action="store_true", help="images to test on instead of those to validate on")
@@ -281,6 +305,50 @@ def add_threshold(parser: Parser, default: float = 0.2) -> None:
     parser.add_argument(
         "--threshold", "--threshhold", type=fractions, default=str(default), help="θ of the vote, or several: 0.1,0.2"
     )
+
+
+def patch_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
+    """The options of every script that attacks with a patch; the script adds those of its classifier."""
+    parser = _attack_parser(description, data_sets, steps=150, step_size="0.05")
+    parser.add_argument("--size_of_attack", type=positive_int, default=5, help="m, pixels on each side of the patch")
+    parser.add_argument("--patch_height", type=positive_int, help="rows of the patch (default: --size_of_attack)")
+    parser.add_argument("--patch_width", type=positive_int, help="columns of the patch (default: --size_of_attack)")
+    parser.add_argument("--randomizations", type=positive_int, default=80, help="restarts, each at a new place")
+    parser.add_argument(
+        "--locations",
+        choices=attack.SEARCHES,
+        default="random",
+        help="random places, or all of them coarse to fine in as many steps",
+    )
+    return parser
+
+
+def ball_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
+    """The options of every script that attacks in an L∞ ball; the script adds those of its classifier."""
+    parser = _attack_parser(description, data_sets, steps=50, step_size="0.5/255")
+    parser.add_argument("--epsilon", type=share_of_255, default="1/255", help="ε, the most that a pixel may change")
+    return parser
+
+
+def _attack_parser(description: str, data_sets: tuple[str, ...], steps: int, step_size: str) -> Parser:
+    parser = _evaluation_parser(description, data_sets)
+    parser.add_argument("--steps", type=positive_int, default=steps, help="sign steps of a restart")
+    parser.add_argument("--step_size", type=share_of_255, default=step_size, help="pixel change of a step, 1 is white")
+    parser.add_argument("--momentum", type=fraction, default=0.0, help="share of earlier gradients kept in a step")
+    parser.add_argument(
+        "--loss",
+        choices=attack.LOSSES,
+        default="softmax",
+        help="what steps raise: -log of the label's mean softmax, or the margin of the strongest rival",
+    )
+    parser.add_argument("--skip", type=positive_int, default=10, metavar="N", help="take every N-th image")
+    parser.add_argument("--save_images", type=folder, metavar="DIR", help="write PNG pictures of what flipped here")
+    return parser
+
+
+def add_attack_threshold(parser: Parser) -> None:
+    """θ of votes and certificates under attack, in both spellings that published commands use."""
+    parser.add_argument("--threshold", "--threshhold", type=fraction, default=0.3, help="θ of the vote")
 
 
 # ---- what the scripts start -------------------------------------------------------------------------------------
@@ -391,18 +459,75 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
     _report(options, dataset, [{"attack_size": patch.size} for patch in most_touched], verdicts, seconds)
 
 
-def _prepare(options: argparse.Namespace, network: nn.Module) -> tuple[datasets.Images, nn.Module]:
-    """The chosen images and the network, filled, both on the device."""
+def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifier: attack.Classifier) -> None:
+    """Attack as the options of `patch_attack_parser` say.
+
+    Args:
+        network: what the checkpoint fills; a part of `classifier`.
+    """
+    ablation = classifier.ablation.to(options.device)
+    patch = Patch(
+        _patch_side(options, "patch_height", ablation.height, "rows"),
+        _patch_side(options, "patch_width", ablation.width, "columns"),
+    )
+    questions = [certificate.Question(patch, classifier.rule, kind) for kind in ("margin", "exact")]
+    threat = attack.PatchThreat(patch, ablation)
+    _attack(options, network, classifier, threat, questions, attack.SEARCHES[options.locations], options.randomizations)
+
+
+def _patch_side(options: argparse.Namespace, name: str, pixels: int, what: str) -> int:
+    given = name if getattr(options, name) else "size_of_attack"
+    side = getattr(options, given)
+    require_within(given, side, 1, pixels, f"images have {pixels} {what}")
+    return side
+
+
+def attack_in_ball(options: argparse.Namespace, network: nn.Module, classifier: attack.Classifier) -> None:
+    """Attack as the options of `ball_attack_parser` say; see `attack_with_patch`."""
+    threat = attack.BallThreat(options.epsilon, classifier.ablation.to(options.device))
+    _attack(options, network, classifier, threat, [], attack.try_random_places, restarts=1)
+
+
+def _attack(
+    options: argparse.Namespace,
+    network: nn.Module,
+    classifier: attack.Classifier,
+    threat: attack.Threat,
+    questions: list[certificate.Question],
+    search: Callable[[attack.Attack, int], None],
+    restarts: int,
+) -> None:
+    """Attack every correctly classified image, check the certificates that answer `questions`, report."""
+    _set_up(options)
+    dataset, _ = _prepare(options, network, options.skip)
+    network.eval().requires_grad_(False)
+    ascent = attack.Ascent(attack.LOSSES[options.loss], options.steps, options.step_size, options.momentum)
+    started = time.perf_counter()
+    try:
+        with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+            clean = attack.look_at(classifier, dataset, questions, options.batch_size)
+            run = attack.Attack(classifier, threat, ascent, clean.targets(), options.seed, options.batch_size)
+            search(run, restarts)
+    except BrokenCertificateError as error:
+        path = report.save_counterexample(run, error.number, options.save_images or Path("results"))
+        raise BrokenCertificateError(error.number, f"{error}: the counterexample is in {path}") from error
+    _report_attack(options, dataset, clean, run, time.perf_counter() - started)
+
+
+def _prepare(options: argparse.Namespace, network: nn.Module, skip: int = 1) -> tuple[datasets.Images, nn.Module]:
+    """The chosen images, every `skip`-th, and the network, filled, both on the device."""
     checkpoint.load_network("checkpoint", checkpoint.find("checkpoint", options.checkpoint), network)
     dataset = _load(options, train=False)
     if options.dataset == "imagenet":
         dataset = dataset.take(slice(options.skip // 2 if options.test else 0, None, options.skip))
     elif not options.all:
         dataset = datasets.choose_half(dataset, options.test, options.split_file)
-    dataset = dataset.take(slice(options.limit)).to(options.device)
+    dataset = dataset.take(slice(None, None, skip)).take(slice(options.limit)).to(options.device)
     distributed.require_images(len(dataset))
     network.to(options.device, memory_format=torch.channels_last)
-    return dataset, torch.compile(network) if options.compile else network
+    if options.compile:
+        network.compile()
+    return dataset, network
 
 
 def _report(
@@ -423,6 +548,53 @@ def _report(
         columns = [vars(v) for v in verdicts]
         rows = results.image_rows(dataset, list(zip(questions, columns, strict=True)))
         results.write_csv(rows, options.per_image)
+
+
+def _report_attack(
+    options: argparse.Namespace, dataset: datasets.Dataset, clean: attack.Clean, run: attack.Attack, seconds: float
+) -> None:
+    flipped = run.findings.flipped
+    right = clean.predicted == dataset.labels
+    certified = [int((v.certified & right).sum()) for v in clean.verdicts] or [None, None]
+    counts = results.AttackCounts(len(dataset), len(flipped), *certified, int((~flipped).sum()))
+    results.print_answers([({}, counts)], seconds)
+    if options.output:
+        results.write_json(results.run_record([({}, counts)], seconds, configuration(options)), options.output)
+    if options.per_image:
+        results.write_csv(results.image_rows(dataset, [({}, _attack_columns(clean, run))]), options.per_image)
+    if options.save_images:
+        report.save_flipped(run, options.save_images)
+        rounded = report.to_bytes(run.findings.images) / 255
+        still_wrong = flipped & (run.classifier.predict(rounded, options.batch_size) != run.targets.labels)
+        results.print_pictures(options.save_images, int(flipped.sum()), int(still_wrong.sum()))
+
+
+def _attack_columns(clean: attack.Clean, run: attack.Attack) -> dict[str, torch.Tensor]:
+    """Columns (N,) of the table per image; row, column, restart and step are −1 for images that did not flip."""
+    found, right = run.findings, clean.predicted == clean.labels
+
+    def of_all(values: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
+        return otherwise.clone().masked_scatter(right, values)
+
+    before = run.classifier.rule(clean.probabilities).sum(dim=1)  # (N, K)
+    after = before.clone()
+    after[right] = found.votes
+    predicted = certificate.predict(after)
+    none = torch.full_like(clean.labels, -1)
+    columns = run.threat.shape[1]
+    return {
+        "predicted": clean.predicted,
+        "votes": before.amax(dim=1),
+        **{f"certified_{name}": v.certified for name, v in zip(("margin", "exact"), clean.verdicts, strict=False)},
+        "flipped": of_all(found.flipped, none > 0),
+        "row": of_all(found.place.div(columns, rounding_mode="floor"), none),
+        "column": of_all(found.place.where(~found.flipped, found.place % columns), none),
+        "restart": of_all(found.restart, none),
+        "step": of_all(found.step, none),
+        "predicted_after": predicted,
+        "votes_after": after.amax(dim=1),
+        "votes_of_label_after": after.gather(1, clean.labels[:, None])[:, 0],
+    }
 
 
 def configuration(options: argparse.Namespace) -> dict:
