@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -27,8 +28,13 @@ class Patch:
     height: int
     width: int
 
+    @property
+    def size(self) -> int | str:
+        """As people write it: 5 for a square, 2x8 for 2 rows × 8 columns."""
+        return self.height if self.height == self.width else f"{self.height}x{self.width}"
+
     def __str__(self) -> str:
-        return f"{self.height}x{self.width}"
+        return str(self.size)
 
 
 class Ablation(ABC):
@@ -49,6 +55,11 @@ class Ablation(ABC):
     cells: Tensor
     cell_count: int
 
+    def to(self, device: torch.device | str) -> Self:
+        """Keep the geometry on `device`, where masks are then made."""
+        self.cells = self.cells.to(device)
+        return self
+
     @abstractmethod
     def cells_shown(self, indices: Tensor) -> Tensor:
         """(A', cells) bool: which cells the ablations `indices` (A',) show."""
@@ -57,7 +68,7 @@ class Ablation(ABC):
         """(A', H, W) bool: True where the ablations `indices` (A',), by default all, show the pixel."""
         shown = self.cells_shown(self._all_unless(indices))
         with_hidden = torch.cat([shown, shown.new_zeros(len(shown), 1)], dim=1)  # cell −1 is the last column
-        return with_hidden[:, self.cells.to(shown.device)]
+        return with_hidden[:, self.cells]
 
     def patch_cells(self, patch: Patch) -> Tensor:
         """(L, cells) bool: the cells that `patch` covers at each of its L = (H−m₁+1)(W−m₂+1) places, row-major.
@@ -68,7 +79,7 @@ class Ablation(ABC):
         require_within("size_to_certify", patch.height, 1, self.height, f"images have {self.height} rows")
         require_within("size_to_certify", patch.width, 1, self.width, f"images have {self.width} columns")
         covered = self.cells.unfold(0, patch.height, 1).unfold(1, patch.width, 1).flatten(0, 1).flatten(1)
-        touched = torch.zeros(len(covered), self.cell_count + 1, dtype=torch.bool)
+        touched = torch.zeros(len(covered), self.cell_count + 1, dtype=torch.bool, device=covered.device)
         touched.scatter_(1, covered.where(covered >= 0, self.cell_count), True)
         return touched[:, :-1]
 
@@ -82,23 +93,20 @@ class Ablation(ABC):
     def touching(self, patch_cells: Tensor, indices: Tensor) -> Tensor:
         """(L, A') bool: whether the cells `patch_cells` (L, cells) meet those that ablations `indices` show."""
         shown = self.cells_shown(indices)
-        return patch_cells.to(shown.device, torch.float32) @ shown.T.to(torch.float32) > 0
+        return patch_cells.float() @ shown.T.float() > 0
 
     def most_touched(self, patch: Patch) -> int:
         """Δ: the most ablations that `patch` touches at one place (section 3 of the paper)."""
         distinct = self.patch_cells(patch).unique(dim=0)
-        touched = torch.zeros(len(distinct), dtype=torch.int64)
-        for indices in self.chunks():
-            touched += self.touching(distinct, indices).sum(dim=1)
-        return int(touched.max())
+        return int(sum(self.touching(distinct, indices).sum(dim=1) for indices in self.chunks()).max())
 
-    def chunks(self, size: int = CHUNK, device: torch.device | str = "cpu") -> Iterator[Tensor]:
+    def chunks(self, size: int = CHUNK) -> Iterator[Tensor]:
         """Yield the indices 0 … A−1 as int64 tensors of at most `size`."""
         for start in range(0, self.count, size):
-            yield torch.arange(start, min(start + size, self.count), device=device)
+            yield torch.arange(start, min(start + size, self.count), device=self.cells.device)
 
     def _all_unless(self, indices: Tensor | None) -> Tensor:
-        return torch.arange(self.count) if indices is None else indices
+        return torch.arange(self.count, device=self.cells.device) if indices is None else indices
 
 
 class Band(Ablation):

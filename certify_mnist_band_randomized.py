@@ -1,0 +1,23 @@
+"""Certify MNIST digits against patches by random samples of the bands, as far as chance allows.
+
+    python3 certify_mnist_band_randomized.py --band_size 4 --attack_size 5 --checkpoint NAME
+    python3 certify_mnist_band_randomized.py --band_size 4 --attack_size 1-5 --alpha 0.01 --test --checkpoint NAME
+
+Each copy votes for its most probable class alone; each certificate may be wrong with probability --alpha. Levine
+and Feizi, NeurIPS 2020, section 3. The deterministic certify_mnist_band_top_one.py needs no such allowance.
+"""
+
+from patchcert import cli
+from patchcert.ablation import Band
+from patchcert.networks import mnist_network
+
+
+def main() -> None:
+    parser = cli.randomized_parser(__doc__, cli.MNIST_LIKE)
+    parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
+    options = parser.parse_args()
+    cli.certify_randomized(options, Band(28, 28, options.band_size), mnist_network())
+
+
+if __name__ == "__main__":
+    cli.run(main)

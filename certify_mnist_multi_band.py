@@ -1,0 +1,28 @@
+"""Certify MNIST digits against patches: votes of ablated copies that show several aligned bands.
+
+    python3 certify_mnist_multi_band.py --bandwidth 2 --keep 2 --size_to_certify 5 --checkpoint NAME
+    python3 certify_mnist_multi_band.py --bandwidth 2 --keep 2 --size_to_certify 1-10 --threshold 0.2,0.3 \\
+        --test --checkpoint NAME
+
+Each copy votes for every class whose probability is at least θ. Levine and Feizi, NeurIPS 2020,
+section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
+"""
+
+from patchcert import cli
+from patchcert.ablation import MultiBand
+from patchcert.networks import mnist_network
+from patchcert.voting import ThresholdVote
+
+
+def main() -> None:
+    parser = cli.certification_parser(__doc__, cli.MNIST_LIKE)
+    parser.add_argument("--bandwidth", type=int, default=2, help="b, columns in a band")
+    parser.add_argument("--keep", type=int, default=2, help="bands that an ablated image shows")
+    cli.add_threshold(parser)
+    options = parser.parse_args()
+    rules = [ThresholdVote(threshold) for threshold in options.threshold]
+    cli.certify(options, MultiBand(28, 28, options.bandwidth, options.keep), mnist_network(), rules)
+
+
+if __name__ == "__main__":
+    cli.run(main)

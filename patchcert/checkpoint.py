@@ -1,0 +1,109 @@
+"""Names of checkpoints, atomic saving, safe loading."""
+
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Callable
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import IO
+
+import torch
+from torch import Tensor, nn
+
+from patchcert.errors import UsageError
+
+FOLDER = Path("checkpoints")
+
+
+def run_name(stem: str, lr: float, regularization: float, details: str, end_epoch: int, resume: str | None) -> str:
+    """The file name of a training run, as the published commands expect it.
+
+    Args:
+        stem: data set and kind of ablation, such as `mnist_one_band`.
+        details: what else tells runs apart, such as `band_4`; may be empty.
+        resume: the checkpoint that the run goes on from, if any.
+    """
+    parts = [stem, f"lr_{lr}", f"regularization_{regularization}", details, f"epoch_{end_epoch}"]
+    if resume:
+        parts.append(f"resume_{Path(resume).name}")
+    name = "_".join(part for part in parts if part) + ".pth"
+    if len(name.encode()) > 240:
+        raise UsageError("resume", resume, "the new checkpoint's name would be too long for a file; rename this one")
+    return name
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it: `path` is whole at every moment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def save(content: dict, path: Path) -> None:
+    """Write `content` (tensors, numbers, strings, lists and dicts of them) to `path`."""
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def find(option: str, name: str) -> Path:
+    """The file that `--option name` means: a path, or a name under `checkpoints/`.
+
+    Raises:
+        UsageError: there is none; the message lists those that exist, nearest first.
+    """
+    for path in (FOLDER / name, Path(name)):
+        if path.is_file():
+            return path
+    there = sorted((p.name for p in FOLDER.glob("*.pth")), key=lambda n: -SequenceMatcher(None, n, name).ratio())
+    known = f"{FOLDER}/ has " + ", ".join(there[:5]) if there else f"{FOLDER}/ has no checkpoints"
+    raise UsageError(option, name, f"no such checkpoint; {known}")
+
+
+def read(option: str, path: Path) -> dict:
+    """The content of a checkpoint, on the CPU; loading it executes no code.
+
+    Raises:
+        UsageError: the file is not a checkpoint.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise UsageError(option, path, "not a checkpoint that can be loaded safely (weights only)") from error
+    if not isinstance(content, dict):
+        raise UsageError(option, path, f"expected a dict with the network's weights, found {type(content).__name__}")
+    return content
+
+
+def load_network(option: str, path: Path, network: nn.Module) -> dict:
+    """Fill `network` from the `net` entry of a checkpoint and return the checkpoint's content.
+
+    Raises:
+        UsageError: the file is of another architecture; the message names the tensor that differs.
+    """
+    content = read(option, path)
+    if not isinstance(content.get("net"), dict):
+        raise UsageError(option, path, "expected a checkpoint with an entry `net`")
+    weights = {key.removeprefix("module."): tensor for key, tensor in content["net"].items()}
+    difference = _first_difference(network.state_dict(), weights)
+    if difference:
+        raise UsageError(option, path, f"is of another network: {difference}")
+    network.load_state_dict(weights)
+    return content
+
+
+def _first_difference(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
+    for key, tensor in wanted.items():
+        if key not in found:
+            return f"it has no tensor {key}, here {tuple(tensor.shape)}"
+        if found[key].shape != tensor.shape:
+            return f"tensor {key} is {tuple(found[key].shape)} in the file and {tuple(tensor.shape)} here"
+    extra = next((key for key in found if key not in wanted), None)
+    return extra and f"its tensor {extra} {tuple(found[extra].shape)} has no place here"

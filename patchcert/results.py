@@ -1,0 +1,129 @@
+"""The numbers of a run: printed table, JSON, one row per image."""
+
+import csv
+import io
+import json
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from patchcert.checkpoint import write_atomically
+from patchcert.datasets import Dataset
+
+COUNTED = ("correct", "certified_correct", "certified_wrong")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many of `total` images are classified correctly, and how many answers are certified, right or wrong."""
+
+    total: int
+    correct: int
+    certified_correct: int
+    certified_wrong: int
+
+    @classmethod
+    def of(cls, predicted: Tensor, certified: Tensor, labels: Tensor) -> "Counts":
+        right = predicted == labels
+        return cls(len(labels), int(right.sum()), int((certified & right).sum()), int((certified & ~right).sum()))
+
+    def as_json(self) -> dict:
+        return vars(self) | {
+            "clean_accuracy": self.correct / self.total,
+            "certified_accuracy": self.certified_correct / self.total,
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{name.replace('_', ' '):17s}  {self.share(name)}" for name in COUNTED]
+        return "\n".join([f"total              {self.total:5d}", *lines])
+
+    def share(self, name: str) -> str:
+        """The count `name` and its share of the total."""
+        count = getattr(self, name)
+        return f"{count:5d} ({count / self.total:7.2%})"
+
+
+def print_answers(answers: list[tuple[dict, Counts]], seconds: float) -> None:
+    """Print (question, counts) pairs: a block of lines for one, a table for several."""
+    if len(answers) == 1:
+        print(answers[0][1])
+    else:
+        print("  ".join(f"{name:>18s}" for name in [*answers[0][0], *COUNTED]))
+        for question, counts in answers:
+            asked = ["-" if value is None else str(value) for value in question.values()]
+            print("  ".join(f"{cell:>18s}" for cell in [*asked, *(counts.share(name) for name in COUNTED)]))
+    print(f"{answers[0][1].total} images in {seconds:.1f} s")
+
+
+def progress_bar(total: int, what: str) -> tqdm:
+    """A bar over `total` images; none where the output is not a terminal."""
+    return tqdm(total=total, desc=what, unit="image", leave=False, disable=None)
+
+
+def print_epoch(row: dict, end_epoch: int) -> None:
+    """Print one row of the training log."""
+    print(
+        f"epoch {row['epoch']}/{end_epoch}  loss {row['loss']:.4f}  training {row['train_accuracy']:.2%}"
+        f"  ablated test {row['test_accuracy']:.2%}  {row['seconds']:.1f} s",
+        flush=True,
+    )
+
+
+def print_training(path: Path, state: dict) -> None:
+    """Print where a finished run lies and how accurate its base classifier is on ablated test images."""
+    print(f"{path}: {state['acc']:.2f} % of ablated test images right after epoch {state['epoch']}")
+
+
+def run_record(answers: list[tuple[dict, Counts]], seconds: float, config: dict) -> dict:
+    """What `--output` holds: the list `results`, one entry per question; a single one also at the top level."""
+    entries = [question | counts.as_json() for question, counts in answers]
+    single = answers[0][1].as_json() if len(answers) == 1 else {}
+    return single | {"seconds": seconds, "results": entries, "config": config, "environment": environment()}
+
+
+def image_rows(dataset: Dataset, answers: list[tuple[dict, dict[str, Tensor]]]) -> list[dict]:
+    """One row per image and question: place in the data set, label, and its entry in each of the answer's (N,) tensors."""
+    rows = []
+    for question, columns in answers:
+        columns = {"index": dataset.indices, "label": dataset.labels} | columns
+        by_image = zip(*(column.tolist() for column in columns.values()), strict=True)
+        rows += [question | dict(zip(columns, values, strict=True)) for values in by_image]
+    return rows
+
+
+def write_json(content: dict, path: Path) -> None:
+    text = json.dumps(content, indent=2) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_csv(rows: list[dict], path: Path) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def environment() -> dict:
+    """What a reader needs to run the same again: versions, hardware, threads and the project's commit."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,30 @@
+"""Train a classifier of MNIST digits that see one band of columns.
+
+    python3 train_mnist_band.py --band_size 4 --lr 0.01 --end_epoch 199
+    python3 train_mnist_band.py --band_size 4 --lr 0.001 --end_epoch 399 \\
+        --resume mnist_one_band_lr_0.01_regularization_0.0005_band_4_epoch_199.pth
+
+The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020, section 4): SGD with momentum,
+each batch showing one random band of every image. Writes checkpoints/{dataset}_one_band_….pth and a log beside it.
+"""
+
+from patchcert import cli
+from patchcert.ablation import Band
+from patchcert.networks import mnist_network
+
+
+def main() -> None:
+    parser = cli.training_parser(__doc__, cli.MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
+    parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
+    options = parser.parse_args()
+    cli.train(
+        options,
+        Band(28, 28, options.band_size),
+        mnist_network,
+        stem=f"{options.dataset}_one_band",
+        details=f"band_{options.band_size}",
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

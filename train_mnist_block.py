@@ -1,0 +1,29 @@
+"""Train a classifier of MNIST digits that see one square block.
+
+    python3 train_mnist_block.py --block_size 4 --lr 0.01 --end_epoch 199
+    python3 train_mnist_block.py --block_size 4 --lr 0.001 --end_epoch 399 \\
+        --resume mnist_one_block_lr_0.01_regularization_0.0005_block_4_epoch_199.pth
+
+As train_mnist_band.py, with a block in place of a band. Writes checkpoints/{dataset}_one_block_….pth.
+"""
+
+from patchcert import cli
+from patchcert.ablation import Block
+from patchcert.networks import mnist_network
+
+
+def main() -> None:
+    parser = cli.training_parser(__doc__, cli.MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
+    parser.add_argument("--block_size", type=int, default=4, help="s, side of the block that an ablated image shows")
+    options = parser.parse_args()
+    cli.train(
+        options,
+        Block(28, 28, options.block_size),
+        mnist_network,
+        stem=f"{options.dataset}_one_block",
+        details=f"block_{options.block_size}",
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,29 @@
+"""Train a classifier of MNIST digits that see one band of rows.
+
+    python3 train_mnist_row.py --band_size 4 --lr 0.01 --end_epoch 199
+    python3 train_mnist_row.py --band_size 4 --lr 0.001 --end_epoch 399 \\
+        --resume tmnist_one_band_lr_0.01_regularization_0.0005_band_4_epoch_199.pth
+
+As train_mnist_band.py, with rows in place of columns. Writes checkpoints/t{dataset}_one_band_….pth.
+"""
+
+from patchcert import cli
+from patchcert.ablation import Row
+from patchcert.networks import mnist_network
+
+
+def main() -> None:
+    parser = cli.training_parser(__doc__, cli.MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
+    parser.add_argument("--band_size", type=int, default=4, help="s, rows that an ablated image shows")
+    options = parser.parse_args()
+    cli.train(
+        options,
+        Row(28, 28, options.band_size),
+        mnist_network,
+        stem=f"t{options.dataset}_one_band",
+        details=f"band_{options.band_size}",
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
