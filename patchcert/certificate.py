@@ -10,7 +10,7 @@ from itertools import product
 
 import numpy as np
 import torch
-from scipy.stats import beta
+from scipy.special import betaincinv
 from torch import Tensor, nn
 
 from patchcert.ablation import Ablation, Patch
@@ -121,7 +121,7 @@ def randomized_verdicts(
     counts = generator.multinomial(predsamples, shares)
     of_winner = np.take_along_axis(shares, counts.argmax(axis=1, keepdims=True), axis=1)[:, 0]
     successes = generator.binomial(boundsamples, of_winner.clip(0, 1))
-    lower = np.where(successes > 0, beta.ppf(alpha, successes, boundsamples - successes + 1), 0.0)
+    lower = np.where(successes > 0, betaincinv(successes.clip(1), boundsamples - successes + 1, alpha), 0.0)
     certified = torch.from_numpy(lower > 0.5 + most_touched / votes.shape[1])
     return Verdicts.from_counts(torch.from_numpy(counts).to(votes.device), certified.to(votes.device))
 

@@ -217,8 +217,8 @@ def train(
     stem: str,
     details: str,
     augmentations: tuple[datasets.Augmentation, ...] = (),
-) -> None:
-    """Train as the options of `training_parser` say.
+) -> Path:
+    """Train as the options of `training_parser` say; returns where the checkpoint lies.
 
     Args:
         stem, details: see `checkpoint.run_name`.
@@ -240,6 +240,7 @@ def train(
         ablation.to(options.device)
     state = training.train(network, ablation, train_set, test_set, recipe, path, resumed)
     results.print_training(path, state)
+    return path
 
 
 def _resumed(options: argparse.Namespace, network: nn.Module) -> dict | None:

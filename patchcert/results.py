@@ -87,7 +87,7 @@ def run_record(answers: list[tuple[dict, Counts]], seconds: float, config: dict)
 
 
 def image_rows(dataset: Dataset, answers: list[tuple[dict, dict[str, Tensor]]]) -> list[dict]:
-    """One row per image and question: place in the data set, label, and its entry in each of the answer's (N,) tensors."""
+    """One row per image and question: place in the data set, label, and entry in each of the answer's (N,) tensors."""
     rows = []
     for question, columns in answers:
         columns = {"index": dataset.indices, "label": dataset.labels} | columns

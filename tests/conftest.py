@@ -1,0 +1,15 @@
+import pytest
+from hypothesis import settings
+
+from tests.helpers import write_idx_files
+
+settings.register_profile("patchcert", deadline=None, derandomize=True, print_blob=False)
+settings.load_profile("patchcert")
+
+
+@pytest.fixture(scope="session")
+def generated_mnist(tmp_path_factory):
+    """A --data folder with MNIST's four files, filled with 300 training and 101 test pictures."""
+    root = tmp_path_factory.mktemp("data")
+    write_idx_files(root / "MNIST" / "raw")
+    return root

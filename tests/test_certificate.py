@@ -1,0 +1,205 @@
+"""Certificates against brute force: everything that an adversary can do to the votes, on cases small enough to try."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchcert.ablation import Band, Block, MultiBand, MultiBlock, Patch, Row
+from patchcert.certificate import (
+    Certifier,
+    Question,
+    count_touched_votes,
+    exact_certified,
+    margin_certified,
+    predict,
+    randomized_verdicts,
+    runner_up,
+)
+from patchcert.voting import ThresholdVote, TopOneVote
+
+
+def winner(counts):
+    """The definition: most votes, a tie to the lower index."""
+    return min(range(len(counts)), key=lambda c: (-counts[c], c))
+
+
+def can_be_flipped(votes, touched, ballots):
+    """Whether, at some place, some choice of `ballots` by the touched ablations changes the winner; by trying all.
+
+    votes: A lists of K zeros and ones; touched: L lists of A booleans.
+    """
+    before = winner([sum(column) for column in zip(*votes, strict=True)])
+    for place in touched:
+        kept = [vote for vote, hit in zip(votes, place, strict=True) if not hit]
+        for forged in product(ballots, repeat=sum(place)):
+            if winner([sum(column) for column in zip(*kept, *forged, strict=True)]) != before:
+                return True
+    return False
+
+
+def exact(votes, touched):
+    votes, touched = torch.tensor([votes], dtype=torch.bool), torch.tensor(touched)
+    return exact_certified(votes.sum(1), count_touched_votes(votes, touched), touched.sum(1)).item()
+
+
+@st.composite
+def small_cases(draw, top_one):
+    """Votes of at most 7 ablations for at most 4 classes, and places that touch at most 3 (top-one: 4) of them."""
+    classes, ablations = draw(st.integers(2, 4)), draw(st.integers(1, 7))
+    if top_one:
+        ballots = [tuple(int(c == k) for c in range(classes)) for k in range(classes)]
+    else:
+        classes = min(classes, 3)
+        ballots = list(product((0, 1), repeat=classes))
+    favourite = draw(st.sampled_from(ballots))
+    votes = draw(
+        st.lists(st.one_of(st.just(favourite), st.sampled_from(ballots)), min_size=ablations, max_size=ablations)
+    )
+    places = []
+    for _ in range(draw(st.integers(1, 3))):
+        hit = draw(st.sets(st.integers(0, ablations - 1), max_size=4 if top_one else 3))
+        places.append([a in hit for a in range(ablations)])
+    return votes, places, ballots
+
+
+@pytest.mark.parametrize("top_one", [False, True])
+def test_exact_is_what_brute_force_finds(top_one):
+    seen = set()
+
+    @settings(max_examples=300)
+    @given(small_cases(top_one))
+    def check(case):
+        votes, touched, ballots = case
+        certified = exact(votes, touched)
+        seen.add(certified)
+        assert certified == (not can_be_flipped(votes, touched, ballots))
+
+    check()
+    assert seen == {True, False}
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_margin_is_never_flipped_and_implies_exact(data):
+    """Real ablations of tiny images, every place of the patch."""
+    ablation = data.draw(
+        st.sampled_from([Band(4, 6, 2), Row(5, 4, 1), Block(3, 3, 1), MultiBand(4, 7, 2, 1), MultiBlock(4, 4, 2, 1)])
+    )
+    patch = Patch(data.draw(st.integers(1, 2)), data.draw(st.integers(1, 2)))
+    touched = ablation.touched_by(patch)
+    if touched.sum(1).max() > 4:
+        return
+    ballots = [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    favourite = data.draw(st.sampled_from(ballots))
+    vote = st.one_of(st.just(favourite), st.just(favourite), st.sampled_from(ballots))
+    votes = data.draw(st.lists(vote, min_size=ablation.count, max_size=ablation.count))
+    counts = torch.tensor([votes]).sum(1)
+    if margin_certified(counts, ablation.most_touched(patch)).item():
+        assert exact(votes, touched.tolist())
+        assert not can_be_flipped(votes, touched.tolist(), ballots)
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=4, max_size=4), min_size=1, max_size=20), st.integers(1, 4))
+def test_margin_is_the_papers_rule(rows, most_touched):
+    certified = margin_certified(torch.tensor(rows), most_touched)
+    for row, flag in zip(rows, certified.tolist(), strict=True):
+        first = winner(row)
+        second = min((c for c in range(4) if c != first), key=lambda c: (-row[c], c))
+        lead = row[first] - row[second]
+        assert flag == (lead > 2 * most_touched or (lead == 2 * most_touched and first < second))
+
+
+def test_ties_go_to_the_lower_class():
+    counts = torch.tensor([[3, 3, 1], [1, 3, 3], [2, 2, 2], [0, 0, 0]])
+    assert predict(counts).tolist() == [0, 1, 0, 0]
+    assert runner_up(counts).tolist() == [1, 2, 1, 1]
+
+
+def test_a_lead_of_exactly_twice_delta_is_enough_only_for_the_lower_class():
+    assert margin_certified(torch.tensor([[6, 2], [2, 6], [7, 2], [2, 7]]), 2).tolist() == [True, False, True, True]
+
+
+def test_exact_certifies_what_margin_leaves_out():
+    votes = torch.tensor([[[1, 0], [1, 0], [1, 0], [0, 1]]], dtype=torch.bool)  # 3 : 1, Δ = 2
+    touched = torch.tensor([[True, False, False, True]])  # at its one place the patch takes a vote from each
+    assert not margin_certified(votes.sum(1), 2).item()
+    assert exact_certified(votes.sum(1), count_touched_votes(votes, touched), touched.sum(1)).item()
+
+
+def test_votes_at_the_ends_of_the_threshold():
+    p = torch.tensor([0.0, 0.2, 0.8, 1.0])
+    assert ThresholdVote(0.0)(p).tolist() == [True] * 4
+    assert ThresholdVote(0.2)(p).tolist() == [False, True, True, True]
+    assert ThresholdVote(1.0)(p).tolist() == [False, False, False, True]
+    assert not ThresholdVote(1.5)(p).any()
+
+
+def test_without_votes_nothing_is_certified():
+    certifier = Certifier(
+        Band(3, 4, 1), [Question(Patch(1, 1), ThresholdVote(2.0), kind) for kind in ("margin", "exact")]
+    )
+    for verdicts in certifier([(torch.arange(4), torch.full((2, 4, 3), 1 / 3))]):
+        assert verdicts.predicted.tolist() == [0, 0] and not verdicts.certified.any()
+
+
+def test_top_one_gives_each_ablation_one_vote_and_ties_to_the_lower_class():
+    votes = TopOneVote()(torch.tensor([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7]]))
+    assert votes.int().tolist() == [[1, 0, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    "ablation", [Band(6, 7, 2), Block(5, 5, 2), MultiBlock(7, 7, 2, 2)], ids=lambda a: type(a).__name__
+)
+@pytest.mark.parametrize("chunk", [1, 3, 1000])
+def test_votes_summed_chunk_by_chunk_give_the_certificates_of_all_votes(ablation, chunk):
+    generator = torch.Generator().manual_seed(chunk)
+    favoured = 3 * torch.nn.functional.one_hot(torch.arange(12) % 4, 4)[:, None]
+    probabilities = (torch.randn(12, ablation.count, 4, generator=generator) + favoured).softmax(-1)
+    questions = [
+        Question(patch, rule, kind)
+        for patch in (Patch(1, 1), Patch(2, 3))
+        for rule in (ThresholdVote(0.2), ThresholdVote(0.6), TopOneVote())
+        for kind in ("margin", "exact")
+    ]
+    verdicts = Certifier(ablation, questions)((i, probabilities[:, i]) for i in ablation.chunks(chunk))
+    for question, verdict in zip(questions, verdicts, strict=True):
+        votes, touched = question.rule(probabilities), ablation.touched_by(question.patch)
+        if question.certificate == "margin":
+            expected = margin_certified(votes.sum(1), int(touched.sum(1).max()))
+        else:
+            expected = exact_certified(votes.sum(1), count_touched_votes(votes, touched), touched.sum(1))
+        assert torch.equal(verdict.certified, expected)
+        assert torch.equal(verdict.predicted, votes.sum(1).argmax(1))
+        assert torch.equal(verdict.votes, votes.sum(1).max(1).values)
+
+
+def share_votes(of_winner, ablations, images):
+    """(images, ablations, 3) top-one votes, `of_winner` of them for class 1."""
+    votes = torch.zeros(images, ablations, 3, dtype=torch.bool)
+    votes[:, :of_winner, 1] = True
+    votes[:, of_winner:, 2] = True
+    return votes
+
+
+def test_randomized_certificates_fail_no_more_often_than_alpha():
+    """At a share of exactly 1/2 + Δ/A every certificate is wrong: 22 of 28 bands, Δ = 8."""
+    verdicts = randomized_verdicts(share_votes(22, 28, 20_000), 8, 0.05, 100, 1000, np.random.default_rng(0))
+    rate = verdicts.certified.double().mean().item()
+    assert 0.03 < rate < 0.05 + 3 * (0.05 * 0.95 / 20_000) ** 0.5
+
+
+def test_randomized_certificates_have_power_and_predict_the_winner():
+    verdicts = randomized_verdicts(share_votes(24, 28, 500), 8, 0.05, 1000, 10_000, np.random.default_rng(0))
+    assert (verdicts.predicted == 1).all() and verdicts.certified.all()
+    below = randomized_verdicts(share_votes(20, 28, 500), 8, 0.05, 1000, 10_000, np.random.default_rng(0))
+    assert not below.certified.any()
+
+
+def test_randomized_certificate_needs_a_majority_that_the_patch_leaves():
+    """With Δ = A nothing can be certified, not even unanimous votes."""
+    verdicts = randomized_verdicts(share_votes(28, 28, 5), 28, 0.05, 100, 1000, np.random.default_rng(0))
+    assert not verdicts.certified.any()

@@ -1,0 +1,105 @@
+import pickle
+
+import pytest
+import torch
+
+from patchcert import checkpoint
+from patchcert.errors import UsageError
+from patchcert.networks import mnist_network
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_names_are_the_published_ones():
+    first = checkpoint.run_name("mnist_one_band", 0.01, 0.0005, "band_4", 199, None)
+    assert first == "mnist_one_band_lr_0.01_regularization_0.0005_band_4_epoch_199.pth"
+    assert checkpoint.run_name("mnist_one_band", 0.001, 0.0005, "band_4", 399, f"checkpoints/{first}") == (
+        "mnist_one_band_lr_0.001_regularization_0.0005_band_4_epoch_399_resume_"
+        "mnist_one_band_lr_0.01_regularization_0.0005_band_4_epoch_199.pth.pth"
+    )
+
+
+def test_a_name_too_long_for_a_file_is_refused():
+    with pytest.raises(UsageError, match="--resume"):
+        checkpoint.run_name("mnist_one_band", 0.01, 0.0005, "band_4", 199, "x" * 200)
+
+
+def test_the_networks_keys_are_the_published_ones():
+    assert [key for key in mnist_network().state_dict() if key.endswith("weight")] == [
+        f"{layer}.weight" for layer in (0, 2, 5, 7, 9)
+    ]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.pth"
+    checkpoint.save({"epoch": 1}, path)
+
+    def fail(file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.write_atomically(path, fail)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["file.pth"]
+
+
+def test_weights_with_module_prefix_load(tmp_path):
+    source, target = mnist_network(), mnist_network()
+    path = tmp_path / "parallel.pth"
+    torch.save({"net": {f"module.{k}": v for k, v in source.state_dict().items()}, "acc": 1.0, "epoch": 3}, path)
+    assert checkpoint.load_network("checkpoint", path, target)["epoch"] == 3
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+
+
+def test_a_checkpoint_that_would_execute_code_is_refused(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (tmp_path.joinpath("executed").touch, ())
+
+    path = tmp_path / "bomb.pth"
+    path.write_bytes(pickle.dumps(Bomb()))
+    torch.save({"net": {}, "acc": Bomb()}, tmp_path / "zipped.pth")
+    (tmp_path / "empty.pth").touch()
+    for file in ("bomb.pth", "zipped.pth", "empty.pth"):
+        with pytest.raises(UsageError, match="loaded safely"):
+            checkpoint.read("checkpoint", tmp_path / file)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_missing_checkpoint_lists_the_nearest_first(folder):
+    for name in ("cifar_one_band_epoch_1.pth", "mnist_one_band_lr_0.01_epoch_199.pth", "mnist_one_block_epoch_3.pth"):
+        checkpoint.save({}, folder / "checkpoints" / name)
+    with pytest.raises(UsageError) as caught:
+        checkpoint.find("checkpoint", "mnist_one_band_lr_0.01_epoch_198.pth")
+    message = str(caught.value)
+    assert message.startswith("--checkpoint mnist_one_band_lr_0.01_epoch_198.pth: no such checkpoint")
+    assert message.index("epoch_199") < message.index("block") and message.index("epoch_199") < message.index("cifar")
+
+
+def test_a_path_is_accepted_too(folder):
+    checkpoint.save({}, folder / "elsewhere" / "net.pth")
+    assert checkpoint.find("checkpoint", "elsewhere/net.pth").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda net: net.update({"0.weight": torch.zeros(64, 6, 4, 4)}),
+            r"0.weight is \(64, 6, 4, 4\) in the file and",
+        ),
+        (lambda net: net.pop("9.bias"), "no tensor 9.bias"),
+        (lambda net: net.update({"extra": torch.zeros(2)}), r"tensor extra \(2,\) has no place"),
+    ],
+)
+def test_another_architecture_is_told_by_the_tensor_that_differs(tmp_path, change, said):
+    weights = dict(mnist_network().state_dict())
+    change(weights)
+    checkpoint.save({"net": weights, "acc": 0.0, "epoch": 0}, tmp_path / "net.pth")
+    with pytest.raises(UsageError, match=said):
+        checkpoint.load_network("checkpoint", tmp_path / "net.pth", mnist_network())

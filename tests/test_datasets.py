@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+
+from patchcert import datasets
+from patchcert.errors import UsageError
+
+
+def dataset_of(count):
+    return datasets.Dataset(torch.zeros(count, 1, 2, 2, dtype=torch.uint8), torch.zeros(count), torch.arange(count))
+
+
+def test_digits_are_all_there_and_split_without_overlap(tmp_path):
+    train, test = (datasets.load("digits", tmp_path, part) for part in (True, False))
+    assert train.images.shape == (1437, 1, 28, 28) and test.images.shape == (360, 1, 28, 28)
+    assert train.images.dtype == torch.uint8 and train.images.max() == 255
+    total = torch.bincount(torch.cat([train.labels, test.labels]))
+    from sklearn.datasets import load_digits
+
+    assert total.tolist() == np.bincount(load_digits().target).tolist()
+
+
+def test_mnist_files_are_read_as_they_lie(generated_mnist):
+    data = datasets.load("mnist", generated_mnist, train=False)
+    raw = (generated_mnist / "MNIST" / "raw" / "t10k-images-idx3-ubyte").read_bytes()[16:]
+    assert data.images.flatten().tolist() == list(raw) and len(data) == 101
+
+
+def test_shipped_split_is_the_frozen_permutation():
+    shipped = datasets.read_indices(datasets.SHIPPED_SPLIT, 10_000)
+    assert shipped.tolist() == np.random.RandomState(0).permutation(10_000).tolist()
+
+
+@pytest.mark.parametrize("count", [10_000, 101, 360])
+def test_halves_are_disjoint_and_whole(count):
+    validation, test = (datasets.choose_half(dataset_of(count), half).indices for half in (False, True))
+    assert len(validation) == count // 2
+    assert torch.cat([validation, test]).sort().values.tolist() == list(range(count))
+
+
+def test_split_files(tmp_path):
+    text, permutation, saved = tmp_path / "half.txt", tmp_path / "all.txt", tmp_path / "half.pth"
+    text.write_text("4\n0\n2\n")
+    permutation.write_text("4\n0\n2\n1\n3\n5\n")
+    torch.save(torch.tensor([4, 0, 2]), saved)
+    for file in (text, permutation, saved):
+        assert datasets.choose_half(dataset_of(6), False, file).indices.tolist() == [0, 2, 4]
+        assert datasets.choose_half(dataset_of(6), True, file).indices.tolist() == [1, 3, 5]
+
+
+@pytest.mark.parametrize("content", ["0\n0\n", "6\n", "-1\n", "1.5\n", "one\n", "nan\n"])
+def test_wrong_split_files_are_refused(tmp_path, content):
+    file = tmp_path / "split.txt"
+    file.write_text(content)
+    with pytest.raises(UsageError, match="--split_file"):
+        datasets.choose_half(dataset_of(6), False, file)
+
+
+def test_missing_split_file_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="--split_file"):
+        datasets.choose_half(dataset_of(6), False, tmp_path / "none.txt")
+
+
+def test_random_crop_cuts_the_padded_image():
+    images = torch.rand(200, 3, 5, 6)
+    padded = torch.nn.functional.pad(images, [4] * 4)
+    cropped = datasets.random_crop(images, torch.Generator().manual_seed(0))
+    corners = set()
+    for whole, crop in zip(padded, cropped, strict=True):
+        fits = [(i, j) for i in range(9) for j in range(9) if torch.equal(whole[:, i : i + 5, j : j + 6], crop)]
+        assert fits
+        corners.add(fits[0])
+    assert len(corners) > 60  # of 81
+
+
+def test_random_flip_mirrors_about_half():
+    images = torch.rand(400, 1, 2, 3)
+    flipped = datasets.random_flip(images, torch.Generator().manual_seed(0))
+    same = (flipped == images).flatten(1).all(1)
+    mirrored = (flipped == images.flip(3)).flatten(1).all(1)
+    assert (same | mirrored).all() and 150 < mirrored.sum() < 250
+
+
+def test_shuffled_batches_show_every_image_once():
+    data = datasets.Dataset(torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1), torch.arange(10), torch.arange(10))
+    batches = list(data.shuffled_batches(4, torch.Generator().manual_seed(0)))
+    assert [len(labels) for _, labels in batches] == [4, 4, 2]
+    seen = torch.cat([labels for _, labels in batches])
+    assert seen.sort().values.tolist() == list(range(10)) and seen.tolist() != list(range(10))
+    assert torch.equal(torch.cat([images for images, _ in batches]).flatten() * 255, seen.float())

@@ -1,0 +1,238 @@
+"""The MNIST scripts, run as scripts in a temporary folder on generated pictures."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from patchcert import checkpoint, datasets
+from patchcert.ablation import encode
+from patchcert.networks import mnist_network
+from tests.helpers import ROOT, run_here, run_script, succeed
+
+FIRST = "mnist_one_band_lr_0.01_regularization_0.0005_band_4_epoch_1.pth"
+SECOND = f"mnist_one_band_lr_0.001_regularization_0.0005_band_4_epoch_3_resume_{FIRST}.pth"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, generated_mnist):
+    """A folder in which train_mnist_band.py ran two epochs and then, resumed, two more."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "data").symlink_to(generated_mnist)
+    for arguments in (
+        ["--band_size", 4, "--lr", 0.01, "--end_epoch", 1],
+        ["--lr", 0.001, "--end_epoch", 3, "--resume", FIRST],
+    ):
+        run = run_script("train_mnist_band.py", *arguments, folder=folder)
+        assert run.returncode == 0, run.stderr
+    return folder
+
+
+def save_random_network(folder, name="net.pth", seed=0):
+    """A checkpoint of a network without training whose votes differ between images and between ablations."""
+    torch.manual_seed(seed)
+    network = mnist_network()
+    for layer in (0, 2, 5, 7):
+        network[layer].weight.data *= 1.7
+        network[layer].bias.data *= 0.3
+    network[9].weight.data *= 60
+    network[9].bias.data[3] += 1
+    checkpoint.save({"net": network.state_dict(), "acc": 0.0, "epoch": 0}, folder / "checkpoints" / name)
+    return network.eval()
+
+
+def test_training_writes_the_promised_names_and_goes_on(trained):
+    names = {path.name for path in (trained / "checkpoints").iterdir()}
+    assert names == {FIRST, SECOND, FIRST.replace(".pth", ".jsonl"), SECOND.removesuffix(".pth") + ".jsonl"}
+    content = torch.load(trained / "checkpoints" / SECOND, weights_only=True)
+    assert content["epoch"] == 3 and {"net", "acc"} <= set(content)
+    rows = [json.loads(line) for line in (trained / "checkpoints" / FIRST).with_suffix(".jsonl").open()]
+    assert [row["epoch"] for row in rows] == [0, 1]
+
+
+def test_certifying_counts_what_a_loop_over_the_bands_counts(trained):
+    """Votes, prediction and certificate written out anew: a loop over positions, images one by one."""
+    network = save_random_network(trained)
+    succeed(
+        "certify_mnist_band.py", "--checkpoint", "net.pth", "--all", "--size_to_certify", 2, "--threshhold", 0.3,
+        "--output", "run.json", "--per_image", "rows.csv", folder=trained,
+    )  # fmt: skip
+    data = datasets.load("mnist", trained / "data", train=False)
+    images = encode(data.images / 255)
+    votes = torch.zeros(len(data), 10, dtype=torch.int64)
+    for start in range(28):
+        mask = torch.zeros(28)
+        mask[[(start + k) % 28 for k in range(4)]] = 1
+        with torch.no_grad():
+            votes += network(images * mask).softmax(1) >= 0.3
+    correct = certified_correct = certified_wrong = 0
+    for label, counts in zip(data.labels.tolist(), votes.tolist(), strict=True):
+        first, second = sorted(range(10), key=lambda c: (-counts[c], c))[:2]
+        lead = counts[first] - counts[second]
+        certified = lead > 2 * 5 or (lead == 2 * 5 and first < second)
+        correct += first == label
+        certified_correct += certified and first == label
+        certified_wrong += certified and first != label
+    record = json.loads((trained / "run.json").read_text())
+    assert (record["total"], record["correct"]) == (101, correct)
+    assert (record["certified_correct"], record["certified_wrong"]) == (certified_correct, certified_wrong)
+    assert 0 < certified_correct + certified_wrong < 101
+    assert record["clean_accuracy"] == correct / 101 and record["certified_accuracy"] == certified_correct / 101
+    assert {"seconds", "config", "environment"} <= set(record)
+    assert record["config"]["threshold"] == [0.3] and record["config"]["checkpoint"] == "net.pth"
+    rows = list(csv.DictReader((trained / "rows.csv").open()))
+    assert [int(row["index"]) for row in rows] == list(range(101))
+    assert sum(row["predicted"] == row["label"] for row in rows) == correct
+
+
+def test_the_halves_and_limits(trained):
+    save_random_network(trained)
+    totals = {}
+    for part in ("", "--test", "--all"):
+        arguments = ["--checkpoint", "net.pth", "--output", "half.json", "--per_image", "half.csv", *part.split()]
+        succeed("certify_mnist_band.py", *arguments, folder=trained)
+        totals[part] = {int(row["index"]) for row in csv.DictReader((trained / "half.csv").open())}
+    assert (len(totals[""]), len(totals["--test"])) == (50, 51)
+    assert totals[""] | totals["--test"] == totals["--all"] == set(range(101))
+    succeed("certify_mnist_band.py", "--checkpoint", "net.pth", "--limit", 7, "--output", "half.json", folder=trained)
+    assert json.loads((trained / "half.json").read_text())["total"] == 7
+
+
+def test_batch_size_changes_no_count(trained):
+    save_random_network(trained)
+    records = []
+    for batch_size in (1, 37, 5000):
+        succeed(
+            "certify_mnist_band.py", "--checkpoint", "net.pth", "--all", "--limit", 40, "--size_to_certify", "1-3",
+            "--certificate", "margin,exact", "--batch_size", batch_size, "--output", "batch.json", folder=trained,
+        )  # fmt: skip
+        records.append(json.loads((trained / "batch.json").read_text())["results"])
+    assert records[0] == records[1] == records[2] and len(records[0]) == 6
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "name"),
+    [
+        ("row", ["--band_size", 5], "tmnist_one_band_lr_0.01_regularization_0.0005_band_5_epoch_0.pth"),
+        ("block", ["--block_size", 6], "mnist_one_block_lr_0.01_regularization_0.0005_block_6_epoch_0.pth"),
+        (
+            "multi_band",
+            ["--bandwidth", 5, "--keep", 2],
+            "mnist_bands_lr_0.01_regularization_0.0005_keep_2_bandwidth_5_epoch_0.pth",
+        ),
+        (
+            "multi_block",
+            ["--block_size", 9, "--keep", 3],
+            "mnist_block_fixed_exact_lr_0.01_regularization_0.0005_block_9_keep_3_epoch_0.pth",
+        ),
+    ],
+)
+def test_every_ablation_trains_and_certifies(trained, kind, options, name, capsys):
+    succeed(f"train_mnist_{kind}.py", *options, "--end_epoch", 0, "--limit", 64, folder=trained)
+    assert (trained / "checkpoints" / name).is_file()
+    arguments = [*options, "--checkpoint", name, "--limit", 5, "--size_to_certify", "2x3", "--certificate", "exact"]
+    succeed(f"certify_mnist_{kind}.py", *arguments, folder=trained)
+    assert "certified correct" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["certify_mnist_band_top_one.py", "certify_mnist_block_top_one.py"])
+def test_top_one_certifies(trained, script):
+    save_random_network(trained)
+    succeed(script, "--checkpoint", "net.pth", "--limit", 4, "--output", "top.json", folder=trained)
+    assert json.loads((trained / "top.json").read_text())["total"] == 4
+
+
+def test_randomized_certificates_depend_on_the_seed_alone(trained):
+    save_random_network(trained)
+    rows = []
+    for seed in (3, 3, 4):
+        succeed(
+            "certify_mnist_band_randomized.py", "--checkpoint", "net.pth", "--all", "--attack_size", "1,2", "--seed", seed,
+            "--predsamples", 50, "--boundsamples", 500, "--per_image", "random.csv", folder=trained,
+        )  # fmt: skip
+        rows.append((trained / "random.csv").read_text())
+    assert rows[0] == rows[1] != rows[2]
+
+
+def test_digits_need_no_files_and_name_the_checkpoint(tmp_path):
+    succeed("train_mnist_band.py", "--dataset", "digits", "--end_epoch", 0, "--limit", 100, folder=tmp_path)
+    name = "digits_one_band_lr_0.01_regularization_0.0005_band_4_epoch_0.pth"
+    assert (tmp_path / "checkpoints" / name).is_file()
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, generated_mnist):
+    arguments = ["--data", generated_mnist, "--end_epoch", 12, "--batch_size", 16]
+    name = "mnist_one_band_lr_0.01_regularization_0.0005_band_4_epoch_12.pth"
+    folders = [tmp_path / "whole", tmp_path / "killed"]
+    for folder in folders:
+        folder.mkdir()
+    succeed("train_mnist_band.py", *arguments, folder=folders[0])
+    command = [sys.executable, str(ROOT / "train_mnist_band.py"), *map(str, arguments)]
+    run = subprocess.Popen(command, cwd=folders[1], stdout=subprocess.DEVNULL)
+    while not (partial := folders[1] / "checkpoints" / f"{name}.partial").exists() and run.poll() is None:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert partial.exists()
+    succeed("train_mnist_band.py", *arguments, folder=folders[1])
+    whole, killed = (torch.load(f / "checkpoints" / name, weights_only=True)["net"] for f in folders)
+    assert all(torch.equal(whole[key], killed[key]) for key in whole)
+
+
+SCRIPTS = sorted(path.name for pattern in ("train_*.py", "certify_*.py") for path in ROOT.glob(pattern))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_explains_itself(script, capsys, tmp_path):
+    assert run_here(script, "--help", folder=tmp_path) == 0
+    text = capsys.readouterr().out
+    assert f"python3 {script}" in text and "default: " in text and "--batch_size" in text
+
+
+CERTIFY = ["--checkpoint", "net.pth"]
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "named"),
+    [
+        ("train_mnist_band.py", ["--band_size", 29], "--band_size 29: expected a whole number from 1 to 28"),
+        ("train_mnist_row.py", ["--band_size", 0], "--band_size 0:"),
+        ("train_mnist_block.py", ["--block_size", 40], "--block_size 40:"),
+        ("train_mnist_multi_band.py", ["--keep", 15], "--keep 15: expected a whole number from 1 to 14"),
+        ("train_mnist_band.py", ["--lr", -0.1], "--lr: -0.1: expected a number above 0"),
+        ("train_mnist_band.py", ["--lr", "nan"], "--lr: nan:"),
+        ("train_mnist_band.py", ["--end_epoch", -1], "--end_epoch: -1:"),
+        ("train_mnist_band.py", ["--batch_size", 0], "--batch_size: 0:"),
+        ("train_mnist_band.py", ["--dataset", "svhn"], "--dataset: invalid choice: 'svhn'"),
+        ("train_mnist_band.py", ["--device", "cuda:9"], "--device: cuda:9:"),
+        ("train_mnist_band.py", ["--data", "nowhere"], "--data nowhere: MNIST is neither in nowhere/MNIST/raw"),
+        ("train_mnist_band.py", ["--resume", FIRST, "--end_epoch", 1], "expected a checkpoint before --end_epoch 1"),
+        ("train_mnist_band.py", ["--resume", "none.pth"], "--resume none.pth: no such checkpoint"),
+        ("train_mnist_band.py", ["--band_sise", 4], "unrecognized arguments: --band_sise"),
+        ("certify_mnist_band.py", [], "--checkpoint"),
+        ("certify_mnist_band.py", ["--checkpoint", "none.pth"], FIRST),
+        ("certify_mnist_band.py", [*CERTIFY, "--threshold", 1.5], "--threshold/--threshhold: 1.5: expected a number"),
+        ("certify_mnist_band.py", [*CERTIFY, "--threshold", -0.1], "-0.1: expected a number from 0 to 1"),
+        ("certify_mnist_band.py", [*CERTIFY, "--size_to_certify", 0], "0: expected sizes of at least 1"),
+        ("certify_mnist_band.py", [*CERTIFY, "--size_to_certify", 29], "--size_to_certify 29: expected a whole number"),
+        ("certify_mnist_band.py", [*CERTIFY, "--certificate", "best"], "best: expected margin, exact"),
+        ("certify_mnist_band.py", [*CERTIFY, "--output", "no/run.json"], "--output: no/run.json: cannot be written"),
+        ("certify_mnist_band.py", [*CERTIFY, "--output", "."], "--output: .: is a folder"),
+        ("certify_mnist_band.py", [*CERTIFY, "--test", "--all"], "not allowed with"),
+        ("certify_mnist_band.py", [*CERTIFY, "--split_file", "none"], "--split_file none:"),
+        ("certify_mnist_band.py", ["--checkpoint", "other.pth"], "tensor 0.weight is (64, 6, 4, 4) in the file and"),
+        ("certify_mnist_band_randomized.py", [*CERTIFY, "--alpha", 1], "--alpha: 1: expected a number between"),
+        ("certify_mnist_band_randomized.py", [*CERTIFY, "--predsamples", 0], "--predsamples: 0:"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_clear_line(trained, script, arguments, named, capsys):
+    other = save_random_network(trained).state_dict()
+    checkpoint.save({"net": other | {"0.weight": torch.zeros(64, 6, 4, 4)}}, trained / "checkpoints" / "other.pth")
+    assert run_here(script, *arguments, folder=trained) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and message.startswith(f"{script}: error: ") and named in message

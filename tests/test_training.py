@@ -1,0 +1,126 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from patchcert import checkpoint, training
+from patchcert.ablation import Band, Block
+from patchcert.datasets import Dataset, random_crop, random_flip
+
+DATA = Dataset(
+    torch.randint(0, 256, (50, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8),
+    torch.arange(50) % 10,
+    torch.arange(50),
+)
+RECIPE = training.Recipe(
+    lr=0.05, regularization=5e-4, end_epoch=3, batch_size=16, seed=7, augmentations=(random_crop, random_flip)
+)
+
+
+def network():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+
+
+def train(path, recipe=RECIPE, net=None, resumed=None):
+    return training.train(net or network(), Band(8, 8, 3), DATA, DATA, recipe, path, resumed)
+
+
+def same(first, second):
+    return all(torch.equal(first["net"][key], second["net"][key]) for key in first["net"])
+
+
+def test_an_interrupted_run_comes_to_the_same_result(tmp_path, monkeypatch):
+    whole = train(tmp_path / "whole" / "net.pth")
+    epoch_of, stopped = training.train_epoch, tmp_path / "stopped" / "net.pth"
+
+    def stop_in_epoch_2(*arguments):
+        if arguments[-1] == 2:
+            raise KeyboardInterrupt
+        return epoch_of(*arguments)
+
+    monkeypatch.setattr(training, "train_epoch", stop_in_epoch_2)
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped)
+    assert not stopped.exists()
+    monkeypatch.setattr(training, "train_epoch", epoch_of)
+    assert same(train(stopped), whole) and stopped.exists()
+    rows = [json.loads(line) for line in stopped.with_suffix(".jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
+    assert not list(stopped.parent.glob("*.partial"))
+
+
+def test_what_another_run_left_is_not_taken_up(tmp_path):
+    path = tmp_path / "net.pth"
+    other = train(path, replace(RECIPE, seed=8))
+    path.rename(tmp_path / "net.pth.partial")
+    assert not same(train(path), other)
+
+
+def test_a_resumed_run_goes_on_where_it_was(tmp_path):
+    whole = train(tmp_path / "whole.pth")
+    first = train(tmp_path / "first.pth", replace(RECIPE, end_epoch=1))
+    net = network()
+    resumed = checkpoint.load_network("resume", tmp_path / "first.pth", net)
+    assert first["epoch"] == 1
+    assert same(train(tmp_path / "second.pth", net=net, resumed=resumed), whole)
+    rows = [json.loads(line) for line in (tmp_path / "second.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [2, 3]
+
+
+def test_a_resumed_run_takes_its_own_learning_rate(tmp_path):
+    train(tmp_path / "first.pth", replace(RECIPE, end_epoch=1))
+    net = network()
+    resumed = checkpoint.load_network("resume", tmp_path / "first.pth", net)
+    state = train(tmp_path / "second.pth", replace(RECIPE, lr=0.001), net, resumed)
+    assert state["optimizer"]["param_groups"][0]["lr"] == 0.001
+
+
+def test_checkpoints_of_the_papers_scripts_resume(tmp_path):
+    """They hold net, acc and epoch alone."""
+    net = network()
+    checkpoint.save({"net": net.state_dict(), "acc": 10.0, "epoch": 1}, tmp_path / "paper.pth")
+    resumed = checkpoint.load_network("resume", tmp_path / "paper.pth", net)
+    assert train(tmp_path / "mine.pth", net=net, resumed=resumed)["epoch"] == 3
+
+
+def test_one_step_is_sgd_with_momentum_and_weight_decay(tmp_path):
+    """Two epochs of one batch, against the update written out."""
+    recipe = training.Recipe(lr=0.1, regularization=0.01, end_epoch=1, batch_size=50, seed=0)
+    net, by_hand = network(), network()
+    training.train(net, None, encoded := double_channels(DATA), encoded, recipe, tmp_path / "net.pth")
+    momentum = [torch.zeros_like(p) for p in by_hand.parameters()]
+    for _ in range(2):
+        loss = nn.functional.cross_entropy(by_hand(encoded.images / 255), encoded.labels)
+        for p, v, g in zip(
+            by_hand.parameters(), momentum, torch.autograd.grad(loss, by_hand.parameters()), strict=True
+        ):
+            v.mul_(0.9).add_(g + 0.01 * p.detach())
+            p.data -= 0.1 * v
+    for p, q in zip(net.parameters(), by_hand.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-6)
+
+
+def double_channels(data):
+    return replace(data, images=data.images.repeat(1, 2, 1, 1))
+
+
+def test_a_batch_shows_one_ablation_and_all_of_them_come_up():
+    ablation, generator = Block(6, 6, 2), torch.Generator().manual_seed(0)
+    images = torch.rand(3, 1, 6, 6)
+    seen = set()
+    for _ in range(400):
+        inputs = training.ablated(images, ablation, generator)
+        visible = inputs.sum(dim=1) > 0
+        assert (visible == visible[0]).all()
+        seen.add((ablation.masks() == visible[0]).flatten(1).all(1).nonzero().item())
+    assert len(seen) == 36
+
+
+def test_the_log_says_what_happened(tmp_path):
+    train(tmp_path / "net.pth")
+    rows = [json.loads(line) for line in (tmp_path / "net.jsonl").read_text().splitlines()]
+    assert set(rows[0]) == {"epoch", "loss", "train_accuracy", "test_accuracy", "lr", "seconds"}
+    assert rows[-1]["loss"] < rows[0]["loss"] * 1.2 and 0 <= rows[-1]["test_accuracy"] <= 1
