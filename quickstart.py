@@ -22,11 +22,9 @@ def main() -> None:
     ablation = Band(28, 28, 4)
     checkpoint = cli.train(options, ablation, mnist_network, "digits_one_band", "band_4")
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    certify = cli.certification_parser(__doc__, ("digits",)).parse_args(
-        ["--checkpoint", str(checkpoint), "--all", "--size_to_certify", "1-8", "--certificate", "margin,exact"]
-        + ["--output", str(options.output)]
-    )
-    cli.certify(certify, ablation, mnist_network(), [ThresholdVote(0.2)])
+    command = f"--checkpoint {checkpoint} --all --size_to_certify 1-8 --output {options.output}"
+    certify_options = cli.certification_parser(__doc__, ("digits",)).parse_args(command.split())
+    cli.certify(certify_options, ablation, mnist_network(), [ThresholdVote(0.2)])
     print(f"written to {options.output}")
 
 

@@ -152,8 +152,8 @@ def test_randomized_certificates_depend_on_the_seed_alone(trained):
     rows = []
     for seed in (3, 3, 4):
         succeed(
-            "certify_mnist_band_randomized.py", "--checkpoint", "net.pth", "--all", "--attack_size", "1,2", "--seed", seed,
-            "--predsamples", 50, "--boundsamples", 500, "--per_image", "random.csv", folder=trained,
+            "certify_mnist_band_randomized.py", "--checkpoint", "net.pth", "--all", "--attack_size", "1,2",
+            "--seed", seed, "--predsamples", 50, "--boundsamples", 500, "--per_image", "random.csv", folder=trained,
         )  # fmt: skip
         rows.append((trained / "random.csv").read_text())
     assert rows[0] == rows[1] != rows[2]

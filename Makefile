@@ -1,0 +1,25 @@
+# Two commands for a fresh machine: `make quickstart` and `make test`. Both build .venv first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test clean
+
+quickstart: .venv/runtime
+	$(BIN)/python quickstart.py
+
+test: .venv/development
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+.venv/runtime: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/development: .venv/runtime requirements-dev.txt
+	$(BIN)/pip install --quiet -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf .venv results

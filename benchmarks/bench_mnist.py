@@ -1,0 +1,121 @@
+"""Measure what must not get slower on MNIST: certifying, training, memory.
+
+    python3 benchmarks/bench_mnist.py --output results/bench_mnist.json
+
+Certifying is timed against the plain loop that masks a batch of 100 once per position and runs the network;
+training against forward and backward passes alone on a batch that lies ready. Both sides run in turn in this
+process; ratios are of medians. Peak memory is that of a fresh process. Pictures are random: their content does not
+change the work.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from patchcert import certificate, results, training  # noqa: E402
+from patchcert.ablation import Ablation, Band, Patch, encode  # noqa: E402
+from patchcert.datasets import Dataset  # noqa: E402
+from patchcert.networks import mnist_network  # noqa: E402
+from patchcert.voting import ThresholdVote  # noqa: E402
+
+BAND = Band(28, 28, 4)
+QUESTION = certificate.Question(Patch(5, 5), ThresholdVote(0.2), "margin")
+
+
+def random_pictures(count: int) -> Dataset:
+    images = torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8)
+    return Dataset(images, torch.randint(0, 10, (count,)), torch.arange(count))
+
+
+def certify(network: nn.Module, data: Dataset, ablation: Ablation = BAND) -> list[certificate.Verdicts]:
+    return certificate.certify(network, data, certificate.Certifier(ablation, [QUESTION]), batch_size=128)
+
+
+@torch.inference_mode()
+def plain_loop(network: nn.Module, data: Dataset) -> torch.Tensor:
+    """(N, K) votes: one masked batch for each position."""
+    counts = torch.zeros(len(data), 10, dtype=torch.int64)
+    masks = BAND.masks()
+    for first in range(0, len(data), 100):
+        encoded = encode(data.images[first : first + 100] / 255)
+        for mask in masks:
+            counts[first : first + 100] += network(encoded * mask).softmax(dim=1) >= 0.2
+    return counts
+
+
+def bare_passes(network: nn.Module, steps: int) -> None:
+    inputs, labels = torch.rand(128, 2, 28, 28), torch.randint(0, 10, (128,))
+    for _ in range(steps):
+        network.zero_grad()
+        nn.functional.cross_entropy(network(inputs), labels).backward()
+
+
+def one_epoch(network: nn.Module, data: Dataset) -> None:
+    recipe = training.Recipe(lr=0.01, regularization=0.0005, end_epoch=0, batch_size=128, seed=0)
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=0.0005, fused=True)
+    training.train_epoch(network, optimizer, BAND, data, recipe, epoch=0)
+
+
+def compare(ours: Callable[[], object], plain: Callable[[], object], repetitions: int) -> dict:
+    """Median seconds of both, run in turn, and how many times as fast ours is."""
+    seconds = {ours: [], plain: []}
+    for _ in range(repetitions + 1):
+        for task in (ours, plain):
+            started = time.perf_counter()
+            task()
+            seconds[task].append(time.perf_counter() - started)
+    mine, theirs = (median(seconds[task][1:]) for task in (ours, plain))
+    return {"seconds": mine, "plain_seconds": theirs, "ratio": theirs / mine}
+
+
+def peak_megabytes(ablation: str) -> float:
+    """Peak memory of a fresh process that certifies 2 images under `ablation`, a Python expression."""
+    certify_two = f"b.certify(b.mnist_network(), b.random_pictures(2), {ablation}); b.print_peak()"
+    code = f"import bench_mnist as b; from patchcert.ablation import *; {certify_two}"
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    return float(run.stdout)
+
+
+def print_peak() -> None:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1000, help="images to certify (default: 1000)")
+    parser.add_argument("--repetitions", type=int, default=5, help="timed runs of each side (default: 5)")
+    parser.add_argument("--output", type=Path, help="write the numbers here as JSON")
+    options = parser.parse_args()
+    network, data, training_data = mnist_network().eval(), random_pictures(options.images), random_pictures(6400)
+    measured = {
+        "certify band 4": compare(
+            lambda: certify(network, data), lambda: plain_loop(network, data), options.repetitions
+        ),
+        "train 6,400 images": compare(
+            lambda: one_epoch(network, training_data), lambda: bare_passes(network, 50), options.repetitions
+        ),
+    }
+    for name, row in measured.items():
+        print(f"{name:20s} {row['seconds']:7.2f} s   plain {row['plain_seconds']:7.2f} s   ratio {row['ratio']:.2f}")
+    memory = {name: peak_megabytes(name) for name in ("Band(28, 28, 4)", "MultiBlock(28, 28, 4, 4)")}
+    for name, megabytes in memory.items():
+        print(f"peak memory certifying {name:26s} {megabytes:7.0f} MB")
+    if options.output:
+        content = measured | {"peak_megabytes": memory, "environment": results.environment()}
+        results.write_json(content, options.output)
+
+
+if __name__ == "__main__":
+    main()
