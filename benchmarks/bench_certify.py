@@ -1,7 +1,7 @@
 """Time the ways to evaluate a base classifier on all ablated copies of a batch of images.
 
-    python -m benchmarks.bench_certify --case mnist_band_4
-    python -m benchmarks.bench_certify --case cifar_band_4 --amp --output cifar_band_4.json
+    python3 benchmarks/bench_certify.py --case mnist_band_4
+    python3 benchmarks/bench_certify.py --case cifar_band_4 --amp --output cifar_band_4.json
 
 The weights are random, which costs the same as trained ones. All ways run in one process on the same weights and
 images, in turn, several times; the table shows medians, and medians of the ratios within a repetition.
@@ -17,17 +17,21 @@ import copy
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-from patchcert.ablation import Ablation, Band, Block, encode
-from patchcert.networks import mnist_network
-from patchcert.windowed import WindowedNetwork
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from patchcert.ablation import Ablation, Band, Block, encode  # noqa: E402
+from patchcert.networks import mnist_network  # noqa: E402
+from patchcert.windowed import WindowedNetwork  # noqa: E402
 
 
 @dataclass

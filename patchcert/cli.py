@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from patchcert import certificate, checkpoint, datasets, results, training
+from patchcert import certificate, checkpoint, datasets, results, training, voting
 from patchcert.ablation import Ablation, Patch
 from patchcert.errors import UsageError
-from patchcert.voting import VoteRule
+from patchcert.voting import Engine, VoteRule
 
 MNIST_LIKE = ("mnist", "fashion-mnist", "digits")
 
@@ -194,6 +194,12 @@ def _evaluation_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
     part.add_argument("--test", action="store_true", help="the test half instead of the validation half")
     part.add_argument("--all", action="store_true", help="both halves, in the data set's own order")
     parser.add_argument("--split_file", type=Path, metavar="FILE", help="another split: saved index tensor or text")
+    parser.add_argument(
+        "--engine",
+        choices=("windowed", "dense"),
+        default="windowed",
+        help="windowed computes only what differs from the empty image; dense runs the whole network on every copy",
+    )
     parser.add_argument("--output", type=output_file, metavar="FILE.json", help="write the results here")
     parser.add_argument("--per_image", type=output_file, metavar="FILE.csv", help="write one row per image here")
     _shared_options(parser, data_sets, batch_size=128)
@@ -263,8 +269,9 @@ def certify(options: argparse.Namespace, ablation: Ablation, network: nn.Module,
     ]
     certifier = certificate.Certifier(ablation.to(options.device), questions)
     dataset = _prepare(options, network)
+    engine = _engine(options, network, ablation, dataset)
     started = time.perf_counter()
-    verdicts = certificate.certify(network, dataset, certifier, options.batch_size)
+    verdicts = certificate.certify(engine, dataset, certifier, options.batch_size)
     seconds = time.perf_counter() - started
     _report(options, dataset, [question.as_json() for question in questions], verdicts, seconds)
 
@@ -273,8 +280,9 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
     """Certify by random samples as the options of `randomized_parser` say."""
     most_touched = {patch: ablation.to(options.device).most_touched(patch) for patch in options.attack_size}
     dataset = _prepare(options, network)
+    engine = _engine(options, network, ablation, dataset)
     started = time.perf_counter()
-    votes = certificate.top_one_votes(network, dataset, ablation, options.batch_size)
+    votes = certificate.top_one_votes(engine, dataset, ablation, options.batch_size)
     verdicts = [
         certificate.randomized_verdicts(
             votes, most, options.alpha, options.predsamples, options.boundsamples, np.random.default_rng(options.seed)
@@ -283,6 +291,10 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
     ]
     seconds = time.perf_counter() - started
     _report(options, dataset, [{"attack_size": patch.size} for patch in most_touched], verdicts, seconds)
+
+
+def _engine(options: argparse.Namespace, network: nn.Module, ablation: Ablation, dataset: datasets.Dataset) -> Engine:
+    return voting.engine(options.engine, network, ablation, 2 * dataset.images.shape[1])
 
 
 def _prepare(options: argparse.Namespace, network: nn.Module) -> datasets.Dataset:

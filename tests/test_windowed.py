@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from patchcert import voting
 from patchcert.ablation import Ablation, Band, Block, MultiBand, MultiBlock, Row, encode
 from patchcert.errors import UsageError
 from patchcert.windowed import WindowedNetwork
@@ -224,6 +225,17 @@ def test_drawn_networks(layers, height, width, size, which, seed):
         return  # some layer's kernel is larger than its map
     ablation = five_ablations(height, width, size)[which]
     assert difference(network, ablation, 2, torch.float64, most=20) < TOLERANCE[torch.float64]
+
+
+def test_both_engines_give_the_same_probabilities():
+    network, ablation = settled(mnist_network(), (2, 28, 28)), Band(28, 28, 4)
+    images = torch.rand(5, 1, 28, 28)
+    dense, windowed = (
+        voting.softmax_over(voting.engine(name, network, ablation, 2), images, ablation, batch_size=10)
+        for name in ("dense", "windowed")
+    )
+    assert dense.shape == (5, 28, 10)
+    assert torch.allclose(dense, windowed, rtol=0, atol=1e-6)
 
 
 def test_network_is_left_as_it_was():

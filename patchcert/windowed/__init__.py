@@ -51,7 +51,7 @@ class WindowedNetwork:
     @torch.inference_mode()
     def __init__(self, network: nn.Module, ablation: Ablation, channels: int):
         self.ablation = ablation
-        first = windows_of(ablation.masks(torch.tensor([0]))[0])[0]
+        first = windows_of(self._shown(0))[0]
         self.turned = first.bottom - first.top > first.right - first.left  # whole rows lie together in memory
         parameter = next(network.parameters())
         self.dtype = parameter.dtype
@@ -76,10 +76,9 @@ class WindowedNetwork:
         turned = images.transpose(2, 3) if self.turned else images
         return turned.contiguous(memory_format=torch.channels_last)
 
-    def _mask(self, index: int) -> Tensor:
-        """(rows, columns) bool: what the ablation shows."""
-        mask = self.ablation.masks(torch.tensor([index]))[0]
-        return mask.T if self.turned else mask
+    def _shown(self, index: int) -> Tensor:
+        """(H, W) bool: the ablation's mask."""
+        return self.ablation.masks(torch.tensor([index], device=self.ablation.cells.device))[0]
 
     def _translated(self, network: nn.Module, empty: Tensor) -> dict[int, Step]:
         """The steps that the network's output depends on, in order."""
@@ -110,7 +109,8 @@ class WindowedNetwork:
         """The plan for the ablation `index`, kept if there is room."""
         if index in self.plans:
             return self.plans[index]
-        plan = self._planned(windows_of(self._mask(index)))
+        shown = self._shown(index).T if self.turned else self._shown(index)
+        plan = self._planned(windows_of(shown))
         if self.kept_bytes + plan.bytes <= KEPT_BYTES:
             self.plans[index] = plan
             self.kept_bytes += plan.bytes
