@@ -22,7 +22,7 @@ from patchcert.certificate import Certifier, Question, Verdicts, predict
 from patchcert.datasets import Dataset
 from patchcert.errors import BrokenCertificateError
 from patchcert.results import progress_bar
-from patchcert.voting import TopOneVote, VoteRule, softmax_over
+from patchcert.voting import DenseNetwork, TopOneVote, VoteRule, softmax_over
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Log-probabilities (R, A, K), votes (R, A, K) and labels (R,) to what the attack on each image raises, (R,)."""
@@ -64,8 +64,9 @@ class Classifier:
         Args:
             batch_size: ablated copies per call of the network, unless one image alone has more.
         """
+        engine = DenseNetwork(self.network, self.ablation)
         for part in images.split(max(1, batch_size // self.ablation.count)):
-            yield softmax_over(self.network, part, self.ablation, batch_size)
+            yield softmax_over(engine, part, self.ablation, batch_size)
 
     def predict(self, images: Tensor, batch_size: int) -> Tensor:
         """(N,) int64: the hard decisions, from all copies."""

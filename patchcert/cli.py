@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from patchcert import attack, certificate, checkpoint, datasets, distributed, report, results, training
+from patchcert import attack, certificate, checkpoint, datasets, distributed, report, results, training, voting
 from patchcert.ablation import Ablation, Patch
 from patchcert.errors import BrokenCertificateError, UsageError, require_within
-from patchcert.voting import VoteRule
+from patchcert.voting import Engine, VoteRule
 
 MNIST_LIKE = ("mnist", "fashion-mnist", "digits")
 CIFAR_LIKE = ("cifar10", "folder")
@@ -268,6 +268,7 @@ def certification_parser(description: str, data_sets: tuple[str, ...], size_to_c
         "--size_to_certify", type=patches, default=str(size_to_certify), help="patch sizes: 5, 1-10, 2,5 or 2x8"
     )
     parser.add_argument("--certificate", type=certificates, default="margin", help="margin, exact or margin,exact")
+    _add_engine(parser)
     return parser
 
 
@@ -278,7 +279,17 @@ def randomized_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
     parser.add_argument("--alpha", type=level, default=0.05, help="chance that a certificate may be wrong")
     parser.add_argument("--predsamples", type=positive_int, default=1000, help="samples that pick the class")
     parser.add_argument("--boundsamples", type=positive_int, default=10_000, help="samples that bound its share")
+    _add_engine(parser)
     return parser
+
+
+def _add_engine(parser: Parser) -> None:
+    parser.add_argument(
+        "--engine",
+        choices=("windowed", "dense"),
+        default="windowed",
+        help="windowed computes only what differs from the empty image; dense runs the whole network on every copy",
+    )
 
 
 def _evaluation_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
@@ -434,9 +445,10 @@ def certify(options: argparse.Namespace, ablation: Ablation, network: nn.Module,
     ]
     certifier = certificate.Certifier(ablation.to(options.device), questions)
     dataset, network = _prepare(options, network)
+    engine = _engine(options, network, ablation, dataset)
     started = time.perf_counter()
     with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-        verdicts = certificate.certify(network, dataset, certifier, options.batch_size)
+        verdicts = certificate.certify(engine, dataset, certifier, options.batch_size)
     seconds = time.perf_counter() - started
     _report(options, dataset, [question.as_json() for question in questions], verdicts, seconds)
 
@@ -446,9 +458,10 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
     _set_up(options)
     most_touched = {patch: ablation.to(options.device).most_touched(patch) for patch in options.attack_size}
     dataset, network = _prepare(options, network)
+    engine = _engine(options, network, ablation, dataset)
     started = time.perf_counter()
     with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-        votes = certificate.top_one_votes(network, dataset, ablation, options.batch_size)
+        votes = certificate.top_one_votes(engine, dataset, ablation, options.batch_size)
     verdicts = [
         certificate.randomized_verdicts(
             votes, most, options.alpha, options.predsamples, options.boundsamples, np.random.default_rng(options.seed)
@@ -457,6 +470,12 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
     ]
     seconds = time.perf_counter() - started
     _report(options, dataset, [{"attack_size": patch.size} for patch in most_touched], verdicts, seconds)
+
+
+def _engine(options: argparse.Namespace, network: nn.Module, ablation: Ablation, dataset: datasets.Images) -> Engine:
+    if options.compile and options.engine != "dense":
+        raise UsageError("engine", options.engine, "torch.compile needs the whole network: give --engine dense too")
+    return voting.engine(options.engine, network, ablation, 2 * dataset.channels)
 
 
 def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifier: attack.Classifier) -> None:

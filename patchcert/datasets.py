@@ -48,6 +48,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def channels(self) -> int:
+        return self.images.shape[1]
+
     def take(self, chosen: Tensor | slice) -> "Dataset":
         return Dataset(self.images[chosen], self.labels[chosen], self.indices[chosen])
 
@@ -83,6 +87,8 @@ class PictureFolder:
     Raises:
         UsageError: the folder is not laid out so.
     """
+
+    channels = 3
 
     def __init__(
         self, option: str, root: Path, image_size: int, normalise: Callable[[Tensor], Tensor] = lambda images: images
