@@ -28,6 +28,7 @@ from patchcert.ablation import Ablation, Band, Patch, encode  # noqa: E402
 from patchcert.datasets import Dataset  # noqa: E402
 from patchcert.networks import mnist_network  # noqa: E402
 from patchcert.voting import ThresholdVote  # noqa: E402
+from patchcert.windowed import WindowedNetwork  # noqa: E402
 
 BAND = Band(28, 28, 4)
 QUESTION = certificate.Question(Patch(5, 5), ThresholdVote(0.2), "margin")
@@ -39,7 +40,8 @@ def random_pictures(count: int) -> Dataset:
 
 
 def certify(network: nn.Module, data: Dataset, ablation: Ablation = BAND) -> list[certificate.Verdicts]:
-    return certificate.certify(network, data, certificate.Certifier(ablation, [QUESTION]), batch_size=128)
+    engine = WindowedNetwork(network, ablation, channels=2)
+    return certificate.certify(engine, data, certificate.Certifier(ablation, [QUESTION]), batch_size=128)
 
 
 @torch.inference_mode()

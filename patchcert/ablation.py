@@ -150,6 +150,18 @@ class Block(Ablation):
         return (rows[:, :, None] & columns[:, None, :]).flatten(1)
 
 
+class Whole(Ablation):
+    """One copy that shows everything: no ablation, as one of its kind."""
+
+    def __init__(self, height: int, width: int):
+        self.height, self.width = height, width
+        self.count = self.cell_count = 1
+        self.cells = torch.zeros(height, width, dtype=torch.int64)
+
+    def cells_shown(self, indices: Tensor) -> Tensor:
+        return torch.ones(len(indices), 1, dtype=torch.bool, device=indices.device)
+
+
 class _Combinations(Ablation):
     """Every choice of `keep` cells: C(cells, keep) ablations."""
 

@@ -11,12 +11,13 @@ from itertools import product
 import numpy as np
 import torch
 from scipy.special import betaincinv
-from torch import Tensor, nn
+from torch import Tensor
 
+from patchcert import distributed
 from patchcert.ablation import Ablation, Patch
-from patchcert.datasets import Dataset
+from patchcert.datasets import Images
 from patchcert.results import progress_bar
-from patchcert.voting import TopOneVote, VoteRule, softmax_chunks, softmax_over
+from patchcert.voting import Engine, TopOneVote, VoteRule, softmax_chunks, softmax_over
 
 
 def predict(counts: Tensor) -> Tensor:
@@ -103,6 +104,10 @@ class Verdicts:
     def concatenate(cls, parts: Sequence["Verdicts"]) -> "Verdicts":
         return cls(*(torch.cat(tensors) for tensors in zip(*(vars(part).values() for part in parts), strict=True)))
 
+    def merged(self, count: int) -> "Verdicts":
+        """The verdicts on all `count` images, of which these are on this process's share."""
+        return Verdicts(*(distributed.merge(tensor, count) for tensor in vars(self).values()))
+
 
 def randomized_verdicts(
     votes: Tensor, most_touched: int, alpha: float, predsamples: int, boundsamples: int, generator: np.random.Generator
@@ -126,15 +131,14 @@ def randomized_verdicts(
     return Verdicts.from_counts(torch.from_numpy(counts).to(votes.device), certified.to(votes.device))
 
 
-def top_one_votes(network: nn.Module, dataset: Dataset, ablation: Ablation, batch_size: int) -> Tensor:
+def top_one_votes(engine: Engine, dataset: Images, ablation: Ablation, batch_size: int) -> Tensor:
     """(N, A, K) bool: the vote of every ablated copy of every image, with a progress bar."""
-    network.eval()
     votes = []
     with progress_bar(len(dataset), "voting") as bar:
-        for images, _ in dataset.batches(batch_size):
-            votes.append(TopOneVote()(softmax_over(network, images, ablation, batch_size)))
-            bar.update(len(images))
-    return torch.cat(votes)
+        for images, _ in dataset.take(distributed.share()).batches(batch_size):
+            votes.append(TopOneVote()(softmax_over(engine, images, ablation, batch_size)))
+            bar.update(len(images) * distributed.world())
+    return distributed.merge(torch.cat(votes), len(dataset))
 
 
 class Certifier:
@@ -176,22 +180,23 @@ class Certifier:
         return Verdicts.from_counts(of_rule, certified)
 
 
-def certify(network: nn.Module, dataset: Dataset, certifier: Certifier, batch_size: int) -> list[Verdicts]:
+def certify(engine: Engine, dataset: Images, certifier: Certifier, batch_size: int) -> list[Verdicts]:
     """One `Verdicts` per question of `certifier` for all images of `dataset`, with a progress bar.
 
+    With several processes each looks at its share of the images, and all of them return the verdicts on all.
+
     Args:
-        network: base classifier, on the data set's device.
-        batch_size: ablated copies per call of the network.
+        engine: base classifier, on the data set's device.
+        batch_size: ablated copies per call of the engine.
     """
-    network.eval()
     parts, seen, correct, certified = [], 0, 0, 0
     with progress_bar(len(dataset), "certifying") as bar:
-        for images, labels in dataset.batches(batch_size):
-            parts.append(certifier(softmax_chunks(network, images, certifier.ablation, batch_size)))
+        for images, labels in dataset.take(distributed.share()).batches(batch_size):
+            parts.append(certifier(softmax_chunks(engine, images, certifier.ablation, batch_size)))
             right = parts[-1][0].predicted == labels
             seen += len(labels)
             correct += int(right.sum())
             certified += int((right & parts[-1][0].certified).sum())
-            bar.update(len(labels))
+            bar.update(len(labels) * distributed.world())
             bar.set_postfix(clean=f"{correct / seen:.2%}", certified=f"{certified / seen:.2%}")
-    return [Verdicts.concatenate(answers) for answers in zip(*parts, strict=True)]
+    return [Verdicts.concatenate(answers).merged(len(dataset)) for answers in zip(*parts, strict=True)]

@@ -100,9 +100,12 @@ def load_network(option: str, path: Path, network: nn.Module, entry: str = "net"
 
 
 def _first_difference(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
+    last = next((key for key in reversed(wanted) if key.endswith("weight")), None)
     for key, tensor in wanted.items():
         if key not in found:
             return f"it has no tensor {key}, here {tuple(tensor.shape)}"
+        if key == last and found[key].shape[1:] == tensor.shape[1:] and len(found[key]) != len(tensor):
+            return f"it tells {len(found[key])} classes apart, the data set has {len(tensor)}"
         if found[key].shape != tensor.shape:
             return f"tensor {key} is {tuple(found[key].shape)} in the file and {tuple(tensor.shape)} here"
     extra = next((key for key in found if key not in wanted), None)

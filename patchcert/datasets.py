@@ -1,18 +1,29 @@
-"""Images and labels on the device, splits, augmentation."""
+"""Images and labels on the device or streamed from a disk, splits, augmentation."""
 
 import contextlib
+import copy
 import io
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torchvision
 from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.datasets import CIFAR10, ImageFolder
+from torchvision.datasets.folder import default_loader
+from torchvision.transforms.v2 import functional as transforms
 
+from patchcert import distributed
 from patchcert.errors import UsageError
+from patchcert.results import progress_bar
+
+DECODED_AT_ONCE = 500
+"""Pictures that a worker process hands over together."""
 
 SHIPPED_SPLIT = Path(__file__).parent / "splits" / "permutation_10000.txt"
 
@@ -37,6 +48,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def channels(self) -> int:
+        return self.images.shape[1]
+
     def take(self, chosen: Tensor | slice) -> "Dataset":
         return Dataset(self.images[chosen], self.labels[chosen], self.indices[chosen])
 
@@ -51,13 +66,134 @@ class Dataset:
     def shuffled_batches(
         self, batch_size: int, generator: torch.Generator, augmentations: tuple[Augmentation, ...] = ()
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield float images (B, C, H, W) in [0, 1], augmented, and labels (B,), in random order."""
-        order = torch.randperm(len(self), generator=generator, device=self.labels.device)
-        for chosen in order.split(batch_size):
-            images = self.images[chosen] / 255
-            for augment in augmentations:
-                images = augment(images, generator)
-            yield images, self.labels[chosen]
+        """Yield float images (B, C, H, W) in [0, 1], augmented, and labels (B,), in random order.
+
+        With several processes each yields its share of every batch of `batch_size`.
+        """
+        for chosen in _shares_of_shuffled(len(self), batch_size, generator):
+            yield _augmented(self.images[chosen] / 255, generator, augmentations), self.labels[chosen]
+
+
+class PictureFolder:
+    """Pictures in one folder per class, decoded by worker processes each time that batches of them are asked for.
+
+    Has the interface of `Dataset`, but holds file names instead of images.
+
+    Args:
+        option: the option that named the folder.
+        image_size: height and width to which pictures are resized, pixels.
+        normalise: applied to float images (N, 3, H, W) in [0, 1].
+
+    Raises:
+        UsageError: the folder is not laid out so.
+    """
+
+    channels = 3
+
+    def __init__(
+        self, option: str, root: Path, image_size: int, normalise: Callable[[Tensor], Tensor] = lambda images: images
+    ):
+        class_names(option, root)
+        try:
+            files = ImageFolder(root)
+        except FileNotFoundError as error:
+            raise UsageError(option, root, f"expected pictures in each class's folder: {error}") from error
+        self.option, self.image_size, self.normalise = option, image_size, normalise
+        self.paths = [path for path, _ in files.samples]
+        self.indices = torch.arange(len(files))
+        self.labels = torch.tensor(files.targets)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, chosen: Tensor | slice) -> "PictureFolder":
+        taken = copy.copy(self)
+        taken.indices, taken.labels = self.indices[chosen], self.labels[chosen]
+        return taken
+
+    def to(self, device: torch.device | str) -> "PictureFolder":
+        moved = copy.copy(self)
+        moved.labels = self.labels.to(device)
+        return moved
+
+    def decoded(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield uint8 images (B, 3, H, W) for each of `batches`, places (B,) in this data set."""
+        wanted = [self.indices[batch.cpu()] for batch in batches]
+        loader = DataLoader(
+            _Decoding(self.paths, self.image_size),
+            batch_size=None,
+            sampler=wanted,
+            num_workers=min(distributed.cores(), len(wanted)),
+            pin_memory=self.labels.is_cuda,
+        )
+        for images in loader:
+            if isinstance(images, str):
+                raise UsageError(self.option, images, "a damaged picture; mend it or take it away")
+            yield images.to(self.labels.device, non_blocking=True)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield float images (B, 3, H, W), normalised, and labels (B,), in order."""
+        images = self.decoded(torch.arange(len(self)).split(batch_size))
+        for decoded, labels in zip(images, self.labels.split(batch_size), strict=True):
+            yield self.normalise(decoded / 255), labels
+
+    def shuffled_batches(
+        self, batch_size: int, generator: torch.Generator, augmentations: tuple[Augmentation, ...] = ()
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield float images (B, 3, H, W), normalised and augmented, and labels (B,), as `Dataset` does."""
+        shares = list(_shares_of_shuffled(len(self), batch_size, generator))
+        for chosen, decoded in zip(shares, self.decoded(shares), strict=True):
+            yield _augmented(self.normalise(decoded / 255), generator, augmentations), self.labels[chosen]
+
+
+@dataclass(frozen=True)
+class _Decoding(torch.utils.data.Dataset):
+    """What the worker processes do; an exception of theirs would arrive as a traceback, so they return a name."""
+
+    paths: list[str]
+    image_size: int
+
+    def __getitem__(self, places: Tensor) -> Tensor | str:
+        """(B, 3, H, W) uint8, or the path of a picture that cannot be decoded."""
+        images = []
+        for place in places.tolist():
+            try:
+                picture = transforms.pil_to_tensor(default_loader(self.paths[place]))
+            except (OSError, SyntaxError, ValueError):
+                return self.paths[place]
+            images.append(transforms.resize(picture, [self.image_size, self.image_size], antialias=True))
+        return torch.stack(images)
+
+
+def _shares_of_shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield this process's share of each batch of a random order of `count` images, the same order in all of them."""
+    order = torch.randperm(count, generator=generator, device=generator.device)
+    distributed.copy_from_first([order])
+    yield from map(distributed.equal_share, order.split(batch_size))
+
+
+def _augmented(images: Tensor, generator: torch.Generator, augmentations: tuple[Augmentation, ...]) -> Tensor:
+    for augment in augmentations:
+        images = augment(images, generator)
+    return images
+
+
+def normalise_imagenet(images: Tensor) -> Tensor:
+    """Subtract ImageNet's mean from images (N, 3, H, W) in [0, 1] and divide by its standard deviation."""
+    mean, std = images.new_tensor([0.485, 0.456, 0.406]), images.new_tensor([0.229, 0.224, 0.225])
+    return (images - mean[:, None, None]) / std[:, None, None]
+
+
+def class_names(option: str, root: Path) -> list[str]:
+    """The names of the folders in `root`, in order: the classes of an ImageFolder.
+
+    Raises:
+        UsageError: there are none.
+    """
+    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+    if not names:
+        raise UsageError(option, root, "expected a folder with one folder of pictures for each class")
+    return names
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -77,6 +213,9 @@ def random_crop(images: Tensor, generator: torch.Generator, padding: int = 4) ->
     return padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+Images = Dataset | PictureFolder
+
+
 def load(name: str, root: Path, train: bool) -> Dataset:
     """The training or the test part of the data set `name`, on the CPU.
 
@@ -85,6 +224,24 @@ def load(name: str, root: Path, train: bool) -> Dataset:
     """
     images, labels = _LOADERS[name](root, train)
     return Dataset(images, labels, torch.arange(len(labels)))
+
+
+def load_folder(root: Path, train: bool, image_size: int) -> Dataset:
+    """The pictures in `root`/train/CLASS/ or `root`/test/CLASS/, resized to `image_size` both ways, on the CPU.
+
+    Raises:
+        UsageError: the folder is not laid out so, or a picture is damaged.
+    """
+    parts = [root / "train", root / "test"]
+    if class_names("data", parts[0]) != class_names("data", parts[1]):
+        raise UsageError("data", root, "train/ and test/ have different classes, expected the same folders in both")
+    pictures = PictureFolder("data", parts[0] if train else parts[1], image_size)
+    images = []
+    with progress_bar(len(pictures), "decoding") as bar:
+        for decoded in pictures.decoded(pictures.indices.split(DECODED_AT_ONCE)):
+            images.append(decoded)
+            bar.update(len(decoded))
+    return Dataset(torch.cat(images), pictures.labels, pictures.indices)
 
 
 def _load_mnist(root: Path, train: bool) -> tuple[Tensor, Tensor]:
@@ -97,8 +254,6 @@ def _load_fashion_mnist(root: Path, train: bool) -> tuple[Tensor, Tensor]:
 
 def _load_idx(kind: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
     """MNIST or FashionMNIST: images (N, 1, 28, 28) uint8 and labels (N,)."""
-    import torchvision
-
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             data = getattr(torchvision.datasets, kind)(root, train=train, download=True)
@@ -122,7 +277,30 @@ def _load_digits(_root: Path, train: bool) -> tuple[Tensor, Tensor]:
     return images[chosen], labels[chosen]
 
 
-_LOADERS = {"mnist": _load_mnist, "fashion-mnist": _load_fashion_mnist, "digits": _load_digits}
+def _load_cifar10(root: Path, train: bool) -> tuple[Tensor, Tensor]:
+    """torchvision's files under `root`, or else pictures in cifar10/{train,test}/CLASS/, or else a download."""
+    tree = root / "cifar10"
+    if tree.is_dir() and not (root / CIFAR10.base_folder).is_dir():
+        found = len(class_names("data", tree / "test"))
+        if found != 10:
+            raise UsageError("data", root, f"expected the 10 classes of CIFAR-10 in {tree}/test, found {found}")
+        pictures = load_folder(tree, train, image_size=32)
+        return pictures.images, pictures.labels
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            data = CIFAR10(root, train=train, download=True)
+    except (RuntimeError, OSError) as error:
+        right = f"CIFAR-10 is neither in {root / CIFAR10.base_folder} nor in {tree}/{{train,test}}/CLASS nor reachable"
+        raise UsageError("data", root, right) from error
+    return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
+
+
+_LOADERS = {
+    "mnist": _load_mnist,
+    "fashion-mnist": _load_fashion_mnist,
+    "digits": _load_digits,
+    "cifar10": _load_cifar10,
+}
 
 
 def _fixed_permutation(count: int) -> Tensor:

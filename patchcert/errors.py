@@ -1,4 +1,4 @@
-"""The mistakes that a person at the shell can mend."""
+"""The mistakes that a person at the shell can mend, and the one that nobody there can."""
 
 
 class UsageError(Exception):
@@ -18,3 +18,16 @@ def require_within(option: str, value: int, low: int, high: int, what: str) -> N
     """Raise UsageError unless `value` is a whole number from `low` to `high`; `what` says why these bounds."""
     if not low <= value <= high:
         raise UsageError(option, value, f"expected a whole number from {low} to {high} ({what})")
+
+
+class BrokenCertificateError(Exception):
+    """An attack flipped an image of which a certificate says that it cannot; scripts exit with code 3.
+
+    Args:
+        number: the image's place among those attacked.
+        message: for the person at the shell.
+    """
+
+    def __init__(self, number: int, message: str = ""):
+        super().__init__(message)
+        self.number = number

@@ -7,19 +7,40 @@ import platform
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from patchcert import distributed
 from patchcert.checkpoint import write_atomically
-from patchcert.datasets import Dataset
+
+if TYPE_CHECKING:
+    from patchcert.datasets import Images
 
 COUNTED = ("correct", "certified_correct", "certified_wrong")
 
 
+class _Shares:
+    """Counts out of a `total`, printed one to a line."""
+
+    total: int
+
+    def __str__(self) -> str:
+        names = [name for name, count in vars(self).items() if name != "total" and count is not None]
+        width = max(17, *map(len, names))
+        lines = [f"{name.replace('_', ' '):{width}s}  {self.share(name)}" for name in names]
+        return "\n".join([f"{'total':{width}s}  {self.total:5d}", *lines])
+
+    def share(self, name: str) -> str:
+        """The count `name` and its share of the total."""
+        count = getattr(self, name)
+        return f"{count:5d} ({count / self.total:7.2%})"
+
+
 @dataclass(frozen=True)
-class Counts:
+class Counts(_Shares):
     """How many of `total` images are classified correctly, and how many answers are certified, right or wrong."""
 
     total: int
@@ -38,17 +59,31 @@ class Counts:
             "certified_accuracy": self.certified_correct / self.total,
         }
 
-    def __str__(self) -> str:
-        lines = [f"{name.replace('_', ' '):17s}  {self.share(name)}" for name in COUNTED]
-        return "\n".join([f"total              {self.total:5d}", *lines])
 
-    def share(self, name: str) -> str:
-        """The count `name` and its share of the total."""
-        count = getattr(self, name)
-        return f"{count:5d} ({count / self.total:7.2%})"
+@dataclass(frozen=True)
+class AttackCounts(_Shares):
+    """How many of `total` images are classified correctly, before and under attack.
+
+    The certified ones, by the margin and by the exact certificate, are None where there is no certificate.
+    """
+
+    total: int
+    correct: int
+    certified_correct: int | None
+    certified_correct_exact: int | None
+    attacked_correct: int
+
+    def as_json(self) -> dict:
+        shares = {
+            "clean_accuracy": self.correct,
+            "certified_accuracy": self.certified_correct,
+            "certified_accuracy_exact": self.certified_correct_exact,
+            "attacked_accuracy": self.attacked_correct,
+        }
+        return vars(self) | {name: None if n is None else n / self.total for name, n in shares.items()}
 
 
-def print_answers(answers: list[tuple[dict, Counts]], seconds: float) -> None:
+def print_answers(answers: list[tuple[dict, Counts | AttackCounts]], seconds: float) -> None:
     """Print (question, counts) pairs: a block of lines for one, a table for several."""
     if len(answers) == 1:
         print(answers[0][1])
@@ -60,9 +95,9 @@ def print_answers(answers: list[tuple[dict, Counts]], seconds: float) -> None:
     print(f"{answers[0][1].total} images in {seconds:.1f} s")
 
 
-def progress_bar(total: int, what: str) -> tqdm:
-    """A bar over `total` images; none where the output is not a terminal."""
-    return tqdm(total=total, desc=what, unit="image", leave=False, disable=None)
+def progress_bar(total: int, what: str, unit: str = "image") -> tqdm:
+    """A bar over `total` images or other units; none where the output is not a terminal, and one for all processes."""
+    return tqdm(total=total, desc=what, unit=unit, leave=False, disable=None if distributed.is_first() else True)
 
 
 def print_epoch(row: dict, end_epoch: int) -> None:
@@ -99,14 +134,19 @@ def print_training(path: Path, state: dict) -> None:
     print(f"{path}: {state['acc']:.2f} % of ablated test images right after epoch {state['epoch']}")
 
 
-def run_record(answers: list[tuple[dict, Counts]], seconds: float, config: dict) -> dict:
+def print_pictures(folder: Path, count: int, still_wrong: int) -> None:
+    """Print how many flipped images were saved, and on how many rounding to a PNG's 256 values undid the attack."""
+    print(f"{folder}: {count} flipped images; rounded to 8 bits, {still_wrong} of them are still classified wrongly")
+
+
+def run_record(answers: list[tuple[dict, Counts | AttackCounts]], seconds: float, config: dict) -> dict:
     """What `--output` holds: the list `results`, one entry per question; a single one also at the top level."""
     entries = [question | counts.as_json() for question, counts in answers]
     single = answers[0][1].as_json() if len(answers) == 1 else {}
     return single | {"seconds": seconds, "results": entries, "config": config, "environment": environment()}
 
 
-def image_rows(dataset: Dataset, answers: list[tuple[dict, dict[str, Tensor]]]) -> list[dict]:
+def image_rows(dataset: "Images", answers: list[tuple[dict, dict[str, Tensor]]]) -> list[dict]:
     """One row per image and question: place in the data set, label, and entry in each of the answer's (N,) tensors."""
     rows = []
     for question, columns in answers:
@@ -137,6 +177,7 @@ def environment() -> dict:
         "platform": platform.platform(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
+        "processes": distributed.world(),
         "commit": _commit(),
     }
 

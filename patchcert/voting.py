@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from patchcert.ablation import Ablation, encode
+from patchcert.windowed import WindowedNetwork
 
 
 class VoteRule(Protocol):
@@ -35,24 +36,50 @@ class TopOneVote:
         return torch.zeros_like(probabilities, dtype=torch.bool).scatter_(-1, winner, True)
 
 
+class Engine(Protocol):
+    """A base classifier that can be asked about ablated copies."""
+
+    def logits(self, images: Tensor, indices: Tensor) -> Tensor:
+        """(N, A', K): its outputs for encoded images (N, 2C, H, W) under the ablations `indices` (A',)."""
+
+
+class DenseNetwork:
+    """Masks each copy and runs the whole network on it.
+
+    Args:
+        network: base classifier, (B, 2C, H, W) to logits (B, K).
+    """
+
+    def __init__(self, network: nn.Module, ablation: Ablation):
+        self.network, self.ablation = network.eval(), ablation
+
+    @torch.inference_mode()
+    def logits(self, images: Tensor, indices: Tensor) -> Tensor:
+        visible = self.ablation.masks(indices)[None, :, None]  # (1, A', 1, H, W)
+        copies = (images[:, None] * visible).flatten(0, 1)  # (N·A', 2C, H, W)
+        return self.network(copies).view(len(images), len(indices), -1)
+
+
+def engine(name: str, network: nn.Module, ablation: Ablation, channels: int) -> Engine:
+    """The engine called "windowed" or "dense"; `channels` is the number 2C of the network's input channels."""
+    return WindowedNetwork(network, ablation, channels) if name == "windowed" else DenseNetwork(network, ablation)
+
+
 @torch.inference_mode()
 def softmax_chunks(
-    network: nn.Module, images: Tensor, ablation: Ablation, batch_size: int
+    engine: Engine, images: Tensor, ablation: Ablation, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (indices (A',), probabilities (N, A', K)) until every ablation of `images` has had its turn.
 
     Args:
-        network: base classifier, (B, 2C, H, W) to logits (B, K), in eval mode.
         images: (N, C, H, W) float, N at most `batch_size`.
-        batch_size: ablated copies per call of the network.
+        batch_size: ablated copies per call of the engine.
     """
     encoded = encode(images)
     for indices in ablation.chunks(max(1, batch_size // len(images))):
-        visible = ablation.masks(indices)[None, :, None]  # (1, A', 1, H, W)
-        copies = (encoded[:, None] * visible).flatten(0, 1)  # (N·A', 2C, H, W)
-        yield indices, network(copies).softmax(dim=-1).view(len(images), len(indices), -1)
+        yield indices, engine.logits(encoded, indices).float().softmax(dim=-1)
 
 
-def softmax_over(network: nn.Module, images: Tensor, ablation: Ablation, batch_size: int) -> Tensor:
+def softmax_over(engine: Engine, images: Tensor, ablation: Ablation, batch_size: int) -> Tensor:
     """The probabilities (N, A, K) of `softmax_chunks` in one tensor."""
-    return torch.cat([p for _, p in softmax_chunks(network, images, ablation, batch_size)], dim=1)
+    return torch.cat([p for _, p in softmax_chunks(engine, images, ablation, batch_size)], dim=1)

@@ -28,7 +28,7 @@ UNUSUAL = {
     "pooling": lambda: nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(100, 10)
     ),
-    "convolution last before linear": lambda: nn.Sequential(nn.Conv2d(3, 4, 4, stride=3), nn.Flatten(), nn.Linear(36, 10)),
+    "no ReLU": lambda: nn.Sequential(nn.Conv2d(3, 4, 4, stride=3), nn.Flatten(), nn.Linear(36, 10)),
     "kernels smaller than strides": lambda: nn.Sequential(
         nn.Conv2d(3, 4, 1, stride=2), nn.ReLU(), nn.Conv2d(4, 3, 2, stride=3, padding=1), nn.ReLU(),
         nn.Flatten(), nn.Linear(27, 9), nn.ReLU(), nn.Linear(9, 10),

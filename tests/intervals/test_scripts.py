@@ -156,7 +156,7 @@ def test_a_file_holds_its_own_values_over_those_it_extends(tmp_path):
     ('{"dataset": "mnist",}', "not a config in JSON"),
     ('{"dataset": "mnist"}', "the key mean is missing"),
     ('{"extends": "wrong.json"}', "extends itself"),
-    ('{"extends": "%s", "model": []}' % P22, "the nearest are models"),
+    (json.dumps({"extends": str(P22), "model": []}), "the nearest are models"),
 ])  # fmt: skip
 def test_a_wrong_config(text, right, tmp_path):
     (tmp_path / "wrong.json").write_text(text)

@@ -122,7 +122,8 @@ def test_gradients(kind, tight):
         return bounds(net, images, labels, k=2, epsilon=0.6, tight=tight)
 
     weights = torch.rand(2, 4).double()
-    found = torch.autograd.grad((bounds(net, images, labels, k=2, epsilon=0.6, tight=tight) * weights).sum(), parameters)
+    loss = (bounds(net, images, labels, k=2, epsilon=0.6, tight=tight) * weights).sum()
+    found = torch.autograd.grad(loss, parameters)
     start = [parameter.detach().clone() for parameter in parameters]
     for index, gradient in enumerate(found):
         direction, moved = torch.randn_like(gradient), list(start)

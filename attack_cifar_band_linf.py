@@ -1,0 +1,30 @@
+"""Attack CIFAR-10 pictures by small changes of every pixel: votes of ablated copies that show one band of columns.
+
+    python3 attack_cifar_band_linf.py --band_size 4 --epsilon 1/255 --checkpoint NAME
+    python3 attack_cifar_band_linf.py --band_size 4 --epsilon 2/255 --steps 100 --loss margin --momentum 0.9 \\
+        --skip 1 --limit 100 --test --output run.json --checkpoint NAME
+
+Projected gradient ascent with sign steps from a random start (Levine and Feizi, NeurIPS 2020). Certificates
+against patches say nothing about such changes.
+"""
+
+from patchcert import cli
+from patchcert.ablation import Band
+from patchcert.attack import Classifier
+from patchcert.voting import ThresholdVote
+from pytorch_cifar import MODELS, cifar_resnet
+
+
+def main() -> None:
+    parser = cli.ball_attack_parser(__doc__, cli.CIFAR_LIKE)
+    cli.add_network(parser, MODELS, "resnet18", image_size=32)
+    parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
+    cli.add_attack_threshold(parser)
+    options = parser.parse_args()
+    ablation = Band(options.image_size, options.image_size, options.band_size)
+    network = cifar_resnet(options.model, channels=6, classes=cli.class_count(options))
+    cli.attack_in_ball(options, network, Classifier(network, ablation, ThresholdVote(options.threshold)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,25 @@
+"""Attack CIFAR-10 pictures with patches: the undefended network of train_cifar_baseline.py.
+
+    python3 attack_cifar_baseline.py --size_of_attack 5 --checkpoint NAME
+    python3 attack_cifar_baseline.py --patch_height 2 --patch_width 8 --locations all --loss margin \\
+        --skip 1 --limit 100 --test --output run.json --checkpoint NAME
+
+Projected gradient ascent with sign steps, many restarts with the patch at a new place (Levine and Feizi,
+NeurIPS 2020).
+"""
+
+from patchcert import cli
+from patchcert.attack import undefended
+from pytorch_cifar import MODELS, cifar_resnet
+
+
+def main() -> None:
+    parser = cli.patch_attack_parser(__doc__, cli.CIFAR_LIKE)
+    cli.add_network(parser, MODELS, "resnet18", image_size=32)
+    options = parser.parse_args()
+    network = cifar_resnet(options.model, channels=3, classes=cli.class_count(options))
+    cli.attack_with_patch(options, network, undefended(network, options.image_size, options.image_size))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,24 @@
+"""Attack CIFAR-10 pictures by small changes of every pixel: the undefended network of train_cifar_baseline.py.
+
+    python3 attack_cifar_baseline_linf.py --epsilon 1/255 --checkpoint NAME
+    python3 attack_cifar_baseline_linf.py --epsilon 2/255 --steps 100 --loss margin --momentum 0.9 \\
+        --skip 1 --limit 100 --test --output run.json --checkpoint NAME
+
+Projected gradient ascent with sign steps from a random start (Levine and Feizi, NeurIPS 2020).
+"""
+
+from patchcert import cli
+from patchcert.attack import undefended
+from pytorch_cifar import MODELS, cifar_resnet
+
+
+def main() -> None:
+    parser = cli.ball_attack_parser(__doc__, cli.CIFAR_LIKE)
+    cli.add_network(parser, MODELS, "resnet18", image_size=32)
+    options = parser.parse_args()
+    network = cifar_resnet(options.model, channels=3, classes=cli.class_count(options))
+    cli.attack_in_ball(options, network, undefended(network, options.image_size, options.image_size))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,29 @@
+"""Attack MNIST digits with patches: votes of ablated copies that show one square block.
+
+    python3 attack_mnist_block.py --block_size 4 --size_of_attack 5 --checkpoint NAME
+    python3 attack_mnist_block.py --block_size 4 --patch_height 2 --patch_width 8 --locations all --loss margin \\
+        --randomizations 20 --steps 50 --skip 1 --limit 100 --test --output run.json --checkpoint NAME
+
+Projected gradient ascent with sign steps, many restarts with the patch at a new place (Levine and Feizi,
+NeurIPS 2020). Stops with exit code 3 if an image flips whose answer is certified under the same θ.
+"""
+
+from patchcert import cli
+from patchcert.ablation import Block
+from patchcert.attack import Classifier
+from patchcert.networks import mnist_network
+from patchcert.voting import ThresholdVote
+
+
+def main() -> None:
+    parser = cli.patch_attack_parser(__doc__, cli.MNIST_LIKE)
+    parser.add_argument("--block_size", type=int, default=4, help="s, side of the block that an ablated image shows")
+    cli.add_attack_threshold(parser)
+    options = parser.parse_args()
+    network = mnist_network()
+    classifier = Classifier(network, Block(28, 28, options.block_size), ThresholdVote(options.threshold))
+    cli.attack_with_patch(options, network, classifier)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,240 @@
+"""Time the ways to evaluate a base classifier on all ablated copies of a batch of images.
+
+    python3 benchmarks/bench_certify.py --case mnist_band_4
+    python3 benchmarks/bench_certify.py --case cifar_band_4 --amp --output cifar_band_4.json
+
+The weights are random, which costs the same as trained ones. All ways run in one process on the same weights and
+images, in turn, several times; the table shows medians, and medians of the ratios within a repetition.
+
+    plain     the paper's loop: one masked batch of images for each ablation
+    dense     images and ablations folded into batches of --dense_batch copies
+    windowed  patchcert.windowed: only what differs from the empty image
+    bfloat16  (--amp) windowed with weights and activations in bfloat16, which is another classifier
+"""
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from patchcert.ablation import Ablation, Band, Block, encode  # noqa: E402
+from patchcert.networks import mnist_network  # noqa: E402
+from patchcert.windowed import WindowedNetwork  # noqa: E402
+
+
+@dataclass
+class Case:
+    """A network, an ablation, the image channels C, and how many ablations and images are timed by default."""
+
+    network: Callable[[], nn.Module]
+    ablation: Ablation
+    channels: int
+    positions: int
+    images: int
+
+
+def cifar_network() -> nn.Module:
+    from pytorch_cifar.resnet import cifar_resnet
+
+    return cifar_resnet("resnet18")
+
+
+def imagenet_network() -> nn.Module:
+    from resnet_imgnt import imagenet_resnet
+
+    return imagenet_resnet("resnet50")
+
+
+CASES = {
+    "mnist_band_4": Case(mnist_network, Band(28, 28, 4), 1, positions=28, images=100),
+    "mnist_block_4": Case(mnist_network, Block(28, 28, 4), 1, positions=49, images=100),
+    "cifar_band_4": Case(cifar_network, Band(32, 32, 4), 3, positions=8, images=100),
+    "cifar_block_8": Case(cifar_network, Block(32, 32, 8), 3, positions=16, images=100),
+    "imagenet_band_25": Case(imagenet_network, Band(299, 299, 25), 3, positions=4, images=20),
+}
+
+
+@dataclass
+class Measured:
+    """One way, on `positions` of the ablations; per image means for all of them.
+
+    Attributes:
+        seconds: median over the repetitions.
+        ratio: median of plain seconds / seconds within a repetition.
+        images_per_second: certified images, that is with all ablations.
+        multiply_adds: per image, of convolutions and of the linear layer on the flattened map.
+        peak_share: achieved multiply-adds per second over those of a large float32 matrix product; a dense way may
+            spend fewer than it is credited with, because kernels skip padding.
+        peak_mib: peak memory, the process's on a CPU and the allocated on a GPU.
+        difference: largest difference of a probability from the plain loop's.
+    """
+
+    seconds: float
+    ratio: float
+    images_per_second: float
+    multiply_adds: int
+    peak_share: float
+    peak_mib: float
+    difference: float
+
+
+def ways(case: Case, network: nn.Module, indices: Tensor, options: argparse.Namespace) -> dict[str, Callable]:
+    """Each way as a function from encoded images (N, 2C, H, W) to logits (N, A', K)."""
+    device = torch.device(options.device)
+    masks = case.ablation.masks(indices).to(device, torch.float32)
+    folded = max(1, options.dense_batch // options.images)
+    engine = WindowedNetwork(network, case.ablation, 2 * case.channels)
+
+    def plain(images: Tensor) -> Tensor:
+        return torch.stack([network(images * mask) for mask in masks], dim=1)
+
+    def dense(images: Tensor) -> Tensor:
+        batches = [(images[:, None] * some[:, None]).flatten(0, 1) for some in masks.split(folded)]
+        return torch.cat([network(batch).unflatten(0, (len(images), -1)) for batch in batches], dim=1)
+
+    found = {"plain": plain, "dense": dense, "windowed": lambda images: engine.logits(images, indices)}
+    if options.amp:
+        half = WindowedNetwork(copy.deepcopy(network).bfloat16(), case.ablation, 2 * case.channels)
+        found["bfloat16"] = lambda images: half.logits(images, indices).float()
+    return found
+
+
+def multiply_adds(case: Case, network: nn.Module, indices: Tensor) -> dict[str, int]:
+    """Per image under the ablations `indices`, for the network as it is and in windows."""
+    height, width = case.ablation.height, case.ablation.width
+    whole = WindowedNetwork(network, Band(height, width, width), 2 * case.channels)
+    windowed = WindowedNetwork(network, case.ablation, 2 * case.channels).multiply_adds(indices)
+    full = whole.multiply_adds(torch.tensor([0])) * len(indices)
+    return {"plain": full, "dense": full, "windowed": windowed, "bfloat16": windowed}
+
+
+def seconds_of(function: Callable[[], object], device: torch.device) -> float:
+    """Wall clock of one call, to the end of what it started on the device."""
+    synchronize(device)
+    start = time.perf_counter()
+    function()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_multiply_adds(device: torch.device) -> Iterator[float]:
+    """Multiply-adds per second of a large float32 matrix product, anew each time."""
+    side = 2048 if device.type == "cpu" else 8192
+    one, other = torch.randn(2, side, side, device=device)
+    while True:
+        yield side**3 / seconds_of(lambda: one @ other, device)
+
+
+def peak_memory(function: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, float]:
+    """A call's result, and the most memory (MiB) held during it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return function(), torch.cuda.max_memory_allocated(device) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the highest resident size
+    result = function()
+    status = Path("/proc/self/status").read_text()
+    return result, int(status.split("VmHWM:")[1].split()[0]) / 2**10
+
+
+@torch.inference_mode()
+def measure(case: Case, options: argparse.Namespace) -> dict[str, Measured]:
+    """Run all ways in turn, `options.repetitions` times."""
+    device = torch.device(options.device)
+    torch.manual_seed(0)
+    network = case.network().to(device).eval()
+    count = case.ablation.count
+    indices = torch.arange(options.positions) * count // options.positions
+    images = encode(torch.rand(options.images, case.channels, case.ablation.height, case.ablation.width, device=device))
+    functions = ways(case, network, indices, options)
+    first = {name: peak_memory(lambda way=way: way(images), device) for name, way in functions.items()}
+    peaks = peak_multiply_adds(device)
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    peak = []
+    for _ in range(options.repetitions):
+        peak.append(next(peaks))
+        for name, way in functions.items():
+            times[name].append(seconds_of(lambda way=way: way(images), device))
+
+    costs = multiply_adds(case, network, indices)
+    probabilities = {name: logits.softmax(dim=-1) for name, (logits, _) in first.items()}
+    found = {}
+    for name, seconds in times.items():
+        typical = statistics.median(seconds)
+        found[name] = Measured(
+            seconds=typical,
+            ratio=statistics.median(p / s for p, s in zip(times["plain"], seconds, strict=True)),
+            images_per_second=options.images * options.positions / count / typical,
+            multiply_adds=costs[name] * count // options.positions,
+            peak_share=statistics.median(
+                costs[name] * options.images / s / p for s, p in zip(seconds, peak, strict=True)
+            ),
+            peak_mib=first[name][1],
+            difference=float((probabilities[name] - probabilities["plain"]).abs().max()),
+        )
+    return found
+
+
+def printed(found: dict[str, Measured]) -> str:
+    lines = ["way        seconds  ratio  images/s  10⁶ multiply-adds/image  of peak  peak MiB  difference"]
+    for name, m in found.items():
+        lines.append(
+            f"{name:9s} {m.seconds:8.3f} {m.ratio:6.2f} {m.images_per_second:9.2f} {m.multiply_adds / 1e6:24.1f} "
+            f"{m.peak_share:7.0%} {m.peak_mib:9.0f} {m.difference:11.1e}"
+        )
+    return "\n".join(lines)
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", choices=CASES, required=True)
+    parser.add_argument("--images", type=int, help="images per batch [by case]")
+    parser.add_argument("--positions", type=int, help="ablations that are timed, evenly spaced [by case]")
+    parser.add_argument("--dense_batch", type=int, default=400, help="copies per call of the dense way [400]")
+    parser.add_argument("--repetitions", type=int, default=5, help="[5]")
+    parser.add_argument("--amp", action="store_true", help="time bfloat16, too")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", type=Path, help="JSON file for the numbers")
+    options = parser.parse_args()
+    options.images = options.images or CASES[options.case].images
+    options.positions = min(options.positions or CASES[options.case].positions, CASES[options.case].ablation.count)
+    return options
+
+
+def main() -> None:
+    options = parsed()
+    found = measure(CASES[options.case], options)
+    on_cpu = torch.device(options.device).type == "cpu"
+    machine = f"{torch.get_num_threads()} CPU threads" if on_cpu else torch.cuda.get_device_name(options.device)
+    about = f"{options.case}: {options.images} images, {options.positions} ablations, {options.repetitions} repetitions"
+    print(f"{about}; {machine}, torch {torch.__version__}\n{printed(found)}")
+    if options.output:
+        settings = {key: str(value) for key, value in vars(options).items()}
+        record = {
+            "settings": settings,
+            "machine": machine,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+        record["ways"] = {name: asdict(m) for name, m in found.items()}
+        options.output.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

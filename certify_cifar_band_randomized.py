@@ -1,0 +1,26 @@
+"""Certify CIFAR-10 pictures against patches by random samples of the bands, as far as chance allows.
+
+    python3 certify_cifar_band_randomized.py --band_size 4 --attack_size 5 --checkpoint NAME
+    python3 certify_cifar_band_randomized.py --band_size 4 --attack_size 1-5 --alpha 0.01 --test --checkpoint NAME
+
+Each copy votes for its most probable class alone; each certificate may be wrong with probability --alpha. Levine
+and Feizi, NeurIPS 2020, section 3. The deterministic certify_cifar_band_top_one.py needs no such allowance.
+"""
+
+from patchcert import cli
+from patchcert.ablation import Band
+from pytorch_cifar import MODELS, cifar_resnet
+
+
+def main() -> None:
+    parser = cli.randomized_parser(__doc__, cli.CIFAR_LIKE)
+    cli.add_network(parser, MODELS, "resnet18", image_size=32)
+    parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
+    options = parser.parse_args()
+    network = cifar_resnet(options.model, channels=6, classes=cli.class_count(options))
+    ablation = Band(options.image_size, options.image_size, options.band_size)
+    cli.certify_randomized(options, ablation, network)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,29 @@
+"""Certify CIFAR-10 pictures against patches: votes of ablated copies that show one band of columns, one vote per copy.
+
+    python3 certify_cifar_band_top_one.py --band_size 4 --size_to_certify 5 --checkpoint NAME
+    python3 certify_cifar_band_top_one.py --band_size 4 --size_to_certify 1-10 --certificate margin,exact \\
+        --test --checkpoint NAME
+
+Each copy votes for its most probable class alone. Levine and Feizi, NeurIPS 2020,
+section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
+"""
+
+from patchcert import cli
+from patchcert.ablation import Band
+from patchcert.voting import TopOneVote
+from pytorch_cifar import MODELS, cifar_resnet
+
+
+def main() -> None:
+    parser = cli.certification_parser(__doc__, cli.CIFAR_LIKE)
+    cli.add_network(parser, MODELS, "resnet18", image_size=32)
+    parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
+    options = parser.parse_args()
+    rules = [TopOneVote()]
+    network = cifar_resnet(options.model, channels=6, classes=cli.class_count(options))
+    ablation = Band(options.image_size, options.image_size, options.band_size)
+    cli.certify(options, ablation, network, rules)
+
+
+if __name__ == "__main__":
+    cli.run(main)

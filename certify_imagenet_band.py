@@ -1,0 +1,29 @@
+"""Certify ImageNet pictures against patches: votes of ablated copies that show one band of columns.
+
+    python3 certify_imagenet_band.py --band_size 25 --size_to_certify 42 --valpath DIR --checkpoint NAME
+    torchrun --nproc_per_node=8 certify_imagenet_band.py --amp --test --valpath DIR --checkpoint NAME
+
+Each copy votes for every class whose probability is at least θ. Levine and Feizi, NeurIPS 2020, section 3. Every
+50th picture is looked at, with --test those halfway between them.
+"""
+
+from patchcert import cli
+from patchcert.ablation import Band
+from patchcert.voting import ThresholdVote
+from resnet_imgnt import MODELS, imagenet_resnet
+
+
+def main() -> None:
+    parser = cli.certification_parser(__doc__, cli.IMAGENET, size_to_certify=42)
+    cli.add_network(parser, MODELS, "resnet50", image_size=299)
+    parser.add_argument("--band_size", type=int, default=25, help="s, columns that an ablated image shows")
+    cli.add_threshold(parser)
+    options = parser.parse_args()
+    rules = [ThresholdVote(threshold) for threshold in options.threshold]
+    ablation = Band(options.image_size, options.image_size, options.band_size)
+    network = imagenet_resnet(options.model, classes=cli.class_count(options))
+    cli.certify(options, ablation, network, rules)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,115 @@
+"""One process or many: what torchrun started, which share of the work is whose, and how shares come together.
+
+Every function does the right thing in a single process too, where the share is all and nothing is exchanged.
+"""
+
+import os
+import time
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from patchcert.errors import UsageError
+
+
+def start(device: torch.device) -> None:
+    """Join the processes that torchrun started, if it did, each with a GPU of its own where `device` is one."""
+    if "RANK" not in os.environ or dist.is_initialized():
+        return
+    if device.type == "cuda":
+        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= gpus:
+            raise UsageError("nproc_per_node", os.environ["LOCAL_WORLD_SIZE"], f"expected at most {gpus}, one per GPU")
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def stop() -> None:
+    """Leave the other processes, if there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that prints and writes."""
+    return rank() == 0
+
+
+def let_first_speak() -> None:
+    """Before an error: wait, unless first, so that torchrun stops the others from saying what the first one said."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(3)
+
+
+def cores() -> int:
+    """CPU cores for each of the processes on this machine."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def require_images(count: int) -> None:
+    """Raise UsageError unless every process gets at least one of `count` images."""
+    if count < world():
+        raise UsageError("nproc_per_node", world(), f"more processes than images: expected at most {count} in all")
+
+
+def share() -> slice:
+    """This process's share of anything in order: every world-th element from its rank on."""
+    return slice(rank(), None, world())
+
+
+def equal_share(batch: Tensor) -> Tensor:
+    """This process's share of `batch` (B, …), of ⌈B / world⌉ elements for each: where B is short, some come twice."""
+    size = -(-len(batch) // world())
+    places = rank() + world() * torch.arange(size, device=batch.device)
+    return batch[places % len(batch)]
+
+
+def merge(part: Tensor, count: int) -> Tensor:
+    """The (count, …) tensor of which every process holds its `share()` as `part`."""
+    if world() == 1:
+        return part
+    longest = -(-count // world())
+    padded = torch.cat([part, part.new_zeros(longest - len(part), *part.shape[1:])])
+    parts = [torch.empty_like(padded) for _ in range(world())]
+    dist.all_gather(parts, padded)
+    return torch.stack(parts, dim=1).flatten(0, 1)[:count]
+
+
+def total(part: Tensor) -> Tensor:
+    """The sum of all processes' `part`."""
+    if world() > 1:
+        part = part.clone()
+        dist.all_reduce(part)
+    return part
+
+
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
+    """Overwrite each of `tensors` with what the first process has."""
+    if world() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+
+
+def from_first(value: object) -> object:
+    """The first process's `value`, any object that pickle knows."""
+    box = [value]
+    if world() > 1:
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def parallel(network: nn.Module) -> nn.Module:
+    """`network` with gradients averaged over all processes, starting from the first one's weights."""
+    return nn.parallel.DistributedDataParallel(network) if world() > 1 else network

@@ -1,0 +1,108 @@
+"""ResNets whose stem keeps the resolution of small images.
+
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016: a 3 × 3 stem, four stages of 64, 128, 256
+and 512 channels at strides 1, 2, 2, 2, the average over all places, one linear layer.
+"""
+
+from torch import Tensor, nn
+
+STAGES = {64: 1, 128: 2, 256: 2, 512: 2}
+"""Channels of each stage and the stride of its first block."""
+
+
+class _Residual(nn.Module):
+    """relu(body(x) + shortcut(x)); a subclass lays out the body for `channels` at `stride`.
+
+    The shortcut is the input itself, or a strided 1 × 1 convolution where shapes differ.
+    """
+
+    expansion: int
+
+    def _add_shortcut(self, in_channels: int, out_channels: int, stride: int) -> None:
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut.append(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False))
+            self.shortcut.append(nn.BatchNorm2d(out_channels))
+
+
+class BasicBlock(_Residual):
+    """Two 3 × 3 convolutions."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self._add_shortcut(in_channels, channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn1(self.conv1(x)).relu()
+        out = self.bn2(self.conv2(out))
+        return (out + self.shortcut(x)).relu()
+
+
+class Bottleneck(_Residual):
+    """A 3 × 3 convolution between two of 1 × 1, the second of which has four times the channels."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int):
+        super().__init__()
+        out_channels = self.expansion * channels
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self._add_shortcut(in_channels, out_channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn1(self.conv1(x)).relu()
+        out = self.bn2(self.conv2(out)).relu()
+        out = self.bn3(self.conv3(out))
+        return (out + self.shortcut(x)).relu()
+
+
+class ResNet(nn.Module):
+    """Images (N, channels, H, W), H and W at least 8 and made for 32, to logits (N, classes)."""
+
+    def __init__(self, block: type[_Residual], depths: tuple[int, int, int, int], channels: int, classes: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        width = 64
+        for number, (depth, (stage_channels, stride)) in enumerate(zip(depths, STAGES.items(), strict=True), start=1):
+            stage = nn.Sequential()
+            for position in range(depth):
+                stage.append(block(width, stage_channels, stride if position == 0 else 1))
+                width = stage_channels * block.expansion
+            self.add_module(f"layer{number}", stage)
+        self.linear = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn1(self.conv1(x)).relu()
+        out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
+        return self.linear(out.mean(dim=(2, 3)))
+
+
+MODELS = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+    "resnet152": (Bottleneck, (3, 8, 36, 3)),
+}
+
+
+def cifar_resnet(model: str, channels: int = 6, classes: int = 10) -> ResNet:
+    """The network `model` of `MODELS`.
+
+    Args:
+        channels: of the input: 6 for encoded colour images, 3 for the images themselves.
+    """
+    block, depths = MODELS[model]
+    return ResNet(block, depths, channels, classes)

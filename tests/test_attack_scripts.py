@@ -1,0 +1,106 @@
+"""The attack scripts, run as people run them, on generated pictures and a network with random weights."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from patchcert import certificate, checkpoint, datasets
+from patchcert.networks import mnist_network
+from tests.helpers import ROOT, run_here, succeed
+
+ATTACK = ["--checkpoint", "net.pth", "--steps", 3, "--randomizations", 2]
+SCRIPTS = sorted(path.name for path in ROOT.glob("attack_*.py"))
+
+
+@pytest.fixture
+def folder(tmp_path, generated_mnist):
+    """A folder with MNIST's files and a network whose votes differ from image to image."""
+    torch.manual_seed(0)
+    network = mnist_network()
+    network[9].weight.data *= 60
+    checkpoint.save({"net": network.state_dict(), "acc": 0.0, "epoch": 0}, tmp_path / "checkpoints" / "net.pth")
+    (tmp_path / "data").symlink_to(generated_mnist)
+    return tmp_path
+
+
+def test_results_rows_and_pictures_agree(folder, capsys):
+    written = ["--output", "run.json", "--per_image", "rows.csv", "--save_images", "pictures"]
+    options = ["--all", "--skip", 2, "--limit", 40, "--patch_height", 6, "--step_size", 0.2, *written]
+    succeed("attack_mnist_band.py", *ATTACK, *options, folder=folder)
+    record, rows = json.loads((folder / "run.json").read_text()), list(csv.DictReader((folder / "rows.csv").open()))
+    clean = datasets.load("mnist", folder / "data", train=False)
+    assert [int(row["index"]) for row in rows] == list(range(0, 80, 2)) and record["total"] == 40
+    assert record["correct"] == sum(row["predicted"] == row["label"] for row in rows)
+    assert record["attacked_correct"] == sum(row["predicted_after"] == row["label"] for row in rows)
+    assert record["certified_correct"] <= record["certified_correct_exact"] <= record["attacked_correct"]
+    flipped = [row for row in rows if row["flipped"] == "True"]
+    assert record["correct"] - record["attacked_correct"] == len(flipped) > 0
+    assert (folder / "pictures" / "grid_000.png").is_file()
+    assert {path.suffix for path in (folder / "pictures").iterdir()} == {".png"}
+    for row in flipped:
+        name = f"image_{int(row['index']):05d}"
+        before, after = (
+            np.array(Image.open(folder / "pictures" / f"{name}_{part}.png")) for part in ("clean", "attacked")
+        )
+        assert (before == clean.images[int(row["index"]), 0].numpy()).all()
+        top, left = int(row["row"]), int(row["column"])
+        differs = before != after
+        assert differs.any()
+        differs[top : top + 6, left : left + 5] = False
+        assert not differs.any()
+    assert f"pictures: {len(flipped)} flipped images; rounded to 8 bits" in capsys.readouterr().out
+
+
+def test_a_broken_certificate_ends_with_exit_code_3(folder, monkeypatch, capsys):
+    monkeypatch.setattr(certificate, "margin_certified", lambda counts, most_touched: torch.ones(len(counts)) > 0)
+    arguments = [*ATTACK, "--all", "--step_size", 0.2, "--save_images", "pictures"]
+    assert run_here("attack_mnist_band.py", *arguments, folder=folder) == 3
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "is certified, and was flipped: the counterexample is in pictures/" in message
+    (path,) = (folder / "pictures").glob("counterexample_*.pt")
+    assert path.with_suffix(".png").is_file()
+    found = torch.load(path, weights_only=True)
+    top, left, height, width = found["patch"]
+    differs = (found["clean"] != found["attacked"])[0]
+    assert differs.any()
+    differs[top : top + height, left : left + width] = False
+    assert not differs.any()
+    assert found["votes_before"].argmax() == found["label"] != found["votes_after"].argmax()
+
+
+def test_blocks_are_attacked(folder, capsys):
+    arguments = ["--block_size", 20, "--limit", 2, "--locations", "all", "--loss", "margin", "--momentum", 0.9]
+    succeed("attack_mnist_block.py", *ATTACK, *arguments, "--size_of_attack", 2, folder=folder)
+    assert "attacked correct" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_explains_itself(script, capsys, tmp_path):
+    assert run_here(script, "--help", folder=tmp_path) == 0
+    text = capsys.readouterr().out
+    assert f"python3 {script}" in text and "--skip" in text and "--limit" in text and "--loss" in text
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "named"),
+    [
+        ("attack_mnist_band.py", ["--size_of_attack", 29], "--size_of_attack 29: expected a whole number from 1 to 28"),
+        ("attack_mnist_band.py", ["--patch_width", 40], "--patch_width 40: expected a whole number from 1 to 28"),
+        ("attack_mnist_band.py", ["--patch_height", 0], "--patch_height: 0: expected"),
+        ("attack_mnist_block.py", ["--steps", 0], "--steps: 0: expected"),
+        ("attack_mnist_block.py", ["--step_size", "1/0"], "--step_size: 1/0: expected a number above 0"),
+        ("attack_mnist_band.py", ["--threshold", "0.2,0.3"], "0.2,0.3: expected a number from 0 to 1"),
+        ("attack_mnist_band.py", ["--loss", "best"], "--loss: invalid choice: 'best'"),
+        ("attack_mnist_band.py", ["--save_images", "net.pth/x"], "--save_images: net.pth/x: cannot be made"),
+        ("attack_cifar_band_linf.py", ["--epsilon", 0], "--epsilon: 0: expected a number above 0"),
+    ],
+)
+def test_bad_input_is_one_clear_line(folder, script, arguments, named, capsys):
+    (folder / "net.pth").touch()
+    assert run_here(script, "--checkpoint", "net.pth", *arguments, folder=folder) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and message.startswith(f"{script}: error: ") and named in message

@@ -1,0 +1,393 @@
+"""CIFAR-10 and ImageNet: networks, pictures, scripts, one process and two, on generated pictures."""
+
+import csv
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+from torchvision.datasets import CIFAR10
+from torchvision.transforms.v2 import functional as transforms
+
+import resnet_imgnt
+from patchcert import checkpoint, datasets, training
+from patchcert.ablation import Band, encode
+from patchcert.datasets import Dataset
+from pytorch_cifar import cifar_resnet
+from tests.helpers import ROOT, run_here, succeed
+
+IMAGENET_SAMPLE = ROOT / "data" / "imagenet_sample"
+SMALL = ("--dataset", "folder", "--data", "pets", "--image_size", 8)
+
+
+def write_pictures(root, classes, count, size=8, suffix="png"):
+    """`count` pictures of `size` × `size` pixels for each of `classes`, each class of a colour of its own."""
+    random = torch.Generator().manual_seed(0)
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            picture = torch.randint(0, 100, (3, size, size), generator=random)
+            picture[number % 3] += 150
+            transforms.to_pil_image(picture.to(torch.uint8)).save(root / name / f"{i:04d}.{suffix}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with pets/{train,test}/{cat,dog,eel}/ and a network for them whose votes differ between ablations."""
+    root = tmp_path_factory.mktemp("run")
+    write_pictures(root / "pets" / "train", ("cat", "dog", "eel"), 12)
+    write_pictures(root / "pets" / "test", ("cat", "dog", "eel"), 34)
+    save_random_network(root / "checkpoints" / "net.pth")
+    return root
+
+
+def save_random_network(path):
+    torch.manual_seed(0)
+    network = cifar_resnet("resnet18", classes=3).train()
+    for _ in range(20):  # so that batch norm has seen what ablated copies look like
+        network(encode(torch.rand(32, 3, 8, 8)) * Band(8, 8, 3).masks(torch.randint(8, (32,)))[:, None])
+    network.linear.weight.data *= 20
+    checkpoint.save({"net": network.state_dict(), "acc": 0.0, "epoch": 0}, path)
+    return network.eval()
+
+
+# ---- networks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "width"), [("resnet18", 20, 512), ("resnet34", 36, 512), ("resnet50", 53, 2048)]
+)
+@pytest.mark.parametrize("channels", [3, 6])
+def test_cifar_networks_have_the_keys_and_shapes_of_the_specification(model, weights, width, channels):
+    network = cifar_resnet(model, channels, classes=7).eval()
+    state = network.state_dict()
+    assert state["conv1.weight"].shape == (64, channels, 3, 3) and state["linear.weight"].shape == (7, width)
+    assert {"bn1.running_mean", "layer1.0.conv1.weight", "layer2.0.shortcut.0.weight"} <= set(state)
+    assert {"layer2.0.shortcut.1.weight", "layer4.1.bn2.bias", "linear.bias"} <= set(state)
+    assert ("layer1.0.shortcut.0.weight" in state) == (model == "resnet50")
+    assert sum(isinstance(module, nn.Conv2d) for module in network.modules()) == weights
+    assert network(torch.rand(2, channels, 32, 32)).shape == (2, 7)
+    assert network.layer3(network.layer2(network.layer1(torch.rand(1, 64, 32, 32)))).shape[-2:] == (8, 8)
+
+
+@pytest.mark.parametrize(("model", "convolutions"), [("resnet101", 104), ("resnet152", 155)])
+def test_deep_cifar_networks_have_the_depth_of_their_name(model, convolutions):
+    with torch.device("meta"):
+        network = cifar_resnet(model)
+    assert sum(isinstance(module, nn.Conv2d) for module in network.modules()) == convolutions
+
+
+@pytest.mark.parametrize("model", resnet_imgnt.MODELS)
+def test_imagenet_networks_differ_from_torchvisions_in_the_stem_alone(model):
+    with torch.device("meta"):
+        mine, theirs = resnet_imgnt.imagenet_resnet(model).state_dict(), models.get_model(model).state_dict()
+    differing = [key for key in theirs if mine[key].shape != theirs[key].shape]
+    assert list(mine) == list(theirs) and differing == ["conv1.weight"] and mine["conv1.weight"].shape == (64, 6, 7, 7)
+
+
+def test_pretrained_weights_give_a_fully_visible_picture_the_same_output(monkeypatch):
+    torch.manual_seed(0)
+    theirs = models.resnet18(num_classes=11).eval()
+    monkeypatch.setattr(resnet_imgnt, "_torchvision_weights", lambda model: theirs.state_dict())
+    mine = resnet_imgnt.pretrained_imagenet_resnet("resnet18", classes=11).eval()
+    pictures = datasets.normalise_imagenet(torch.rand(2, 3, 37, 41))
+    assert torch.allclose(mine.conv1(encode(pictures)), theirs.conv1(pictures), atol=1e-5)
+    assert torch.allclose(mine(encode(pictures)), theirs(pictures), atol=1e-5)
+    other = resnet_imgnt.pretrained_imagenet_resnet("resnet18", classes=5)
+    assert other.fc.weight.shape == (5, 512)
+    assert torch.equal(other.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight)
+
+
+# ---- pictures ---------------------------------------------------------------------------------------------------
+
+
+def test_torchvisions_files_and_the_tree_give_the_same_tensors(tmp_path, monkeypatch):
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *arguments: True)
+    names = [f"class{number}" for number in range(10)]
+    for part in ("train", "test"):
+        write_pictures(tmp_path / "tree" / "cifar10" / part, names, 5, size=32)
+    tree = {part: datasets.load("cifar10", tmp_path / "tree", part) for part in (True, False)}
+    files = tmp_path / "files" / CIFAR10.base_folder
+    files.mkdir(parents=True)
+    parts = tree[True].images.split(10), tree[True].labels.split(10)
+    batches = list(zip([name for name, _ in CIFAR10.train_list], *parts, strict=True))
+    for name, images, labels in [*batches, ("test_batch", tree[False].images, tree[False].labels)]:
+        (files / name).write_bytes(pickle.dumps({"data": images.flatten(1).numpy(), "labels": labels.tolist()}))
+    (files / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
+    for part in (True, False):
+        loaded = datasets.load("cifar10", tmp_path / "files", part)
+        assert torch.equal(loaded.images, tree[part].images) and torch.equal(loaded.labels, tree[part].labels)
+
+
+def test_a_folder_gives_its_pictures_resized_and_in_order(folder):
+    exact = datasets.load_folder(folder / "pets", train=False, image_size=8)
+    assert exact.images.shape == (102, 3, 8, 8) and exact.images.dtype == torch.uint8
+    assert exact.labels.tolist() == [0] * 34 + [1] * 34 + [2] * 34
+    assert (exact.images[40, 1] >= 150).all() and (exact.images[40, 0] < 100).all()
+    assert datasets.load_folder(folder / "pets", train=True, image_size=16).images.shape == (36, 3, 16, 16)
+
+
+def test_streamed_pictures_are_those_in_memory(folder):
+    held = datasets.load_folder(folder / "pets", train=False, image_size=8).take(slice(1, None, 3))
+    streamed = datasets.PictureFolder("valpath", folder / "pets" / "test", 8).take(slice(1, None, 3))
+    assert torch.equal(streamed.indices, held.indices)
+    for (images, labels), (wanted, right) in zip(streamed.batches(10), held.batches(10), strict=True):
+        assert torch.equal(images, wanted) and torch.equal(labels, right)
+    batches = [data.shuffled_batches(10, torch.Generator().manual_seed(5)) for data in (streamed, held)]
+    for (images, labels), (wanted, right) in zip(*batches, strict=True):
+        assert torch.equal(images, wanted) and torch.equal(labels, right)
+
+
+def test_imagenet_is_normalised_as_torchvision_does():
+    images = torch.rand(2, 3, 5, 5)
+    wanted = models.ResNet18_Weights.DEFAULT.transforms()
+    assert torch.allclose(
+        datasets.normalise_imagenet(images),
+        (images - torch.tensor(wanted.mean)[:, None, None]) / torch.tensor(wanted.std)[:, None, None],
+    )
+
+
+# ---- scripts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("certificate", "threshold", "size"), [("margin", 0.2, 1), ("exact", 0.35, 2)])
+def test_certifying_counts_what_a_loop_over_the_bands_counts(folder, certificate, threshold, size):
+    """Votes, prediction and certificate written out anew, images one by one."""
+    network = save_random_network(folder / "checkpoints" / "net.pth")
+    test_set = datasets.load_folder(folder / "pets", train=False, image_size=8)
+    counted = dict.fromkeys(("correct", "certified_correct", "certified_wrong"), 0)
+    for image, label in zip(test_set.images / 255, test_set.labels.tolist(), strict=True):
+        votes = []
+        for start in range(8):
+            columns = [(start + k) % 8 for k in range(3)]
+            copy = torch.zeros(1, 6, 8, 8)
+            copy[0, :3, :, columns], copy[0, 3:, :, columns] = image[:, :, columns], 1 - image[:, :, columns]
+            with torch.no_grad():
+                votes.append(network(copy)[0].softmax(dim=0) >= threshold)
+        counts = [sum(int(vote[k]) for vote in votes) for k in range(3)]
+        winner = counts.index(max(counts))
+        if certificate == "margin":
+            second = max((k for k in range(3) if k != winner), key=lambda k: (counts[k], -k))
+            stands = counts[winner] - counts[second] >= 2 * (size + 2) + (second < winner)
+        else:
+            stands = all(beats_all(votes, winner, place, size) for place in range(8 - size + 1))
+        counted["correct"] += winner == label
+        counted["certified_correct"] += stands and winner == label
+        counted["certified_wrong"] += stands and winner != label
+    succeed(
+        "certify_cifar_band.py", *SMALL, "--all", "--checkpoint", "net.pth", "--band_size", 3, "--threshold", threshold,
+        "--size_to_certify", size, "--certificate", certificate, "--output", "out.json", folder=folder,
+    )  # fmt: skip
+    result = json.loads((folder / "out.json").read_text())
+    assert {key: result[key] for key in counted} == counted
+    assert 0 < counted["certified_correct"] + counted["certified_wrong"] < 102, "the example should be in between"
+
+
+def beats_all(votes, winner, place, size):
+    """Whether `winner` wins whatever the bands of 3 columns vote that columns place … place + size − 1 meet."""
+    touched = [any((start + k) % 8 in range(place, place + size) for k in range(3)) for start in range(8)]
+    kept = [sum(int(vote[k]) for vote, hit in zip(votes, touched, strict=True) if not hit) for k in range(3)]
+    return all(kept[winner] >= kept[k] + sum(touched) + (k < winner) for k in range(3) if k != winner)
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "name"),
+    [
+        ("band", ["--band_size", 3], "pets_one_band_lr_0.1_regularization_0.0005_model_resnet18_band_3_epoch_0.pth"),
+        (
+            "block",
+            ["--block_size", 3, "--recipe", "fast", "--lr", 0.1, "--no-amp"],
+            "pets_one_block_lr_0.1_regularization_0.0005_model_resnet18_block_3_recipe_fast_epoch_0.pth",
+        ),
+        ("baseline", ["--amp"], "pets_baseline_lr_0.1_regularization_0.0005_model_resnet18_epoch_0.pth"),
+    ],
+)
+def test_training_scripts_write_the_promised_names(folder, script, options, name):
+    succeed(f"train_cifar_{script}.py", *SMALL, *options, "--end_epoch", 0, folder=folder)
+    content = torch.load(folder / "checkpoints" / name, weights_only=True)
+    assert content["net"]["conv1.weight"].shape[1] == (3 if script == "baseline" else 6)
+    assert content["net"]["linear.weight"].shape == (3, 512)
+
+
+@pytest.mark.parametrize("script", ["band", "block", "band_top_one", "block_top_one"])
+def test_certifying_scripts_run(folder, script):
+    size = "--block_size" if "block" in script else "--band_size"
+    arguments = [*SMALL, "--checkpoint", "net.pth", size, 3, "--limit", 6, "--size_to_certify", "1,2x1", "--amp"]
+    succeed(f"certify_cifar_{script}.py", *arguments, "--output", "run.json", folder=folder)
+    assert json.loads((folder / "run.json").read_text())["results"][0]["total"] == 6
+
+
+def test_the_randomized_script_runs(folder):
+    arguments = [*SMALL, "--checkpoint", "net.pth", "--band_size", 3, "--attack_size", 1, "--boundsamples", 100]
+    succeed("certify_cifar_band_randomized.py", *arguments, "--limit", 6, "--test", folder=folder)
+
+
+def test_imagenet_scripts_run_on_generated_pictures(tmp_path):
+    write_pictures(tmp_path / "val", ("n01", "n02"), 6, size=40, suffix="jpg")
+    run_imagenet_scripts(tmp_path, tmp_path / "val", limit=4)
+
+
+@pytest.mark.skipif(not IMAGENET_SAMPLE.is_dir(), reason=f"no pictures in {IMAGENET_SAMPLE}")
+def test_imagenet_scripts_run_on_the_sample(tmp_path):
+    run_imagenet_scripts(tmp_path, IMAGENET_SAMPLE, limit=50)
+
+
+def run_imagenet_scripts(folder, pictures, limit):
+    """Train an epoch and certify every third picture, at 64 × 64 pixels instead of 299 × 299 for speed."""
+    arguments = ["--model", "resnet18", "--image_size", 64, "--valpath", pictures, "--limit", limit]
+    succeed("train_imagenet_band.py", *arguments, "--trainpath", pictures, "--end_epoch", 0, folder=folder)
+    name = "imagenet_one_band_lr_0.1_regularization_0.0005_model_resnet18__band_25_epoch_0.pth"
+    arguments[-1] = 2
+    succeed(
+        "certify_imagenet_band.py", *arguments, "--checkpoint", name, "--skip", 3, "--test",
+        "--size_to_certify", "1,10", "--per_image", "rows.csv", folder=folder,
+    )  # fmt: skip
+    rows = list(csv.DictReader((folder / "rows.csv").open()))
+    assert [row["index"] for row in rows] == ["1", "4", "1", "4"]
+
+
+# ---- one process and two ----------------------------------------------------------------------------------------
+
+
+def torchrun(script, *arguments, folder):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / script]
+    return subprocess.run(
+        [*map(str, command + list(arguments))], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_two_processes_train_and_certify_as_one(folder):
+    """101 images, so that shares are uneven; what two processes trained, one certifies, and the other way round."""
+    run = torchrun("train_cifar_band.py", *SMALL, "--band_size", 3, "--end_epoch", 1, "--limit", 31, folder=folder)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("epoch 1/1") == 1
+    name = "pets_one_band_lr_0.1_regularization_0.0005_model_resnet18_band_3_epoch_1.pth"
+    arguments = [*SMALL, "--all", "--limit", 101, "--band_size", 3, "--size_to_certify", "1,2"]
+    succeed("certify_cifar_band.py", *arguments, "--checkpoint", name, folder=folder)
+    arguments += ["--checkpoint", "net.pth", "--per_image"]
+    succeed("certify_cifar_band.py", *arguments, "one.csv", folder=folder)
+    run = torchrun("certify_cifar_band.py", *arguments, "two.csv", folder=folder)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("101 images") == 1
+    assert (folder / "two.csv").read_text() == (folder / "one.csv").read_text()
+
+
+def test_more_processes_than_images_are_refused(folder):
+    run = torchrun("certify_cifar_band.py", *SMALL, "--limit", 1, "--checkpoint", "net.pth", folder=folder)
+    assert run.returncode != 0
+    assert run.stderr.count("--nproc_per_node 2: more processes than images: expected at most 1 in all") == 1
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_shares_come_together_again(world, monkeypatch):
+    """Two and three processes acted out: every image belongs to one of them, and order is kept."""
+    from patchcert import distributed
+
+    whole = torch.arange(101)
+    shares, equal = [], []
+    monkeypatch.setattr(distributed, "world", lambda: world)
+    for rank in range(world):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        shares.append(whole[distributed.share()])
+        equal.append(distributed.equal_share(whole))
+    assert torch.equal(torch.cat(shares).sort().values, whole)
+    assert len({len(part) for part in equal}) == 1 and set(torch.cat(equal).tolist()) == set(range(101))
+    monkeypatch.setattr(
+        distributed.dist, "all_gather",
+        lambda parts, _: [part[: len(share)].copy_(share) for part, share in zip(parts, shares, strict=True)],
+    )  # fmt: skip
+    assert torch.equal(distributed.merge(shares[0], 101), whole)
+
+
+# ---- recipes ----------------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_rises_and_falls_and_an_interrupted_run_with_averages_resumes_to_the_same(tmp_path, monkeypatch):
+    recipe = training.Recipe(
+        lr=0.2, regularization=5e-4, end_epoch=3, batch_size=8, ablation_per="sample", nesterov=True, warmup=0.25,
+        label_smoothing=0.1, average=0.9, augmentations=(datasets.random_crop, datasets.random_flip),
+    )  # fmt: skip
+    assert [round(recipe.lr_at(epochs), 6) for epochs in (0, 0.5, 1, 2.5, 4)] == [0, 0.1, 0.2, 0.1, 0]
+    data = Dataset(torch.arange(20 * 192).view(20, 3, 8, 8).to(torch.uint8), torch.arange(20) % 3, torch.arange(20))
+
+    def train(path, stop_before=None):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+        epoch_of = training.train_epoch
+
+        def stopping(*arguments):
+            if arguments[-1] == stop_before:
+                raise KeyboardInterrupt
+            return epoch_of(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "train_epoch", stopping)
+            return training.train(network, Band(8, 8, 3), data, data, recipe, path)
+
+    whole = train(tmp_path / "whole" / "net.pth")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped" / "net.pth", stop_before=2)
+    resumed = train(tmp_path / "stopped" / "net.pth")
+    for part in ("net", "trained"):
+        assert all(torch.equal(whole[part][key], resumed[part][key]) for key in whole[part])
+    assert not torch.equal(whole["net"]["3.weight"], whole["trained"]["3.weight"])
+
+
+def test_an_average_weighs_the_past_by_its_decay():
+    old, new = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    old.weight.data[:], new.weight.data[:] = 1.0, 3.0
+    new.running_mean[:], new.num_batches_tracked[...] = 4.0, 7
+    training.update_average(old, new, 0.75)
+    assert old.weight.tolist() == [1.5, 1.5] and old.running_mean.tolist() == [1.0, 1.0]
+    assert old.num_batches_tracked == 7
+
+
+def test_samples_show_ablations_of_their_own():
+    inputs = training.ablated(torch.rand(200, 3, 6, 6), Band(6, 6, 2), torch.Generator().manual_seed(0), per="sample")
+    visible = inputs.sum(dim=1).sum(dim=1) > 0  # (N, W)
+    assert len(visible.unique(dim=0)) == 6 and (visible.sum(dim=1) == 2).all()
+
+
+# ---- bad input --------------------------------------------------------------------------------------------------
+
+
+def refused(script, *arguments, folder, capsys):
+    capsys.readouterr()
+    assert run_here(script, *arguments, folder=folder) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1, message
+    return message
+
+
+def test_wrong_folders_are_named_in_one_line(folder, tmp_path, capsys):
+    certify = ("certify_cifar_band.py", "--dataset", "folder", "--image_size", 8, "--band_size", 3)
+    shutil.copytree(folder / "checkpoints", tmp_path / "checkpoints")
+    checkpointed = [*certify, "--checkpoint", "net.pth", "--data"]
+    for part in ("train", "test"):
+        write_pictures(tmp_path / "four" / part, "abcd", 2)
+        (tmp_path / "empty" / part / "a").mkdir(parents=True)
+        write_pictures(tmp_path / "odd" / part, ("a", "b", part), 2)
+        write_pictures(tmp_path / "torn" / part, "abc", 2, suffix="jpg")
+    torn = tmp_path / "torn" / "test" / "b" / "0001.jpg"
+    torn.write_bytes(torn.read_bytes()[:-200])
+    message = refused(*checkpointed, "four", folder=tmp_path, capsys=capsys)
+    assert "tells 3 classes apart, the data set has 4" in message
+    assert "expected pictures" in refused(
+        "train_cifar_band.py", *certify[1:], "--data", "empty", folder=tmp_path, capsys=capsys
+    )
+    assert "different classes" in refused(*checkpointed, "odd", folder=tmp_path, capsys=capsys)
+    assert f"torn/test/b/{torn.name}: a damaged picture" in refused(
+        *checkpointed, "torn", folder=tmp_path, capsys=capsys
+    )
+    assert "one folder of pictures for each class" in refused(*checkpointed, "none", folder=tmp_path, capsys=capsys)
+
+
+def test_cifar_is_not_resized(tmp_path, capsys):
+    message = refused("train_cifar_band.py", "--image_size", 64, folder=tmp_path, capsys=capsys)
+    assert "--image_size 64: CIFAR-10 has 32 × 32 pixels" in message

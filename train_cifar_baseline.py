@@ -1,0 +1,31 @@
+"""Train a classifier of whole CIFAR-10 pictures, the undefended one that attacks are measured on.
+
+    python3 train_cifar_baseline.py --lr 0.1 --end_epoch 149
+    python3 train_cifar_baseline.py --recipe fast
+
+As train_cifar_band.py, without ablation, on 3 channels. Writes checkpoints/cifar_baseline_….pth and a log beside it.
+"""
+
+from patchcert import cli
+from patchcert.datasets import random_crop, random_flip
+from pytorch_cifar import MODELS, cifar_resnet
+
+
+def main() -> None:
+    parser = cli.training_parser(__doc__, cli.CIFAR_LIKE, lr=0.1, regularization=0.0005, end_epoch=149, ablated=False)
+    cli.add_recipe(parser)
+    cli.add_network(parser, MODELS, "resnet18", image_size=32)
+    options = parser.parse_args()
+    classes = cli.class_count(options)
+    cli.train(
+        options,
+        None,
+        lambda: cifar_resnet(options.model, channels=3, classes=classes),
+        stem=f"{cli.data_name(options)}_baseline",
+        details=f"model_{options.model}",
+        augmentations=(random_crop, random_flip),
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,38 @@
+"""Train a classifier of CIFAR-10 pictures that see one square block.
+
+    python3 train_cifar_block.py --block_size 4 --lr 0.1 --end_epoch 199
+    python3 train_cifar_block.py --block_size 4 --recipe fast
+    torchrun --nproc_per_node=8 train_cifar_block.py --block_size 4 --recipe fast
+    python3 train_cifar_block.py --dataset folder --data DIR --image_size 32 --block_size 4
+
+The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020, section 4). Pictures are cropped and
+mirrored at random; recipes stand in patchcert/training.py. Writes checkpoints/cifar_one_block_….pth and a log.
+"""
+
+from patchcert import cli
+from patchcert.ablation import Block
+from patchcert.datasets import random_crop, random_flip
+from pytorch_cifar import MODELS, cifar_resnet
+
+
+def main() -> None:
+    parser = cli.training_parser(__doc__, cli.CIFAR_LIKE, lr=0.1, regularization=0.0005, end_epoch=199)
+    cli.add_recipe(parser)
+    cli.add_network(parser, MODELS, "resnet18", image_size=32)
+    parser.add_argument(
+        "--block_size", type=int, default=4, help="s, side of the square that an ablated image shows, pixels"
+    )
+    options = parser.parse_args()
+    classes = cli.class_count(options)
+    cli.train(
+        options,
+        Block(options.image_size, options.image_size, options.block_size),
+        lambda: cifar_resnet(options.model, channels=6, classes=classes),
+        stem=f"{cli.data_name(options)}_one_block",
+        details=f"model_{options.model}_block_{options.block_size}",
+        augmentations=(random_crop, random_flip),
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
