@@ -131,8 +131,8 @@ class Windows:
             return self
         rows, row_index = _union(self.rows, group)
         columns, column_index = _union(self.columns, group)
-        lattice = torch.broadcast_shapes(self.rows.t.shape, self.columns.t.shape)
-        windows = len(self.shift)
+        windows, places = len(self.shift), len(self.rows.t)
+        lattice = (places, windows // places)
         groups = (lattice[0] // group, group, -1)
         pad = (0, 1, 0, 1)  # index −1 reads a zero
         row_index = row_index.expand(*lattice, -1).reshape(windows, 1, -1, 1)
