@@ -1,7 +1,7 @@
 """Train networks whose robustness to patch or sparse attacks is certified by interval bounds.
 
     python train.py --config config/mnist_robtrain_p22_all.json --model_subset 0
-    python train.py --config config/cifar_robtrain_p55_rand20.json --model_subset 3 training_params:epochs=1
+    python train.py --config config/cifar_robtrain_p55_rand20.json --model_subset 3 --gpu 0,1
 
 Chiang et al., "Certified Defenses for Adversarial Patches", ICLR 2020. Each file in config/ is one experiment: data,
 networks, attack and schedule. Writes MODELS_PATH/MODEL_ID.pth, MODEL_ID_best.pth and MODEL_ID.log.

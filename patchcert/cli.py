@@ -1,6 +1,7 @@
 """The options that scripts share, and what they start."""
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -646,6 +647,7 @@ def interval_parser(description: str) -> Parser:
     parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N images")
     parser.add_argument("--max_memory", type=positive_float, default=2.0, metavar="GB", help="for bounds, at a time")
     parser.add_argument("--seed", type=index, default=2019, help="fixes everything random")
+    parser.add_argument("--gpu", metavar="0,1", help="run on these GPUs, one process each")
     parser.add_argument("overrides", nargs="*", metavar="section:key=value", help="values instead of the config's")
     return parser
 
@@ -664,4 +666,19 @@ def interval_options(parser: Parser) -> argparse.Namespace:
     options.models = options.experiment.chosen(numbers)
     options.folder = options.path_prefix / options.experiment.models_path
     options.bytes = int(options.max_memory * 1e9)
+    if options.gpu and "RANK" not in os.environ:
+        _restart_on_gpus(options.gpu)
+    distributed.start(options.device)
     return options
+
+
+def _restart_on_gpus(gpus: str) -> None:
+    """Run this very command again under torchrun, one process for each of `gpus` (0,1), and see no others."""
+    numbers = gpus.split(",")
+    if not all(number.isdecimal() for number in numbers) or len(set(numbers)) < len(numbers):
+        raise UsageError("gpu", gpus, "expected numbers of GPUs with commas, such as 0,1")
+    if any(int(number) >= torch.cuda.device_count() for number in numbers):
+        raise UsageError("gpu", gpus, f"there are {torch.cuda.device_count()} GPUs here, counted from 0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(len(numbers))]
+    os.execv(sys.executable, [sys.executable, *torchrun, *sys.argv])

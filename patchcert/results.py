@@ -119,12 +119,10 @@ def print_interval_epoch(model_id: str, row: dict) -> None:
 
 
 def print_models(rows: list[dict], summary: dict[str, dict[str, float]]) -> None:
-    """Print certified and clean error of each model, and how they vary over the models."""
+    """Print each model's errors, and how they vary over the models."""
     for row in rows:
-        print(
-            f"{row['model_id']}: certified error {row['certified_error']:.2%}, clean error {row['clean_error']:.2%}"
-            f"  ({row['total']} images in {row['seconds']:.1f} s)"
-        )
+        found = ", ".join(f"{error.replace('_', ' ')} {row[error]:.2%}" for error in summary)
+        print(f"{row['model_id']}: {found}  ({row['total']} images in {row['seconds']:.1f} s)")
     for error, values in summary.items():
         print(f"{error.replace('_', ' '):15s}  " + "  ".join(f"{name} {value:.2%}" for name, value in values.items()))
 

@@ -259,6 +259,8 @@ def _check(config: Config, path: Path) -> None:
         (training.method in ("robust", "natural"), "training_params:method", training.method, "robust or natural"),
         (evaluation.method in ("robust", "adv"), "eval_params:method", evaluation.method, "robust or adv"),
         (not method.sparse or evaluation.method == "robust", "eval_params:method", evaluation.method, "robust"),
+        (evaluation.epsilon == 1 or evaluation.method != "adv", "eval_params:epsilon", evaluation.epsilon, "1 for adv"),
+        (attack.random_start, "random_start", "false", "true: every attack begins with a random patch"),
         (training.optimizer in ("adam", "sgd"), "optimizer", training.optimizer, "adam or sgd"),
         (method.patch_w >= patched, "patch_w", method.patch_w, "at least 1"),
         (method.patch_l >= patched, "patch_l", method.patch_l, "at least 1"),

@@ -1,18 +1,19 @@
 """Certified and clean error of a network: a certificate covers every place of the patch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 
 import torch
 from torch import Tensor, nn
 
+from patchcert import attack, distributed
 from patchcert.datasets import Dataset
 from patchcert.errors import UsageError
 from patchcert.intervals.bounds import certified
 from patchcert.intervals.config import Config
 from patchcert.intervals.patches import Batch
-from patchcert.intervals.places import Places, Threat, all_places
+from patchcert.intervals.places import Places, Scale, Threat, all_places
 from patchcert.intervals.sparse import SparseThreat, sparse_margins
 from patchcert.results import progress_bar
 
@@ -23,11 +24,17 @@ class Verdicts:
 
     Attributes:
         predicted: (N,) int64, the class of the largest logit.
-        certified: (N,) bool, whether nothing in the threat model changes the label's being the prediction.
+        certified: (N,) bool, classified right whatever the threat model allows.
+        flipped: (N,) bool, classified right until an attack changed that; None where there was no attack.
     """
 
     predicted: Tensor
     certified: Tensor
+    flipped: Tensor | None = None
+
+    def columns(self) -> dict[str, Tensor]:
+        """What `--per_image` says."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def model_file(folder: Path, model_id: str) -> Path:
@@ -44,17 +51,20 @@ def model_file(folder: Path, model_id: str) -> Path:
 
 @torch.no_grad()
 def verdicts(network: nn.Sequential, dataset: Dataset, config: Config, max_memory: int) -> Verdicts:
-    """Classify and certify all images, at strength `eval_params:epsilon`; the bar shows the certified accuracy."""
-    evaluation = config.eval_params
+    """Classify and certify all images, at strength `eval_params:epsilon`; the bar shows the certified accuracy.
+
+    Each process certifies its share of the images and gets the verdicts on all.
+    """
     predicted, holds = [], []
-    with progress_bar(len(dataset), "certifying") as bar:
-        for images, labels in dataset.batches(evaluation.batch_size):
+    share = dataset.take(distributed.share())
+    with progress_bar(len(share), "certifying") as bar:
+        for images, labels in share.batches(config.eval_params.batch_size):
             predicted.append(network(config.scale.inputs(images)).argmax(dim=1))
             right = predicted[-1] == labels
             holds.append(_certify(network, images, labels, right, config, max_memory))
             bar.set_postfix(certified=f"{torch.cat(holds).double().mean():.2%}")
             bar.update(len(labels))
-    return Verdicts(torch.cat(predicted), torch.cat(holds))
+    return Verdicts(*(distributed.merge(torch.cat(parts), len(dataset)) for parts in (predicted, holds)))
 
 
 def _certify(
@@ -101,11 +111,50 @@ def spread(count: int) -> Tensor:
     return (torch.arange(count) * 0.6180339887498949 % 1).argsort().argsort()
 
 
+class _OnPixels(nn.Module):
+    """A network as a function of images in [0, 1]."""
+
+    def __init__(self, network: nn.Module, scale: Scale):
+        super().__init__()
+        self.network, self.scale = network, scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.scale.inputs(images))
+
+
+def attacked(network: nn.Sequential, dataset: Dataset, config: Config, verdicts: Verdicts, seed: int) -> Verdicts:
+    """The verdicts with what projected gradient ascent on patches at random places flips, `method: adv`.
+
+    Raises:
+        BrokenCertificateError: a certified image flipped.
+    """
+    params, patch = config.eval_params.method_params, config.training_params.method_params.patch
+    images, right = dataset.images / 255, verdicts.predicted == dataset.labels
+    network.requires_grad_(False)
+    classifier = attack.undefended(_OnPixels(network, config.scale), *images.shape[2:])
+    threat = attack.PatchThreat(patch, classifier.ablation)
+    batch_size = config.eval_params.batch_size
+    targets = attack.Targets(
+        images[right],
+        dataset.labels[right],
+        dataset.indices[right.to(dataset.indices.device)],
+        torch.cat([*classifier.probabilities(images[right], batch_size)]),
+        verdicts.certified[right],
+    )
+    ascent = attack.Ascent(attack.margin, params.steps, params.step_size, momentum=0.0)
+    run = attack.Attack(classifier, threat, ascent, targets, seed, batch_size)
+    attack.try_random_places(run, params.random_mask_count)
+    return replace(verdicts, flipped=right.masked_scatter(right, run.findings.flipped))
+
+
 def errors(verdicts: Verdicts, labels: Tensor, seconds: float) -> dict:
     """What `--output` says of a model; errors are fractions of 1."""
     total, correct = len(labels), int((verdicts.predicted == labels).sum())
     certified_correct = int(verdicts.certified.sum())
-    return {
+    attack_results = {}
+    if verdicts.flipped is not None:
+        attack_results = {"attacked_error": 1 - (correct - int(verdicts.flipped.sum())) / total}
+    return attack_results | {
         "total": total,
         "correct": correct,
         "certified_correct": certified_correct,
@@ -116,9 +165,10 @@ def errors(verdicts: Verdicts, labels: Tensor, seconds: float) -> dict:
 
 
 def summary(models: list[dict]) -> dict[str, dict[str, float]]:
-    """Minimum, maximum, median and mean of both errors over the models."""
+    """Minimum, maximum, median and mean of each kind of error over the models."""
     measures = {"min": min, "max": max, "median": median, "mean": mean}
     return {
         error: {name: measure([model[error] for model in models]) for name, measure in measures.items()}
-        for error in ("certified_error", "clean_error")
+        for error in models[0]
+        if error.endswith("_error")
     }

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchcert import checkpoint, datasets
+from patchcert import checkpoint, datasets, distributed
 from patchcert.datasets import Dataset
 from patchcert.errors import UsageError
 from patchcert.intervals.bounds import certified, robust_loss
@@ -206,10 +206,10 @@ class Run:
     def step(
         self, images: Tensor, labels: Tensor, epsilon: float, generator: torch.Generator, parts: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """One step of the optimiser, the batch in `parts` whose gradients add up to that of the whole.
+        """One step of the optimiser on this process's share of a batch, in `parts` whose gradients add up.
 
         Returns:
-            the mean loss and the number of certified images, both without gradients.
+            the mean loss and the number of certified images over all processes, both without gradients.
         """
         self.optimizer.zero_grad()
         noise = self.attack.noise(images, generator) if epsilon >= NATURAL else images.new_empty(len(images), 0)
@@ -221,8 +221,11 @@ class Run:
             mean.backward()
             loss = loss + mean.detach()
             certified_images = certified_images + is_certified.sum()
+        for parameter in self.trained.parameters():
+            if parameter.grad is not None:
+                parameter.grad = distributed.total(parameter.grad) / distributed.world()
         self.optimizer.step()
-        return loss, certified_images
+        return distributed.total(loss) / distributed.world(), distributed.total(certified_images)
 
     def train_epoch(self, dataset: Dataset, epoch: int, generator: torch.Generator, parts: int) -> dict:
         """One pass over the data; returns what the log says about it, errors as fractions of 1."""
@@ -234,8 +237,9 @@ class Run:
             for step, (images, labels) in enumerate(batches):
                 epsilon = self.epsilon(epoch, step / steps)
                 loss, certified_images = self.step(images, labels, epsilon, generator, parts)
-                seen += len(labels)
-                loss_sum += loss * len(labels)
+                count = len(labels) * distributed.world()
+                seen += count
+                loss_sum += loss * count
                 certified_sum += certified_images
                 if step % STEPS_BETWEEN_READINGS == 0:
                     bar.set_postfix(
@@ -243,7 +247,7 @@ class Run:
                         loss=f"{float(loss_sum) / seen:.4f}",
                         certified=f"{float(certified_sum) / seen:.2%}",
                     )
-                bar.update(len(labels))
+                bar.update(count)
         return {
             "epoch": epoch,
             "epsilon": epsilon,
@@ -260,13 +264,14 @@ class Run:
     @torch.no_grad()
     def errors(self, dataset: Dataset, generator: torch.Generator) -> dict[str, float]:
         """Robust error at full strength, at the places that training looks at, and clean error of a data set."""
-        robust = wrong = 0
-        for images, labels in dataset.batches(self.training.batch_size):
+        robust = wrong = torch.zeros((), dtype=torch.int64, device=dataset.labels.device)
+        for images, labels in dataset.take(distributed.share()).batches(self.training.batch_size):
             noise = self.attack.noise(images, generator)
             worst, _ = self.attack.worst(images, labels, self.training.epsilon, noise)
-            robust += int((~certified(worst, labels)).sum())
-            wrong += int((self.network(self.config.scale.inputs(images)).argmax(dim=1) != labels).sum())
-        return {"robust_err": robust / len(dataset), "clean_err": wrong / len(dataset)}
+            robust = robust + (~certified(worst, labels)).sum()
+            wrong = wrong + (self.network(self.config.scale.inputs(images)).argmax(dim=1) != labels).sum()
+        counts = {"robust_err": robust, "clean_err": wrong}
+        return {name: distributed.total(count).item() / len(dataset) for name, count in counts.items()}
 
 
 def train(
@@ -280,6 +285,8 @@ def train(
 ) -> None:
     """Train to the config's last epoch; everything is on the data's device.
 
+    Every process has all data and the same weights throughout; the first one writes and prints.
+
     After each epoch MODEL_ID.pth in `folder` is the state to resume from and MODEL_ID.log has a line more. Once the
     ε schedule has ended, MODEL_ID_best.pth is the state of the lowest robust error on the test set, which is what
     the published numbers select by.
@@ -291,15 +298,18 @@ def train(
     if state["epoch"] + 1 >= run.training.epochs:
         raise UsageError("resume", resume, f"expected a checkpoint before epoch {run.training.epochs - 1}, the last")
     log = path.with_suffix(".log")
-    keep_log_until(log, state["epoch"])
+    if distributed.is_first():
+        keep_log_until(log, state["epoch"])
     best = state["best_robust_err"]
     for epoch in range(state["epoch"] + 1, run.training.epochs):
-        generator = torch.Generator(device).manual_seed(seed * 1_000_003 + epoch)
+        generator = torch.Generator(device).manual_seed(seed * 1_000_003 + epoch + distributed.rank() * 2**40)
         row = run.train_epoch(train_set, epoch, generator, parts)
         row |= (errors := run.errors(test_set, generator))
         run.scheduler.step()
         is_best = epoch >= schedule_end(run.training) and errors["robust_err"] < best
         best = errors["robust_err"] if is_best else best
+        if not distributed.is_first():
+            continue
         content = run.state(epoch, errors | {"best_robust_err": best})
         checkpoint.save(content, path)
         if is_best:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -68,6 +70,51 @@ def test_the_path_prefix_comes_before_the_models_path(trained):
             "--limit", 5, folder=trained.parent)  # fmt: skip
     succeed("eval.py", "--config", P22, "--model_subset", 0, "models_path=checkpoints/mnist_robtrain_p22_all",
             "--limit", 5, folder=trained)  # fmt: skip
+
+
+def test_an_attack_finds_no_more_than_the_certificate_allows(trained):
+    adv, params = ROOT / "config" / "mnist_adveval_patch_22.json", "eval_params:method_params"
+    effort = [f"{params}:{value}" for value in ("steps=9", "random_mask_count=8", "sample_limit=60")]
+    succeed("eval.py", "--config", adv, "--model_subset", 0, *effort, "--output", "o.json", "--per_image", "o.csv",
+            folder=trained)  # fmt: skip
+    rows = list(csv.DictReader((trained / "o.csv").open()))
+    (model,) = json.loads((trained / "o.json").read_text())["models"]
+    assert len(rows) == model["total"] == 60
+    assert not any(row["certified"] == "True" and row["flipped"] == "True" for row in rows)
+    assert any(row["certified"] == "True" for row in rows) and any(row["flipped"] == "True" for row in rows)
+    wrong = [row["flipped"] == "True" or row["predicted"] != row["label"] for row in rows]
+    assert model["attacked_error"] == pytest.approx(sum(wrong) / 60)
+    assert model["clean_error"] < model["attacked_error"] <= model["certified_error"]
+
+
+def test_two_processes_train_and_certify_the_same(generated_mnist, tmp_path):
+    """Each with half of every batch; the state after two epochs and the rows per image are those of one process."""
+    arguments = ["--config", P22, "--model_subset", 0, "--data", generated_mnist, "--limit", 40, "--device", "cpu",
+                 *FAST, "training_params:batch_size=20"]  # fmt: skip
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    states, rows = [], []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        for script, more in (("train.py", []), ("eval.py", ["--per_image", "rows.csv"])):
+            if processes == 1:
+                succeed(script, *arguments, *more, folder=folder)
+                continue
+            command = [*torchrun, str(ROOT / script), *map(str, arguments), *more]
+            run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+            assert run.returncode == 0, run.stderr
+        path = folder / "checkpoints" / "mnist_robtrain_p22_all" / "mlp_255.pth"
+        states.append(torch.load(path, weights_only=True)["state_dict"])
+        rows.append((folder / "rows.csv").read_text())
+    for key in states[0]:
+        torch.testing.assert_close(states[0][key], states[1][key], atol=1e-5, rtol=0)
+    assert rows[0] == rows[1]
+
+
+def test_gpus_that_are_not_there(trained, capsys):
+    capsys.readouterr()
+    assert run_here("eval.py", "--config", P22, "--gpu", "0,99", folder=trained) == 2
+    assert "GPUs here" in capsys.readouterr().err
 
 
 WRONG = {
