@@ -581,11 +581,11 @@ def _report_attack(
         results.write_json(results.run_record([({}, counts)], seconds, configuration(options)), options.output)
     if options.per_image:
         results.write_csv(results.image_rows(dataset, [({}, _attack_columns(clean, run))]), options.per_image)
-    if options.save_images:
+    if options.save_images and flipped.any():
         report.save_flipped(run, options.save_images)
-        rounded = report.to_bytes(run.findings.images) / 255
-        still_wrong = flipped & (run.classifier.predict(rounded, options.batch_size) != run.targets.labels)
-        results.print_pictures(options.save_images, int(flipped.sum()), int(still_wrong.sum()))
+        rounded = report.to_bytes(run.findings.images[flipped]) / 255
+        still_wrong = run.classifier.predict(rounded, options.batch_size) != run.targets.labels[flipped]
+        results.print_pictures(options.save_images, len(still_wrong), int(still_wrong.sum()))
 
 
 def _attack_columns(clean: attack.Clean, run: attack.Attack) -> dict[str, torch.Tensor]:
