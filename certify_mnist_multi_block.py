@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("--block_size", type=int, default=4, help="b, side of a block in pixels")
     parser.add_argument("--keep", type=int, default=4, help="blocks that an ablated image shows")
     cli.add_threshold(parser)
+    parser.set_defaults(engine="dense")  # many ablations with several windows each: planning them costs what they save
     options = parser.parse_args()
     rules = [ThresholdVote(threshold) for threshold in options.threshold]
     cli.certify(options, MultiBlock(28, 28, options.block_size, options.keep), mnist_network(), rules)
