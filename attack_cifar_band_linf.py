@@ -8,7 +8,7 @@ Projected gradient ascent with sign steps from a random start (Levine and Feizi,
 against patches say nothing about such changes.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import Band
 from patchcert.attack import Classifier
 from patchcert.voting import ThresholdVote
@@ -23,7 +23,7 @@ def main() -> None:
     options = parser.parse_args()
     ablation = Band(options.image_size, options.image_size, options.band_size)
     network = cifar_resnet(options.model, channels=6, classes=cli.class_count(options))
-    cli.attack_in_ball(options, network, Classifier(network, ablation, ThresholdVote(options.threshold)))
+    experiment.attack_in_ball(options, network, Classifier(network, ablation, ThresholdVote(options.threshold)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 Projected gradient ascent with sign steps from a random start (Levine and Feizi, NeurIPS 2020).
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.attack import undefended
 from pytorch_cifar import MODELS, cifar_resnet
 
@@ -17,7 +17,7 @@ def main() -> None:
     cli.add_network(parser, MODELS, "resnet18", image_size=32)
     options = parser.parse_args()
     network = cifar_resnet(options.model, channels=3, classes=cli.class_count(options))
-    cli.attack_in_ball(options, network, undefended(network, options.image_size, options.image_size))
+    experiment.attack_in_ball(options, network, undefended(network, options.image_size, options.image_size))
 
 
 if __name__ == "__main__":

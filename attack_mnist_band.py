@@ -8,7 +8,7 @@ Projected gradient ascent with sign steps, many restarts with the patch at a new
 NeurIPS 2020). Stops with exit code 3 if an image flips whose answer is certified under the same θ.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import Band
 from patchcert.attack import Classifier
 from patchcert.networks import mnist_network
@@ -22,7 +22,7 @@ def main() -> None:
     options = parser.parse_args()
     network = mnist_network()
     classifier = Classifier(network, Band(28, 28, options.band_size), ThresholdVote(options.threshold))
-    cli.attack_with_patch(options, network, classifier)
+    experiment.attack_with_patch(options, network, classifier)
 
 
 if __name__ == "__main__":

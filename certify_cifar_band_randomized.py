@@ -7,7 +7,7 @@ Each copy votes for its most probable class alone; each certificate may be wrong
 and Feizi, NeurIPS 2020, section 3. The deterministic certify_cifar_band_top_one.py needs no such allowance.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import Band
 from pytorch_cifar import MODELS, cifar_resnet
 
@@ -19,7 +19,7 @@ def main() -> None:
     options = parser.parse_args()
     network = cifar_resnet(options.model, channels=6, classes=cli.class_count(options))
     ablation = Band(options.image_size, options.image_size, options.band_size)
-    cli.certify_randomized(options, ablation, network)
+    experiment.certify_randomized(options, ablation, network)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Each copy votes for every class whose probability is at least θ. Levine and Fei
 section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import Block
 from patchcert.voting import ThresholdVote
 from pytorch_cifar import MODELS, cifar_resnet
@@ -22,7 +22,7 @@ def main() -> None:
     rules = [ThresholdVote(threshold) for threshold in options.threshold]
     network = cifar_resnet(options.model, channels=6, classes=cli.class_count(options))
     ablation = Block(options.image_size, options.image_size, options.block_size)
-    cli.certify(options, ablation, network, rules)
+    experiment.certify(options, ablation, network, rules)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Each copy votes for its most probable class alone. Levine and Feizi, NeurIPS 202
 section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import Block
 from patchcert.voting import TopOneVote
 from pytorch_cifar import MODELS, cifar_resnet
@@ -22,7 +22,7 @@ def main() -> None:
     rules = [TopOneVote()]
     network = cifar_resnet(options.model, channels=6, classes=cli.class_count(options))
     ablation = Block(options.image_size, options.image_size, options.block_size)
-    cli.certify(options, ablation, network, rules)
+    experiment.certify(options, ablation, network, rules)
 
 
 if __name__ == "__main__":

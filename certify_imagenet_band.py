@@ -7,7 +7,7 @@ Each copy votes for every class whose probability is at least θ. Levine and Fei
 50th picture is looked at, with --test those halfway between them.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import Band
 from patchcert.voting import ThresholdVote
 from resnet_imgnt import MODELS, imagenet_resnet
@@ -22,7 +22,7 @@ def main() -> None:
     rules = [ThresholdVote(threshold) for threshold in options.threshold]
     ablation = Band(options.image_size, options.image_size, options.band_size)
     network = imagenet_resnet(options.model, classes=cli.class_count(options))
-    cli.certify(options, ablation, network, rules)
+    experiment.certify(options, ablation, network, rules)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Each copy votes for its most probable class alone; each certificate may be wrong
 and Feizi, NeurIPS 2020, section 3. The deterministic certify_mnist_band_top_one.py needs no such allowance.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import Band
 from patchcert.networks import mnist_network
 
@@ -16,7 +16,7 @@ def main() -> None:
     parser = cli.randomized_parser(__doc__, cli.MNIST_LIKE)
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     options = parser.parse_args()
-    cli.certify_randomized(options, Band(28, 28, options.band_size), mnist_network())
+    experiment.certify_randomized(options, Band(28, 28, options.band_size), mnist_network())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Each copy votes for its most probable class alone. Levine and Feizi, NeurIPS 202
 section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import Band
 from patchcert.networks import mnist_network
 from patchcert.voting import TopOneVote
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     options = parser.parse_args()
     rules = [TopOneVote()]
-    cli.certify(options, Band(28, 28, options.band_size), mnist_network(), rules)
+    experiment.certify(options, Band(28, 28, options.band_size), mnist_network(), rules)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Each copy votes for its most probable class alone. Levine and Feizi, NeurIPS 202
 section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import Block
 from patchcert.networks import mnist_network
 from patchcert.voting import TopOneVote
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--block_size", type=int, default=4, help="s, side of the block that an ablated image shows")
     options = parser.parse_args()
     rules = [TopOneVote()]
-    cli.certify(options, Block(28, 28, options.block_size), mnist_network(), rules)
+    experiment.certify(options, Block(28, 28, options.block_size), mnist_network(), rules)
 
 
 if __name__ == "__main__":

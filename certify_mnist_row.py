@@ -7,7 +7,7 @@ Each copy votes for every class whose probability is at least θ. Levine and Fei
 section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import Row
 from patchcert.networks import mnist_network
 from patchcert.voting import ThresholdVote
@@ -19,7 +19,7 @@ def main() -> None:
     cli.add_threshold(parser)
     options = parser.parse_args()
     rules = [ThresholdVote(threshold) for threshold in options.threshold]
-    cli.certify(options, Row(28, 28, options.band_size), mnist_network(), rules)
+    experiment.certify(options, Row(28, 28, options.band_size), mnist_network(), rules)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ a base classifier sees one band of 4 columns at a time, all 28 bands vote, and a
 
 from pathlib import Path
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import Band
 from patchcert.networks import mnist_network
 from patchcert.voting import ThresholdVote
@@ -20,11 +20,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/quickstart.json"), help="the certified numbers")
     options = parser.parse_args()
     ablation = Band(28, 28, 4)
-    checkpoint = cli.train(options, ablation, mnist_network, "digits_one_band", "band_4")
+    checkpoint = experiment.train(options, ablation, mnist_network, "digits_one_band", "band_4")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     command = f"--checkpoint {checkpoint} --all --size_to_certify 1-8 --output {options.output}"
     certify_options = cli.certification_parser(__doc__, ("digits",)).parse_args(command.split())
-    cli.certify(certify_options, ablation, mnist_network(), [ThresholdVote(0.2)])
+    experiment.certify(certify_options, ablation, mnist_network(), [ThresholdVote(0.2)])
     print(f"written to {options.output}")
 
 

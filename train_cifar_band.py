@@ -9,7 +9,7 @@ The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020,
 mirrored at random; recipes stand in patchcert/training.py. Writes checkpoints/cifar_one_band_….pth and a log.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import Band
 from patchcert.datasets import random_crop, random_flip
 from pytorch_cifar import MODELS, cifar_resnet
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     options = parser.parse_args()
     classes = cli.class_count(options)
-    cli.train(
+    experiment.train(
         options,
         Band(options.image_size, options.image_size, options.band_size),
         lambda: cifar_resnet(options.model, channels=6, classes=classes),

@@ -6,7 +6,7 @@
 As train_cifar_band.py, without ablation, on 3 channels. Writes checkpoints/cifar_baseline_….pth and a log beside it.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.datasets import random_crop, random_flip
 from pytorch_cifar import MODELS, cifar_resnet
 
@@ -17,7 +17,7 @@ def main() -> None:
     cli.add_network(parser, MODELS, "resnet18", image_size=32)
     options = parser.parse_args()
     classes = cli.class_count(options)
-    cli.train(
+    experiment.train(
         options,
         None,
         lambda: cifar_resnet(options.model, channels=3, classes=classes),

@@ -9,7 +9,7 @@ The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020,
 mirrored at random; recipes stand in patchcert/training.py. Writes checkpoints/cifar_one_block_….pth and a log.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import Block
 from patchcert.datasets import random_crop, random_flip
 from pytorch_cifar import MODELS, cifar_resnet
@@ -24,7 +24,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     classes = cli.class_count(options)
-    cli.train(
+    experiment.train(
         options,
         Block(options.image_size, options.image_size, options.block_size),
         lambda: cifar_resnet(options.model, channels=6, classes=classes),

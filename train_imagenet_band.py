@@ -8,7 +8,7 @@ The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020,
 pixels, normalised, mirrored at random. Writes checkpoints/imagenet_one_band_….pth and a log beside it.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import Band
 from patchcert.datasets import random_flip
 from resnet_imgnt import MODELS, imagenet_resnet, pretrained_imagenet_resnet
@@ -22,7 +22,7 @@ def main() -> None:
     options = parser.parse_args()
     build = pretrained_imagenet_resnet if options.pretrained else imagenet_resnet
     classes = cli.class_count(options)
-    cli.train(
+    experiment.train(
         options,
         Band(options.image_size, options.image_size, options.band_size),
         lambda: build(options.model, classes=classes),

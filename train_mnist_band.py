@@ -8,7 +8,7 @@ The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020,
 each batch showing one random band of every image. Writes checkpoints/{dataset}_one_band_….pth and a log beside it.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import Band
 from patchcert.networks import mnist_network
 
@@ -17,7 +17,7 @@ def main() -> None:
     parser = cli.training_parser(__doc__, cli.MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     options = parser.parse_args()
-    cli.train(
+    experiment.train(
         options,
         Band(28, 28, options.band_size),
         mnist_network,

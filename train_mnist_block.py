@@ -7,7 +7,7 @@
 As train_mnist_band.py, with a block in place of a band. Writes checkpoints/{dataset}_one_block_….pth.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import Block
 from patchcert.networks import mnist_network
 
@@ -16,7 +16,7 @@ def main() -> None:
     parser = cli.training_parser(__doc__, cli.MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
     parser.add_argument("--block_size", type=int, default=4, help="s, side of the block that an ablated image shows")
     options = parser.parse_args()
-    cli.train(
+    experiment.train(
         options,
         Block(28, 28, options.block_size),
         mnist_network,

@@ -7,7 +7,7 @@
 As train_mnist_band.py, with `keep` of the bands of `bandwidth` columns. Writes checkpoints/{dataset}_bands_….pth.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import MultiBand
 from patchcert.networks import mnist_network
 
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--bandwidth", type=int, default=2, help="b, columns in a band")
     parser.add_argument("--keep", type=int, default=2, help="bands that an ablated image shows")
     options = parser.parse_args()
-    cli.train(
+    experiment.train(
         options,
         MultiBand(28, 28, options.bandwidth, options.keep),
         mnist_network,

@@ -7,7 +7,7 @@
 As train_mnist_band.py, with `keep` of the aligned blocks. Writes checkpoints/{dataset}_block_fixed_exact_….pth.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import MultiBlock
 from patchcert.networks import mnist_network
 
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--block_size", type=int, default=4, help="b, side of a block in pixels")
     parser.add_argument("--keep", type=int, default=4, help="blocks that an ablated image shows")
     options = parser.parse_args()
-    cli.train(
+    experiment.train(
         options,
         MultiBlock(28, 28, options.block_size, options.keep),
         mnist_network,

@@ -7,7 +7,7 @@
 As train_mnist_band.py, with rows in place of columns. Writes checkpoints/t{dataset}_one_band_….pth.
 """
 
-from patchcert import cli
+from patchcert import cli, experiment
 from patchcert.ablation import Row
 from patchcert.networks import mnist_network
 
@@ -16,7 +16,7 @@ def main() -> None:
     parser = cli.training_parser(__doc__, cli.MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
     parser.add_argument("--band_size", type=int, default=4, help="s, rows that an ablated image shows")
     options = parser.parse_args()
-    cli.train(
+    experiment.train(
         options,
         Row(28, 28, options.band_size),
         mnist_network,

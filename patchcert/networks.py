@@ -3,10 +3,14 @@
 from torch import nn
 
 
-def mnist_network() -> nn.Sequential:
-    """The paper's network for encoded 28 × 28 grey images: (N, 2, 28, 28) to logits (N, 10)."""
+def mnist_network(channels: int = 2) -> nn.Sequential:
+    """The paper's network for 28 × 28 grey images: (N, channels, 28, 28) to logits (N, 10).
+
+    Args:
+        channels: of the input: 2 for encoded images, 1 for the images themselves.
+    """
     return nn.Sequential(
-        nn.Conv2d(2, 64, 4, stride=2, padding=1),
+        nn.Conv2d(channels, 64, 4, stride=2, padding=1),
         nn.ReLU(),
         nn.Conv2d(64, 128, 4, stride=2, padding=1),
         nn.ReLU(),

@@ -9,27 +9,40 @@ import torch
 from PIL import Image
 
 from patchcert import certificate, checkpoint, datasets
+from patchcert.ablation import Band, encode
+from patchcert.attack import Classifier
 from patchcert.networks import mnist_network
-from tests.helpers import ROOT, run_here, succeed
+from patchcert.voting import ThresholdVote
+from tests.helpers import ROOT, run_here, succeed, write_idx_files
 
-ATTACK = ["--checkpoint", "net.pth", "--steps", 3, "--randomizations", 2]
+ATTACK = ["--checkpoint", "net.pth", "--steps", 5, "--randomizations", 3, "--step_size", 0.2, "--loss", "margin"]
 SCRIPTS = sorted(path.name for path in ROOT.glob("attack_*.py"))
 
 
-@pytest.fixture
-def folder(tmp_path, generated_mnist):
-    """A folder with MNIST's files and a network whose votes differ from image to image."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with MNIST's files and a network with random weights, whose smoothed answers are the test labels."""
+    folder = tmp_path_factory.mktemp("run")
+    raw = folder / "data" / "MNIST" / "raw"
+    write_idx_files(raw)
     torch.manual_seed(0)
     network = mnist_network()
-    network[9].weight.data *= 60
-    checkpoint.save({"net": network.state_dict(), "acc": 0.0, "epoch": 0}, tmp_path / "checkpoints" / "net.pth")
-    (tmp_path / "data").symlink_to(generated_mnist)
-    return tmp_path
+    images = datasets.load("mnist", folder / "data", train=False).images / 255
+    with torch.no_grad():
+        network[9].weight *= 300
+        copies = (encode(images)[:, None] * Band(28, 28, 4).masks()[None, :, None])[::4].flatten(0, 1)
+        network[9].bias -= network(copies).mean(dim=0)  # no class is ahead everywhere
+    checkpoint.save({"net": network.state_dict(), "acc": 0.0, "epoch": 0}, folder / "checkpoints" / "net.pth")
+    classifier = Classifier(network.eval(), Band(28, 28, 4), ThresholdVote(0.3))
+    labels = classifier.predict(images, 4096).to(torch.uint8)
+    file = raw / "t10k-labels-idx1-ubyte"
+    file.write_bytes(file.read_bytes()[:8] + labels.numpy().tobytes())
+    return folder
 
 
 def test_results_rows_and_pictures_agree(folder, capsys):
     written = ["--output", "run.json", "--per_image", "rows.csv", "--save_images", "pictures"]
-    options = ["--all", "--skip", 2, "--limit", 40, "--patch_height", 6, "--step_size", 0.2, *written]
+    options = ["--all", "--skip", 2, "--limit", 40, "--patch_height", 24, "--patch_width", 12, *written]
     succeed("attack_mnist_band.py", *ATTACK, *options, folder=folder)
     record, rows = json.loads((folder / "run.json").read_text()), list(csv.DictReader((folder / "rows.csv").open()))
     clean = datasets.load("mnist", folder / "data", train=False)
@@ -50,14 +63,14 @@ def test_results_rows_and_pictures_agree(folder, capsys):
         top, left = int(row["row"]), int(row["column"])
         differs = before != after
         assert differs.any()
-        differs[top : top + 6, left : left + 5] = False
+        differs[top : top + 24, left : left + 12] = False
         assert not differs.any()
     assert f"pictures: {len(flipped)} flipped images; rounded to 8 bits" in capsys.readouterr().out
 
 
 def test_a_broken_certificate_ends_with_exit_code_3(folder, monkeypatch, capsys):
     monkeypatch.setattr(certificate, "margin_certified", lambda counts, most_touched: torch.ones(len(counts)) > 0)
-    arguments = [*ATTACK, "--all", "--step_size", 0.2, "--save_images", "pictures"]
+    arguments = [*ATTACK, "--all", "--size_of_attack", 14, "--save_images", "pictures"]
     assert run_here("attack_mnist_band.py", *arguments, folder=folder) == 3
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "is certified, and was flipped: the counterexample is in pictures/" in message
@@ -73,7 +86,7 @@ def test_a_broken_certificate_ends_with_exit_code_3(folder, monkeypatch, capsys)
 
 
 def test_blocks_are_attacked(folder, capsys):
-    arguments = ["--block_size", 20, "--limit", 2, "--locations", "all", "--loss", "margin", "--momentum", 0.9]
+    arguments = ["--block_size", 20, "--limit", 1, "--randomizations", 1, "--locations", "all", "--momentum", 0.9]
     succeed("attack_mnist_block.py", *ATTACK, *arguments, "--size_of_attack", 2, folder=folder)
     assert "attacked correct" in capsys.readouterr().out
 

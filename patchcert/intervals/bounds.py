@@ -27,6 +27,14 @@ class Box:
         """The box centre ± radius."""
         return cls(centre - radius, centre + radius)
 
+    @classmethod
+    def around_temporary(cls, centre: Tensor, radius: Tensor) -> "Box":
+        """centre ± radius in the memory of both, where no gradients need them; the caller has no more use for them."""
+        if torch.is_grad_enabled():
+            return cls.around(centre, radius)
+        lower = centre - radius
+        return cls(lower, centre.add_(radius))
+
     @property
     def centre(self) -> Tensor:
         """mid = (u + l) / 2."""

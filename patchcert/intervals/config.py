@@ -125,11 +125,11 @@ class Config:
 
     def chosen(self, subset: list[int] | None) -> list[Model]:
         """The models that `--model_subset` picks, by default all."""
-        for index in subset or []:
+        for index in subset or ():
             if not 0 <= index < len(self.models):
                 ids = ", ".join(f"{i} {model.model_id}" for i, model in enumerate(self.models))
                 raise UsageError("model_subset", index, f"expected some of: {ids}")
-        return [self.models[index] for index in (range(len(self.models)) if subset is None else subset)]
+        return [self.models[index] for index in subset or range(len(self.models))]
 
 
 def load(path: Path, overrides: list[str] = ()) -> Config:

@@ -84,7 +84,8 @@ class PatchBounds:
         columns = len(places.images)
         box, done = self._first_layers(places)
         for index, layer in enumerate(self.network[done:-1], start=done):
-            box = self._merged(index, through(layer, box), columns)
+            box = _rectified(box) if isinstance(layer, nn.ReLU) else through(layer, box)
+            box = self._merged(index, box, columns)
         ends = (end.unflatten(0, (-1, columns)) for end in (box.lower, box.upper))
         return margins(self.network[-1], Box(*ends), self.labels[places.images])
 
@@ -222,7 +223,14 @@ class PatchBounds:
         weights = self.weight_rows[coordinates]  # (P, q, D)
         clean = self.clean_linear[places.images].expand(len(coordinates), -1, -1)
         centre = torch.baddbmm(clean, shift, weights)
-        return Box.around(centre.flatten(0, 1), torch.bmm(radius, weights.abs()).flatten(0, 1))
+        sizes = weights.abs() if torch.is_grad_enabled() else weights.abs_()  # gathered, so nobody else's
+        return Box.around_temporary(centre.flatten(0, 1), torch.bmm(radius, sizes).flatten(0, 1))
+
+
+def _rectified(box: Box) -> Box:
+    """The ReLU of a box that nothing else refers to, in its own memory where no gradients need it."""
+    in_place = not torch.is_grad_enabled()
+    return Box(F.relu(box.lower, in_place), F.relu(box.upper, in_place))
 
 
 def leading_convolutions(network: nn.Sequential) -> int:

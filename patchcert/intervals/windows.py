@@ -117,10 +117,11 @@ class Windows:
 
         Clean activations outside the map are −∞: the ReLU makes both differences zero there.
         """
+        in_place = not torch.is_grad_enabled()  # all tensors below are this function's own, but for self's
         centre = clean + self.shift
-        lower, upper = (centre - self.radius).relu(), (centre + self.radius).relu()
-        shift = (lower + upper) / 2 - clean.relu()
-        return replace(self, shift=shift, radius=(upper - lower) / 2)
+        lower, upper = F.relu(centre - self.radius, in_place), F.relu(centre + self.radius, in_place)
+        middle, radius = torch.lerp(lower, upper, 0.5), (upper - lower) / 2
+        return replace(self, shift=middle - clean.relu(), radius=radius)
 
     def merged(self, group: int) -> "Windows":
         """One window for each `group` windows that follow each other in the lattice: the smallest box around all.

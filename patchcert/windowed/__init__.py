@@ -23,7 +23,7 @@ from patchcert.windowed.geometry import Windows, windows_of
 from patchcert.windowed.layers import Planned
 from patchcert.windowed.tracing import Step, Translator, Value, unknown
 
-KEPT_BYTES = 1 << 30
+KEPT_BYTES = 1 << 28
 """Plans are kept for the next batch while their constants fit into this; others are made anew each time."""
 
 

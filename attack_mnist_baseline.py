@@ -1,0 +1,23 @@
+"""Attack MNIST digits with patches: the undefended network of train_mnist_baseline.py.
+
+    python3 attack_mnist_baseline.py --size_of_attack 5 --checkpoint NAME
+    python3 attack_mnist_baseline.py --patch_height 2 --patch_width 8 --locations all --loss margin \\
+        --skip 1 --limit 100 --test --output run.json --checkpoint NAME
+
+Projected gradient ascent with sign steps, many restarts with the patch at a new place (Levine and Feizi,
+NeurIPS 2020).
+"""
+
+from patchcert import cli, experiment
+from patchcert.attack import undefended
+from patchcert.networks import mnist_network
+
+
+def main() -> None:
+    options = cli.patch_attack_parser(__doc__, cli.MNIST_LIKE).parse_args()
+    network = mnist_network(channels=1)
+    experiment.attack_with_patch(options, network, undefended(network, 28, 28))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,99 @@
+"""Images per second of every stage: loading, augmentation, training step, certification; loader and network apart.
+
+    python3 -m benchmarks.bench_throughput --pictures data/cifar10/test --output results/throughput.json
+    python3 -m benchmarks.bench_throughput --pictures data/imagenet_sample --image_size 299 --amp --output FILE.json
+
+Each stage runs `--repeats` times after a first one that does not count; the best time of one process is reported.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from patchcert import cli, results, training
+from patchcert.ablation import Band
+from patchcert.datasets import Dataset, PictureFolder, normalise_imagenet, random_crop, random_flip
+from patchcert.voting import softmax_over
+from pytorch_cifar import cifar_resnet
+from resnet_imgnt import imagenet_resnet
+
+
+def images_per_second(stage: Callable[[], object], images: int, repeats: int, device: torch.device) -> float:
+    """The best of `repeats` runs of `stage`, which handles `images` images, after one that does not count."""
+    seconds = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        stage()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return images / min(seconds[1:])
+
+
+def stages(
+    files: PictureFolder, network: nn.Module, ablation: Band, batch: Tensor, labels: Tensor
+) -> dict[str, tuple[Callable[[], object], int]]:
+    """Each stage's name, what runs it and how many images that handles; `batch` (N, 3, H, W) is uint8."""
+    amp = torch.is_autocast_enabled(batch.device.type)
+    generator = torch.Generator(batch.device).manual_seed(0)
+    held = Dataset(batch, labels, torch.arange(len(labels)))
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, fused=True)
+    recipe = training.Recipe(lr=0.01, regularization=0.0005, end_epoch=0, batch_size=len(batch), amp=amp)
+
+    def decode() -> None:
+        for _ in files.decoded(files.indices.split(32)):
+            pass
+
+    def augment() -> Tensor:
+        return random_flip(random_crop(batch / 255, generator), generator)
+
+    def step() -> None:
+        training.train_epoch(network.train(), network, optimizer, ablation, held, recipe, epoch=0)
+
+    def certify() -> Tensor:
+        return softmax_over(network.eval(), normalise_imagenet(batch[:1] / 255), ablation, len(batch))
+
+    count = len(batch)
+    return {
+        "decode and resize": (decode, len(files)),
+        "augment": (augment, count),
+        "show an ablation": (lambda: training.ablated(batch / 255, ablation, generator, "sample"), count),
+        "training step": (step, count),
+        "certify": (certify, 1),
+    }
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--pictures", type=Path, default=Path("data/cifar10/test"), metavar="DIR", help="ImageFolder")
+    parser.add_argument(
+        "--image_size", type=cli.positive_int, default=32, help="32: CIFAR-10's ResNet-18, else ImageNet's"
+    )
+    parser.add_argument("--batch_size", type=cli.positive_int, default=128, help="images in a batch")
+    parser.add_argument("--limit", type=cli.positive_int, default=2000, metavar="N", help="pictures to decode")
+    parser.add_argument("--repeats", type=cli.positive_int, default=3, help="timed runs of each stage")
+    parser.add_argument("--device", type=cli.device, default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--amp", action="store_true", help="products and convolutions in bfloat16")
+    parser.add_argument("--output", type=cli.output_file, metavar="FILE.json", help="write the numbers here")
+    options = parser.parse_args()
+    files = PictureFolder("pictures", options.pictures, options.image_size).take(slice(options.limit))
+    batch = next(files.take(slice(options.batch_size)).decoded([torch.arange(min(options.batch_size, len(files)))]))
+    batch, labels = batch.to(options.device), torch.zeros(len(batch), dtype=torch.int64, device=options.device)
+    build, band = (cifar_resnet, 4) if options.image_size == 32 else (imagenet_resnet, 25)
+    network = build("resnet18", classes=10).to(options.device, memory_format=torch.channels_last)
+    ablation = Band(options.image_size, options.image_size, band).to(options.device)
+    measured = {}
+    with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+        for name, (stage, images) in stages(files, network, ablation, batch, labels).items():
+            measured[name] = images_per_second(stage, images, options.repeats, options.device)
+            print(f"{name:20s} {measured[name]:10.1f} images/s", flush=True)
+    if options.output:
+        content = {"images_per_second": measured, "config": cli.configuration(options)}
+        results.write_json(content | {"environment": results.environment()}, options.output)
+
+
+if __name__ == "__main__":
+    cli.run(main)

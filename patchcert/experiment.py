@@ -1,0 +1,271 @@
+"""What scripts start: an experiment as its parsed options describe it.
+
+Options come from the parsers of `cli`; what is computed, from the modules that this one brings together.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from patchcert import attack, certificate, checkpoint, datasets, distributed, report, results, training, voting
+from patchcert.ablation import Ablation, Patch
+from patchcert.cli import RECIPE_OPTIONS, configuration
+from patchcert.errors import BrokenCertificateError, UsageError, require_within
+from patchcert.voting import Engine, VoteRule
+
+
+def train(
+    options: argparse.Namespace,
+    ablation: Ablation | None,
+    build_network: Callable[[], nn.Module],
+    stem: str,
+    details: str,
+    augmentations: tuple[datasets.Augmentation, ...] = (),
+) -> Path:
+    """Train as the options of `training_parser` say; returns where the checkpoint lies.
+
+    Args:
+        stem, details: see `checkpoint.run_name`.
+    """
+    if options.recipe != "paper":
+        details += f"_recipe_{options.recipe}"
+    name = checkpoint.run_name(stem, options.lr, options.regularization, details, options.end_epoch, options.resume)
+    _set_up(options)
+    torch.manual_seed(options.seed)
+    network = build_network()
+    resumed = _resumed(options, network)
+    train_set, test_set = (_spread(_load(options, part), options.limit).to(options.device) for part in (True, False))
+    distributed.require_images(min(len(train_set), len(test_set)))
+    recipe = replace(
+        training.RECIPES[options.recipe],
+        **{option: getattr(options, option) for option in RECIPE_OPTIONS},
+        seed=options.seed,
+        augmentations=augmentations,
+    )
+    path = checkpoint.FOLDER / name
+    network.to(options.device, memory_format=torch.channels_last)
+    if ablation is not None:
+        ablation.to(options.device)
+    state = training.train(network, ablation, train_set, test_set, recipe, path, resumed, options.compile)
+    if distributed.is_first():
+        results.print_training(path, state)
+    return path
+
+
+def _set_up(options: argparse.Namespace) -> None:
+    distributed.start(options.device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
+
+
+def _load(options: argparse.Namespace, train: bool) -> datasets.Images:
+    if options.dataset == "imagenet":
+        option = "trainpath" if train else "valpath"
+        pictures = getattr(options, option)
+        return datasets.PictureFolder(option, pictures, options.image_size, datasets.normalise_imagenet)
+    if options.dataset != "folder":
+        return datasets.load(options.dataset, options.data, train)
+    return datasets.load_folder(options.data, train, options.image_size)
+
+
+def _spread(dataset: datasets.Images, limit: int | None) -> datasets.Images:
+    """At most `limit` images, evenly spaced, so that all classes remain where they come one after the other."""
+    count = min(limit or len(dataset), len(dataset))
+    return dataset.take(torch.arange(count) * len(dataset) // count)
+
+
+def _resumed(options: argparse.Namespace, network: nn.Module) -> dict | None:
+    if options.resume is None:
+        return None
+    content = checkpoint.load_network("resume", checkpoint.find("resume", options.resume), network)
+    if content["epoch"] >= options.end_epoch:
+        right = f"expected a checkpoint before --end_epoch {options.end_epoch}, this one is at {content['epoch']}"
+        raise UsageError("resume", options.resume, right)
+    return content
+
+
+def certify(options: argparse.Namespace, ablation: Ablation, network: nn.Module, rules: list[VoteRule]) -> None:
+    """Certify as the options of `certification_parser` say, for every patch size, vote rule and certificate."""
+    _set_up(options)
+    questions = [
+        certificate.Question(patch, rule, kind)
+        for patch in options.size_to_certify
+        for rule in rules
+        for kind in options.certificate
+    ]
+    certifier = certificate.Certifier(ablation.to(options.device), questions)
+    dataset, network = _prepare(options, network)
+    engine = _engine(options, network, ablation, dataset)
+    started = time.perf_counter()
+    with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+        verdicts = certificate.certify(engine, dataset, certifier, options.batch_size)
+    seconds = time.perf_counter() - started
+    _report(options, dataset, [question.as_json() for question in questions], verdicts, seconds)
+
+
+def certify_randomized(options: argparse.Namespace, ablation: Ablation, network: nn.Module) -> None:
+    """Certify by random samples as the options of `randomized_parser` say."""
+    _set_up(options)
+    most_touched = {patch: ablation.to(options.device).most_touched(patch) for patch in options.attack_size}
+    dataset, network = _prepare(options, network)
+    engine = _engine(options, network, ablation, dataset)
+    started = time.perf_counter()
+    with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+        votes = certificate.top_one_votes(engine, dataset, ablation, options.batch_size)
+    verdicts = [
+        certificate.randomized_verdicts(
+            votes, most, options.alpha, options.predsamples, options.boundsamples, np.random.default_rng(options.seed)
+        )
+        for most in most_touched.values()
+    ]
+    seconds = time.perf_counter() - started
+    _report(options, dataset, [{"attack_size": patch.size} for patch in most_touched], verdicts, seconds)
+
+
+def _engine(options: argparse.Namespace, network: nn.Module, ablation: Ablation, dataset: datasets.Images) -> Engine:
+    if options.compile and options.engine != "dense":
+        raise UsageError("engine", options.engine, "torch.compile needs the whole network: give --engine dense too")
+    return voting.engine(options.engine, network, ablation, 2 * dataset.channels)
+
+
+def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifier: attack.Classifier) -> None:
+    """Attack as the options of `patch_attack_parser` say.
+
+    Args:
+        network: what the checkpoint fills; a part of `classifier`.
+    """
+    ablation = classifier.ablation.to(options.device)
+    patch = Patch(
+        _patch_side(options, "patch_height", ablation.height, "rows"),
+        _patch_side(options, "patch_width", ablation.width, "columns"),
+    )
+    questions = [certificate.Question(patch, classifier.rule, kind) for kind in ("margin", "exact")]
+    threat = attack.PatchThreat(patch, ablation)
+    _attack(options, network, classifier, threat, questions, attack.SEARCHES[options.locations], options.randomizations)
+
+
+def _patch_side(options: argparse.Namespace, name: str, pixels: int, what: str) -> int:
+    given = name if getattr(options, name) else "size_of_attack"
+    side = getattr(options, given)
+    require_within(given, side, 1, pixels, f"images have {pixels} {what}")
+    return side
+
+
+def attack_in_ball(options: argparse.Namespace, network: nn.Module, classifier: attack.Classifier) -> None:
+    """Attack as the options of `ball_attack_parser` say; see `attack_with_patch`."""
+    threat = attack.BallThreat(options.epsilon, classifier.ablation.to(options.device))
+    _attack(options, network, classifier, threat, [], attack.try_random_places, restarts=1)
+
+
+def _attack(
+    options: argparse.Namespace,
+    network: nn.Module,
+    classifier: attack.Classifier,
+    threat: attack.Threat,
+    questions: list[certificate.Question],
+    search: Callable[[attack.Attack, int], None],
+    restarts: int,
+) -> None:
+    """Attack every correctly classified image, check the certificates that answer `questions`, report."""
+    _set_up(options)
+    dataset, _ = _prepare(options, network, options.skip)
+    network.eval().requires_grad_(False)
+    ascent = attack.Ascent(attack.LOSSES[options.loss], options.steps, options.step_size, options.momentum)
+    started = time.perf_counter()
+    try:
+        with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+            clean = attack.look_at(classifier, dataset, questions, options.batch_size)
+            run = attack.Attack(classifier, threat, ascent, clean.targets(), options.seed, options.batch_size)
+            search(run, restarts)
+    except BrokenCertificateError as error:
+        path = report.save_counterexample(run, error.number, options.save_images or Path("results"))
+        raise BrokenCertificateError(error.number, f"{error}: the counterexample is in {path}") from error
+    _report_attack(options, dataset, clean, run, time.perf_counter() - started)
+
+
+def _prepare(options: argparse.Namespace, network: nn.Module, skip: int = 1) -> tuple[datasets.Images, nn.Module]:
+    """The chosen images, every `skip`-th, and the network, filled, both on the device."""
+    checkpoint.load_network("checkpoint", checkpoint.find("checkpoint", options.checkpoint), network)
+    dataset = _load(options, train=False)
+    if options.dataset == "imagenet":
+        dataset = dataset.take(slice(options.skip // 2 if options.test else 0, None, options.skip))
+    elif not options.all:
+        dataset = datasets.choose_half(dataset, options.test, options.split_file)
+    dataset = dataset.take(slice(None, None, skip)).take(slice(options.limit)).to(options.device)
+    distributed.require_images(len(dataset))
+    network.to(options.device, memory_format=torch.channels_last)
+    if options.compile:
+        network.compile()
+    return dataset, network
+
+
+def _report(
+    options: argparse.Namespace,
+    dataset: datasets.Images,
+    questions: list[dict],
+    verdicts: list[certificate.Verdicts],
+    seconds: float,
+) -> None:
+    if not distributed.is_first():
+        return
+    counts = [results.Counts.of(v.predicted, v.certified, dataset.labels) for v in verdicts]
+    answers = list(zip(questions, counts, strict=True))
+    results.print_answers(answers, seconds)
+    if options.output:
+        results.write_json(results.run_record(answers, seconds, configuration(options)), options.output)
+    if options.per_image:
+        columns = [vars(v) for v in verdicts]
+        rows = results.image_rows(dataset, list(zip(questions, columns, strict=True)))
+        results.write_csv(rows, options.per_image)
+
+
+def _report_attack(
+    options: argparse.Namespace, dataset: datasets.Dataset, clean: attack.Clean, run: attack.Attack, seconds: float
+) -> None:
+    flipped = run.findings.flipped
+    right = clean.predicted == dataset.labels
+    certified = [int((v.certified & right).sum()) for v in clean.verdicts] or [None, None]
+    counts = results.AttackCounts(len(dataset), len(flipped), *certified, int((~flipped).sum()))
+    results.print_answers([({}, counts)], seconds)
+    if options.output:
+        results.write_json(results.run_record([({}, counts)], seconds, configuration(options)), options.output)
+    if options.per_image:
+        results.write_csv(results.image_rows(dataset, [({}, _attack_columns(clean, run))]), options.per_image)
+    if options.save_images and flipped.any():
+        report.save_flipped(run, options.save_images)
+        rounded = report.to_bytes(run.findings.images[flipped]) / 255
+        still_wrong = run.classifier.predict(rounded, options.batch_size) != run.targets.labels[flipped]
+        results.print_pictures(options.save_images, len(still_wrong), int(still_wrong.sum()))
+
+
+def _attack_columns(clean: attack.Clean, run: attack.Attack) -> dict[str, torch.Tensor]:
+    """Columns (N,) of the table per image; row, column, restart and step are −1 for images that did not flip."""
+    found, right = run.findings, clean.predicted == clean.labels
+
+    def of_all(values: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
+        return otherwise.clone().masked_scatter(right, values)
+
+    before = run.classifier.rule(clean.probabilities).sum(dim=1)  # (N, K)
+    after = before.clone()
+    after[right] = found.votes
+    predicted = certificate.predict(after)
+    none = torch.full_like(clean.labels, -1)
+    columns = run.threat.shape[1]
+    return {
+        "predicted": clean.predicted,
+        "votes": before.amax(dim=1),
+        **{f"certified_{name}": v.certified for name, v in zip(("margin", "exact"), clean.verdicts, strict=False)},
+        "flipped": of_all(found.flipped, none > 0),
+        "row": of_all(found.place.div(columns, rounding_mode="floor"), none),
+        "column": of_all(found.place.where(~found.flipped, found.place % columns), none),
+        "restart": of_all(found.restart, none),
+        "step": of_all(found.step, none),
+        "predicted_after": predicted,
+        "votes_after": after.amax(dim=1),
+        "votes_of_label_after": after.gather(1, clean.labels[:, None])[:, 0],
+    }

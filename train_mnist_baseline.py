@@ -1,0 +1,20 @@
+"""Train a classifier of whole MNIST digits, the undefended one that attacks are measured on.
+
+    python3 train_mnist_baseline.py --lr 0.01 --end_epoch 19
+    python3 train_mnist_baseline.py --dataset digits --end_epoch 59
+
+As train_mnist_band.py, without ablation, on 1 channel. Writes checkpoints/{dataset}_baseline_….pth and a log beside it.
+"""
+
+from patchcert import cli, experiment
+from patchcert.networks import mnist_network
+
+
+def main() -> None:
+    parser = cli.training_parser(__doc__, cli.MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=19, ablated=False)
+    options = parser.parse_args()
+    experiment.train(options, None, lambda: mnist_network(channels=1), stem=f"{options.dataset}_baseline", details="")
+
+
+if __name__ == "__main__":
+    cli.run(main)
