@@ -33,6 +33,10 @@ LIVE = 8
 """Tensors of an activation's size that live at the same time while a layer is computed."""
 
 
+ENOUGH_COLUMNS = 16
+"""Columns for which it pays to gather the weights of a window; fewer boxes are multiplied as whole maps."""
+
+
 class PatchBounds:
     """Lower bounds of a batch's margins at any places of a patch.
 
@@ -103,7 +107,7 @@ class PatchBounds:
 
         Gradients need all activations to be kept, bounds only the largest.
         """
-        clean, (box, _) = 4 * sum(self._activation_sizes()), self._bytes_per_place(places)
+        clean, (box, _) = 4 * sum(self._activation_sizes), self._bytes_per_place(places)
         if not with_gradients:
             return 2 * clean + LIVE * max(box)
         return LIVE * (clean + (self.network[-1].out_features - 1) * places.group * sum(box))
@@ -111,9 +115,9 @@ class PatchBounds:
     def _bytes_per_place(self, places: Places) -> tuple[list[int], int]:
         """The bytes of the activations of one box, and of the weights that are gathered for one place."""
         sizes, done, weights = self._window_sizes(places), 2 * self.windowed, 0
-        if self.linear is not None and (places.shared or not self.windowed):
+        if self._gathers_weights(places) or (self.linear is not None and not self.windowed):
             weights, done = 2 * sizes[-1] * self.linear.out_features, done + 2
-        return [4 * size for size in sizes + self._activation_sizes()[done:]], 4 * weights
+        return [4 * size for size in sizes + self._activation_sizes[done:]], 4 * weights
 
     def _window_sizes(self, places: Places) -> list[int]:
         """The floats in a window on the input and after each convolution."""
@@ -124,6 +128,7 @@ class PatchBounds:
             sizes.append(layer.out_channels * rows.size * columns.size)
         return sizes
 
+    @cached_property
     def _activation_sizes(self) -> list[int]:
         """The floats in one image's input and after each layer but the last."""
         sizes, activation = [self.inputs[0].numel()], self.inputs[:1]
@@ -138,17 +143,22 @@ class PatchBounds:
         columns = len(places.images)
         if not self.windowed and self.linear is not None:
             return self._merged(1, self._linear_on_patches(places), columns), 2
-        windows, clean, done = self._patch_windows(places), self.inputs, 0
+        windows, done = self._patch_windows(places), 0
         for layer, before_relu in zip(self.network[: 2 * self.windowed : 2], self.clean, strict=True):
             windows = windows.convolved(layer)
             windows = windows.rectified(before_relu.windows(windows.rows, windows.columns, places.images))
             windows = windows.merged(self.neighbor.get(done, 1) ** 2)
-            clean, done = before_relu.maps().relu(), done + 2
+            done += 2
             if windows.cover:
-                return windows.on_map(clean, places.images), done
-        if self.linear is None or not places.shared:
-            return windows.on_map(clean, places.images), done
-        return self._merged(done + 1, self._linear_on_windows(windows, places), columns), done + 2
+                break
+        if self._gathers_weights(places) and not windows.cover:
+            return self._merged(done + 1, self._linear_on_windows(windows, places), columns), done + 2
+        clean = self.clean[done // 2 - 1].maps().relu() if done else self.inputs
+        return windows.on_map(clean, places.images), done
+
+    def _gathers_weights(self, places: Places) -> bool:
+        """Whether the first linear layer multiplies windows, for which it needs the weights of each place."""
+        return self.linear is not None and places.shared and len(places.images) >= ENOUGH_COLUMNS
 
     def _merged(self, index: int, box: Box, columns: int) -> Box:
         """Boxes (P·B, …) after layer `index`: those of neighboring places in one, as far as `neighbor` says so."""
@@ -237,8 +247,8 @@ def leading_convolutions(network: nn.Sequential) -> int:
     """How many pairs of a convolution, padded with zeros by a number, and a ReLU the network begins with."""
     count = 0
     for layer, relu in zip(network[::2], network[1::2], strict=False):
-        plain = isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and layer.padding != "same"
-        if not plain or not isinstance(relu, nn.ReLU):
+        plain = isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros"
+        if not plain or isinstance(layer.padding, str) or not isinstance(relu, nn.ReLU):
             break
         count += 1
     return count

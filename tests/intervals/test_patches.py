@@ -1,6 +1,7 @@
 """Bounds inside windows equal the plain construction, are sound against attacks, and have its gradients."""
 
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from patchcert.ablation import Patch
 from patchcert.errors import UsageError
-from patchcert.intervals import config
+from patchcert.intervals import config, patches
 from patchcert.intervals.networks import build
 from patchcert.intervals.patches import Batch, all_margins, lowest_margins, worst_margins
 from patchcert.intervals.places import Scale, Threat, all_places, corners_of, own_places
@@ -73,7 +74,9 @@ def test_bounds_equal_the_plain_construction(name, height, width, epsilon, scale
     batch = problem(small(name, len(scale.mean)), patch, epsilon, scale=scale, max_memory=memory)
     expected = plain(batch)
     shared = all_places(batch.images, patch)
-    assert_bounds_equal(all_margins(batch, shared), expected)
+    for enough in (1, 100):
+        with mock.patch.object(patches, "ENOUGH_COLUMNS", enough):
+            assert_bounds_equal(all_margins(batch, shared), expected)
     own = own_places(batch.images, patch, torch.arange(len(expected))[:, None].expand(-1, 3))
     assert_bounds_equal(all_margins(batch, own), expected)
     worst, place = lowest_margins(batch, shared)
@@ -95,12 +98,13 @@ def config_networks():
 @pytest.mark.parametrize(("data", "model_id"), config_networks())
 @pytest.mark.parametrize(("patch", "epsilon"), [(Patch(2, 2), 0.3), (Patch(5, 5), 1.0), (Patch(1, 4), 0.0)], ids=str)
 @torch.no_grad()
-def test_every_networks_bounds_equal_the_plain_ones(data, model_id, patch, epsilon):
+def test_every_networks_bounds_equal_the_plain_ones(data, model_id, patch, epsilon, monkeypatch):
     torch.manual_seed(0)
     experiment, model = config_networks()[data, model_id]
     channels, size = (1, 28) if data == "mnist" else (3, 32)
     network = build(model.model_class, channels, size, 10, model.model_params)
     batch = problem(network, patch, epsilon, count=2, size=size, scale=experiment.scale)
+    monkeypatch.setattr(patches, "ENOUGH_COLUMNS", 1)
     some = corners_of(patch, size, size)[torch.randperm(size)[:12]]
     some[:2] = torch.tensor([[0, 0], [size - patch.height, size - patch.width]])
     places = all_places(batch.images, patch)
@@ -110,8 +114,9 @@ def test_every_networks_bounds_equal_the_plain_ones(data, model_id, patch, epsil
 
 @pytest.mark.parametrize("name", UNUSUAL)
 @torch.no_grad()
-def test_networks_of_other_shapes(name):
+def test_networks_of_other_shapes(name, monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setattr(patches, "ENOUGH_COLUMNS", 1)
     batch = problem(UNUSUAL[name]().eval(), Patch(3, 2), 0.5)
     assert_bounds_equal(all_margins(batch, all_places(batch.images, Patch(3, 2))), plain(batch))
 
@@ -204,8 +209,9 @@ def plain_pooled(batch, neighbor):
 
 @pytest.mark.parametrize(("name", "neighbor"), [("mlp", [2]), ("cnn_2layer", [2, 1, 2]), ("cnn_2layer", [3, 2]),
                                                ("cnn_4layer", [2, 1, 2]), ("cnn_5layer", [2])])  # fmt: skip
-def test_pooled_places_equal_plain_pooling_and_lie_below(name, neighbor):
+def test_pooled_places_equal_plain_pooling_and_lie_below(name, neighbor, monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setattr(patches, "ENOUGH_COLUMNS", 1)
     batch = problem(small(name), Patch(4, 3), 0.8, neighbor=tuple(neighbor))
     expected, found = plain_pooled(batch, neighbor).amin(0), worst_of_all(batch, neighbor)
     assert_bounds_equal(found, expected)
