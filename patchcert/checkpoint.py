@@ -82,16 +82,16 @@ def read(option: str, path: Path) -> dict:
     return content
 
 
-def load_network(option: str, path: Path, network: nn.Module) -> dict:
-    """Fill `network` from the `net` entry of a checkpoint and return the checkpoint's content.
+def load_network(option: str, path: Path, network: nn.Module, entry: str = "net") -> dict:
+    """Fill `network` from an entry of a checkpoint and return the checkpoint's content.
 
     Raises:
         UsageError: the file is of another architecture; the message names the tensor that differs.
     """
     content = read(option, path)
-    if not isinstance(content.get("net"), dict):
-        raise UsageError(option, path, "expected a checkpoint with an entry `net`")
-    weights = {key.removeprefix("module."): tensor for key, tensor in content["net"].items()}
+    if not isinstance(content.get(entry), dict):
+        raise UsageError(option, path, f"expected a checkpoint with an entry `{entry}`")
+    weights = {key.removeprefix("module."): tensor for key, tensor in content[entry].items()}
     difference = _first_difference(network.state_dict(), weights)
     if difference:
         raise UsageError(option, path, f"is of another network: {difference}")

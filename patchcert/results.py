@@ -109,6 +109,24 @@ def print_epoch(row: dict, end_epoch: int) -> None:
     )
 
 
+def print_interval_epoch(model_id: str, row: dict) -> None:
+    """Print one row of the log of training with interval bounds."""
+    print(
+        f"{model_id} epoch {row['epoch']}  eps {row['epsilon']:.4f}  lr {row['lr']:.1e}  loss {row['loss']:.4f}"
+        f"  test error: robust {row['robust_err']:.2%}, clean {row['clean_err']:.2%}  {row['train_seconds']:.1f} s",
+        flush=True,
+    )
+
+
+def print_models(rows: list[dict], summary: dict[str, dict[str, float]]) -> None:
+    """Print each model's errors, and how they vary over the models."""
+    for row in rows:
+        found = ", ".join(f"{error.replace('_', ' ')} {row[error]:.2%}" for error in summary)
+        print(f"{row['model_id']}: {found}  ({row['total']} images in {row['seconds']:.1f} s)")
+    for error, values in summary.items():
+        print(f"{error.replace('_', ' '):15s}  " + "  ".join(f"{name} {value:.2%}" for name, value in values.items()))
+
+
 def print_training(path: Path, state: dict) -> None:
     """Print where a finished run lies and how accurate its base classifier is on ablated test images."""
     print(f"{path}: {state['acc']:.2f} % of ablated test images right after epoch {state['epoch']}")

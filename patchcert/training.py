@@ -153,7 +153,7 @@ def train(
     )
     _restore_optimizer(optimizer, state)
     if distributed.is_first():
-        _keep_log_until(log, state["epoch"])
+        keep_log_until(log, state["epoch"])
     model = distributed.parallel(torch.compile(network) if compiled else network)
     for epoch in range(state["epoch"] + 1, recipe.end_epoch + 1):
         row = train_epoch(model, averaged, optimizer, ablation, train_set, recipe, epoch)
@@ -269,7 +269,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
         optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
 
 
-def _keep_log_until(log: Path, epoch: int) -> None:
+def keep_log_until(log: Path, epoch: int) -> None:
     """Drop what an interrupted run wrote of epochs that will run again; a new run starts with an empty log."""
     log.parent.mkdir(parents=True, exist_ok=True)
     lines = log.read_text().splitlines(keepends=True) if log.exists() else []

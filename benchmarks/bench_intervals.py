@@ -1,0 +1,113 @@
+"""Measure how much faster bounds inside windows are than one full image per place.
+
+    python3 benchmarks/bench_intervals.py --output results/bench_intervals.json
+
+Training: one step (bounds at all places, gradients, Adam) of the MNIST multilayer perceptron at batch 256.
+Evaluation: bounds of the 5-layer CIFAR-10 network at 5 × 5 for a batch at some places, spread over the image; what a
+place costs does not depend on where it is. The plain construction is that of the tests. Both sides run in turn in
+this process; ratios are of medians. Pictures are random: their content does not change the work.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from patchcert import results  # noqa: E402
+from patchcert.ablation import Patch  # noqa: E402
+from patchcert.intervals.bounds import robust_loss  # noqa: E402
+from patchcert.intervals.evaluation import spread  # noqa: E402
+from patchcert.intervals.networks import build  # noqa: E402
+from patchcert.intervals.patches import Batch, all_margins, worst_margins  # noqa: E402
+from patchcert.intervals.places import Places, Scale, Threat, all_places, corners_of  # noqa: E402
+from tests.intervals.oracle import plain_margins  # noqa: E402
+
+
+def batch_of(network: nn.Sequential, shape: tuple[int, ...], patch: Patch) -> Batch:
+    scale = Scale((0.5,) * shape[1], (0.25,) * shape[1])
+    return Batch(network, torch.rand(shape), torch.randint(10, shape[:1]), Threat(patch, 0.9), scale)
+
+
+def training_step(batch: Batch, bounds: Callable[[Batch], torch.Tensor]) -> Callable[[], None]:
+    optimizer = torch.optim.Adam(batch.network.parameters(), 5e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        robust_loss(bounds(batch), batch.labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def plain(batch: Batch, corners: torch.Tensor | None = None) -> torch.Tensor:
+    """(P, N, K) margins by the plain construction."""
+    return plain_margins(batch.network, batch.images, batch.labels, batch.threat, batch.scale, corners)
+
+
+def train_mlp(side: int, batch_size: int, repetitions: int) -> dict:
+    torch.manual_seed(0)
+    batch = batch_of(build("mlp", 1, 28, 10, {"hidden": 255}), (batch_size, 1, 28, 28), Patch(side, side))
+    ours = training_step(batch, lambda batch: worst_margins(batch, all_places(batch.images, batch.threat.patch)))
+    theirs = training_step(batch, lambda batch: plain(batch).amin(dim=0))
+    return compare(ours, theirs, repetitions)
+
+
+@torch.no_grad()
+def evaluate_cnn(batch_size: int, places: int, repetitions: int) -> dict:
+    torch.manual_seed(0)
+    network = build("cnn_5layer", 3, 32, 10, {"width": 16, "linear_size": 512})
+    batch = batch_of(network, (batch_size, 3, 32, 32), Patch(5, 5))
+    corners = corners_of(Patch(5, 5), 32, 32)
+    corners = corners[spread(len(corners))[:places]]
+    lattice = Places(corners[:, None], torch.arange(batch_size))
+    expected = plain(batch, corners)
+    difference = (all_margins(batch, lattice) - expected).abs().max() / expected.abs().max()
+    found = compare(
+        lambda: all_margins(batch, lattice), lambda: [plain(batch, corner[None]) for corner in corners], repetitions
+    )
+    return found | {"images": batch_size, "places": places, "relative_difference": float(difference)}
+
+
+def compare(ours: Callable[[], object], plain: Callable[[], object], repetitions: int) -> dict:
+    """Median seconds of both, run in turn after one round of warming up, and how many times as fast ours is."""
+    seconds = {ours: [], plain: []}
+    for _ in range(repetitions + 1):
+        for task in (ours, plain):
+            started = time.perf_counter()
+            task()
+            seconds[task].append(time.perf_counter() - started)
+    mine, theirs = (median(seconds[task][1:]) for task in (ours, plain))
+    return {"seconds": mine, "plain_seconds": theirs, "ratio": theirs / mine}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=5, help="of each measurement")
+    parser.add_argument("--batch_size", type=int, default=256, help="images of a training step")
+    parser.add_argument("--eval_batch_size", type=int, default=128, help="images of the evaluation pass")
+    parser.add_argument("--places", type=int, default=12, help="places of the evaluation pass")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the measurements here")
+    options = parser.parse_args()
+    found = {
+        "train_mlp_p22": lambda: train_mlp(2, options.batch_size, options.repetitions),
+        "train_mlp_p55": lambda: train_mlp(5, options.batch_size, options.repetitions),
+        "evaluate_cnn5_p55": lambda: evaluate_cnn(options.eval_batch_size, options.places, options.repetitions),
+    }
+    record = {}
+    for name, measure in found.items():
+        record[name] = measure()
+        print(name, {key: round(value, 6) for key, value in record[name].items()}, flush=True)
+    if options.output:
+        results.write_json(record | {"environment": results.environment()}, options.output)
+
+
+if __name__ == "__main__":
+    main()

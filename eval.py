@@ -1,0 +1,53 @@
+"""Certified and clean error of networks from train.py: a certified answer stays right whatever a patch shows.
+
+    python eval.py --config config/mnist_robtrain_p22_all.json --model_subset 0
+    python eval.py --config config/mnist_robtrain_p22_all.json models_path=DIR --output errors.json
+
+Takes MODEL_ID_best.pth where there is one, else MODEL_ID.pth. Bounds are checked at every place of the patch. Configs
+of `method: adv` attack the first images too, and fail if a certified one flips.
+"""
+
+import time
+
+from patchcert import checkpoint, cli, datasets, distributed, results
+from patchcert.intervals import evaluation, networks
+from patchcert.intervals.bounds import exact_float32
+
+
+def main() -> None:
+    parser = cli.interval_parser(__doc__)
+    parser.add_argument("--output", type=cli.output_file, metavar="FILE.json", help="write the results here")
+    parser.add_argument("--per_image", type=cli.output_file, metavar="FILE.csv", help="write one row per image here")
+    options = cli.interval_options(parser)
+    config, models, image_rows = options.experiment, [], []
+    dataset = datasets.load(config.dataset, options.data, train=False)
+    channels, size, classes = dataset.images.shape[1], dataset.images.shape[2], int(dataset.labels.max()) + 1
+    if config.eval_params.method == "adv":
+        dataset = dataset.take(slice(config.eval_params.method_params.sample_limit))
+    dataset = dataset.take(slice(options.limit)).to(options.device)
+    for model in options.models:
+        network = networks.build(model.model_class, channels, size, classes, model.model_params)
+        checkpoint.load_network(
+            "config", evaluation.model_file(options.folder, model.model_id), network, entry="state_dict"
+        )
+        started = time.perf_counter()
+        with exact_float32():
+            verdicts = evaluation.verdicts(network.to(options.device), dataset, config, options.bytes)
+            if config.eval_params.method == "adv":
+                verdicts = evaluation.attacked(network, dataset, config, verdicts, options.seed)
+        errors = evaluation.errors(verdicts, dataset.labels, time.perf_counter() - started)
+        models.append({"model_id": model.model_id} | errors)
+        image_rows += results.image_rows(dataset, [({"model_id": model.model_id}, verdicts.columns())])
+    if not distributed.is_first():
+        return
+    summary = evaluation.summary(models)
+    results.print_models(models, summary)
+    if options.output:
+        record = {"models": models, "summary": summary, "config": cli.configuration(options)}
+        results.write_json(record | {"environment": results.environment()}, options.output)
+    if options.per_image:
+        results.write_csv(image_rows, options.per_image)
+
+
+if __name__ == "__main__":
+    cli.run(main)

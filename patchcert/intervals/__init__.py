@@ -1,0 +1,1 @@
+"""Interval bounds for patch and sparse attacks: certified training and evaluation without smoothing."""

@@ -1,0 +1,290 @@
+"""Configs of interval experiments: JSON files that extend others, with overrides from the command line."""
+
+import json
+from dataclasses import MISSING, dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+
+from patchcert.ablation import Patch
+from patchcert.errors import UsageError
+from patchcert.intervals.places import Scale
+
+ATTACK_TYPES = ("patch-all", "patch-random", "patch-nn", "patch-all-pool", "sparse")
+BOUND_TYPES = {"sparse": ("sparse-interval", "sparse-interval-tight")}
+"""Of attack types that have a choice; patches have `interval`."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """`training_params:method_params`: the threat, and which places training looks at.
+
+    Attributes:
+        patch_w, patch_l: rows and columns of the patch.
+        k: inputs that a sparse attack may change.
+        patch_count: random places of an image and step; for patch-nn, of each class.
+        neighbor: g_i for patch-all-pool, see `places.pooled_corners`.
+        base_width, T: of patch-nn, see `guide`.
+    """
+
+    attack_type: str
+    bound_type: str
+    patch_w: int = 0
+    patch_l: int = 0
+    k: int = 0
+    patch_count: int = 0
+    neighbor: tuple[int, ...] = ()
+    base_width: int = 0
+    T: float = 1.0
+
+    @property
+    def sparse(self) -> bool:
+        return self.attack_type == "sparse"
+
+    @property
+    def patch(self) -> Patch:
+        return Patch(self.patch_w, self.patch_l)
+
+
+@dataclass(frozen=True)
+class Training:
+    """`training_params`; epochs are counted from 0.
+
+    Attributes:
+        schedule_start, schedule_length: ε is 0 before the first and grows for the second, epochs.
+        lr_decay_step, lr_decay_factor: epochs between decays and the factor, from the end of the ε schedule on.
+        augmentations: functions of `patchcert.datasets`, by name.
+    """
+
+    method: str
+    method_params: Method
+    epochs: int
+    batch_size: int
+    optimizer: str
+    lr: float
+    weight_decay: float
+    lr_decay_step: int
+    lr_decay_factor: float
+    starting_epsilon: float
+    epsilon: float
+    schedule_start: int
+    schedule_length: int
+    augmentations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AttackParams:
+    """`eval_params:method_params`, for `method: adv`: PGD on patches at random places of the first images."""
+
+    steps: int
+    random_mask_count: int
+    step_size: float
+    random_start: bool
+    sample_limit: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`eval_params`."""
+
+    method: str
+    epsilon: float
+    batch_size: int
+    method_params: AttackParams
+
+
+@dataclass(frozen=True)
+class Model:
+    """An entry of `models`."""
+
+    model_id: str
+    model_class: str
+    model_params: dict
+
+
+@dataclass(frozen=True)
+class Config:
+    """An experiment: data, networks, and how they are trained and evaluated.
+
+    Attributes:
+        mean, std: per channel, what the network's inputs are normalised by.
+        models_path: folder of the model files; `{name}` stands for the config's name.
+    """
+
+    name: str
+    dataset: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    models_path: str
+    models: tuple[Model, ...]
+    training_params: Training
+    eval_params: Evaluation
+
+    @property
+    def scale(self) -> Scale:
+        return Scale(self.mean, self.std)
+
+    def chosen(self, subset: list[int] | None) -> list[Model]:
+        """The models that `--model_subset` picks, by default all."""
+        for index in subset or []:
+            if not 0 <= index < len(self.models):
+                ids = ", ".join(f"{i} {model.model_id}" for i, model in enumerate(self.models))
+                raise UsageError("model_subset", index, f"expected some of: {ids}")
+        return [self.models[index] for index in (range(len(self.models)) if subset is None else subset)]
+
+
+def load(path: Path, overrides: list[str] = ()) -> Config:
+    """The config in `path` with overrides such as `training_params:epochs=1` applied.
+
+    Raises:
+        UsageError: a file cannot be read, a key is unknown, missing or given twice, a value cannot work.
+    """
+    values = _read(path)
+    for override in overrides:
+        _apply(values, override)
+    values["name"] = path.stem
+    values["models_path"] = values.get("models_path", "").replace("{name}", path.stem)
+    config = _fill(Config, values, str(path), "")
+    _check(config, path)
+    return config
+
+
+# Files -------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
+    """The values of a file over those of the file that it `extends`."""
+    if path.resolve() in seen:
+        raise UsageError("config", path, "extends itself")
+    try:
+        values = json.loads(path.read_text(), object_pairs_hook=_without_duplicates)
+    except OSError as error:
+        raise UsageError("config", path, _instead(path, error.strerror)) from error
+    except ValueError as error:
+        raise UsageError("config", path, f"not a config in JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError("config", path, "expected an object of keys and values")
+    base = values.pop("extends", None)
+    return _over(_read(path.parent / base, (*seen, path.resolve())), values) if base else values
+
+
+def _instead(path: Path, problem: str) -> str:
+    there = [file.name for file in path.parent.glob("*.json")] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, there, n=3, cutoff=0.4)
+    return f"{problem}; {path.parent}/ has {', '.join(near)}" if near else problem
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict:
+    keys = [key for key, _ in pairs]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise ValueError(f"the key {twice!r} is there twice")
+    return dict(pairs)
+
+
+def _over(base: dict, values: dict) -> dict:
+    """`values` over `base`: objects key by key, everything else as a whole."""
+    merged = dict(base)
+    for key, value in values.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _over(base[key], value) if both else value
+    return merged
+
+
+def _apply(values: dict, override: str) -> None:
+    """Set `section:key=value` in the config's values; the value is JSON, or else text."""
+    path, equals, text = override.partition("=")
+    *sections, key = path.split(":")
+    inner = values
+    for section in sections:
+        inner = inner.get(section) if isinstance(inner, dict) else None
+    if not equals or not isinstance(inner, dict) or key not in inner:
+        near = get_close_matches(path, _paths(values), n=3, cutoff=0.3)
+        raise UsageError("config", override, f"no such key to override; the nearest are {', '.join(near) or 'none'}")
+    try:
+        inner[key] = json.loads(text)
+    except ValueError:
+        inner[key] = text
+
+
+def _paths(values: dict, prefix: str = "") -> list[str]:
+    found = []
+    for key, value in values.items():
+        found += _paths(value, f"{prefix}{key}:") if isinstance(value, dict) else [prefix + key]
+    return found
+
+
+# Values ------------------------------------------------------------------------------------------------------
+
+
+def _fill(kind: type, values: object, path: str, section: str) -> object:
+    """The dataclass `kind` with `values`, whose keys and types must fit its fields."""
+    if not isinstance(values, dict):
+        raise UsageError("config", path, f"{section.rstrip(':')} must be an object of keys and values")
+    known = {field.name: field for field in fields(kind)}
+    for key in values:
+        if key not in known:
+            near = get_close_matches(key, known, n=3, cutoff=0.3)
+            raise UsageError("config", path, f"unknown key {section}{key}; the nearest are {', '.join(near) or 'none'}")
+    missing = [name for name, field in known.items() if field.default is MISSING and name not in values]
+    if missing:
+        raise UsageError("config", path, f"the key {section}{missing[0]} is missing")
+    return kind(**{key: _value(known[key].type, value, path, section + key) for key, value in values.items()})
+
+
+def _value(kind: type, value: object, path: str, key: str) -> object:
+    """`value` as a field of type `kind` holds it."""
+    if kind is tuple or getattr(kind, "__origin__", None) is tuple:
+        if not isinstance(value, list):
+            raise UsageError("config", path, f"{key}={json.dumps(value)}: expected a list")
+        return tuple(_value(kind.__args__[0], item, path, key) for item in value)
+    if hasattr(kind, "__dataclass_fields__"):
+        return _fill(kind, value, path, key + ":")
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "an object"}
+        raise UsageError("config", path, f"{key}={json.dumps(value)}: expected {names[kind]}")
+    return float(value) if kind is float else value
+
+
+def _check(config: Config, path: Path) -> None:
+    """Raise UsageError for values that no run can work with."""
+    training, method, evaluation = config.training_params, config.training_params.method_params, config.eval_params
+    bound_types = BOUND_TYPES.get(method.attack_type, ("interval",))
+    drawn = {"patch-random": 1, "patch-nn": 1}.get(method.attack_type, 0)
+    patched = 0 if method.sparse else 1
+    attack = evaluation.method_params
+    for fits, key, value, right in (
+        (method.attack_type in ATTACK_TYPES, "attack_type", method.attack_type, ", ".join(ATTACK_TYPES)),
+        (method.bound_type in bound_types, "bound_type", method.bound_type, " or ".join(bound_types)),
+        (training.method in ("robust", "natural"), "training_params:method", training.method, "robust or natural"),
+        (evaluation.method in ("robust", "adv"), "eval_params:method", evaluation.method, "robust or adv"),
+        (not method.sparse or evaluation.method == "robust", "eval_params:method", evaluation.method, "robust"),
+        (evaluation.epsilon == 1 or evaluation.method != "adv", "eval_params:epsilon", evaluation.epsilon, "1 for adv"),
+        (attack.random_start, "random_start", "false", "true: every attack begins with a random patch"),
+        (training.optimizer in ("adam", "sgd"), "optimizer", training.optimizer, "adam or sgd"),
+        (method.patch_w >= patched, "patch_w", method.patch_w, "at least 1"),
+        (method.patch_l >= patched, "patch_l", method.patch_l, "at least 1"),
+        (method.k >= 1 - patched, "k", method.k, "at least 1"),
+        (method.patch_count >= drawn, "patch_count", method.patch_count, "at least 1"),
+        (all(g >= 1 for g in method.neighbor), "neighbor", list(method.neighbor), "numbers of at least 1"),
+        (method.attack_type != "patch-nn" or method.base_width >= 1, "base_width", method.base_width, "at least 1"),
+        (training.epochs >= 1, "epochs", training.epochs, "at least 1"),
+        (training.batch_size >= 1, "batch_size", training.batch_size, "at least 1"),
+        (evaluation.batch_size >= 1, "eval_params:batch_size", evaluation.batch_size, "at least 1"),
+        (training.lr > 0, "lr", training.lr, "above 0"),
+        (training.lr_decay_step >= 1, "lr_decay_step", training.lr_decay_step, "at least 1"),
+        (training.schedule_start >= 0, "schedule_start", training.schedule_start, "at least 0"),
+        (training.schedule_length >= 1, "schedule_length", training.schedule_length, "at least 1"),
+        (0 <= training.starting_epsilon <= 1, "starting_epsilon", training.starting_epsilon, "from 0 to 1"),
+        (0 <= training.epsilon <= 1, "training_params:epsilon", training.epsilon, "from 0 to 1"),
+        (0 <= evaluation.epsilon <= 1, "eval_params:epsilon", evaluation.epsilon, "from 0 to 1"),
+        (attack.steps >= 1, "steps", attack.steps, "at least 1"),
+        (attack.random_mask_count >= 1, "random_mask_count", attack.random_mask_count, "at least 1"),
+        (attack.step_size > 0, "step_size", attack.step_size, "above 0"),
+        (attack.sample_limit >= 1, "sample_limit", attack.sample_limit, "at least 1"),
+        (len(config.models) >= 1, "models", "[]", "at least one model"),
+        (len(config.mean) == len(config.std), "std", list(config.std), "as many numbers as mean has"),
+        (all(s > 0 for s in config.std), "std", list(config.std), "numbers above 0"),
+    ):
+        if not fits:
+            raise UsageError("config", path, f"{key}={value}: expected {right}")

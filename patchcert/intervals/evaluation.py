@@ -1,0 +1,174 @@
+"""Certified and clean error of a network: a certificate covers every place of the patch."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, median
+
+import torch
+from torch import Tensor, nn
+
+from patchcert import attack, distributed
+from patchcert.datasets import Dataset
+from patchcert.errors import UsageError
+from patchcert.intervals.bounds import certified
+from patchcert.intervals.config import Config
+from patchcert.intervals.patches import Batch
+from patchcert.intervals.places import Places, Scale, Threat, all_places
+from patchcert.intervals.sparse import SparseThreat, sparse_margins
+from patchcert.results import progress_bar
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What is known of N images; axis 0 of every tensor is the image.
+
+    Attributes:
+        predicted: (N,) int64, the class of the largest logit.
+        certified: (N,) bool, classified right whatever the threat model allows.
+        flipped: (N,) bool, classified right until an attack changed that; None where there was no attack.
+    """
+
+    predicted: Tensor
+    certified: Tensor
+    flipped: Tensor | None = None
+
+    def columns(self) -> dict[str, Tensor]:
+        """What `--per_image` says."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def model_file(folder: Path, model_id: str) -> Path:
+    """The best file of a model where there is one, else its last.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    for name in (f"{model_id}_best.pth", f"{model_id}.pth"):
+        if (folder / name).is_file():
+            return folder / name
+    raise UsageError("config", f"models_path={folder}", f"has neither {model_id}_best.pth nor {model_id}.pth")
+
+
+@torch.no_grad()
+def verdicts(network: nn.Sequential, dataset: Dataset, config: Config, max_memory: int) -> Verdicts:
+    """Classify and certify all images, at strength `eval_params:epsilon`; the bar shows the certified accuracy.
+
+    Each process certifies its share of the images and gets the verdicts on all.
+    """
+    predicted, holds = [], []
+    share = dataset.take(distributed.share())
+    with progress_bar(len(share), "certifying") as bar:
+        for images, labels in share.batches(config.eval_params.batch_size):
+            predicted.append(network(config.scale.inputs(images)).argmax(dim=1))
+            right = predicted[-1] == labels
+            holds.append(_certify(network, images, labels, right, config, max_memory))
+            bar.set_postfix(certified=f"{torch.cat(holds).double().mean():.2%}")
+            bar.update(len(labels))
+    return Verdicts(*(distributed.merge(torch.cat(parts), len(dataset)) for parts in (predicted, holds)))
+
+
+def _certify(
+    network: nn.Sequential, images: Tensor, labels: Tensor, right: Tensor, config: Config, max_memory: int
+) -> Tensor:
+    """(N,) bool: which of the images that are classified right (N,) are certified."""
+    method, epsilon = config.training_params.method_params, config.eval_params.epsilon
+    if method.sparse:
+        threat = SparseThreat(method.k, epsilon, method.bound_type == "sparse-interval-tight")
+        return right & certified(sparse_margins(network, images, labels, threat, config.scale, max_memory), labels)
+    batch = Batch(network, images, labels, Threat(method.patch, epsilon), config.scale, (), max_memory)
+    return everywhere(batch, right)
+
+
+def everywhere(batch: Batch, hopeful: Tensor) -> Tensor:
+    """(N,) bool: images of a batch that are certified at every place of the patch.
+
+    Places are tried in chunks, spread over the image. An image leaves after the first chunk with a place where it
+    is not certified.
+
+    Args:
+        hopeful: (N,) bool, images that can be certified at all: those classified correctly.
+    """
+    holds = hopeful.clone()
+    everything = all_places(batch.images, batch.threat.patch)
+    for images in batch.split(everything, with_gradients=False):
+        part = batch.of(images)
+        bounds, left, to_try = part.bounds(), holds[images].nonzero().squeeze(1), everything.corners
+        to_try = to_try[spread(len(to_try))]
+        while len(left) and len(to_try):
+            places = Places(to_try, left)
+            count = bounds.places_at_once(places, batch.max_memory)
+            margins = bounds.margins(Places(to_try[:count], left))  # (P, B, K)
+            worst = margins.amin(dim=0)
+            left, to_try = left[certified(worst, part.labels[left])], to_try[count:]
+        still = torch.zeros_like(part.labels, dtype=torch.bool)
+        still[left] = True
+        holds[images] = still
+    return holds
+
+
+def spread(count: int) -> Tensor:
+    """The numbers 0 … count − 1 in an order whose every beginning is spread evenly: steps of the golden ratio."""
+    return (torch.arange(count) * 0.6180339887498949 % 1).argsort().argsort()
+
+
+class _OnPixels(nn.Module):
+    """A network as a function of images in [0, 1]."""
+
+    def __init__(self, network: nn.Module, scale: Scale):
+        super().__init__()
+        self.network, self.scale = network, scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.scale.inputs(images))
+
+
+def attacked(network: nn.Sequential, dataset: Dataset, config: Config, verdicts: Verdicts, seed: int) -> Verdicts:
+    """The verdicts with what projected gradient ascent on patches at random places flips, `method: adv`.
+
+    Raises:
+        BrokenCertificateError: a certified image flipped.
+    """
+    params, patch = config.eval_params.method_params, config.training_params.method_params.patch
+    images, right = dataset.images / 255, verdicts.predicted == dataset.labels
+    network.requires_grad_(False)
+    classifier = attack.undefended(_OnPixels(network, config.scale), *images.shape[2:])
+    threat = attack.PatchThreat(patch, classifier.ablation)
+    batch_size = config.eval_params.batch_size
+    targets = attack.Targets(
+        images[right],
+        dataset.labels[right],
+        dataset.indices[right.to(dataset.indices.device)],
+        torch.cat([*classifier.probabilities(images[right], batch_size)]),
+        verdicts.certified[right],
+    )
+    ascent = attack.Ascent(attack.margin, params.steps, params.step_size, momentum=0.0)
+    run = attack.Attack(classifier, threat, ascent, targets, seed, batch_size)
+    attack.try_random_places(run, params.random_mask_count)
+    return replace(verdicts, flipped=right.masked_scatter(right, run.findings.flipped))
+
+
+def errors(verdicts: Verdicts, labels: Tensor, seconds: float) -> dict:
+    """What `--output` says of a model; errors are fractions of 1."""
+    total, correct = len(labels), int((verdicts.predicted == labels).sum())
+    certified_correct = int(verdicts.certified.sum())
+    attack_results = {}
+    if verdicts.flipped is not None:
+        attack_results = {"attacked_error": 1 - (correct - int(verdicts.flipped.sum())) / total}
+    return attack_results | {
+        "total": total,
+        "correct": correct,
+        "certified_correct": certified_correct,
+        "clean_error": 1 - correct / total,
+        "certified_error": 1 - certified_correct / total,
+        "seconds": seconds,
+    }
+
+
+def summary(models: list[dict]) -> dict[str, dict[str, float]]:
+    """Minimum, maximum, median and mean of each kind of error over the models."""
+    measures = {"min": min, "max": max, "median": median, "mean": mean}
+    return {
+        error: {name: measure([model[error] for model in models]) for name, measure in measures.items()}
+        for error in models[0]
+        if error.endswith("_error")
+    }

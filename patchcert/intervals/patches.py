@@ -1,0 +1,366 @@
+"""Margin bounds at every place a patch can be, without ever building one full image per place.
+
+Chiang, Ni, Abdelkader, Zhu, Studer and Goldstein, "Certified Defenses for Adversarial Patches", ICLR 2020,
+arXiv 2003.06693, section 4, push one box per place through the network. Outside the patch such a box is the
+point x. So the clean activations are computed once, and for each place only how far the box is from them, as the
+shift of its centre and its radius, inside the window that the patch has reached (`windows`). Convolutions let the
+window grow; a linear layer after a flatten layer multiplies only the window's coordinates, which for a multilayer
+perceptron are the patch. From there on boxes go through the rules of `bounds`.
+
+Gradients need no more memory than the bounds themselves: the loss depends on the worst place of each class
+alone, so the places are searched without gradients and the few worst ones are computed once more, with gradients,
+in the backward pass (`worst_margins`).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from patchcert.intervals.bounds import Box, margins, through
+from patchcert.intervals.places import Places, Scale, Threat
+from patchcert.intervals.windows import Axis, RowsOfChannels, Windows, pixels_of
+
+CACHE = 4 * 2**20
+"""Bytes of one activation of a chunk on the CPU, which then stays in cache from layer to layer."""
+
+LIVE = 8
+"""Tensors of an activation's size that live at the same time while a layer is computed."""
+
+
+class PatchBounds:
+    """Lower bounds of a batch's margins at any places of a patch.
+
+    What all places share is computed here, once; `margins` is then called for one lattice of places after another.
+
+    Args:
+        network: a Sequential that ends in a linear layer. Pairs of a convolution and a ReLU at its beginning are
+            computed inside windows.
+        images: (N, C, H, W) in [0, 1].
+        labels: (N,) int64.
+        neighbor: g_i: after the i-th convolution or linear layer, each g_i² boxes that follow each other in the
+            lattice become one, see `pooled_corners`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Sequential,
+        images: Tensor,
+        labels: Tensor,
+        threat: Threat,
+        scale: Scale,
+        neighbor: Sequence[int] = (),
+    ):
+        self.network, self.labels, self.patch = network, labels, threat.patch
+        self.neighbor = dict(zip(weighted_layers(network), neighbor, strict=False))
+        self.inputs, self.image_size = scale.inputs(images), images.shape[2:]
+        pixels = threat.pixels(images)
+        self.shift, self.radius = scale.lengths(pixels.centre - images), scale.lengths(pixels.radius)
+        self.windowed = leading_convolutions(network)
+        self.clean = []  # before the ReLU of each of these convolutions
+        activation = self.inputs
+        for layer in network[: 2 * self.windowed : 2]:
+            self.clean.append(RowsOfChannels(layer(activation), outside=-torch.inf))
+            activation = self.clean[-1].maps().relu()
+        self.linear = _flattened_into(network, 2 * self.windowed)
+        if self.linear is not None:
+            self.clean_linear = self.linear(activation.flatten(1))  # (N, D)
+
+    @cached_property
+    def weight_rows(self) -> Tensor:
+        """(C·H·W, D): the weights of the first linear layer, so that those of an input are one row."""
+        return self.linear.weight.t().contiguous()
+
+    def margins(self, places: Places) -> Tensor:
+        """(P, B, K): lower bounds of logit_y − logit_c with the patch at each of the places.
+
+        Where boxes are merged, P counts what is left of them.
+        """
+        columns = len(places.images)
+        box, done = self._first_layers(places)
+        for index, layer in enumerate(self.network[done:-1], start=done):
+            box = self._merged(index, through(layer, box), columns)
+        ends = (end.unflatten(0, (-1, columns)) for end in (box.lower, box.upper))
+        return margins(self.network[-1], Box(*ends), self.labels[places.images])
+
+    def places_at_once(self, places: Places, max_memory: int) -> int:
+        """How many of the places to compute together, so that they need no more than `max_memory` bytes."""
+        box, weights = self._bytes_per_place(places)
+        columns = len(places.images)
+        count = max_memory // (LIVE * columns * max(box) + weights)
+        if self.inputs.device.type == "cpu":
+            count = min(count, CACHE // (columns * max(box)))
+        return max(count, 1)
+
+    def bytes_per_image(self, places: Places, with_gradients: bool) -> int:
+        """What the clean activations of an image take, together with one box, or with the boxes of all classes.
+
+        Gradients need all activations to be kept, bounds only the largest.
+        """
+        clean, (box, _) = 4 * sum(self._activation_sizes()), self._bytes_per_place(places)
+        if not with_gradients:
+            return 2 * clean + LIVE * max(box)
+        return LIVE * (clean + (self.network[-1].out_features - 1) * places.group * sum(box))
+
+    def _bytes_per_place(self, places: Places) -> tuple[list[int], int]:
+        """The bytes of the activations of one box, and of the weights that are gathered for one place."""
+        sizes, done, weights = self._window_sizes(places), 2 * self.windowed, 0
+        if self.linear is not None and (places.shared or not self.windowed):
+            weights, done = 2 * sizes[-1] * self.linear.out_features, done + 2
+        return [4 * size for size in sizes + self._activation_sizes()[done:]], 4 * weights
+
+    def _window_sizes(self, places: Places) -> list[int]:
+        """The floats in a window on the input and after each convolution."""
+        rows, columns = self._axes(places)
+        sizes = [self.inputs.shape[1] * rows.size * columns.size]
+        for layer in self.network[: 2 * self.windowed : 2]:
+            rows, columns = rows.through(layer, 0)[0], columns.through(layer, 1)[0]
+            sizes.append(layer.out_channels * rows.size * columns.size)
+        return sizes
+
+    def _activation_sizes(self) -> list[int]:
+        """The floats in one image's input and after each layer but the last."""
+        sizes, activation = [self.inputs[0].numel()], self.inputs[:1]
+        with torch.no_grad():
+            for layer in self.network[:-1]:
+                activation = layer(activation)
+                sizes.append(activation.numel())
+        return sizes
+
+    def _first_layers(self, places: Places) -> tuple[Box, int]:
+        """The boxes (P·B, …) after the layers that are served by windows, and how many layers these are."""
+        columns = len(places.images)
+        if not self.windowed and self.linear is not None:
+            return self._merged(1, self._linear_on_patches(places), columns), 2
+        windows, clean, done = self._patch_windows(places), self.inputs, 0
+        for layer, before_relu in zip(self.network[: 2 * self.windowed : 2], self.clean, strict=True):
+            windows = windows.convolved(layer)
+            windows = windows.rectified(before_relu.windows(windows.rows, windows.columns, places.images))
+            windows = windows.merged(self.neighbor.get(done, 1) ** 2)
+            clean, done = before_relu.maps().relu(), done + 2
+            if windows.cover:
+                return windows.on_map(clean, places.images), done
+        if self.linear is None or not places.shared:
+            return windows.on_map(clean, places.images), done
+        return self._merged(done + 1, self._linear_on_windows(windows, places), columns), done + 2
+
+    def _merged(self, index: int, box: Box, columns: int) -> Box:
+        """Boxes (P·B, …) after layer `index`: those of neighboring places in one, as far as `neighbor` says so."""
+        if self.neighbor.get(index, 1) == 1:
+            return box
+        groups = (-1, self.neighbor[index] ** 2, columns)
+        lower, upper = box.lower.unflatten(0, groups), box.upper.unflatten(0, groups)
+        return Box(lower.amin(dim=1).flatten(0, 1), upper.amax(dim=1).flatten(0, 1))
+
+    def _axes(self, places: Places) -> tuple[Axis, Axis]:
+        """Windows on the input around the patches, beginning at multiples of all strides together."""
+        found = []
+        for axis, (length, extent) in enumerate(zip(astuple(self.patch), self.image_size, strict=True)):
+            scale = math.prod(layer.stride[axis] for layer in self.network[: 2 * self.windowed : 2])
+            found.append(Axis(places.corners[..., axis] // scale, scale, 0, length + scale - 1, extent))
+        return tuple(found)
+
+    def _patch_windows(self, places: Places) -> Windows:
+        """The input's differences: those of the pixels under each patch."""
+        axes, under_patch = self._axes(places), []
+        for axis, length in enumerate(astuple(self.patch)):
+            from_corner = axes[axis].positions() - places.corners[..., axis, None]
+            under_patch.append((from_corner >= 0) & (from_corner < length))  # (P, B, a)
+        mask = under_patch[0][..., :, None] & under_patch[1][..., None, :]  # (P, B, a, b)
+        mask = mask.expand(-1, len(places.images), -1, -1).flatten(0, 1)[:, None]
+        shift, radius = (
+            RowsOfChannels(maps, outside=0.0).windows(*axes, places.images) * mask
+            for maps in (self.shift, self.radius)
+        )
+        return Windows(shift, radius, *axes)
+
+    def _linear_on_windows(self, windows: Windows, places: Places) -> Box:
+        """(P·B, D) boxes after flatten and linear, for places that all columns share."""
+        pixels, on_map = pixels_of(windows.rows, windows.columns)  # (P, 1, a, b)
+        channels = windows.shift.shape[1]
+        size = windows.rows.extent * windows.columns.extent
+        pixels = pixels.where(on_map, 0)[:, 0, :, :, None]  # the windows are zero where they leave the map
+        coordinates = (pixels + size * torch.arange(channels, device=pixels.device)).flatten(1)  # (P, a·b·C)
+        lattice = (len(coordinates), len(places.images), -1)
+        shift, radius = (x.permute(0, 2, 3, 1).reshape(lattice) for x in (windows.shift, windows.radius))
+        return self._times_weights(shift, radius, coordinates, places)
+
+    def _linear_on_patches(self, places: Places) -> Box:
+        """(P·B, D) boxes after flatten and linear where they are the first layers."""
+        row, column = (
+            places.corners[..., axis, None] + torch.arange(length, device=places.corners.device)
+            for axis, length in enumerate(astuple(self.patch))
+        )
+        channel = torch.arange(self.shift.shape[1], device=row.device)[:, None, None]
+        height, width = self.image_size
+        coordinates = (channel * height + row[..., None, :, None]) * width + column[..., None, None, :]
+        coordinates = coordinates.flatten(2)  # (P, B, C·w·l)
+        maps = self.shift.flatten(1), self.radius.flatten(1)
+        if places.shared:
+            columns = (x[places.images].t().contiguous() for x in maps)  # (C·H·W, B)
+            shift, radius = (x[coordinates[:, 0]].transpose(1, 2) for x in columns)  # (P, B, C·w·l)
+            return self._times_weights(shift, radius, coordinates[:, 0], places)
+        shift, radius = (x[places.images[:, None], coordinates].flatten(0, 1) for x in maps)
+        coordinates = coordinates.flatten(0, 1)
+        shift = F.embedding_bag(coordinates, self.weight_rows, per_sample_weights=shift, mode="sum")
+        radius = F.embedding_bag(coordinates, self.weight_rows.abs(), per_sample_weights=radius, mode="sum")
+        centre = shift.unflatten(0, (-1, len(places.images))) + self.clean_linear[places.images]
+        return Box.around(centre.flatten(0, 1), radius)
+
+    def _times_weights(self, shift: Tensor, radius: Tensor, coordinates: Tensor, places: Places) -> Box:
+        """clean + W·shift ± |W|·radius, a batched product over places.
+
+        Args:
+            shift, radius: (P, B, q).
+            coordinates: (P, q), the inputs of the linear layer that they are differences of.
+        """
+        weights = self.weight_rows[coordinates]  # (P, q, D)
+        clean = self.clean_linear[places.images].expand(len(coordinates), -1, -1)
+        centre = torch.baddbmm(clean, shift, weights)
+        return Box.around(centre.flatten(0, 1), torch.bmm(radius, weights.abs()).flatten(0, 1))
+
+
+def leading_convolutions(network: nn.Sequential) -> int:
+    """How many pairs of a convolution, padded with zeros by a number, and a ReLU the network begins with."""
+    count = 0
+    for layer, relu in zip(network[::2], network[1::2], strict=False):
+        plain = isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and layer.padding != "same"
+        if not plain or not isinstance(relu, nn.ReLU):
+            break
+        count += 1
+    return count
+
+
+def _flattened_into(network: nn.Sequential, index: int) -> nn.Linear | None:
+    """The linear layer that follows a flatten layer at `index`, unless it is the network's last."""
+    layers = network[index : index + 2]
+    kinds = [type(layer) for layer in layers]
+    return layers[1] if kinds == [nn.Flatten, nn.Linear] and layers[1] is not network[-1] else None
+
+
+def weighted_layers(network: nn.Sequential) -> list[int]:
+    """The indices of the convolutions and linear layers before the last layer."""
+    return [i for i, layer in enumerate(network[:-1]) if isinstance(layer, (nn.Conv2d, nn.Linear))]
+
+
+# The worst places --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the margins of some images depend on, but for the places.
+
+    Attributes:
+        images: (N, C, H, W) in [0, 1].
+        labels: (N,) int64.
+        max_memory: bytes that the bounds may take at a time.
+    """
+
+    network: nn.Sequential
+    images: Tensor
+    labels: Tensor
+    threat: Threat
+    scale: Scale
+    neighbor: Sequence[int] = ()
+    max_memory: int = 2 * 2**30
+
+    def bounds(self) -> PatchBounds:
+        return PatchBounds(self.network, self.images, self.labels, self.threat, self.scale, self.neighbor)
+
+    def of(self, images: Tensor | slice) -> "Batch":
+        """The batch of these images only."""
+        return replace(self, images=self.images[images], labels=self.labels[images])
+
+    def split(self, places: Places, with_gradients: bool) -> Iterator[slice]:
+        """Yield slices of the images that can be computed together within `max_memory`."""
+        with torch.no_grad():
+            size = self.of(slice(0, 1)).bounds().bytes_per_image(places, with_gradients)
+        count = max(self.max_memory // size, 1)
+        for start in range(0, len(self.images), count):
+            yield slice(start, start + count)
+
+
+@torch.no_grad()
+def margins_at(batch: Batch, places: Places) -> Iterator[Tensor]:
+    """Yield the margin bounds (P', N, K) of the places, chunk by chunk."""
+    bounds = batch.bounds()
+    for chunk in places.split(bounds.places_at_once(places, batch.max_memory)):
+        yield bounds.margins(chunk)
+
+
+def lowest_margins(batch: Batch, places: Places) -> tuple[Tensor, Tensor]:
+    """The lowest margin bounds (N, K) of each class over the places, and the numbers (N, K) of these places."""
+    found = [
+        _lowest(margins_at(batch.of(images), places.of(images))) for images in batch.split(places, with_gradients=False)
+    ]
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
+def all_margins(batch: Batch, places: Places) -> Tensor:
+    """(P, N, K): the margin bounds at all of the places, for places few enough to keep."""
+    parts = [torch.cat([*margins_at(batch.of(i), places.of(i))]) for i in batch.split(places, with_gradients=False)]
+    return torch.cat(parts, dim=1)
+
+
+def _lowest(chunks: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
+    """The minimum (N, K) over chunks of places (P', N, K), and which of the places has it."""
+    minima, places, done = [], [], 0
+    for chunk in chunks:
+        minimum, place = chunk.min(dim=0)
+        minima.append(minimum)
+        places.append(place + done)
+        done += len(chunk)
+    worst, chunk = torch.stack(minima).min(dim=0)
+    return worst, torch.stack(places).gather(0, chunk[None])[0]
+
+
+def worst_margins(batch: Batch, places: Places) -> Tensor:
+    """(N, K): the lowest margin bound of each class over the places, with gradients for the network's parameters."""
+    return with_gradients(batch, places, *lowest_margins(batch, places))
+
+
+def with_gradients(batch: Batch, places: Places, worst: Tensor, place: Tensor) -> Tensor:
+    """The margins `worst` (N, K) found at `place` (N, K), with gradients for the network's parameters.
+
+    The gradient of a minimum over places is that of the place where it is reached. So the backward pass computes
+    the margins again at these places only, at most K − 1 for an image.
+    """
+    parameters = [p for p in batch.network.parameters() if p.requires_grad]
+    return _AtWorstPlaces.apply(batch, places, place, worst, *parameters)
+
+
+class _AtWorstPlaces(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, batch, places, place, worst, *parameters):
+        ctx.batch, ctx.places, ctx.place, ctx.parameters = batch, places, place, parameters
+        return worst.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        total = [torch.zeros_like(p) for p in ctx.parameters]
+        for images in ctx.batch.split(ctx.places, with_gradients=True):
+            batch, places = ctx.batch.of(images), ctx.places.of(images)
+            columns, weights = _distinct(places, ctx.place[images], gradient[images], batch.labels)
+            with torch.enable_grad():
+                value = (batch.bounds().margins(columns)[0] * weights).sum()
+            for sum_so_far, part in zip(total, torch.autograd.grad(value, ctx.parameters), strict=True):
+                sum_so_far += part
+        return None, None, None, None, *total
+
+
+def _distinct(places: Places, place: Tensor, gradient: Tensor, labels: Tensor) -> tuple[Places, Tensor]:
+    """The distinct places among `place` (N, K) as columns (G, B), and the margins' `gradient` (N, K) as (B, K)."""
+    count, classes = place.shape
+    candidates = len(places.corners) // places.group
+    matters = torch.arange(classes, device=place.device) != labels[:, None]  # the label's own margin is always 0
+    image = torch.arange(count, device=place.device)[:, None]
+    pairs, column = (image * candidates + place)[matters].unique(return_inverse=True)
+    weights = gradient.new_zeros(len(pairs), classes)
+    weights[column, matters.nonzero()[:, 1]] = gradient[matters]
+    return places.pick(pairs % candidates, pairs // candidates), weights

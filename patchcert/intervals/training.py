@@ -1,0 +1,319 @@
+"""Training with interval bounds: the schedules, what a step looks at, the step, the whole run."""
+
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from patchcert import checkpoint, datasets, distributed
+from patchcert.datasets import Dataset
+from patchcert.errors import UsageError
+from patchcert.intervals.bounds import certified, robust_loss
+from patchcert.intervals.config import Config, Method, Model, Training
+from patchcert.intervals.guide import Guide, guide_loss, gumbel, likeliest
+from patchcert.intervals.networks import build
+from patchcert.intervals.patches import Batch, all_margins, weighted_layers, with_gradients, worst_margins
+from patchcert.intervals.places import Scale, Threat, all_places, corners_of, own_places
+from patchcert.intervals.sparse import SparseThreat, sparse_margins
+from patchcert.results import print_interval_epoch, progress_bar
+from patchcert.training import keep_log_until
+
+STEPS_BETWEEN_READINGS = 25
+"""Steps after which the progress bar reads what it shows, which waits for the device."""
+
+NATURAL = 1e-6
+"""Below this ε training is natural: cross-entropy of the logits."""
+
+
+# Schedules ---------------------------------------------------------------------------------------------------
+
+
+def epsilon_at(training: Training, epoch: int, progress: float) -> float:
+    """ε when the share `progress` of an epoch (from 0) has passed.
+
+    0 for `schedule_start` epochs, then linear from `starting_epsilon` to `epsilon` over `schedule_length` epochs.
+    """
+    if epoch < training.schedule_start:
+        return 0.0
+    passed = min((epoch + progress - training.schedule_start) / training.schedule_length, 1.0)
+    return training.starting_epsilon + (training.epsilon - training.starting_epsilon) * passed
+
+
+def schedule_end(training: Training) -> int:
+    """The first epoch in which ε does not change any more."""
+    return training.schedule_start + training.schedule_length
+
+
+def lr_factor(training: Training, epoch: int) -> float:
+    """By what the learning rate is multiplied in an epoch: decays are counted from the end of the ε schedule."""
+    decays = max(epoch - schedule_end(training), 0) // training.lr_decay_step
+    return training.lr_decay_factor**decays
+
+
+def optimizer_of(parameters: Iterable[nn.Parameter], training: Training) -> torch.optim.Optimizer:
+    """Adam, or SGD with Nesterov momentum 0.9."""
+    if training.optimizer == "adam":
+        return torch.optim.Adam(parameters, training.lr, weight_decay=training.weight_decay)
+    return torch.optim.SGD(
+        parameters, training.lr, momentum=0.9, weight_decay=training.weight_decay, nesterov=True
+    )
+
+
+# What a step looks at ----------------------------------------------------------------------------------------
+
+
+class Attack:
+    """Finds the worst margins of a batch in training. This one looks at every place of a patch.
+
+    Args:
+        max_memory: bytes that the bounds may take at a time.
+    """
+
+    def __init__(self, network: nn.Sequential, method: Method, scale: Scale, max_memory: int):
+        self.network, self.method, self.scale, self.max_memory = network, method, scale, max_memory
+
+    def noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """(N, …): all that is random in `worst` for images (N, C, H, W)."""
+        return images.new_empty(len(images), 0)
+
+    def worst(self, images: Tensor, labels: Tensor, epsilon: float, noise: Tensor) -> tuple[Tensor, Tensor | float]:
+        """The worst margins (N, K), with gradients, and a loss of what is trained beside the network."""
+        places = all_places(images, self.method.patch, self.neighbor)
+        return worst_margins(self._batch(images, labels, epsilon), places), 0.0
+
+    @property
+    def neighbor(self) -> tuple[int, ...]:
+        """Groups of places that are merged layer by layer, for patch-all-pool."""
+        return self.method.neighbor[: len(weighted_layers(self.network))]
+
+    def _batch(self, images: Tensor, labels: Tensor, epsilon: float) -> Batch:
+        threat = Threat(self.method.patch, epsilon)
+        return Batch(self.network, images, labels, threat, self.scale, self.neighbor, self.max_memory)
+
+
+class RandomPlaces(Attack):
+    """`patch_count` places of each image, uniformly at random."""
+
+    def noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """(N, patch_count) int64: the places."""
+        shape = len(images), self.method.patch_count
+        places = len(corners_of(self.method.patch, *images.shape[2:]))
+        return torch.randint(places, shape, generator=generator, device=images.device)
+
+    def worst(self, images: Tensor, labels: Tensor, epsilon: float, noise: Tensor) -> tuple[Tensor, Tensor | float]:
+        places = own_places(images, self.method.patch, noise.t())
+        return worst_margins(self._batch(images, labels, epsilon), places), 0.0
+
+
+class GuidedPlaces(Attack):
+    """`patch_count` places for each class, drawn where a U-Net that is trained beside predicts low margins."""
+
+    guide: Guide
+
+    def noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """(N, K, L) Gumbel noise."""
+        places = len(corners_of(self.method.patch, *images.shape[2:]))
+        return gumbel((len(images), self.network[-1].out_features, places), generator, images.device)
+
+    def worst(self, images: Tensor, labels: Tensor, epsilon: float, noise: Tensor) -> tuple[Tensor, Tensor | float]:
+        patch = self.method.patch
+        predicted = self.guide(self.scale.inputs(images))
+        height, width = images.shape[2] - patch.height + 1, images.shape[3] - patch.width + 1
+        predicted = predicted[:, :, :height, :width].flatten(2)
+        drawn = likeliest(predicted, self.method.T, noise, self.method.patch_count)  # (P, N)
+        batch, places = self._batch(images, labels, epsilon), own_places(images, patch, drawn)
+        found = all_margins(batch, places)
+        return with_gradients(batch, places, *found.min(dim=0)), guide_loss(predicted, drawn, found)
+
+
+class SparseInputs(Attack):
+    """Any k inputs."""
+
+    def worst(self, images: Tensor, labels: Tensor, epsilon: float, noise: Tensor) -> tuple[Tensor, Tensor | float]:
+        threat = SparseThreat(self.method.k, epsilon, self.method.bound_type == "sparse-interval-tight")
+        return sparse_margins(self.network, images, labels, threat, self.scale, self.max_memory), 0.0
+
+
+ATTACKS = {
+    "patch-all": Attack,
+    "patch-all-pool": Attack,
+    "patch-random": RandomPlaces,
+    "patch-nn": GuidedPlaces,
+    "sparse": SparseInputs,
+}
+
+
+# One run -----------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """A network in training, and all that changes from step to step.
+
+    Args:
+        image_shape: (C, H, W).
+    """
+
+    def __init__(self, config: Config, model: Model, image_shape: tuple[int, ...], classes: int, max_memory: int):
+        channels, size, _ = image_shape
+        self.config, self.model, self.training = config, model, config.training_params
+        self.network = build(model.model_class, channels, size, classes, model.model_params)
+        method = self.training.method_params
+        self.attack = ATTACKS[method.attack_type](self.network, method, config.scale, max_memory)
+        self.trained = nn.ModuleDict({"network": self.network})
+        if isinstance(self.attack, GuidedPlaces):
+            self.trained["guide"] = self.attack.guide = Guide(channels, classes, method.base_width)
+        self.optimizer = optimizer_of(self.trained.parameters(), self.training)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda epoch: lr_factor(self.training, epoch)
+        )
+
+    def state(self, epoch: int, errors: dict[str, float]) -> dict:
+        """A checkpoint after `epoch`; `errors` are robust_err, clean_err and best_robust_err."""
+        states = {f"{name}_state_dict": module.state_dict() for name, module in self.trained.items()}
+        return errors | {
+            "state_dict": states.pop("network_state_dict"),
+            "opt_state_dict": self.optimizer.state_dict(),
+            "lr_scheduler_dict": self.scheduler.state_dict(),
+            "epoch": epoch,
+            **states,
+        }
+
+    def restore(self, path: Path) -> dict:
+        """Take over the checkpoint that `--resume` names and return its content."""
+        content = checkpoint.load_network("resume", path, self.network, entry="state_dict")
+        wanted = self.state(0, {"best_robust_err": 1.0})
+        missing = [key for key in wanted if key not in content]
+        if missing:
+            raise UsageError("resume", path, f"expected a checkpoint of this config, it has no {missing[0]}")
+        for name, module in self.trained.items():
+            if name != "network":
+                module.load_state_dict(content[f"{name}_state_dict"])
+        self.optimizer.load_state_dict(content["opt_state_dict"])
+        self.scheduler.load_state_dict(content["lr_scheduler_dict"])
+        return content
+
+    def loss(self, images: Tensor, labels: Tensor, epsilon: float, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss, and for each image (N,) whether it is certified; in natural training none is."""
+        if epsilon < NATURAL:
+            return F.cross_entropy(self.network(self.config.scale.inputs(images)), labels), labels < 0
+        worst, beside = self.attack.worst(images, labels, epsilon, noise)
+        return robust_loss(worst, labels) + beside, certified(worst, labels)
+
+    def step(
+        self, images: Tensor, labels: Tensor, epsilon: float, generator: torch.Generator, parts: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """One step of the optimiser on this process's share of a batch, in `parts` whose gradients add up.
+
+        Returns:
+            the mean loss and the number of certified images over all processes, both without gradients.
+        """
+        self.optimizer.zero_grad()
+        noise = self.attack.noise(images, generator) if epsilon >= NATURAL else images.new_empty(len(images), 0)
+        loss = certified_images = torch.zeros((), device=images.device)
+        pieces = (tensor.tensor_split(min(parts, len(images))) for tensor in (images, labels, noise))
+        for piece_images, piece_labels, piece_noise in zip(*pieces, strict=True):
+            mean, is_certified = self.loss(piece_images, piece_labels, epsilon, piece_noise)
+            mean = mean * (len(piece_labels) / len(labels))
+            mean.backward()
+            loss = loss + mean.detach()
+            certified_images = certified_images + is_certified.sum()
+        for parameter in self.trained.parameters():
+            if parameter.grad is not None:
+                parameter.grad = distributed.total(parameter.grad) / distributed.world()
+        self.optimizer.step()
+        return distributed.total(loss) / distributed.world(), distributed.total(certified_images)
+
+    def train_epoch(self, dataset: Dataset, epoch: int, generator: torch.Generator, parts: int) -> dict:
+        """One pass over the data; returns what the log says about it, errors as fractions of 1."""
+        started, seen, loss_sum, certified_sum = time.perf_counter(), 0, 0.0, 0
+        augmentations = tuple(getattr(datasets, name) for name in self.training.augmentations)
+        batches = dataset.shuffled_batches(self.training.batch_size, generator, augmentations)
+        steps = -(-len(dataset) // self.training.batch_size)
+        with progress_bar(len(dataset), f"epoch {epoch}") as bar:
+            for step, (images, labels) in enumerate(batches):
+                epsilon = self.epsilon(epoch, step / steps)
+                loss, certified_images = self.step(images, labels, epsilon, generator, parts)
+                count = len(labels) * distributed.world()
+                seen += count
+                loss_sum += loss * count
+                certified_sum += certified_images
+                if step % STEPS_BETWEEN_READINGS == 0:
+                    bar.set_postfix(
+                        eps=f"{epsilon:.3f}",
+                        loss=f"{float(loss_sum) / seen:.4f}",
+                        certified=f"{float(certified_sum) / seen:.2%}",
+                    )
+                bar.update(count)
+        return {
+            "epoch": epoch,
+            "epsilon": epsilon,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "loss": float(loss_sum) / seen,
+            "train_robust_err": 1 - float(certified_sum) / seen,
+            "train_seconds": time.perf_counter() - started,
+        }
+
+    def epsilon(self, epoch: int, progress: float) -> float:
+        """ε of a step; natural training has none."""
+        return epsilon_at(self.training, epoch, progress) if self.training.method == "robust" else 0.0
+
+    @torch.no_grad()
+    def errors(self, dataset: Dataset, generator: torch.Generator) -> dict[str, float]:
+        """Robust error at full strength, at the places that training looks at, and clean error of a data set."""
+        robust = wrong = torch.zeros((), dtype=torch.int64, device=dataset.labels.device)
+        for images, labels in dataset.take(distributed.share()).batches(self.training.batch_size):
+            noise = self.attack.noise(images, generator)
+            worst, _ = self.attack.worst(images, labels, self.training.epsilon, noise)
+            robust = robust + (~certified(worst, labels)).sum()
+            wrong = wrong + (self.network(self.config.scale.inputs(images)).argmax(dim=1) != labels).sum()
+        counts = {"robust_err": robust, "clean_err": wrong}
+        return {name: distributed.total(count).item() / len(dataset) for name, count in counts.items()}
+
+
+def train(
+    run: Run,
+    train_set: Dataset,
+    test_set: Dataset,
+    folder: Path,
+    seed: int,
+    parts: int = 1,
+    resume: Path | None = None,
+) -> None:
+    """Train to the config's last epoch; everything is on the data's device.
+
+    Every process has all data and the same weights throughout; the first one writes and prints.
+
+    After each epoch MODEL_ID.pth in `folder` is the state to resume from and MODEL_ID.log has a line more. Once the
+    ε schedule has ended, MODEL_ID_best.pth is the state of the lowest robust error on the test set, which is what
+    the published numbers select by.
+    """
+    device = train_set.labels.device
+    run.trained.to(device)
+    path = folder / f"{run.model.model_id}.pth"
+    state = run.restore(resume) if resume else {"epoch": -1, "best_robust_err": float("inf")}
+    if state["epoch"] + 1 >= run.training.epochs:
+        raise UsageError("resume", resume, f"expected a checkpoint before epoch {run.training.epochs - 1}, the last")
+    log = path.with_suffix(".log")
+    if distributed.is_first():
+        keep_log_until(log, state["epoch"])
+    best = state["best_robust_err"]
+    for epoch in range(state["epoch"] + 1, run.training.epochs):
+        generator = torch.Generator(device).manual_seed(seed * 1_000_003 + epoch + distributed.rank() * 2**40)
+        row = run.train_epoch(train_set, epoch, generator, parts)
+        row |= (errors := run.errors(test_set, generator))
+        run.scheduler.step()
+        is_best = epoch >= schedule_end(run.training) and errors["robust_err"] < best
+        best = errors["robust_err"] if is_best else best
+        if not distributed.is_first():
+            continue
+        content = run.state(epoch, errors | {"best_robust_err": best})
+        checkpoint.save(content, path)
+        if is_best:
+            checkpoint.save(content, path.with_name(f"{run.model.model_id}_best.pth"))
+        with log.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print_interval_epoch(run.model.model_id, row)

@@ -1,0 +1,23 @@
+"""The plain construction: one full image per place, pushed through the network layer by layer."""
+
+
+from patchcert.intervals.bounds import Box, margins, through
+from patchcert.intervals.places import corners_of
+
+
+def plain_boxes(images, threat, scale, corners):
+    """A box (P·N, C, H, W) of inputs for each of the corners (P, 2)."""
+    patched = threat.pixels(images)
+    lower, upper = (images.repeat(len(corners), 1, 1, 1, 1) for _ in range(2))
+    for place, (row, column) in enumerate(corners.tolist()):
+        under = ..., slice(row, row + threat.patch.height), slice(column, column + threat.patch.width)
+        lower[place][under], upper[place][under] = patched.lower[under], patched.upper[under]
+    return Box(scale.inputs(lower.flatten(0, 1)), scale.inputs(upper.flatten(0, 1)))
+
+
+def plain_margins(network, images, labels, threat, scale, corners=None):
+    """(P, N, K): margin bounds at the corners (P, 2), by default all places."""
+    corners = corners_of(threat.patch, *images.shape[2:]) if corners is None else corners
+    box = through(network[:-1], plain_boxes(images, threat, scale, corners))
+    ends = (end.unflatten(0, (-1, len(images))) for end in (box.lower, box.upper))
+    return margins(network[-1], Box(*ends), labels)

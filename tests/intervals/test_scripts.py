@@ -1,0 +1,211 @@
+"""train.py and eval.py as scripts on generated pictures, configs, and what people get wrong."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from patchcert import datasets
+from patchcert.ablation import Patch
+from patchcert.errors import UsageError
+from patchcert.intervals import config
+from patchcert.intervals.bounds import certified
+from patchcert.intervals.networks import build
+from patchcert.intervals.places import Scale, Threat
+from patchcert.intervals.sparse import SparseThreat, sparse_margins
+from tests.helpers import ROOT, run_here, succeed
+from tests.intervals.oracle import plain_margins
+
+CONFIGS = sorted((ROOT / "config").glob("*.json"))
+FAST = ["training_params:epochs=2", "training_params:schedule_start=0", "training_params:schedule_length=1"]
+P22, SPARSE = ROOT / "config" / "mnist_robtrain_p22_all.json", ROOT / "config" / "cifar_robtrain_k4_sparse.json"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, generated_mnist):
+    """A folder in which train.py has trained models 0 and 1 of the 2 × 2 patch config."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "data").symlink_to(generated_mnist)
+    succeed("train.py", "--config", P22, "--model_subset", 0, 1, *FAST, "--limit", 100, folder=folder)
+    return folder
+
+
+def test_eval_counts_what_the_plain_construction_certifies(trained):
+    succeed("eval.py", "--config", P22, "--model_subset", 0, 1, "--limit", 40,
+            "--output", "o.json", "--per_image", "o.csv", folder=trained)  # fmt: skip
+    output = json.loads((trained / "o.json").read_text())
+    rows = list(csv.DictReader((trained / "o.csv").open()))
+    assert [model["model_id"] for model in output["models"]] == ["mlp_255", "cnn_2layer_width_1"]
+    data = datasets.load("mnist", trained / "data", train=False).take(slice(40))
+    images, experiment = data.images / 255, config.load(P22)
+    for model, entry in zip(experiment.models[:2], output["models"], strict=True):
+        folder = trained / "checkpoints" / "mnist_robtrain_p22_all"
+        network = build(model.model_class, 1, 28, 10, model.model_params)
+        network.load_state_dict(torch.load(folder / f"{model.model_id}_best.pth", weights_only=True)["state_dict"])
+        with torch.no_grad():
+            margins = plain_margins(network, images, data.labels, Threat(Patch(2, 2)), Scale((0.0,), (1.0,)))
+            predicted = network(images).argmax(dim=1)
+        expected = certified(margins.amin(0), data.labels)
+        mine = [row for row in rows if row["model_id"] == model.model_id]
+        assert [row["certified"] == "True" for row in mine] == expected.tolist()
+        assert [int(row["predicted"]) for row in mine] == predicted.tolist()
+        assert entry["total"] == 40 and entry["certified_correct"] == int(expected.sum())
+        assert entry["clean_error"] == pytest.approx(float((predicted != data.labels).double().mean()))
+    errors = [model["certified_error"] for model in output["models"]]
+    assert output["summary"]["certified_error"]["mean"] == pytest.approx(sum(errors) / 2)
+
+
+def test_files_have_what_the_specification_says(trained):
+    folder = trained / "checkpoints" / "mnist_robtrain_p22_all"
+    content = torch.load(folder / "mlp_255.pth", weights_only=True)
+    assert {"state_dict", "opt_state_dict", "lr_scheduler_dict", "robust_err", "clean_err", "epoch"} <= set(content)
+    assert [json.loads(line)["epoch"] for line in (folder / "mlp_255.log").open()] == [0, 1]
+
+
+def test_the_path_prefix_comes_before_the_models_path(trained):
+    succeed("eval.py", "--config", P22, "--path_prefix", trained, "--data", trained / "data", "--model_subset", 0,
+            "--limit", 5, folder=trained.parent)  # fmt: skip
+    succeed("eval.py", "--config", P22, "--model_subset", 0, "models_path=checkpoints/mnist_robtrain_p22_all",
+            "--limit", 5, folder=trained)  # fmt: skip
+
+
+def test_an_attack_finds_no_more_than_the_certificate_allows(trained):
+    adv, params = ROOT / "config" / "mnist_adveval_patch_22.json", "eval_params:method_params"
+    effort = [f"{params}:{value}" for value in ("steps=9", "random_mask_count=8", "sample_limit=60")]
+    succeed("eval.py", "--config", adv, "--model_subset", 0, *effort, "--output", "o.json", "--per_image", "o.csv",
+            folder=trained)  # fmt: skip
+    rows = list(csv.DictReader((trained / "o.csv").open()))
+    (model,) = json.loads((trained / "o.json").read_text())["models"]
+    assert len(rows) == model["total"] == 60
+    assert not any(row["certified"] == "True" and row["flipped"] == "True" for row in rows)
+    assert any(row["certified"] == "True" for row in rows) and any(row["flipped"] == "True" for row in rows)
+    wrong = [row["flipped"] == "True" or row["predicted"] != row["label"] for row in rows]
+    assert model["attacked_error"] == pytest.approx(sum(wrong) / 60)
+    assert model["clean_error"] < model["attacked_error"] <= model["certified_error"]
+
+
+def test_two_processes_train_and_certify_the_same(generated_mnist, tmp_path):
+    """Each with half of every batch; the state after two epochs and the rows per image are those of one process."""
+    arguments = ["--config", P22, "--model_subset", 0, "--data", generated_mnist, "--limit", 40, "--device", "cpu",
+                 *FAST, "training_params:batch_size=20"]  # fmt: skip
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    states, rows = [], []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        for script, more in (("train.py", []), ("eval.py", ["--per_image", "rows.csv"])):
+            if processes == 1:
+                succeed(script, *arguments, *more, folder=folder)
+                continue
+            command = [*torchrun, str(ROOT / script), *map(str, arguments), *more]
+            run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+            assert run.returncode == 0, run.stderr
+        path = folder / "checkpoints" / "mnist_robtrain_p22_all" / "mlp_255.pth"
+        states.append(torch.load(path, weights_only=True)["state_dict"])
+        rows.append((folder / "rows.csv").read_text())
+    for key in states[0]:
+        torch.testing.assert_close(states[0][key], states[1][key], atol=1e-5, rtol=0)
+    assert rows[0] == rows[1]
+
+
+def test_gpus_that_are_not_there(trained, capsys):
+    capsys.readouterr()
+    assert run_here("eval.py", "--config", P22, "--gpu", "0,99", folder=trained) == 2
+    assert "GPUs here" in capsys.readouterr().err
+
+
+WRONG = {
+    "unknown key": (["training_params:epoch=1"], "training_params:epochs"),
+    "unknown attack": (["training_params:method_params:attack_type=patch-most"], "patch-random"),
+    "unknown bound": (["training_params:method_params:bound_type=exact"], "expected interval"),
+    "patch larger than the image": (["training_params:method_params:patch_w=29"], "images have 28 rows"),
+    "text for a number": (["training_params:epochs=many"], "expected a whole number"),
+    "model out of range": (["--model_subset", "3"], "0 mlp_255"),
+    "model that is no number": (["--model_subset", "first"], "expected whole numbers"),
+    "no model file": (["models_path=nowhere"], "has neither mlp_255_best.pth nor mlp_255.pth"),
+    "no config": (["--config", "mnist_robtrain_p22_al.json"], "No such file"),
+    "another model": (["--model_subset", "1", "models_path=other"], "is of another network"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_said_in_one_line(name, trained, capsys):
+    arguments, right = WRONG[name]
+    other = trained / "other"
+    other.mkdir(exist_ok=True)
+    content = torch.load(trained / "checkpoints" / "mnist_robtrain_p22_all" / "mlp_255.pth", weights_only=True)
+    torch.save(content, other / "cnn_2layer_width_1.pth")
+    capsys.readouterr()
+    assert run_here("eval.py", "--config", P22, "--model_subset", 0, *arguments, folder=trained) == 2
+    message = capsys.readouterr().err
+    assert len(message.splitlines()) == 1 and right in message
+
+
+@pytest.mark.parametrize(("subset", "right"), [([1], "is of another network"), ([0, 1], "with --model_subset")])
+def test_resuming_from_another_model_is_an_error(subset, right, trained, capsys):
+    last = trained / "checkpoints" / "mnist_robtrain_p22_all" / "mlp_255.pth"
+    arguments = ["--config", P22, "--model_subset", *subset, "--resume", last, "--limit", 20, *FAST]
+    assert run_here("train.py", *arguments, folder=trained) == 2
+    assert right in capsys.readouterr().err
+
+
+def test_k_larger_than_the_kernel_says_what_fits():
+    experiment = config.load(SPARSE, ["training_params:method_params:k=170"])
+    model = experiment.models[0]
+    network = build(model.model_class, 3, 32, 10, model.model_params)
+    with pytest.raises(UsageError, match="from 1 to 169, the pixels of the 13 × 13 kernel"):
+        sparse_margins(network, torch.rand(1, 3, 32, 32), torch.tensor([0]), SparseThreat(170), experiment.scale)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_its_networks_can_be_built(path):
+    experiment = config.load(path)
+    assert experiment.name == path.stem and experiment.models_path.startswith("checkpoints/")
+    for model in experiment.models:
+        channels, size = (1, 28) if experiment.dataset == "mnist" else (3, 32)
+        assert build(model.model_class, channels, size, 10, model.model_params)
+
+
+def test_all_configs_of_the_specification_are_there():
+    names = {f"{d}_robtrain_k{k}_sparse" for d in ("mnist", "cifar") for k in (1, 4, 10)}
+    for patch in ("p22", "p55"):
+        for places in ("all", "rand1", "rand5", "rand10", "rand20", "guide10", "guide20"):
+            names |= {f"{d}_robtrain_{patch}_{places}" for d in ("mnist", "cifar")}
+        names |= {f"cifar_robtrain_{patch}_{places}" for places in ("allpool2", "allpool22")}
+    names |= {f"{d}_adveval_patch_{size}" for d in ("mnist", "cifar") for size in ("22", "55")}
+    assert {path.stem for path in CONFIGS} == names
+
+
+def test_the_values_of_the_table():
+    guide = config.load(ROOT / "config" / "cifar_robtrain_p22_guide20.json")
+    method, training = guide.training_params.method_params, guide.training_params
+    assert (method.attack_type, method.patch, method.patch_count) == ("patch-nn", Patch(2, 2), 2)
+    assert (method.base_width, method.T) == (10, 1.0)
+    assert guide.models[3].model_id == "cnn_5layer_linear_512_width_16"
+    assert (training.epochs, training.lr, training.schedule_start, training.schedule_length) == (200, 1e-3, 10, 121)
+    sparse = config.load(ROOT / "config" / "mnist_robtrain_k10_sparse.json")
+    assert (sparse.training_params.epochs, sparse.training_params.schedule_length) == (100, 11)
+    assert (sparse.training_params.method_params.k, sparse.models[0].model_id) == (10, "mlp_255")
+
+
+def test_a_file_holds_its_own_values_over_those_it_extends(tmp_path):
+    (tmp_path / "mine.json").write_text(json.dumps({"extends": str(P22), "training_params": {"epochs": 3}}))
+    mine, base = config.load(tmp_path / "mine.json"), config.load(P22)
+    assert mine.training_params.epochs == 3 and mine.training_params.lr == base.training_params.lr
+    assert mine.models_path == "checkpoints/mine"
+
+
+@pytest.mark.parametrize(("text", "right"), [
+    ('{"dataset": "mnist", "dataset": "mnist"}', "'dataset' is there twice"),
+    ('{"dataset": "mnist",}', "not a config in JSON"),
+    ('{"dataset": "mnist"}', "the key mean is missing"),
+    ('{"extends": "wrong.json"}', "extends itself"),
+    (json.dumps({"extends": str(P22), "model": []}), "the nearest are models"),
+])  # fmt: skip
+def test_a_wrong_config(text, right, tmp_path):
+    (tmp_path / "wrong.json").write_text(text)
+    with pytest.raises(UsageError, match=right):
+        config.load(tmp_path / "wrong.json")

@@ -1,0 +1,43 @@
+"""Train networks whose robustness to patch or sparse attacks is certified by interval bounds.
+
+    python train.py --config config/mnist_robtrain_p22_all.json --model_subset 0
+    python train.py --config config/cifar_robtrain_p55_rand20.json --model_subset 3 --gpu 0,1
+
+Chiang et al., "Certified Defenses for Adversarial Patches", ICLR 2020. Each file in config/ is one experiment: data,
+networks, attack and schedule. Writes MODELS_PATH/MODEL_ID.pth, MODEL_ID_best.pth and MODEL_ID.log.
+"""
+
+from pathlib import Path
+
+import torch
+
+from patchcert import cli, datasets
+from patchcert.errors import UsageError
+from patchcert.intervals import training
+from patchcert.intervals.bounds import exact_float32
+
+
+def main() -> None:
+    parser = cli.interval_parser(__doc__)
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="checkpoint to go on from: MODEL_ID.pth")
+    parser.add_argument("--grad-acc-steps", type=cli.positive_int, default=1, help="parts that a batch is split into")
+    options = cli.interval_options(parser)
+    if options.resume and len(options.models) != 1:
+        raise UsageError("resume", options.resume, "goes with one model: choose it with --model_subset")
+    train_set, test_set = (
+        datasets.load(options.experiment.dataset, options.data, train=part).take(slice(options.limit))
+        for part in (True, False)
+    )
+    train_set, test_set = train_set.to(options.device), test_set.to(options.device)
+    for model in options.models:
+        torch.manual_seed(options.seed)
+        classes = int(train_set.labels.max()) + 1
+        run = training.Run(options.experiment, model, tuple(train_set.images.shape[1:]), classes, options.bytes)
+        with exact_float32():
+            training.train(
+                run, train_set, test_set, options.folder, options.seed, options.grad_acc_steps, options.resume
+            )
+
+
+if __name__ == "__main__":
+    cli.run(main)
