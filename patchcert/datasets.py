@@ -295,12 +295,27 @@ def _load_cifar10(root: Path, train: bool) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
 
 
+def _load_svhn(root: Path, train: bool) -> tuple[Tensor, Tensor]:
+    """Street View House Numbers, cropped digits (3, 32, 32): {train,test}_32x32.mat under `root`/svhn."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            data = torchvision.datasets.SVHN(root / "svhn", split="train" if train else "test", download=True)
+    except (RuntimeError, OSError) as error:
+        right = f"SVHN is neither in {root / 'svhn'} (train_32x32.mat, test_32x32.mat) nor reachable"
+        raise UsageError("data", root, right) from error
+    return torch.from_numpy(data.data), torch.from_numpy(data.labels).to(torch.int64)
+
+
 _LOADERS = {
     "mnist": _load_mnist,
     "fashion-mnist": _load_fashion_mnist,
     "digits": _load_digits,
     "cifar10": _load_cifar10,
+    "svhn": _load_svhn,
 }
+
+NAMES = tuple(_LOADERS)
+"""The data sets that have a name."""
 
 
 def _fixed_permutation(count: int) -> Tensor:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.io
 import torch
 
 from patchcert import datasets
@@ -24,6 +25,18 @@ def test_mnist_files_are_read_as_they_lie(generated_mnist):
     data = datasets.load("mnist", generated_mnist, train=False)
     raw = (generated_mnist / "MNIST" / "raw" / "t10k-images-idx3-ubyte").read_bytes()[16:]
     assert data.images.flatten().tolist() == list(raw) and len(data) == 101
+
+
+def test_svhn_files_are_read_as_they_lie(tmp_path, monkeypatch):
+    """MATLAB's order of axes is (H, W, C, N), and its zeros are labelled 10."""
+    pictures = np.random.RandomState(0).randint(0, 256, (32, 32, 3, 4)).astype(np.uint8)
+    (tmp_path / "svhn").mkdir()
+    scipy.io.savemat(tmp_path / "svhn" / "test_32x32.mat", {"X": pictures, "y": np.array([[1], [10], [9], [2]])})
+    monkeypatch.setattr("torchvision.datasets.SVHN._check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.SVHN.download", lambda self: None)
+    data = datasets.load("svhn", tmp_path, train=False)
+    assert data.images.tolist() == pictures.transpose(3, 2, 0, 1).tolist()
+    assert data.labels.tolist() == [1, 0, 9, 2] and data.labels.dtype == torch.int64
 
 
 def test_shipped_split_is_the_frozen_permutation():

@@ -5,6 +5,7 @@ from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 
+from patchcert import datasets
 from patchcert.ablation import Patch
 from patchcert.errors import UsageError
 from patchcert.intervals.places import Scale
@@ -254,6 +255,7 @@ def _check(config: Config, path: Path) -> None:
     patched = 0 if method.sparse else 1
     attack = evaluation.method_params
     for fits, key, value, right in (
+        (config.dataset in datasets.NAMES, "dataset", config.dataset, ", ".join(datasets.NAMES)),
         (method.attack_type in ATTACK_TYPES, "attack_type", method.attack_type, ", ".join(ATTACK_TYPES)),
         (method.bound_type in bound_types, "bound_type", method.bound_type, " or ".join(bound_types)),
         (training.method in ("robust", "natural"), "training_params:method", training.method, "robust or natural"),

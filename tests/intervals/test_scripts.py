@@ -120,6 +120,7 @@ def test_gpus_that_are_not_there(trained, capsys):
 WRONG = {
     "unknown key": (["training_params:epoch=1"], "training_params:epochs"),
     "unknown attack": (["training_params:method_params:attack_type=patch-most"], "patch-random"),
+    "unknown data": (["dataset=emnist"], "expected mnist, fashion-mnist"),
     "unknown bound": (["training_params:method_params:bound_type=exact"], "expected interval"),
     "patch larger than the image": (["training_params:method_params:patch_w=29"], "images have 28 rows"),
     "text for a number": (["training_params:epochs=many"], "expected a whole number"),
