@@ -10,7 +10,7 @@ MODELS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_re
 
 
 def imagenet_resnet(model: str, channels: int = 6, classes: int = 1000) -> models.ResNet:
-    """The network `model` of `MODELS` with torchvision's keys and initialisation.
+    """The network `model` of `MODELS` with torchvision's keys and initialisation, in channels-last order.
 
     Args:
         channels: of the input: 6 for encoded images, 3 for the images themselves.
@@ -18,7 +18,7 @@ def imagenet_resnet(model: str, channels: int = 6, classes: int = 1000) -> model
     network = models.get_model(model, num_classes=classes)
     network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    return network
+    return network.to(memory_format=torch.channels_last)
 
 
 def pretrained_imagenet_resnet(model: str, classes: int = 1000) -> models.ResNet:

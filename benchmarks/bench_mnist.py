@@ -23,12 +23,11 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from patchcert import certificate, results, training  # noqa: E402
+from patchcert import certificate, results, training, voting  # noqa: E402
 from patchcert.ablation import Ablation, Band, Patch, encode  # noqa: E402
 from patchcert.datasets import Dataset  # noqa: E402
 from patchcert.networks import mnist_network  # noqa: E402
 from patchcert.voting import ThresholdVote  # noqa: E402
-from patchcert.windowed import WindowedNetwork  # noqa: E402
 
 BAND = Band(28, 28, 4)
 QUESTION = certificate.Question(Patch(5, 5), ThresholdVote(0.2), "margin")
@@ -39,9 +38,9 @@ def random_pictures(count: int) -> Dataset:
     return Dataset(images, torch.randint(0, 10, (count,)), torch.arange(count))
 
 
-def certify(network: nn.Module, data: Dataset, ablation: Ablation = BAND) -> list[certificate.Verdicts]:
-    engine = WindowedNetwork(network, ablation, channels=2)
-    return certificate.certify(engine, data, certificate.Certifier(ablation, [QUESTION]), batch_size=128)
+def certify(network: nn.Module, data: Dataset, ablation: Ablation = BAND, engine: str = "windowed") -> None:
+    base_classifier = voting.engine(engine, network, ablation, channels=2)
+    certificate.certify(base_classifier, data, certificate.Certifier(ablation, [QUESTION]), batch_size=512)
 
 
 @torch.inference_mode()
@@ -66,7 +65,7 @@ def bare_passes(network: nn.Module, steps: int) -> None:
 def one_epoch(network: nn.Module, data: Dataset) -> None:
     recipe = training.Recipe(lr=0.01, regularization=0.0005, end_epoch=0, batch_size=128, seed=0)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=0.0005, fused=True)
-    training.train_epoch(network, optimizer, BAND, data, recipe, epoch=0)
+    training.train_epoch(network, network, optimizer, BAND, data, recipe, epoch=0)
 
 
 def compare(ours: Callable[[], object], plain: Callable[[], object], repetitions: int) -> dict:
@@ -81,9 +80,9 @@ def compare(ours: Callable[[], object], plain: Callable[[], object], repetitions
     return {"seconds": mine, "plain_seconds": theirs, "ratio": theirs / mine}
 
 
-def peak_megabytes(ablation: str) -> float:
+def peak_megabytes(ablation: str, engine: str) -> float:
     """Peak memory of a fresh process that certifies 2 images under `ablation`, a Python expression."""
-    certify_two = f"b.certify(b.mnist_network(), b.random_pictures(2), {ablation}); b.print_peak()"
+    certify_two = f"b.certify(b.mnist_network(), b.random_pictures(2), {ablation}, {engine!r}); b.print_peak()"
     code = f"import bench_mnist as b; from patchcert.ablation import *; {certify_two}"
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
@@ -111,7 +110,8 @@ def main() -> None:
     }
     for name, row in measured.items():
         print(f"{name:20s} {row['seconds']:7.2f} s   plain {row['plain_seconds']:7.2f} s   ratio {row['ratio']:.2f}")
-    memory = {name: peak_megabytes(name) for name in ("Band(28, 28, 4)", "MultiBlock(28, 28, 4, 4)")}
+    engines = {"Band(28, 28, 4)": "windowed", "MultiBlock(28, 28, 4, 4)": "dense"}  # as the scripts choose
+    memory = {ablation: peak_megabytes(ablation, engine) for ablation, engine in engines.items()}
     for name, megabytes in memory.items():
         print(f"peak memory certifying {name:26s} {megabytes:7.0f} MB")
     if options.output:

@@ -83,7 +83,7 @@ def main() -> None:
     batch = next(files.take(slice(options.batch_size)).decoded([torch.arange(min(options.batch_size, len(files)))]))
     batch, labels = batch.to(options.device), torch.zeros(len(batch), dtype=torch.int64, device=options.device)
     build, band = (cifar_resnet, 4) if options.image_size == 32 else (imagenet_resnet, 25)
-    network = build("resnet18", classes=10).to(options.device, memory_format=torch.channels_last)
+    network = build("resnet18", classes=10).to(options.device)
     ablation = Band(options.image_size, options.image_size, band).to(options.device)
     measured = {}
     with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):

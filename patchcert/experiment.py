@@ -49,7 +49,7 @@ def train(
         augmentations=augmentations,
     )
     path = checkpoint.FOLDER / name
-    network.to(options.device, memory_format=torch.channels_last)
+    network.to(options.device)
     if ablation is not None:
         ablation.to(options.device)
     state = training.train(network, ablation, train_set, test_set, recipe, path, resumed, options.compile)
@@ -198,7 +198,7 @@ def _prepare(options: argparse.Namespace, network: nn.Module, skip: int = 1) -> 
         dataset = datasets.choose_half(dataset, options.test, options.split_file)
     dataset = dataset.take(slice(None, None, skip)).take(slice(options.limit)).to(options.device)
     distributed.require_images(len(dataset))
-    network.to(options.device, memory_format=torch.channels_last)
+    network.to(options.device)
     if options.compile:
         network.compile()
     return dataset, network

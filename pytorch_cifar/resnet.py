@@ -4,6 +4,7 @@ He et al., "Deep Residual Learning for Image Recognition", CVPR 2016: a 3 × 3 s
 and 512 channels at strides 1, 2, 2, 2, the average over all places, one linear layer.
 """
 
+import torch
 from torch import Tensor, nn
 
 STAGES = {64: 1, 128: 2, 256: 2, 512: 2}
@@ -99,10 +100,10 @@ MODELS = {
 
 
 def cifar_resnet(model: str, channels: int = 6, classes: int = 10) -> ResNet:
-    """The network `model` of `MODELS`.
+    """The network `model` of `MODELS`, its weights in channels-last order, in which convolutions run fastest.
 
     Args:
         channels: of the input: 6 for encoded colour images, 3 for the images themselves.
     """
     block, depths = MODELS[model]
-    return ResNet(block, depths, channels, classes)
+    return ResNet(block, depths, channels, classes).to(memory_format=torch.channels_last)
