@@ -6,6 +6,7 @@
 Each stage runs `--repeats` times after a first one that does not count; the best time of one process is reported.
 """
 
+import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from patchcert import cli, results, training
+from patchcert import cli, results, training, voting
 from patchcert.ablation import Band
 from patchcert.datasets import Dataset, PictureFolder, normalise_imagenet, random_crop, random_flip
-from patchcert.voting import softmax_over
 from pytorch_cifar import cifar_resnet
 from resnet_imgnt import imagenet_resnet
 
@@ -42,6 +42,7 @@ def stages(
     held = Dataset(batch, labels, torch.arange(len(labels)))
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, fused=True)
     recipe = training.Recipe(lr=0.01, regularization=0.0005, end_epoch=0, batch_size=len(batch), amp=amp)
+    engine = voting.engine("windowed", copy.deepcopy(network), ablation, 2 * batch.shape[1])
 
     def decode() -> None:
         for _ in files.decoded(files.indices.split(32)):
@@ -54,7 +55,7 @@ def stages(
         training.train_epoch(network.train(), network, optimizer, ablation, held, recipe, epoch=0)
 
     def certify() -> Tensor:
-        return softmax_over(network.eval(), normalise_imagenet(batch[:1] / 255), ablation, len(batch))
+        return voting.softmax_over(engine, normalise_imagenet(batch[:1] / 255), ablation, len(batch))
 
     count = len(batch)
     return {
