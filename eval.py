@@ -16,6 +16,7 @@ from patchcert.intervals.bounds import exact_float32
 
 def main() -> None:
     parser = cli.interval_parser(__doc__)
+    parser.add_argument("--limit", type=cli.positive_int, metavar="N", help="only the first N images")
     parser.add_argument("--output", type=cli.output_file, metavar="FILE.json", help="write the results here")
     parser.add_argument("--per_image", type=cli.output_file, metavar="FILE.csv", help="write one row per image here")
     options = cli.interval_options(parser)

@@ -19,19 +19,20 @@ from patchcert.intervals.bounds import exact_float32
 
 def main() -> None:
     parser = cli.interval_parser(__doc__)
+    parser.add_argument("--limit", type=cli.positive_int, metavar="N", help="only N images of each part, evenly spaced")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="checkpoint to go on from: MODEL_ID.pth")
     parser.add_argument("--grad-acc-steps", type=cli.positive_int, default=1, help="parts that a batch is split into")
     options = cli.interval_options(parser)
     if options.resume and len(options.models) != 1:
         raise UsageError("resume", options.resume, "goes with one model: choose it with --model_subset")
     train_set, test_set = (
-        datasets.load(options.experiment.dataset, options.data, train=part).take(slice(options.limit))
+        datasets.spread(datasets.load(options.experiment.dataset, options.data, train=part), options.limit)
         for part in (True, False)
     )
+    classes = int(train_set.labels.max()) + 1
     train_set, test_set = train_set.to(options.device), test_set.to(options.device)
     for model in options.models:
         torch.manual_seed(options.seed)
-        classes = int(train_set.labels.max()) + 1
         run = training.Run(options.experiment, model, tuple(train_set.images.shape[1:]), classes, options.bytes)
         with exact_float32():
             training.train(

@@ -219,7 +219,7 @@ def training_parser(
             help="what shows a random ablation of its own",
         )
     _shared_options(parser, data_sets, batch_size)
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="only N images, evenly spaced over each part")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="only N images of each part, evenly spaced")
     return parser
 
 
@@ -386,7 +386,6 @@ def interval_parser(description: str) -> Parser:
     parser.add_argument("--path_prefix", type=Path, default=Path(), metavar="DIR", help="put before models_path")
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder of the data sets")
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N images")
     parser.add_argument("--max_memory", type=positive_float, default=2.0, metavar="GB", help="for bounds, at a time")
     parser.add_argument("--seed", type=index, default=2019, help="fixes everything random")
     parser.add_argument("--gpu", metavar="0,1", help="run on these GPUs, one process each")

@@ -323,6 +323,12 @@ def _fixed_permutation(count: int) -> Tensor:
     return torch.from_numpy(np.random.RandomState(0).permutation(count))
 
 
+def spread(dataset: Images, limit: int | None) -> Images:
+    """At most `limit` images, evenly spaced, so that all classes remain where they come one after the other."""
+    count = min(limit or len(dataset), len(dataset))
+    return dataset.take(torch.arange(count) * len(dataset) // count)
+
+
 def choose_half(dataset: Dataset, test: bool, split_file: Path | None = None) -> Dataset:
     """The validation half of a test set, or with `test` the other half, on which only final numbers are taken.
 

@@ -40,7 +40,9 @@ def train(
     torch.manual_seed(options.seed)
     network = build_network()
     resumed = _resumed(options, network)
-    train_set, test_set = (_spread(_load(options, part), options.limit).to(options.device) for part in (True, False))
+    train_set, test_set = (
+        datasets.spread(_load(options, part), options.limit).to(options.device) for part in (True, False)
+    )
     distributed.require_images(min(len(train_set), len(test_set)))
     recipe = replace(
         training.RECIPES[options.recipe],
@@ -71,12 +73,6 @@ def _load(options: argparse.Namespace, train: bool) -> datasets.Images:
     if options.dataset != "folder":
         return datasets.load(options.dataset, options.data, train)
     return datasets.load_folder(options.data, train, options.image_size)
-
-
-def _spread(dataset: datasets.Images, limit: int | None) -> datasets.Images:
-    """At most `limit` images, evenly spaced, so that all classes remain where they come one after the other."""
-    count = min(limit or len(dataset), len(dataset))
-    return dataset.take(torch.arange(count) * len(dataset) // count)
 
 
 def _resumed(options: argparse.Namespace, network: nn.Module) -> dict | None:

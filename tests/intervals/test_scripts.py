@@ -29,7 +29,7 @@ def trained(tmp_path_factory, generated_mnist):
     """A folder in which train.py has trained models 0 and 1 of the 2 × 2 patch config."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "data").symlink_to(generated_mnist)
-    succeed("train.py", "--config", P22, "--model_subset", 0, 1, *FAST, "--limit", 100, folder=folder)
+    succeed("train.py", "--config", P22, "--model_subset", 0, 1, *FAST, "--limit", 200, folder=folder)
     return folder
 
 
