@@ -1,0 +1,86 @@
+"""`--batch_size auto`: the number of ablated copies per call with which certifying is fastest within memory."""
+
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from patchcert.ablation import Ablation
+from patchcert.datasets import Images
+from patchcert.voting import Engine, softmax_chunks
+
+SMALLEST, CALLS, REPETITIONS, REAL_IMAGES = 16, 2, 2, 64
+
+CPU_BYTES, GPU_SHARE = 10**9, 0.5
+"""What may be held at a time: on a GPU a share of what is free, for convolutions need working memory, too."""
+
+
+def fastest_batch_size(
+    engine: Engine, dataset: Images, ablation: Ablation, use: Callable[[Iterator[tuple[Tensor, Tensor]]], object]
+) -> int:
+    """Try sizes, each twice the last, on real images until memory runs out or two of them bring nothing.
+
+    Args:
+        dataset: at least the images of this process, on the engine's device.
+        use: what becomes of each batch's chunks of probabilities; it may hold memory of its own.
+    """
+    device = dataset.labels.device
+    budget = GPU_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else CPU_BYTES
+    real = next(dataset.take(slice(REAL_IMAGES)).batches(REAL_IMAGES))[0]
+    seconds: dict[int, float] = {}  # per copy
+    size = best = SMALLEST
+    while size <= max(SMALLEST, min(4 * best, len(dataset) * ablation.count)):
+        count = min(size, len(dataset))
+        images = real[torch.arange(count, device=device) % len(real)]
+        trial = partial(_try, engine, images, ablation, size, use)
+        with LiveBytes() as memory:  # does what is done only once, too
+            trial()
+        copies = count * min(ablation.count, CALLS * max(1, size // count))
+        seconds[size] = min(_seconds(trial, device) for _ in range(REPETITIONS)) / copies
+        best = min(seconds, key=seconds.get)
+        if 2 * memory.most > budget:
+            break
+        size *= 2
+    return best
+
+
+def _try(engine: Engine, images: Tensor, ablation: Ablation, size: int, use: Callable) -> None:
+    use(islice(softmax_chunks(engine, images, ablation, size), CALLS))
+
+
+def _seconds(trial: Callable[[], None], device: torch.device) -> float:
+    """Wall clock of one trial, to the end of what it started on the device."""
+    start = time.perf_counter()
+    trial()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+class LiveBytes(TorchDispatchMode):
+    """While it is entered, follows the memory of all tensors that operations make: `most` bytes at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self.storages: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage() not in self.storages:
+                storage = tensor.untyped_storage()
+                self.storages.add(storage)
+                self._add(storage.nbytes())
+                weakref.finalize(storage, self._add, -storage.nbytes())
+        return result
+
+    def _add(self, size: int) -> None:
+        self.now += size
+        self.most = max(self.most, self.now)
