@@ -124,8 +124,7 @@ def certify(options: argparse.Namespace, ablation: Ablation, network: nn.Module,
 def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, rules: list[VoteRule]) -> None:
     """Answer what the options of `votes_parser` ask of saved votes, as `certify` does with a network."""
     for rule in rules:
-        if isinstance(rule, voting.ThresholdVote):
-            saved.require_floor("threshold", rule.threshold, lowest=rule.threshold)
+        saved.require(rule)
     questions = _questions(options, rules)
     certifier = certificate.Certifier(saved.ablation, questions)
     saved = saved.first(options.limit or len(saved))

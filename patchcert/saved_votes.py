@@ -1,8 +1,8 @@
 """What later questions need of the ablated copies' probabilities, in one file: the network need not run again.
 
 A copy's vote is decided by the probabilities that reach θ, or by the most probable class. Of each copy a file
-holds the classes at or above a floor, and always the two most probable; all others count as 0. Votes are then the
-same, bit for bit, for every θ from the floor on and for top-one voting.
+holds the classes at or above a floor, always the two most probable, and those nearly as probable as the first; all
+others count as 0. Votes are then the same, bit for bit, for every θ from the floor on and for top-one voting.
 """
 
 import inspect
@@ -27,12 +27,13 @@ from patchcert.voting import ThresholdVote, VoteRule
 FORMAT = 1
 
 ALLOWANCE = 1e-3
-"""How far below the smallest θ the floor lies, so that numerical margins up to this can be asked for later."""
+"""How far below the smallest θ the floor lies, and how far below the first class others are kept: numerical margins
+up to this can be asked for later."""
 
 FREE = 1 / 3
 """At most two classes are more probable than this, and those are kept anyway: no floor need be higher."""
 
-ABLATIONS_AT_ONCE, PROBABILITIES_AT_ONCE = 512, 1 << 24
+ABLATIONS_AT_ONCE, PROBABILITIES_AT_ONCE = 512, 1 << 20
 
 KINDS = {kind.__name__: kind for kind in (Band, Row, Block, MultiBand, MultiBlock)}
 
@@ -86,8 +87,9 @@ class Recorder:
         found = []
         for indices, probabilities in chunks:
             count, _, self.class_count = probabilities.shape
-            second = probabilities.topk(min(2, self.class_count)).values[..., -1:]
-            kept = (probabilities >= second.clamp(max=self.floor)).nonzero(as_tuple=True)
+            two = probabilities.topk(min(2, self.class_count)).values
+            votes = probabilities >= two[..., -1:].clamp(max=self.floor)
+            kept = (votes | (two[..., :1] - probabilities <= ALLOWANCE)).nonzero(as_tuple=True)
             image, place, chosen = kept
             copy = image * self.ablation.count + indices[place]
             found.append([tensor.cpu() for tensor in (copy, chosen.int(), probabilities[kept])])
@@ -146,11 +148,11 @@ class SavedVotes:
             self, indices=self.indices[:count], labels=self.labels[:count], entries=self.entries.first(count)
         )
 
-    def require_floor(self, option: str, threshold: float, lowest: float) -> None:
-        """Raise UsageError for --`option` `threshold` if probabilities down to `lowest`, below the floor, matter."""
-        if lowest < self.floor:
-            right = f"less probable votes were not saved, expected at least the file's floor of {self.floor}"
-            raise UsageError(option, threshold, right)
+    def require(self, rule: VoteRule) -> None:
+        """Raise UsageError if votes by `rule` cannot be told from what was saved."""
+        if isinstance(rule, ThresholdVote) and rule.threshold < self.floor:
+            right = f"less probable classes were not saved, expected at least the file's floor of {self.floor}"
+            raise UsageError("threshold", rule.threshold, right)
 
     def batches(self) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
         """Yield for some images at a time what `voting.softmax_chunks` yields for them."""

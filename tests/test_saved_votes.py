@@ -84,6 +84,13 @@ def test_large_files_are_read_in_parts(tmp_path, monkeypatch):
     assert (kept.sum(dim=-1) >= 2).all() and not kept.all()
 
 
+def test_what_is_nearly_as_probable_as_the_first_is_kept_for_numerical_margins():
+    recorder = saved_votes.Recorder(Band(2, 2, 1), [ThresholdVote(0.9)])
+    nearly = torch.tensor([0.3, 0.2995, 0.2993, 0.1012]).expand(1, 2, 4)
+    recorded(recorder, nearly, 1, 2, torch.arange(2))
+    assert recorder.parts[0].classes.tolist() == [0, 1, 2, 0, 1, 2]
+
+
 def test_shares_of_several_processes_come_together_in_order(tmp_path, monkeypatch):
     ablation, probabilities = Band(4, 6, 1), random_probabilities(8, 6, 5, seed=2)
     shares = []
@@ -152,7 +159,7 @@ def test_the_file_answers_what_was_not_asked_when_it_was_written(folder):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--votes", "votes.npz", "--threshold", "0.3,0.1"], "--threshold 0.1: less probable votes were not saved"),
+        (["--votes", "votes.npz", "--threshold", "0.3,0.1"], "--threshold 0.1: less probable classes were not saved"),
         (["--votes", "votes.npz", "--threshold", 0.198], "expected at least the file's floor of 0.199"),
         (["--votes", "votes.npz", "--threshold", 0.3, "--top_one"], "not allowed with"),
         (["--votes", "votes.npz", "--size_to_certify", 29], "--size_to_certify 29: expected a whole number"),
