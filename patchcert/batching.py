@@ -19,6 +19,9 @@ SMALLEST, CALLS, REPETITIONS, REAL_IMAGES = 16, 2, 3, 64
 GAIN = 0.95
 """A larger size is taken if it needs at most this share of the time per copy."""
 
+LARGEST_SHARE = 1 / 32
+"""Of all copies there are, the most that a size may take: trying sizes then costs half of certifying at the worst."""
+
 CPU_BYTES, GPU_SHARE = 10**9, 0.5
 """What may be held at a time: on a GPU a share of what is free, for convolutions need working memory, too."""
 
@@ -35,8 +38,9 @@ def fastest_batch_size(
     device = dataset.labels.device
     budget = GPU_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else CPU_BYTES
     real = next(dataset.take(slice(REAL_IMAGES)).batches(REAL_IMAGES))[0]
+    largest = max(SMALLEST, LARGEST_SHARE * len(dataset) * ablation.count)
     best, least, size = SMALLEST, float("inf"), SMALLEST
-    while size <= max(SMALLEST, min(4 * best, len(dataset) * ablation.count)):
+    while size <= min(4 * best, largest):
         images = real[torch.arange(min(size, len(dataset)), device=device) % len(real)]
         with LiveBytes() as memory:  # and what is done only once
             use(islice(softmax_chunks(engine, images, ablation, size), CALLS))
