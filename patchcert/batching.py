@@ -32,7 +32,7 @@ def fastest_batch_size(
     """Try sizes, each twice the last, on real images until memory runs short or two of them gain nothing.
 
     Args:
-        dataset: at least the images of this process, on the engine's device.
+        dataset: the images of this process, on the engine's device.
         use: what becomes of each batch's chunks of probabilities; it may hold memory of its own.
     """
     device = dataset.labels.device
