@@ -2,14 +2,17 @@
 
     python3 benchmarks/bench_certify.py --case mnist_band_4
     python3 benchmarks/bench_certify.py --case cifar_band_4 --amp --output cifar_band_4.json
+    python3 benchmarks/bench_certify.py --case mnist_band_4 --amp --checkpoint NAME --images 500
 
-The weights are random, which costs the same as trained ones. All ways run in one process on the same weights and
+The weights are random, which costs the same as trained ones, unless --checkpoint names some; then test images are
+classified, too, and it means something how many answers differ. All ways run in one process on the same weights and
 images, in turn, several times; the table shows medians, and medians of the ratios within a repetition.
 
     plain     the paper's loop: one masked batch of images for each ablation
     dense     images and ablations folded into batches of --dense_batch copies
     windowed  patchcert.windowed: only what differs from the empty image
-    bfloat16  (--amp) windowed with weights and activations in bfloat16, which is another classifier
+    autocast  (--amp) windowed as the certify scripts' --amp runs it, which is another classifier
+    bfloat16  (--amp) windowed with weights and activations in bfloat16, which is one more
 """
 
 import argparse
@@ -29,18 +32,28 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from patchcert.ablation import Ablation, Band, Block, encode  # noqa: E402
+from patchcert import checkpoint, datasets  # noqa: E402
+from patchcert.ablation import Ablation, Band, Block, Patch, encode  # noqa: E402
+from patchcert.certificate import Certifier, Question  # noqa: E402
 from patchcert.networks import mnist_network  # noqa: E402
+from patchcert.voting import ThresholdVote  # noqa: E402
 from patchcert.windowed import WindowedNetwork  # noqa: E402
+
+THRESHOLD, NEAR = 0.2, 1e-4
+"""θ of the votes that are compared, and how close to it a probability counts as near."""
 
 
 @dataclass
 class Case:
-    """A network, an ablation, the image channels C, and how many ablations and images are timed by default."""
+    """A network, an ablation, test images with C channels, the side of the patch that is certified against (pixels),
+    and how many ablations and images are timed by default.
+    """
 
     network: Callable[[], nn.Module]
     ablation: Ablation
+    dataset: str
     channels: int
+    patch: int
     positions: int
     images: int
 
@@ -58,11 +71,13 @@ def imagenet_network() -> nn.Module:
 
 
 CASES = {
-    "mnist_band_4": Case(mnist_network, Band(28, 28, 4), 1, positions=28, images=100),
-    "mnist_block_4": Case(mnist_network, Block(28, 28, 4), 1, positions=49, images=100),
-    "cifar_band_4": Case(cifar_network, Band(32, 32, 4), 3, positions=8, images=100),
-    "cifar_block_8": Case(cifar_network, Block(32, 32, 8), 3, positions=16, images=100),
-    "imagenet_band_25": Case(imagenet_network, Band(299, 299, 25), 3, positions=4, images=20),
+    "mnist_band_4": Case(mnist_network, Band(28, 28, 4), "mnist", channels=1, patch=5, positions=28, images=100),
+    "mnist_block_4": Case(mnist_network, Block(28, 28, 4), "mnist", channels=1, patch=5, positions=49, images=100),
+    "cifar_band_4": Case(cifar_network, Band(32, 32, 4), "cifar10", channels=3, patch=5, positions=8, images=100),
+    "cifar_block_8": Case(cifar_network, Block(32, 32, 8), "cifar10", channels=3, patch=5, positions=16, images=100),
+    "imagenet_band_25": Case(
+        imagenet_network, Band(299, 299, 25), "imagenet", channels=3, patch=42, positions=4, images=20
+    ),
 }
 
 
@@ -78,7 +93,11 @@ class Measured:
         peak_share: achieved multiply-adds per second over those of a large float32 matrix product; a dense way may
             spend fewer than it is credited with, because kernels skip padding.
         peak_mib: peak memory, the process's on a CPU and the allocated on a GPU.
-        difference: largest difference of a probability from the plain loop's.
+        difference: largest difference of a probability from the dense way's.
+        votes: how many votes at θ differ from the dense way's.
+        predictions, certificates: how many images' answers differ from the dense way's (margin certificate); None
+            unless all ablations were evaluated.
+        near: how many probabilities lie near θ.
     """
 
     seconds: float
@@ -88,6 +107,10 @@ class Measured:
     peak_share: float
     peak_mib: float
     difference: float
+    votes: int
+    predictions: int | None
+    certificates: int | None
+    near: int
 
 
 def ways(case: Case, network: nn.Module, indices: Tensor, options: argparse.Namespace) -> dict[str, Callable]:
@@ -106,6 +129,12 @@ def ways(case: Case, network: nn.Module, indices: Tensor, options: argparse.Name
 
     found = {"plain": plain, "dense": dense, "windowed": lambda images: engine.logits(images, indices)}
     if options.amp:
+
+        def autocast(images: Tensor) -> Tensor:
+            with torch.autocast(device.type, torch.bfloat16):
+                return engine.logits(images, indices).float()
+
+        found["autocast"] = autocast
         half = WindowedNetwork(copy.deepcopy(network).bfloat16(), case.ablation, 2 * case.channels)
         found["bfloat16"] = lambda images: half.logits(images, indices).float()
     return found
@@ -117,7 +146,7 @@ def multiply_adds(case: Case, network: nn.Module, indices: Tensor) -> dict[str, 
     whole = WindowedNetwork(network, Band(height, width, width), 2 * case.channels)
     windowed = WindowedNetwork(network, case.ablation, 2 * case.channels).multiply_adds(indices)
     full = whole.multiply_adds(torch.tensor([0])) * len(indices)
-    return {"plain": full, "dense": full, "windowed": windowed, "bfloat16": windowed}
+    return {"plain": full, "dense": full, "windowed": windowed, "autocast": windowed, "bfloat16": windowed}
 
 
 def seconds_of(function: Callable[[], object], device: torch.device) -> float:
@@ -153,15 +182,53 @@ def peak_memory(function: Callable[[], Tensor], device: torch.device) -> tuple[T
     return result, int(status.split("VmHWM:")[1].split()[0]) / 2**10
 
 
+def network_and_images(case: Case, options: argparse.Namespace) -> tuple[nn.Module, Tensor]:
+    """Random ones, or those of --checkpoint and the test images, evenly spaced; encoded images (N, 2C, H, W)."""
+    torch.manual_seed(0)
+    network = case.network().to(options.device).eval()
+    height, width = case.ablation.height, case.ablation.width
+    if not options.checkpoint:
+        images = torch.rand(options.images, case.channels, height, width)
+        return network, encode(images).to(options.device)
+    checkpoint.load_network("checkpoint", checkpoint.find("checkpoint", options.checkpoint), network)
+    if case.dataset == "imagenet":
+        dataset = datasets.PictureFolder("data", options.data, height, datasets.normalise_imagenet)
+    else:
+        dataset = datasets.load(case.dataset, options.data, train=False)
+    chosen = dataset.take(torch.arange(options.images) * len(dataset) // options.images)
+    return network, encode(next(chosen.batches(options.images))[0]).to(options.device)
+
+
+def answers(case: Case, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) predictions and (N,) certificates from probabilities (N, A, K) of all ablations."""
+    question = Question(Patch(case.patch, case.patch), ThresholdVote(THRESHOLD), "margin")
+    verdicts = Certifier(case.ablation, [question])([(torch.arange(case.ablation.count), probabilities)])[0]
+    return verdicts.predicted, verdicts.certified
+
+
+def compared(case: Case, probabilities: Tensor, dense: Tensor) -> dict[str, float | int | None]:
+    """How `probabilities` (N, A', K), and the answers that follow from them, differ from the dense way's."""
+    vote = ThresholdVote(THRESHOLD)
+    found = {
+        "difference": float((probabilities - dense).abs().max()),
+        "votes": int((vote(probabilities) != vote(dense)).sum()),
+        "near": int(((probabilities - THRESHOLD).abs() < NEAR).sum()),
+        "predictions": None,
+        "certificates": None,
+    }
+    if dense.shape[1] == case.ablation.count:
+        pairs = zip(answers(case, probabilities), answers(case, dense), strict=True)
+        found["predictions"], found["certificates"] = (int((one != other).sum()) for one, other in pairs)
+    return found
+
+
 @torch.inference_mode()
 def measure(case: Case, options: argparse.Namespace) -> dict[str, Measured]:
     """Run all ways in turn, `options.repetitions` times."""
     device = torch.device(options.device)
-    torch.manual_seed(0)
-    network = case.network().to(device).eval()
+    network, images = network_and_images(case, options)
     count = case.ablation.count
     indices = torch.arange(options.positions) * count // options.positions
-    images = encode(torch.rand(options.images, case.channels, case.ablation.height, case.ablation.width, device=device))
     functions = ways(case, network, indices, options)
     first = {name: peak_memory(lambda way=way: way(images), device) for name, way in functions.items()}
     peaks = peak_multiply_adds(device)
@@ -173,7 +240,7 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Measured]:
             times[name].append(seconds_of(lambda way=way: way(images), device))
 
     costs = multiply_adds(case, network, indices)
-    probabilities = {name: logits.softmax(dim=-1) for name, (logits, _) in first.items()}
+    probabilities = {name: logits.softmax(dim=-1).cpu() for name, (logits, _) in first.items()}
     found = {}
     for name, seconds in times.items():
         typical = statistics.median(seconds)
@@ -186,19 +253,30 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Measured]:
                 costs[name] * options.images / s / p for s, p in zip(seconds, peak, strict=True)
             ),
             peak_mib=first[name][1],
-            difference=float((probabilities[name] - probabilities["plain"]).abs().max()),
+            **compared(case, probabilities[name], probabilities["dense"]),
         )
     return found
 
 
 def printed(found: dict[str, Measured]) -> str:
-    lines = ["way        seconds  ratio  images/s  10⁶ multiply-adds/image  of peak  peak MiB  difference"]
+    lines = ["way        seconds  ratio  images/s  10⁶ multiply-adds/image  of peak  peak MiB"]
     for name, m in found.items():
         lines.append(
             f"{name:9s} {m.seconds:8.3f} {m.ratio:6.2f} {m.images_per_second:9.2f} {m.multiply_adds / 1e6:24.1f} "
-            f"{m.peak_share:7.0%} {m.peak_mib:9.0f} {m.difference:11.1e}"
+            f"{m.peak_share:7.0%} {m.peak_mib:9.0f}"
+        )
+    lines.append(f"\nagainst dense, θ = {THRESHOLD}: what differs, and how many probabilities are within {NEAR} of θ")
+    lines.append("way        probability   votes  predictions  certificates   near θ")
+    for name, m in found.items():
+        lines.append(
+            f"{name:9s} {m.difference:12.1e} {m.votes:7d} {_or_dash(m.predictions):>12s} "
+            f"{_or_dash(m.certificates):>13s} {m.near:8d}"
         )
     return "\n".join(lines)
+
+
+def _or_dash(count: int | None) -> str:
+    return "-" if count is None else str(count)
 
 
 def parsed() -> argparse.Namespace:
@@ -208,7 +286,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--positions", type=int, help="ablations that are timed, evenly spaced [by case]")
     parser.add_argument("--dense_batch", type=int, default=400, help="copies per call of the dense way [400]")
     parser.add_argument("--repetitions", type=int, default=5, help="[5]")
-    parser.add_argument("--amp", action="store_true", help="time bfloat16, too")
+    parser.add_argument("--amp", action="store_true", help="time autocast and bfloat16, too")
+    parser.add_argument("--checkpoint", metavar="NAME", help="weights and test images instead of random ones")
+    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="where test images lie [data]")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, help="JSON file for the numbers")
     options = parser.parse_args()

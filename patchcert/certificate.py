@@ -4,7 +4,7 @@ Levine and Feizi, NeurIPS 2020, section 3. A patch decides the votes of the abla
 and no others; a prediction is certified if it stands whatever those copies vote.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -180,7 +180,13 @@ class Certifier:
         return Verdicts.from_counts(of_rule, certified)
 
 
-def certify(engine: Engine, dataset: Images, certifier: Certifier, batch_size: int) -> list[Verdicts]:
+def certify(
+    engine: Engine,
+    dataset: Images,
+    certifier: Certifier,
+    batch_size: int,
+    listener: Callable[[Iterator[tuple[Tensor, Tensor]]], Iterator[tuple[Tensor, Tensor]]] = iter,
+) -> list[Verdicts]:
     """One `Verdicts` per question of `certifier` for all images of `dataset`, with a progress bar.
 
     With several processes each looks at its share of the images, and all of them return the verdicts on all.
@@ -188,11 +194,12 @@ def certify(engine: Engine, dataset: Images, certifier: Certifier, batch_size: i
     Args:
         engine: base classifier, on the data set's device.
         batch_size: ablated copies per call of the engine.
+        listener: passes on each batch's chunks of probabilities to the certifier.
     """
     parts, seen, correct, certified = [], 0, 0, 0
     with progress_bar(len(dataset), "certifying") as bar:
         for images, labels in dataset.take(distributed.share()).batches(batch_size):
-            parts.append(certifier(softmax_chunks(engine, images, certifier.ablation, batch_size)))
+            parts.append(certifier(listener(softmax_chunks(engine, images, certifier.ablation, batch_size))))
             right = parts[-1][0].predicted == labels
             seen += len(labels)
             correct += int(right.sum())

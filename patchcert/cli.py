@@ -90,6 +90,11 @@ fraction = _number(float, lambda v: 0 <= v <= 1, "a number from 0 to 1")
 level = _number(float, lambda v: 0 < v < 1, "a number between 0 and 1")
 
 
+def batch_size(text: str) -> int | None:
+    """A number of copies; None for auto."""
+    return None if text == "auto" else positive_int(text)
+
+
 def share_of_255(text: str) -> float:
     """A step or distance between pixels above 0 and at most 1, written 0.05 or 0.5/255."""
     numerator, _, denominator = text.partition("/")
@@ -172,7 +177,7 @@ def output_file(text: str) -> Path:
 # ---- parsers ----------------------------------------------------------------------------------------------------
 
 
-def _shared_options(parser: Parser, data_sets: tuple[str, ...], batch_size: int) -> None:
+def _shared_options(parser: Parser, data_sets: tuple[str, ...]) -> None:
     if data_sets == IMAGENET:
         parser.set_defaults(dataset="imagenet")
         parser.add_argument(
@@ -187,7 +192,6 @@ def _shared_options(parser: Parser, data_sets: tuple[str, ...], batch_size: int)
     )
     parser.add_argument("--tf32", action="store_true", help="let GPUs round products and convolutions to TF32")
     parser.add_argument("--compile", action="store_true", help="run the network through torch.compile")
-    parser.add_argument("--batch_size", type=positive_int, default=batch_size, help="images per call of the network")
     parser.add_argument("--seed", type=index, default=0, help="fixes everything random")
 
 
@@ -218,7 +222,8 @@ def training_parser(
             default="batch",
             help="what shows a random ablation of its own",
         )
-    _shared_options(parser, data_sets, batch_size)
+    parser.add_argument("--batch_size", type=positive_int, default=batch_size, help="images per step")
+    _shared_options(parser, data_sets)
     parser.add_argument("--limit", type=positive_int, metavar="N", help="only N images of each part, evenly spaced")
     return parser
 
@@ -262,12 +267,40 @@ def add_network(parser: Parser, models: Iterable[str], model: str, image_size: i
 def certification_parser(description: str, data_sets: tuple[str, ...], size_to_certify: int = 5) -> Parser:
     """The options of every deterministic certification script; the script adds those of its ablation."""
     parser = _evaluation_parser(description, data_sets)
+    _add_questions(parser, size_to_certify)
+    parser.add_argument(
+        "--save_votes", type=output_file, metavar="FILE.npz", help="write here what certify_votes.py answers from"
+    )
+    _add_engine(parser)
+    return parser
+
+
+def votes_parser(description: str) -> Parser:
+    """The options of certifying from a file of votes."""
+    parser = Parser(description)
+    parser.add_argument(
+        "--votes", type=Path, required=True, metavar="FILE.npz", help="what a certify script wrote by --save_votes"
+    )
+    _add_questions(parser, size_to_certify=5)
+    rule = parser.add_mutually_exclusive_group()
+    add_threshold(rule)
+    rule.add_argument("--top_one", action="store_true", help="each copy votes for its most probable class alone")
+    _add_outputs(parser)
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N of the images")
+    return parser
+
+
+def _add_questions(parser: Parser, size_to_certify: int) -> None:
+    """What is asked of the votes, whether a network casts them or a file holds them."""
     parser.add_argument(
         "--size_to_certify", type=patches, default=str(size_to_certify), help="patch sizes: 5, 1-10, 2,5 or 2x8"
     )
     parser.add_argument("--certificate", type=certificates, default="margin", help="margin, exact or margin,exact")
-    _add_engine(parser)
-    return parser
+
+
+def _add_outputs(parser: Parser) -> None:
+    parser.add_argument("--output", type=output_file, metavar="FILE.json", help="write the results here")
+    parser.add_argument("--per_image", type=output_file, metavar="FILE.csv", help="write one row per image here")
 
 
 def randomized_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
@@ -288,6 +321,12 @@ def _add_engine(parser: Parser) -> None:
         default="windowed",
         help="windowed computes only what differs from the empty image; dense runs the whole network on every copy",
     )
+    parser.add_argument(
+        "--batch_size",
+        type=batch_size,
+        default="128",
+        help="ablated copies per call of the network; auto tries which number is fastest",
+    )
 
 
 def _evaluation_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
@@ -302,14 +341,13 @@ def _evaluation_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
     else:
         part.add_argument("--all", action="store_true", help="both halves, in the data set's own order")
         parser.add_argument("--split_file", type=Path, metavar="FILE", help="another split: saved index tensor or text")
-    parser.add_argument("--output", type=output_file, metavar="FILE.json", help="write the results here")
-    parser.add_argument("--per_image", type=output_file, metavar="FILE.csv", help="write one row per image here")
-    _shared_options(parser, data_sets, batch_size=128)
+    _add_outputs(parser)
+    _shared_options(parser, data_sets)
     parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N of these images")
     return parser
 
 
-def add_threshold(parser: Parser, default: float = 0.2) -> None:
+def add_threshold(parser: Parser | argparse._ArgumentGroup, default: float = 0.2) -> None:
     """θ, in both spellings that published commands use."""
     parser.add_argument(
         "--threshold", "--threshhold", type=fractions, default=str(default), help="θ of the vote, or several: 0.1,0.2"
@@ -341,6 +379,7 @@ def ball_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
 
 def _attack_parser(description: str, data_sets: tuple[str, ...], steps: int, step_size: str) -> Parser:
     parser = _evaluation_parser(description, data_sets)
+    parser.add_argument("--batch_size", type=positive_int, default=128, help="images per call of the network")
     parser.add_argument("--steps", type=positive_int, default=steps, help="sign steps of a restart")
     parser.add_argument("--step_size", type=share_of_255, default=step_size, help="pixel change of a step, 1 is white")
     parser.add_argument("--momentum", type=fraction, default=0.0, help="share of earlier gradients kept in a step")

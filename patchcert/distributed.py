@@ -110,6 +110,15 @@ def from_first(value: object) -> object:
     return box[0]
 
 
+def to_first(value: object) -> list:
+    """All processes' `value`, any object that pickle knows, in order of their numbers; only the first gets them."""
+    if world() == 1:
+        return [value]
+    box = [None] * world() if is_first() else None
+    dist.gather_object(value, box)
+    return box or []
+
+
 def parallel(network: nn.Module) -> nn.Module:
     """`network` with gradients averaged over all processes, starting from the first one's weights."""
     return nn.parallel.DistributedDataParallel(network) if world() > 1 else network

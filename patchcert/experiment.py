@@ -7,13 +7,26 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from patchcert import attack, certificate, checkpoint, datasets, distributed, report, results, training, voting
+from patchcert import (
+    attack,
+    batching,
+    certificate,
+    checkpoint,
+    datasets,
+    distributed,
+    report,
+    results,
+    saved_votes,
+    training,
+    voting,
+)
 from patchcert.ablation import Ablation, Patch
 from patchcert.cli import RECIPE_OPTIONS, configuration
 from patchcert.errors import BrokenCertificateError, UsageError, require_within
@@ -88,20 +101,40 @@ def _resumed(options: argparse.Namespace, network: nn.Module) -> dict | None:
 def certify(options: argparse.Namespace, ablation: Ablation, network: nn.Module, rules: list[VoteRule]) -> None:
     """Certify as the options of `certification_parser` say, for every patch size, vote rule and certificate."""
     _set_up(options)
-    questions = [
-        certificate.Question(patch, rule, kind)
-        for patch in options.size_to_certify
-        for rule in rules
-        for kind in options.certificate
-    ]
+    questions = _questions(options, rules)
     certifier = certificate.Certifier(ablation.to(options.device), questions)
     dataset, network = _prepare(options, network)
     engine = _engine(options, network, ablation, dataset)
-    started = time.perf_counter()
+    recorder = saved_votes.Recorder(ablation, rules)
     with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-        verdicts = certificate.certify(engine, dataset, certifier, options.batch_size)
+        _find_batch_size(options, engine, dataset, ablation, certifier)
+        started = time.perf_counter()
+        listener = recorder if options.save_votes else iter
+        verdicts = certificate.certify(engine, dataset, certifier, options.batch_size, listener)
     seconds = time.perf_counter() - started
+    if options.save_votes:
+        recorder.write(options.save_votes, dataset, configuration(options))
     _report(options, dataset, [question.as_json() for question in questions], verdicts, seconds)
+
+
+def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, rules: list[VoteRule]) -> None:
+    """Answer what the options of `votes_parser` ask of saved votes, as `certify` does with a network."""
+    for rule in rules:
+        saved.require(rule)
+    questions = _questions(options, rules)
+    certifier = certificate.Certifier(saved.ablation, questions)
+    saved = saved.first(options.limit or len(saved))
+    started = time.perf_counter()
+    verdicts = saved_votes.certify(saved, certifier)
+    seconds = time.perf_counter() - started
+    options.config_of_votes = saved.config
+    _report(options, saved, [question.as_json() for question in questions], verdicts, seconds)
+
+
+def _questions(options: argparse.Namespace, rules: list[VoteRule]) -> list[certificate.Question]:
+    """Every combination of patch size, vote rule and certificate that the options ask for."""
+    combinations = product(options.size_to_certify, rules, options.certificate)
+    return [certificate.Question(patch, rule, kind) for patch, rule, kind in combinations]
 
 
 def certify_randomized(options: argparse.Namespace, ablation: Ablation, network: nn.Module) -> None:
@@ -110,8 +143,9 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
     most_touched = {patch: ablation.to(options.device).most_touched(patch) for patch in options.attack_size}
     dataset, network = _prepare(options, network)
     engine = _engine(options, network, ablation, dataset)
-    started = time.perf_counter()
     with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+        _find_batch_size(options, engine, dataset, ablation, use=list)
+        started = time.perf_counter()
         votes = certificate.top_one_votes(engine, dataset, ablation, options.batch_size)
     verdicts = [
         certificate.randomized_verdicts(
@@ -127,6 +161,17 @@ def _engine(options: argparse.Namespace, network: nn.Module, ablation: Ablation,
     if options.compile and options.engine != "dense":
         raise UsageError("engine", options.engine, "torch.compile needs the whole network: give --engine dense too")
     return voting.engine(options.engine, network, ablation, 2 * dataset.channels)
+
+
+def _find_batch_size(
+    options: argparse.Namespace, engine: Engine, dataset: datasets.Images, ablation: Ablation, use: Callable
+) -> None:
+    """Replace `--batch_size auto` by the number that it stands for, the same in all processes."""
+    if options.batch_size is None:
+        share = dataset.take(distributed.share())
+        options.batch_size = distributed.from_first(batching.fastest_batch_size(engine, share, ablation, use))
+        if distributed.is_first():
+            results.print_batch_size(options.batch_size)
 
 
 def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifier: attack.Classifier) -> None:
@@ -202,7 +247,7 @@ def _prepare(options: argparse.Namespace, network: nn.Module, skip: int = 1) -> 
 
 def _report(
     options: argparse.Namespace,
-    dataset: datasets.Images,
+    dataset: datasets.Images | saved_votes.SavedVotes,
     questions: list[dict],
     verdicts: list[certificate.Verdicts],
     seconds: float,

@@ -100,6 +100,11 @@ def progress_bar(total: int, what: str, unit: str = "image") -> tqdm:
     return tqdm(total=total, desc=what, unit=unit, leave=False, disable=None if distributed.is_first() else True)
 
 
+def print_batch_size(found: int) -> None:
+    """Print what `--batch_size auto` took."""
+    print(f"--batch_size {found}")
+
+
 def print_epoch(row: dict, end_epoch: int) -> None:
     """Print one row of the training log."""
     print(

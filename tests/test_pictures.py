@@ -218,9 +218,14 @@ def test_training_scripts_write_the_promised_names(folder, script, options, name
 @pytest.mark.parametrize("script", ["band", "block", "band_top_one", "block_top_one"])
 def test_certifying_scripts_run(folder, script):
     size = "--block_size" if "block" in script else "--band_size"
-    arguments = [*SMALL, "--checkpoint", "net.pth", size, 3, "--limit", 6, "--size_to_certify", "1,2x1", "--amp"]
-    succeed(f"certify_cifar_{script}.py", *arguments, "--output", "run.json", folder=folder)
-    assert json.loads((folder / "run.json").read_text())["results"][0]["total"] == 6
+    asked = ["--size_to_certify", "1,2x1", "--output", "run.json"]
+    arguments = [*SMALL, "--checkpoint", "net.pth", size, 3, "--limit", 6, "--amp", "--save_votes", "votes.npz"]
+    succeed(f"certify_cifar_{script}.py", *arguments, *asked, folder=folder)
+    direct = json.loads((folder / "run.json").read_text())["results"]
+    assert direct[0]["total"] == 6
+    rule = ["--top_one"] if "top_one" in script else []
+    succeed("certify_votes.py", "--votes", "votes.npz", *rule, *asked, folder=folder)
+    assert json.loads((folder / "run.json").read_text())["results"] == direct
 
 
 def test_the_randomized_script_runs(folder):
@@ -244,10 +249,13 @@ def run_imagenet_scripts(folder, pictures, limit):
     succeed("train_imagenet_band.py", *arguments, "--trainpath", pictures, "--end_epoch", 0, folder=folder)
     name = "imagenet_one_band_lr_0.1_regularization_0.0005_model_resnet18__band_25_epoch_0.pth"
     arguments[-1] = 2
+    asked = ["--size_to_certify", "1,10", "--per_image"]
     succeed(
-        "certify_imagenet_band.py", *arguments, "--checkpoint", name, "--skip", 3, "--test",
-        "--size_to_certify", "1,10", "--per_image", "rows.csv", folder=folder,
+        "certify_imagenet_band.py", *arguments, "--checkpoint", name, "--skip", 3, "--test", *asked, "rows.csv",
+        "--save_votes", "votes.npz", folder=folder,
     )  # fmt: skip
+    succeed("certify_votes.py", "--votes", "votes.npz", *asked, "saved.csv", folder=folder)
+    assert (folder / "saved.csv").read_text() == (folder / "rows.csv").read_text()
     rows = list(csv.DictReader((folder / "rows.csv").open()))
     assert [row["index"] for row in rows] == ["1", "4", "1", "4"]
 
@@ -272,10 +280,13 @@ def test_two_processes_train_and_certify_as_one(folder):
     succeed("certify_cifar_band.py", *arguments, "--checkpoint", name, folder=folder)
     arguments += ["--checkpoint", "net.pth", "--per_image"]
     succeed("certify_cifar_band.py", *arguments, "one.csv", folder=folder)
-    run = torchrun("certify_cifar_band.py", *arguments, "two.csv", folder=folder)
+    run = torchrun("certify_cifar_band.py", *arguments, "two.csv", "--save_votes", "two.npz", folder=folder)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("101 images") == 1
-    assert (folder / "two.csv").read_text() == (folder / "one.csv").read_text()
+    saved = ["--votes", "two.npz", "--size_to_certify", "1,2", "--per_image", "saved.csv"]
+    succeed("certify_votes.py", *saved, folder=folder)
+    for name in ("two.csv", "saved.csv"):
+        assert (folder / name).read_text() == (folder / "one.csv").read_text()
 
 
 def test_more_processes_than_images_are_refused(folder):

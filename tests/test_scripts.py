@@ -191,7 +191,8 @@ SCRIPTS = sorted(path.name for pattern in ("train_*.py", "certify_*.py") for pat
 def test_help_explains_itself(script, capsys, tmp_path):
     assert run_here(script, "--help", folder=tmp_path) == 0
     text = capsys.readouterr().out
-    assert f"python3 {script}" in text and "default: " in text and "--batch_size" in text
+    assert f"python3 {script}" in text and "default: " in text
+    assert "--batch_size" in text or script == "certify_votes.py"
 
 
 CERTIFY = ["--checkpoint", "net.pth"]

@@ -1,0 +1,23 @@
+"""Answer further questions about images that were certified with --save_votes; no network runs.
+
+    python3 certify_cifar_band.py --threshold 0.1 --save_votes votes.npz --checkpoint NAME
+    python3 certify_votes.py --votes votes.npz --size_to_certify 1-10 --threshold 0.1,0.2,0.3 --certificate margin,exact
+    python3 certify_votes.py --votes votes.npz --size_to_certify 2x8 --top_one
+
+The file holds every probability from a floor on, a little below the smallest θ of the run that wrote it, and the two
+largest of each ablated copy. Each copy votes for every class whose probability is at least θ, or with --top_one for
+its most probable class alone. Levine and Feizi, NeurIPS 2020, section 3.
+"""
+
+from patchcert import cli, experiment, saved_votes
+from patchcert.voting import ThresholdVote, TopOneVote
+
+
+def main() -> None:
+    options = cli.votes_parser(__doc__).parse_args()
+    rules = [TopOneVote()] if options.top_one else [ThresholdVote(threshold) for threshold in options.threshold]
+    experiment.certify_saved(options, saved_votes.read(options.votes), rules)
+
+
+if __name__ == "__main__":
+    cli.run(main)
