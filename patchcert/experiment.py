@@ -90,22 +90,34 @@ def _resumed(options: argparse.Namespace, network: nn.Module) -> dict | None:
 
 
 def certify(options: argparse.Namespace, ablation: Ablation, network: nn.Module, rules: list[VoteRule]) -> None:
-    """Certify as the options of `certification_parser` say, for every patch size, vote rule and certificate."""
+    """Certify as the options of `certification_parser` say, for every patch size, vote rule and certificate.
+
+    Images leave early unless something is reported that needs all votes.
+    """
     _set_up(options)
     questions = [
-        certificate.Question(patch, rule, kind)
+        certificate.Question(patch, rule, kind, options.patches, margin)
         for patch in options.size_to_certify
         for rule in rules
         for kind in options.certificate
+        for margin in dict.fromkeys((0.0, options.numerical_margin))
     ]
+    early = not options.per_image and not options.numerical_margin
     certifier = certificate.Certifier(ablation.to(options.device), questions)
     dataset, network = _prepare(options, network)
     engine = _engine(options, network, ablation, dataset)
     started = time.perf_counter()
     with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-        verdicts = certificate.certify(engine, dataset, certifier, options.batch_size)
+        verdicts, classified = certificate.certify(engine, dataset, certifier, options.batch_size, early)
     seconds = time.perf_counter() - started
-    _report(options, dataset, [question.as_json() for question in questions], verdicts, seconds)
+    copies = results.Copies(len(dataset) * ablation.count, classified, _close_votes(questions, verdicts))
+    _report(options, dataset, [question.as_json() for question in questions], verdicts, seconds, copies)
+
+
+def _close_votes(questions: list[certificate.Question], verdicts: list[certificate.Verdicts]) -> list[dict]:
+    """One entry for each vote rule: how many copies have a vote within the numerical margin; none without one."""
+    found = {q.ballot: int(v.close_votes.sum()) for q, v in zip(questions, verdicts, strict=True)}
+    return [ballot.as_json() | {"close_votes": count} for ballot, count in found.items() if ballot.numerical_margin]
 
 
 def certify_randomized(options: argparse.Namespace, ablation: Ablation, network: nn.Module) -> None:
@@ -210,14 +222,15 @@ def _report(
     questions: list[dict],
     verdicts: list[certificate.Verdicts],
     seconds: float,
+    copies: results.Copies | None = None,
 ) -> None:
     if not distributed.is_first():
         return
     counts = [results.Counts.of(v.predicted, v.certified, dataset.labels) for v in verdicts]
     answers = list(zip(questions, counts, strict=True))
-    results.print_answers(answers, seconds)
+    results.print_answers(answers, seconds, copies)
     if options.output:
-        results.write_json(results.run_record(answers, seconds, configuration(options)), options.output)
+        results.write_json(results.run_record(answers, seconds, configuration(options), copies), options.output)
     if options.per_image:
         columns = [vars(v) for v in verdicts]
         rows = results.image_rows(dataset, list(zip(questions, columns, strict=True)))
