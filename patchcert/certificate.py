@@ -219,8 +219,9 @@ class Tally:
         self.open = self.open - untouched.sum(dim=1)
         for ballot in self.votes:
             votes = ballot.bounds(probabilities)  # (B, N, A', K)
-            counted = torch.einsum("bnak,pa->bnpk", votes.float(), untouched.float()).to(torch.int64)
-            self.votes[ballot] = self.votes[ballot] + counted
+            with torch.autocast(votes.device.type, enabled=False):  # bfloat16 does not count beyond 256
+                counted = torch.einsum("bnak,pa->bnpk", votes.float(), untouched.float())
+            self.votes[ballot] = self.votes[ballot] + counted.to(torch.int64)
             self.close[ballot] = self.close[ballot] + (votes[0] != votes[-1]).any(dim=2).sum(dim=1)
 
     def take(self, chosen: Tensor) -> Self:

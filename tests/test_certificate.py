@@ -186,6 +186,15 @@ def test_votes_summed_chunk_by_chunk_give_the_certificates_of_all_votes(ablation
         assert torch.equal(verdict.votes, votes.sum(1).max(1).values)
 
 
+def test_votes_are_counted_exactly_under_autocast():
+    """331 of 601 bands vote for class 1; in bfloat16 that is 332."""
+    p = torch.eye(2)[(torch.arange(601) < 331).long()][None]
+    questions = [Question(Patch(1, 1), TopOneVote(), kind) for kind in ("margin", "exact")]
+    with torch.autocast("cpu", torch.bfloat16):
+        answers = Certifier(Band(1, 601, 1), questions)([(torch.arange(601), p)])
+    assert [(v.votes.item(), v.runner_up_votes.item()) for v in answers] == [(331, 270)] * 2
+
+
 # ---- votes that rounding may change ------------------------------------------------------------------------------
 
 
