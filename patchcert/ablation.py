@@ -20,6 +20,9 @@ from patchcert.errors import UsageError, require_within
 CHUNK = 4096
 """Ablations whose masks are held at the same time where all of them are looked at."""
 
+MOST_PAIRS = 4096
+"""Pairs of places that exact certificates may look at: votes are counted for each of them, image and class."""
+
 
 @dataclass(frozen=True)
 class Patch:
@@ -95,10 +98,33 @@ class Ablation(ABC):
         shown = self.cells_shown(indices)
         return patch_cells.float() @ shown.T.float() > 0
 
-    def most_touched(self, patch: Patch) -> int:
-        """Δ: the most ablations that `patch` touches at one place (section 3 of the paper)."""
-        distinct = self.patch_cells(patch).unique(dim=0)
-        return int(sum(self.touching(distinct, indices).sum(dim=1) for indices in self.chunks()).max())
+    def places(self, patch: Patch, patches: int = 1) -> Tensor:
+        """(L, cells) bool: the distinct sets of cells that `patches` (1 or 2) such patches cover together.
+
+        Two at one place are left out where there is another place: with one of them there they cover more.
+
+        Raises:
+            UsageError: a patch does not fit into the image, or there are too many pairs.
+        """
+        single = self.patch_cells(patch).unique(dim=0)
+        if patches == 1 or len(single) == 1:
+            return single
+        pairs = math.comb(len(single), 2)
+        if pairs > MOST_PAIRS:
+            fits = f"exact certificates take at most {MOST_PAIRS}; --certificate margin takes any number"
+            raise UsageError("patches", patches, f"patches of {patch} have {pairs} pairs of places here and {fits}")
+        first, second = torch.triu_indices(len(single), len(single), offset=1, device=single.device)
+        return (single[first] | single[second]).unique(dim=0)
+
+    def most_touched(self, patch: Patch, patches: int = 1) -> int:
+        """Δ: the most ablations that `patches` (1 or 2) such patches touch together (section 3 of the paper)."""
+        single = self.patch_cells(patch).unique(dim=0)
+        touched = torch.zeros(len(single), len(single) if patches == 2 else 1, dtype=torch.int64, device=single.device)
+        for indices in self.chunks():
+            hit = self.touching(single, indices).float()
+            of_each = hit.sum(dim=1, keepdim=True)
+            touched += (of_each if patches == 1 else of_each + of_each.T - hit @ hit.T).to(torch.int64)
+        return int(touched.max())
 
     def chunks(self, size: int = CHUNK) -> Iterator[Tensor]:
         """Yield the indices 0 … A−1 as int64 tensors of at most `size`."""

@@ -4,9 +4,10 @@ Levine and Feizi, NeurIPS 2020, section 3. A patch decides the votes of the abla
 and no others; a prediction is certified if it stands whatever those copies vote.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,10 +15,16 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from patchcert import distributed
-from patchcert.ablation import Ablation, Patch
+from patchcert.ablation import Ablation, Patch, encode
 from patchcert.datasets import Images
 from patchcert.results import progress_bar
-from patchcert.voting import Engine, TopOneVote, VoteRule, softmax_chunks, softmax_over
+from patchcert.voting import Ballot, Engine, TopOneVote, VoteRule, softmax, softmax_chunks, softmax_over
+
+NO_RIVAL = 2**62
+"""A lead beyond all counts, where there is nobody to lead."""
+
+CHECKS = 16
+"""Into so many parts the ablations are divided, with a look after each at which images are decided."""
 
 
 def predict(counts: Tensor) -> Tensor:
@@ -30,75 +37,79 @@ def runner_up(counts: Tensor) -> Tensor:
     return predict(counts.scatter(1, predict(counts)[:, None], -1))
 
 
-def margin_certified(counts: Tensor, most_touched: int) -> Tensor:
-    """(N,) bool: the winner leads the runner-up by more than 2Δ votes, or by 2Δ with the lower index.
+def safe_lead(certain: Tensor, possible: Tensor, winner: Tensor) -> Tensor:
+    """(N, L) int64: how far the winner's votes exceed what it needs against the strongest rival, at each place.
+
+    The winner needs as many votes as a rival, and one more against a lower class, which wins ties. From 0 on it
+    stays the winner. What a patch does is a number to compare with: ablations that vote for the rival instead of
+    nobody move this lead by 1 each, and by 2 if they would have voted for the winner.
 
     Args:
-        counts: (N, K) int64, votes n_c.
-        most_touched: Δ, the most ablations that one patch touches.
+        certain: (N, L, K) int64, votes that the winner is sure of.
+        possible: (N, L, K) int64, votes that rivals may have.
+        winner: (N,) int64.
     """
-    first, second = predict(counts), runner_up(counts)
-    lead = counts.gather(1, first[:, None]) - counts.gather(1, second[:, None])
-    return lead.squeeze(1) >= 2 * most_touched + (second < first)
-
-
-def count_touched_votes(votes: Tensor, touched: Tensor) -> Tensor:
-    """(N, L, K) int64: votes cast by the ablations that a patch at each place touches.
-
-    Args:
-        votes: (N, A, K) bool.
-        touched: (L, A) bool.
-    """
-    return torch.einsum("nak,la->nlk", votes.float(), touched.float()).to(torch.int64)
-
-
-def exact_certified(counts: Tensor, touched_votes: Tensor, touched_counts: Tensor) -> Tensor:
-    """(N,) bool: the winner keeps winning at every place, whatever the ablations touched there vote.
-
-    The worst that they can do against class c is to leave the winner and vote for c, all of them. An image
-    that is refused has a place and a class for which this very assignment wins.
-
-    Args:
-        counts: (N, K) int64, votes of all ablations.
-        touched_votes: (N, L, K) int64, the part of them that the patch at place ℓ can change.
-        touched_counts: (L,) int64, how many ablations it touches.
-    """
-    untouched = counts[:, None] - touched_votes
-    winner = predict(counts)[:, None, None].expand(-1, len(touched_counts), 1)
-    rivals = untouched + touched_counts[:, None]
-    lead = untouched.gather(2, winner) - rivals
-    needed = (torch.arange(counts.shape[1], device=counts.device) < winner).to(torch.int64)
-    return (lead >= needed).scatter(2, winner, True).flatten(1).all(dim=1)
+    own = winner[:, None, None].expand(-1, certain.shape[1], 1)
+    wins_ties = torch.arange(certain.shape[2], device=winner.device) < winner[:, None]  # (N, K)
+    lead = certain.gather(2, own) - possible - wins_ties[:, None].to(torch.int64)
+    return lead.scatter(2, own, NO_RIVAL).amin(dim=2)
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of the votes: is the answer under `rule` safe from `patch`, by `certificate` margin or exact?"""
+    """What is asked of the votes: is the answer under `rule` safe?
+
+    Attributes:
+        patch: from this one,
+        rule: how the copies vote,
+        certificate: "margin" or "exact",
+        patches: from so many of them at once, 1 or 2,
+        numerical_margin: ν, where votes this close to being decided otherwise are the adversary's.
+    """
 
     patch: Patch
     rule: VoteRule
     certificate: str
+    patches: int = 1
+    numerical_margin: float = 0.0
+
+    @property
+    def ballot(self) -> Ballot:
+        return Ballot(self.rule, self.numerical_margin)
+
+    @property
+    def threat(self) -> tuple[Patch, int, str]:
+        return self.patch, self.patches, self.certificate
 
     def as_json(self) -> dict:
-        threshold = getattr(self.rule, "threshold", None)
-        return {"size_to_certify": self.patch.size, "threshold": threshold, "certificate": self.certificate}
+        asked_of = {"certificate": self.certificate, "patches": self.patches}
+        return {"size_to_certify": self.patch.size} | self.ballot.as_json() | asked_of
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """The answers to one question for N images; all tensors are (N,)."""
+    """The answers to one question for N images; all tensors are (N,).
+
+    `close_votes` counts the ablated copies of which a vote lies within the question's numerical margin. Where
+    images left early, the three counts of votes are those until then, and so is `runner_up`.
+    """
 
     predicted: Tensor
     certified: Tensor
     votes: Tensor
     runner_up: Tensor
     runner_up_votes: Tensor
+    close_votes: Tensor
 
     @classmethod
-    def from_counts(cls, counts: Tensor, certified: Tensor) -> "Verdicts":
+    def from_counts(cls, counts: Tensor, certified: Tensor, close_votes: Tensor) -> "Verdicts":
         first, second = predict(counts), runner_up(counts)
         votes = counts.gather(1, torch.stack([first, second], dim=1))
-        return cls(first, certified, votes[:, 0], second, votes[:, 1])
+        return cls(first, certified, votes[:, 0], second, votes[:, 1], close_votes)
+
+    def take(self, chosen: Tensor) -> "Verdicts":
+        """The verdicts on the images `chosen`, (N,) bool or (N',) int64."""
+        return Verdicts(*(tensor[chosen] for tensor in vars(self).values()))
 
     @classmethod
     def concatenate(cls, parts: Sequence["Verdicts"]) -> "Verdicts":
@@ -128,7 +139,8 @@ def randomized_verdicts(
     successes = generator.binomial(boundsamples, of_winner.clip(0, 1))
     lower = np.where(successes > 0, betaincinv(successes.clip(1), boundsamples - successes + 1, alpha), 0.0)
     certified = torch.from_numpy(lower > 0.5 + most_touched / votes.shape[1])
-    return Verdicts.from_counts(torch.from_numpy(counts).to(votes.device), certified.to(votes.device))
+    counts, close = torch.from_numpy(counts), torch.zeros(len(votes), dtype=torch.int64)  # no margin was asked for
+    return Verdicts.from_counts(*(tensor.to(votes.device) for tensor in (counts, certified, close)))
 
 
 def top_one_votes(engine: Engine, dataset: Images, ablation: Ablation, batch_size: int) -> Tensor:
@@ -142,42 +154,120 @@ def top_one_votes(engine: Engine, dataset: Images, ablation: Ablation, batch_siz
 
 
 class Certifier:
-    """Answers several questions from one pass over the ablations, in memory that does not grow with their number."""
+    """Answers several questions from one pass over the ablations, in memory that does not grow with their number.
+
+    Both certificates are one computation. At a place, the patch is given a number of votes (its handicap), and the
+    votes of copies that it touches there are not counted; the winner's lead must make up for the handicap. `exact`
+    asks at every place, with the copies touched there as handicap; `margin` asks once, counts all votes, and
+    gives 2Δ: one for each vote lost, one for each won.
+
+    Attributes:
+        places: (P, cells) bool, what patches cover: nothing in row 0, then the places of all exact questions.
+        untouched: (P,) int64, how many ablations show none of it.
+        asked: for each question's threat its rows of `places` and the handicap (rows,) int64 there.
+        ballots: the ways in which votes are counted for them.
+    """
 
     def __init__(self, ablation: Ablation, questions: Iterable[Question]):
         self.ablation, self.questions = ablation, list(questions)
-        self.rules = list(dict.fromkeys(q.rule for q in self.questions))
-        self.most_touched = {
-            q.patch: ablation.most_touched(q.patch) for q in self.questions if q.certificate == "margin"
+        self.ballots = list(dict.fromkeys(b for q in self.questions for b in (Ballot(q.rule), q.ballot)))
+        threats = dict.fromkeys(q.threat for q in self.questions)
+        covered = {
+            (patch, patches, kind): ablation.places(patch, patches)
+            for patch, patches, kind in threats
+            if kind == "exact"
         }
-        self.distinct_places = {
-            q.patch: ablation.patch_cells(q.patch).unique(dim=0) for q in self.questions if q.certificate == "exact"
-        }
+        nothing = torch.zeros(1, ablation.cell_count, dtype=torch.bool, device=ablation.cells.device)
+        self.places = torch.cat([nothing, *covered.values()])
+        self.untouched = sum((~ablation.touching(self.places, i)).sum(dim=1) for i in ablation.chunks())
+        self.asked, start = {}, 1
+        for threat in threats:
+            if threat in covered:
+                rows = slice(start, start + len(covered[threat]))
+                self.asked[threat] = rows, ablation.count - self.untouched[rows]
+                start = rows.stop
+            else:
+                patch, patches, _ = threat
+                self.asked[threat] = slice(1), self.untouched.new_tensor([2 * ablation.most_touched(patch, patches)])
 
     def __call__(self, probability_chunks: Iterable[tuple[Tensor, Tensor]]) -> list[Verdicts]:
         """One `Verdicts` per question for the images whose (indices (A',), probabilities (N, A', K)) are given."""
-        counts = dict.fromkeys(self.rules, 0)  # (N, K)
-        touched_votes = dict.fromkeys(product(self.rules, self.distinct_places), 0)  # (N, L, K)
-        touched_counts = dict.fromkeys(self.distinct_places, 0)  # (L,)
+        tally = Tally(self)
         for indices, probabilities in probability_chunks:
-            touched = {p: self.ablation.touching(cells, indices) for p, cells in self.distinct_places.items()}
-            for patch in touched:
-                touched_counts[patch] = touched_counts[patch] + touched[patch].sum(dim=1)
-            for rule in self.rules:
-                votes = rule(probabilities)
-                counts[rule] = counts[rule] + votes.sum(dim=1)
-                for patch in touched:
-                    touched_votes[rule, patch] = touched_votes[rule, patch] + count_touched_votes(votes, touched[patch])
-        return [self._verdicts(q, counts, touched_votes, touched_counts) for q in self.questions]
+            tally.add(indices, probabilities)
+        return tally.verdicts()
 
-    def _verdicts(self, question: Question, counts: dict, touched_votes: dict, touched_counts: dict) -> Verdicts:
-        of_rule = counts[question.rule]
-        if question.certificate == "margin":
-            certified = margin_certified(of_rule, self.most_touched[question.patch])
-        else:
-            key = question.rule, question.patch
-            certified = exact_certified(of_rule, touched_votes[key], touched_counts[question.patch])
-        return Verdicts.from_counts(of_rule, certified)
+
+class Tally:
+    """The votes of N images so far, and what they decide whatever the remaining ablations vote.
+
+    Attributes:
+        votes: for each ballot (B, N, P, K) int64, votes of the copies that the patch at place p does not touch.
+        close: for each ballot (N,) int64, the copies of which a vote is certain in one of its bounds only.
+        open: (P,) int64, how many copies untouched at place p have still to vote.
+    """
+
+    def __init__(self, certifier: Certifier):
+        self.certifier = certifier
+        self.votes = dict.fromkeys(certifier.ballots, 0)
+        self.close = dict.fromkeys(certifier.ballots, 0)
+        self.open = certifier.untouched
+
+    def add(self, indices: Tensor, probabilities: Tensor) -> None:
+        """Count the votes of the ablations `indices` (A',), from probabilities (N, A', K)."""
+        untouched = ~self.certifier.ablation.touching(self.certifier.places, indices)  # (P, A')
+        self.open = self.open - untouched.sum(dim=1)
+        for ballot in self.votes:
+            votes = ballot.bounds(probabilities)  # (B, N, A', K)
+            with torch.autocast(votes.device.type, enabled=False):  # bfloat16 does not count beyond 256
+                counted = torch.einsum("bnak,pa->bnpk", votes.float(), untouched.float())
+            self.votes[ballot] = self.votes[ballot] + counted.to(torch.int64)
+            self.close[ballot] = self.close[ballot] + (votes[0] != votes[-1]).any(dim=2).sum(dim=1)
+
+    def take(self, chosen: Tensor) -> Self:
+        """The same of the images `chosen`, (N,) bool, alone."""
+        taken = copy.copy(self)
+        taken.votes = {ballot: votes[:, chosen] for ballot, votes in self.votes.items()}
+        taken.close = {ballot: close[chosen] for ballot, close in self.close.items()}
+        return taken
+
+    def verdicts(self) -> list[Verdicts]:
+        """One for each question; certified is what no remaining vote can refute."""
+        answers = []
+        for question in self.certifier.questions:
+            certified, _ = self._certified(question)
+            answers.append(Verdicts.from_counts(self._counts(question.rule), certified, self.close[question.ballot]))
+        return answers
+
+    def final(self) -> Tensor:
+        """(N,) bool: no remaining vote can change any prediction or certificate."""
+        remaining = torch.arange(len(self.close[self.certifier.ballots[0]]), device=self.open.device)
+        final = torch.zeros_like(remaining, dtype=torch.bool)
+        for rule in dict.fromkeys(ballot.rule for ballot in self.certifier.ballots):
+            counts = self._counts(rule)[remaining]
+            lead = safe_lead(counts[:, None], counts[:, None], predict(counts))[:, 0]
+            remaining = remaining[lead >= self.open[0]]
+        for question in self.certifier.questions:
+            if len(remaining):
+                surely, possibly = self._certified(question, remaining)
+                remaining = remaining[surely == possibly]
+        final[remaining] = True
+        return final
+
+    def _counts(self, rule: VoteRule) -> Tensor:
+        """(N, K): all votes."""
+        return self.votes[Ballot(rule)][0, :, 0]
+
+    def _certified(self, question: Question, chosen: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Which of the images `chosen` are certified whatever the remaining copies vote, and which at best.
+
+        A copy that has still to vote may vote for a rival or for the winner: it moves a lead by 1 at most. The
+        winner is that of the plain votes.
+        """
+        rows, handicap = self.certifier.asked[question.threat]
+        votes = self.votes[question.ballot][:, chosen, rows]
+        lead = safe_lead(votes[0], votes[-1], predict(self._counts(question.rule)[chosen])) - handicap  # (N', rows)
+        return (lead >= self.open[rows]).all(dim=1), (lead >= -self.open[rows]).all(dim=1)
 
 
 def certify(
@@ -186,24 +276,63 @@ def certify(
     certifier: Certifier,
     batch_size: int,
     listener: Callable[[Iterator[tuple[Tensor, Tensor]]], Iterator[tuple[Tensor, Tensor]]] = iter,
-) -> list[Verdicts]:
-    """One `Verdicts` per question of `certifier` for all images of `dataset`, with a progress bar.
+    early: bool = False,
+) -> tuple[list[Verdicts], int]:
+    """One `Verdicts` per question of `certifier` for all images of `dataset`, and how many copies were classified.
 
-    With several processes each looks at its share of the images, and all of them return the verdicts on all.
+    Shows a progress bar. With several processes each looks at its share of the images, and all of them return
+    the verdicts on all.
 
     Args:
         engine: base classifier, on the data set's device.
         batch_size: ablated copies per call of the engine.
         listener: passes on each batch's chunks of probabilities to the certifier.
+        early: images leave as soon as nothing can change for them, and nothing is passed on; predictions and
+            certificates are the same.
     """
-    parts, seen, correct, certified = [], 0, 0, 0
+    parts, seen, correct, certified, copies = [], 0, 0, 0, 0
     with progress_bar(len(dataset), "certifying") as bar:
         for images, labels in dataset.take(distributed.share()).batches(batch_size):
-            parts.append(certifier(listener(softmax_chunks(engine, images, certifier.ablation, batch_size))))
-            right = parts[-1][0].predicted == labels
+            if early:
+                answers, classified = decide_early(engine, images, certifier, batch_size)
+            else:
+                answers = certifier(listener(softmax_chunks(engine, images, certifier.ablation, batch_size)))
+                classified = len(images) * certifier.ablation.count
+            parts.append(answers)
+            right = answers[0].predicted == labels
             seen += len(labels)
+            copies += classified
             correct += int(right.sum())
-            certified += int((right & parts[-1][0].certified).sum())
+            certified += int((right & answers[0].certified).sum())
             bar.update(len(labels) * distributed.world())
             bar.set_postfix(clean=f"{correct / seen:.2%}", certified=f"{certified / seen:.2%}")
-    return [Verdicts.concatenate(answers).merged(len(dataset)) for answers in zip(*parts, strict=True)]
+    verdicts = [Verdicts.concatenate(answers).merged(len(dataset)) for answers in zip(*parts, strict=True)]
+    return verdicts, int(distributed.total(torch.tensor(copies, device=dataset.labels.device)))
+
+
+@torch.inference_mode()
+def decide_early(engine: Engine, images: Tensor, certifier: Certifier, batch_size: int) -> tuple[list[Verdicts], int]:
+    """One `Verdicts` per question for images (N, C, H, W), and how many copies it took.
+
+    Images leave when nothing can change for them. No prediction is final before half of the copies have voted,
+    because a lead is never greater than their number; after that, each `CHECKS`-th part is followed by a look.
+    """
+    encoded, numbers = encode(images), torch.arange(len(images), device=images.device)
+    tally, count = Tally(certifier), certifier.ablation.count
+    voted, copies, next_look, decided, left = 0, 0, count / 2, [], []
+    while len(numbers):
+        size = max(1, batch_size // len(numbers))
+        indices = torch.arange(voted, min(voted + size, count), device=images.device)
+        tally.add(indices, softmax(engine, encoded, indices))
+        voted += len(indices)
+        copies += len(indices) * len(numbers)
+        if voted < min(next_look, count):
+            continue
+        next_look = voted + count / CHECKS
+        final = tally.final() if voted < count else torch.ones_like(numbers, dtype=torch.bool)
+        if final.any():
+            decided.append(tally.take(final).verdicts())
+            left.append(numbers[final])
+            tally, encoded, numbers = tally.take(~final), encoded[~final], numbers[~final]
+    order = torch.cat(left).argsort()
+    return [Verdicts.concatenate(answers).take(order) for answers in zip(*decided, strict=True)], copies

@@ -296,6 +296,14 @@ def _add_questions(parser: Parser, size_to_certify: int) -> None:
         "--size_to_certify", type=patches, default=str(size_to_certify), help="patch sizes: 5, 1-10, 2,5 or 2x8"
     )
     parser.add_argument("--certificate", type=certificates, default="margin", help="margin, exact or margin,exact")
+    parser.add_argument("--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere")
+    parser.add_argument(
+        "--numerical_margin",
+        type=fraction,
+        default=0.0,
+        metavar="NU",
+        help="if above 0, answer also with every vote within NU of being decided otherwise as the adversary's",
+    )
 
 
 def _add_outputs(parser: Parser) -> None:

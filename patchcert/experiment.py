@@ -99,9 +99,13 @@ def _resumed(options: argparse.Namespace, network: nn.Module) -> dict | None:
 
 
 def certify(options: argparse.Namespace, ablation: Ablation, network: nn.Module, rules: list[VoteRule]) -> None:
-    """Certify as the options of `certification_parser` say, for every patch size, vote rule and certificate."""
+    """Certify as the options of `certification_parser` say, for every patch size, vote rule and certificate.
+
+    Images leave early unless something is reported that needs all votes.
+    """
     _set_up(options)
     questions = _questions(options, rules)
+    early = not (options.per_image or options.numerical_margin or options.save_votes)
     certifier = certificate.Certifier(ablation.to(options.device), questions)
     dataset, network = _prepare(options, network)
     engine = _engine(options, network, ablation, dataset)
@@ -110,17 +114,24 @@ def certify(options: argparse.Namespace, ablation: Ablation, network: nn.Module,
         _find_batch_size(options, engine, dataset, ablation, certifier)
         started = time.perf_counter()
         listener = recorder if options.save_votes else iter
-        verdicts = certificate.certify(engine, dataset, certifier, options.batch_size, listener)
+        verdicts, classified = certificate.certify(engine, dataset, certifier, options.batch_size, listener, early)
     seconds = time.perf_counter() - started
     if options.save_votes:
         recorder.write(options.save_votes, dataset, configuration(options))
-    _report(options, dataset, [question.as_json() for question in questions], verdicts, seconds)
+    copies = results.Copies(len(dataset) * ablation.count, classified, _close_votes(questions, verdicts))
+    _report(options, dataset, [question.as_json() for question in questions], verdicts, seconds, copies)
+
+
+def _close_votes(questions: list[certificate.Question], verdicts: list[certificate.Verdicts]) -> list[dict]:
+    """One entry for each vote rule: how many copies have a vote within the numerical margin; none without one."""
+    found = {q.ballot: int(v.close_votes.sum()) for q, v in zip(questions, verdicts, strict=True)}
+    return [ballot.as_json() | {"close_votes": count} for ballot, count in found.items() if ballot.numerical_margin]
 
 
 def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, rules: list[VoteRule]) -> None:
     """Answer what the options of `votes_parser` ask of saved votes, as `certify` does with a network."""
     for rule in rules:
-        saved.require(rule)
+        saved.require(rule, options.numerical_margin)
     questions = _questions(options, rules)
     certifier = certificate.Certifier(saved.ablation, questions)
     saved = saved.first(options.limit or len(saved))
@@ -128,13 +139,18 @@ def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, ru
     verdicts = saved_votes.certify(saved, certifier)
     seconds = time.perf_counter() - started
     options.config_of_votes = saved.config
-    _report(options, saved, [question.as_json() for question in questions], verdicts, seconds)
+    count = len(saved) * saved.ablation.count
+    copies = results.Copies(count, count, _close_votes(questions, verdicts))
+    _report(options, saved, [question.as_json() for question in questions], verdicts, seconds, copies)
 
 
 def _questions(options: argparse.Namespace, rules: list[VoteRule]) -> list[certificate.Question]:
-    """Every combination of patch size, vote rule and certificate that the options ask for."""
-    combinations = product(options.size_to_certify, rules, options.certificate)
-    return [certificate.Question(patch, rule, kind) for patch, rule, kind in combinations]
+    """Every combination of patch size, vote rule, certificate and numerical margin that the options ask for."""
+    margins = dict.fromkeys((0.0, options.numerical_margin))
+    combinations = product(options.size_to_certify, rules, options.certificate, margins)
+    return [
+        certificate.Question(patch, rule, kind, options.patches, margin) for patch, rule, kind, margin in combinations
+    ]
 
 
 def certify_randomized(options: argparse.Namespace, ablation: Ablation, network: nn.Module) -> None:
@@ -251,14 +267,15 @@ def _report(
     questions: list[dict],
     verdicts: list[certificate.Verdicts],
     seconds: float,
+    copies: results.Copies | None = None,
 ) -> None:
     if not distributed.is_first():
         return
     counts = [results.Counts.of(v.predicted, v.certified, dataset.labels) for v in verdicts]
     answers = list(zip(questions, counts, strict=True))
-    results.print_answers(answers, seconds)
+    results.print_answers(answers, seconds, copies)
     if options.output:
-        results.write_json(results.run_record(answers, seconds, configuration(options)), options.output)
+        results.write_json(results.run_record(answers, seconds, configuration(options), copies), options.output)
     if options.per_image:
         columns = [vars(v) for v in verdicts]
         rows = results.image_rows(dataset, list(zip(questions, columns, strict=True)))

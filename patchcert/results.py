@@ -83,16 +83,50 @@ class AttackCounts(_Shares):
         return vars(self) | {name: None if n is None else n / self.total for name, n in shares.items()}
 
 
-def print_answers(answers: list[tuple[dict, Counts | AttackCounts]], seconds: float) -> None:
-    """Print (question, counts) pairs: a block of lines for one, a table for several."""
+@dataclass(frozen=True)
+class Copies:
+    """What was done with the ablated copies of all images.
+
+    Attributes:
+        total: how many there are.
+        classified: how many the network saw before the answers were final.
+        close_votes: entries with `threshold`, `numerical_margin` and `close_votes`, the number of copies of which a
+            vote lies that close to being decided otherwise.
+    """
+
+    total: int
+    classified: int
+    close_votes: list[dict]
+
+    def lines(self) -> list[str]:
+        """What there is to say."""
+        spared = self.total - self.classified
+        said = [f"early decision spared {spared / self.total:.1%} of {self.total} ablated copies"] if spared else []
+        for entry in self.close_votes:
+            rule = "" if entry["threshold"] is None else f" (θ = {entry['threshold']})"
+            close = f"{entry['close_votes']} of {self.total} ablated copies have a vote within"
+            said.append(f"{close} {entry['numerical_margin']} of being decided otherwise{rule}")
+        return said
+
+    def as_json(self) -> dict:
+        return {"copies": self.total, "copies_classified": self.classified, "close_votes": self.close_votes}
+
+
+def print_answers(
+    answers: list[tuple[dict, Counts | AttackCounts]], seconds: float, copies: Copies | None = None
+) -> None:
+    """Print (question, counts) pairs: a block of lines for one, a table for several, less columns of one value."""
     if len(answers) == 1:
         print(answers[0][1])
     else:
-        print("  ".join(f"{name:>18s}" for name in [*answers[0][0], *COUNTED]))
+        varying = [name for name in answers[0][0] if len({question[name] for question, _ in answers}) > 1]
+        print("  ".join(f"{name:>18s}" for name in [*varying, *COUNTED]))
         for question, counts in answers:
-            asked = ["-" if value is None else str(value) for value in question.values()]
+            asked = ["-" if question[name] is None else str(question[name]) for name in varying]
             print("  ".join(f"{cell:>18s}" for cell in [*asked, *(counts.share(name) for name in COUNTED)]))
     print(f"{answers[0][1].total} images in {seconds:.1f} s")
+    for line in copies.lines() if copies else ():
+        print(line)
 
 
 def progress_bar(total: int, what: str, unit: str = "image") -> tqdm:
@@ -142,11 +176,18 @@ def print_pictures(folder: Path, count: int, still_wrong: int) -> None:
     print(f"{folder}: {count} flipped images; rounded to 8 bits, {still_wrong} of them are still classified wrongly")
 
 
-def run_record(answers: list[tuple[dict, Counts | AttackCounts]], seconds: float, config: dict) -> dict:
-    """What `--output` holds: the list `results`, one entry per question; a single one also at the top level."""
+def run_record(
+    answers: list[tuple[dict, Counts | AttackCounts]], seconds: float, config: dict, copies: Copies | None = None
+) -> dict:
+    """What `--output` holds: the list `results`, one entry per question; a single one also at the top level.
+
+    An answer with a numerical margin goes with the plain one and does not count as another.
+    """
     entries = [question | counts.as_json() for question, counts in answers]
-    single = answers[0][1].as_json() if len(answers) == 1 else {}
-    return single | {"seconds": seconds, "results": entries, "config": config, "environment": environment()}
+    plain = [counts.as_json() for question, counts in answers if not question.get("numerical_margin")]
+    record = plain[0] if len(plain) == 1 else {}
+    record |= {"seconds": seconds, "results": entries} | (copies.as_json() if copies else {})
+    return record | {"config": config, "environment": environment()}
 
 
 def image_rows(dataset: "Images", answers: list[tuple[dict, dict[str, Tensor]]]) -> list[dict]:

@@ -148,11 +148,18 @@ class SavedVotes:
             self, indices=self.indices[:count], labels=self.labels[:count], entries=self.entries.first(count)
         )
 
-    def require(self, rule: VoteRule) -> None:
-        """Raise UsageError if votes by `rule` cannot be told from what was saved."""
-        if isinstance(rule, ThresholdVote) and rule.threshold < self.floor:
+    def require(self, rule: VoteRule, numerical_margin: float = 0.0) -> None:
+        """Raise UsageError if votes by `rule`, certain and possible ones, cannot be told from what was saved."""
+        if not isinstance(rule, ThresholdVote):
+            if numerical_margin > ALLOWANCE:
+                right = f"classes further below the first were not saved, expected at most {ALLOWANCE}"
+                raise UsageError("numerical_margin", numerical_margin, right)
+        elif rule.threshold < self.floor:
             right = f"less probable classes were not saved, expected at least the file's floor of {self.floor}"
             raise UsageError("threshold", rule.threshold, right)
+        elif max(0.0, rule.threshold - numerical_margin) < self.floor:
+            right = f"less probable classes were not saved, expected at most {rule.threshold - self.floor:.6f}"
+            raise UsageError("numerical_margin", numerical_margin, right)
 
     def batches(self) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
         """Yield for some images at a time what `voting.softmax_chunks` yields for them."""

@@ -16,6 +16,12 @@ class VoteRule(Protocol):
 
     def __call__(self, probabilities: Tensor) -> Tensor: ...
 
+    def bounds(self, probabilities: Tensor, numerical_margin: float) -> tuple[Tensor, Tensor]:
+        """Votes cast for certain and votes possibly cast, (…, K) bool each.
+
+        A vote is certain, or not possible, if it is further than `numerical_margin` (ν) from being decided otherwise.
+        """
+
 
 @dataclass(frozen=True)
 class ThresholdVote:
@@ -26,6 +32,9 @@ class ThresholdVote:
     def __call__(self, probabilities: Tensor) -> Tensor:
         return probabilities >= self.threshold
 
+    def bounds(self, probabilities: Tensor, numerical_margin: float) -> tuple[Tensor, Tensor]:
+        return probabilities >= self.threshold + numerical_margin, probabilities >= self.threshold - numerical_margin
+
 
 @dataclass(frozen=True)
 class TopOneVote:
@@ -34,6 +43,27 @@ class TopOneVote:
     def __call__(self, probabilities: Tensor) -> Tensor:
         winner = probabilities.argmax(dim=-1, keepdim=True)
         return torch.zeros_like(probabilities, dtype=torch.bool).scatter_(-1, winner, True)
+
+    def bounds(self, probabilities: Tensor, numerical_margin: float) -> tuple[Tensor, Tensor]:
+        possible = probabilities.amax(dim=-1, keepdim=True) - probabilities <= numerical_margin
+        return possible & (possible.sum(dim=-1, keepdim=True) == 1), possible
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """How votes are counted: by `rule`, those within `numerical_margin` (ν) as the adversary's."""
+
+    rule: VoteRule
+    numerical_margin: float = 0.0
+
+    def bounds(self, probabilities: Tensor) -> Tensor:
+        """(B, …, K) bool: certain votes first, possible ones last; with ν = 0 they are the same, and B is 1."""
+        if self.numerical_margin == 0:
+            return self.rule(probabilities)[None]
+        return torch.stack(self.rule.bounds(probabilities, self.numerical_margin))
+
+    def as_json(self) -> dict:
+        return {"threshold": getattr(self.rule, "threshold", None), "numerical_margin": self.numerical_margin}
 
 
 class Engine(Protocol):
@@ -77,7 +107,12 @@ def softmax_chunks(
     """
     encoded = encode(images)
     for indices in ablation.chunks(max(1, batch_size // len(images))):
-        yield indices, engine.logits(encoded, indices).float().softmax(dim=-1)
+        yield indices, softmax(engine, encoded, indices)
+
+
+def softmax(engine: Engine, encoded: Tensor, indices: Tensor) -> Tensor:
+    """The probabilities (N, A', K) of encoded images (N, 2C, H, W) under the ablations `indices` (A',)."""
+    return engine.logits(encoded, indices).float().softmax(dim=-1)
 
 
 def softmax_over(engine: Engine, images: Tensor, ablation: Ablation, batch_size: int) -> Tensor:

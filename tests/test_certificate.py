@@ -1,6 +1,6 @@
 """Certificates against brute force: everything that an adversary can do to the votes, on cases small enough to try."""
 
-from itertools import product
+from itertools import combinations_with_replacement, product
 
 import numpy as np
 import pytest
@@ -12,13 +12,12 @@ from patchcert.ablation import Band, Block, MultiBand, MultiBlock, Patch, Row
 from patchcert.certificate import (
     Certifier,
     Question,
-    count_touched_votes,
-    exact_certified,
-    margin_certified,
     predict,
     randomized_verdicts,
     runner_up,
+    safe_lead,
 )
+from patchcert.errors import UsageError
 from patchcert.voting import ThresholdVote, TopOneVote
 
 
@@ -41,9 +40,19 @@ def can_be_flipped(votes, touched, ballots):
     return False
 
 
+def exact_certified(votes, touched):
+    """(N,) bool, for votes (N, A, K) and touched (L, A)."""
+    untouched = torch.einsum("nak,la->nlk", votes.long(), (~touched).long())
+    return (safe_lead(untouched, untouched, predict(votes.sum(1))) >= touched.sum(1)).all(1)
+
+
+def margin_certified(counts, most_touched):
+    """(N,) bool, for counts (N, K)."""
+    return safe_lead(counts[:, None], counts[:, None], predict(counts))[:, 0] >= 2 * most_touched
+
+
 def exact(votes, touched):
-    votes, touched = torch.tensor([votes], dtype=torch.bool), torch.tensor(touched)
-    return exact_certified(votes.sum(1), count_touched_votes(votes, touched), touched.sum(1)).item()
+    return exact_certified(torch.tensor([votes]), torch.tensor(touched)).item()
 
 
 @st.composite
@@ -127,7 +136,7 @@ def test_exact_certifies_what_margin_leaves_out():
     votes = torch.tensor([[[1, 0], [1, 0], [1, 0], [0, 1]]], dtype=torch.bool)  # 3 : 1, Δ = 2
     touched = torch.tensor([[True, False, False, True]])  # at its one place the patch takes a vote from each
     assert not margin_certified(votes.sum(1), 2).item()
-    assert exact_certified(votes.sum(1), count_touched_votes(votes, touched), touched.sum(1)).item()
+    assert exact_certified(votes, touched).item()
 
 
 def test_votes_at_the_ends_of_the_threshold():
@@ -171,10 +180,162 @@ def test_votes_summed_chunk_by_chunk_give_the_certificates_of_all_votes(ablation
         if question.certificate == "margin":
             expected = margin_certified(votes.sum(1), int(touched.sum(1).max()))
         else:
-            expected = exact_certified(votes.sum(1), count_touched_votes(votes, touched), touched.sum(1))
+            expected = exact_certified(votes, touched)
         assert torch.equal(verdict.certified, expected)
         assert torch.equal(verdict.predicted, votes.sum(1).argmax(1))
         assert torch.equal(verdict.votes, votes.sum(1).max(1).values)
+
+
+def test_votes_are_counted_exactly_under_autocast():
+    """331 of 601 bands vote for class 1; in bfloat16 that is 332."""
+    p = torch.eye(2)[(torch.arange(601) < 331).long()][None]
+    questions = [Question(Patch(1, 1), TopOneVote(), kind) for kind in ("margin", "exact")]
+    with torch.autocast("cpu", torch.bfloat16):
+        answers = Certifier(Band(1, 601, 1), questions)([(torch.arange(601), p)])
+    assert [(v.votes.item(), v.runner_up_votes.item()) for v in answers] == [(331, 270)] * 2
+
+
+# ---- votes that rounding may change ------------------------------------------------------------------------------
+
+
+def reachable_winners(ballots_of_each, classes):
+    """The winners under every choice of one ballot (K zeros and ones) for each ablation."""
+    reached = {(0,) * classes}
+    for ballots in ballots_of_each:
+        reached = {tuple(map(sum, zip(counts, ballot, strict=True))) for counts in reached for ballot in ballots}
+    return {winner(counts) for counts in reached}
+
+
+def allowed_ballots(p, rule, margin):
+    """What one ablation may vote if each vote within `margin` of being decided otherwise may go either way."""
+    if isinstance(rule, TopOneVote):
+        return [tuple(int(c == k) for c in range(len(p))) for k in range(len(p)) if p[k] >= max(p) - margin]
+    of_each = [{p_c >= rule.threshold + margin, p_c >= rule.threshold - margin} for p_c in p]
+    return [tuple(map(int, ballot)) for ballot in product(*of_each)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "classes"), [(ThresholdVote(0.5), 2), (TopOneVote(), 3)], ids=["threshold", "top_one"]
+)
+def test_close_votes_are_the_adversarys(rule, classes):
+    """Exact is what brute force finds, margin is never flipped; probabilities are 0, ν / 2 or over 8 ν apart."""
+    margin, seen = 1 / 64, set()
+    level = st.sampled_from([0.25, 0.5 - margin / 2, 0.5, 0.75])
+    ablations = st.sampled_from([Band(2, 7, 1), Band(2, 7, 2), Row(6, 2, 2), MultiBand(2, 4, 1, 2), Block(2, 3, 1)])
+    kinds = [(kind, nu) for kind in ("exact", "margin") for nu in (margin, 0.0)]
+    anything = list(product((0, 1), repeat=classes))
+    if isinstance(rule, TopOneVote):
+        anything = [ballot for ballot in anything if sum(ballot) == 1]
+
+    @settings(max_examples=200)
+    @given(st.data())
+    def check(data):
+        ablation, patch = data.draw(ablations), Patch(1, data.draw(st.integers(1, 2)))
+        row = st.lists(level, min_size=classes, max_size=classes)
+        p = torch.tensor(data.draw(st.lists(row, min_size=ablation.count, max_size=ablation.count)))
+        favourite = data.draw(st.integers(0, classes - 1))
+        p[: data.draw(st.integers(0, ablation.count))] = torch.eye(classes)[favourite]
+        questions = [Question(patch, rule, kind, 1, nu) for kind, nu in kinds]
+        answers = Certifier(ablation, questions)([(torch.arange(ablation.count), p[None])])
+        exactly, exactly_without, by_margin, by_margin_without = (v.certified.item() for v in answers)
+        allowed = [allowed_ballots(row, rule, margin) for row in p.tolist()]
+        stands = all(
+            reachable_winners(
+                [anything if hit else ballots for ballots, hit in zip(allowed, place, strict=True)], classes
+            )
+            == {answers[0].predicted.item()}
+            for place in ablation.touched_by(patch).tolist()
+        )
+        assert exactly == stands and exactly >= by_margin
+        assert exactly_without >= exactly and by_margin_without >= by_margin
+        assert answers[0].close_votes.item() == sum(len(ballots) > 1 for ballots in allowed)
+        assert answers[1].close_votes.item() == 0
+        assert len({answer.predicted.item() for answer in answers}) == 1
+        seen.update({("exact", exactly, exactly_without), ("margin", by_margin, by_margin_without)})
+
+    check()
+    assert len(seen) == 6  # certified with and without, without only, and not at all
+
+
+def test_a_margin_takes_a_certificate_that_hangs_on_rounding():
+    """7 bands of one column: 5 votes for class 1 and Δ = 2, but one of them has probability θ + 10⁻⁵."""
+    p = torch.tensor([[0.1, 0.9]] * 4 + [[0.1, 0.20001]] + [[0.1, 0.1]] * 2)[None]
+    questions = [
+        Question(Patch(1, 2), ThresholdVote(0.2), kind, 1, nu)
+        for kind in ("margin", "exact")
+        for nu in (0.0, 1e-6, 1e-4)
+    ]
+    answers = Certifier(Band(2, 7, 1), questions)([(torch.arange(7), p)])
+    assert [v.certified.item() for v in answers] == 2 * [True, True, False]
+    assert [v.close_votes.item() for v in answers] == 2 * [0, 0, 1]
+
+
+# ---- two patches -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "ablation",
+    [Band(3, 6, 2), Row(5, 4, 1), Block(3, 3, 1), Block(4, 3, 2), MultiBand(2, 7, 2, 2), MultiBlock(4, 5, 2, 1)],
+    ids=lambda a: type(a).__name__,
+)
+@pytest.mark.parametrize("patch", [Patch(1, 1), Patch(2, 2), Patch(2, 1)], ids=str)
+def test_two_patches_touch_what_two_patches_touch(ablation, patch):
+    """All pairs of places, the same twice too: the largest number of ablations, and every maximal set of them."""
+    single = ablation.touched_by(patch)
+    pairs = {tuple((a | b).tolist()) for a in single for b in single}
+    assert ablation.most_touched(patch, 2) == max(map(sum, pairs))
+    everything = torch.arange(ablation.count)
+    found = {tuple(row) for row in ablation.touching(ablation.places(patch, 2), everything).tolist()}
+    assert found <= pairs
+    assert all(any(all(b or not a for a, b in zip(pair, other, strict=True)) for other in found) for pair in pairs)
+
+
+def test_two_patches_are_what_brute_force_finds():
+    seen = set()
+
+    @settings(max_examples=100)
+    @given(st.data())
+    def check(data):
+        ablation = data.draw(st.sampled_from([Band(1, 9, 2), Row(8, 1, 1), MultiBand(1, 5, 1, 2), Block(3, 3, 1)]))
+        ballots = [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+        favourite = data.draw(st.sampled_from(ballots))
+        vote = st.one_of(st.just(favourite), st.just(favourite), st.sampled_from(ballots))
+        votes = data.draw(st.lists(vote, min_size=ablation.count, max_size=ablation.count))
+        questions = [Question(Patch(1, 1), TopOneVote(), kind, 2) for kind in ("exact", "margin")]
+        answers = Certifier(ablation, questions)([(torch.arange(ablation.count), torch.tensor([votes]).float())])
+        exactly, by_margin = (v.certified.item() for v in answers)
+        single = ablation.touched_by(Patch(1, 1))
+        stands = all(
+            reachable_winners([ballots if hit else [vote] for vote, hit in zip(votes, a | b, strict=True)], 3)
+            == {answers[0].predicted.item()}
+            for a, b in combinations_with_replacement(single, 2)
+        )
+        assert exactly == stands and by_margin <= exactly
+        seen.add((exactly, by_margin))
+
+    check()
+    assert seen == {(True, True), (False, False)}
+
+
+def test_exact_certifies_against_two_patches_what_margin_leaves_out():
+    """Every second of 13 columns votes for both classes: a patch of two columns takes 2 votes and gives only 1."""
+    p = torch.tensor([[0.9, 0.1], [0.9, 0.9]] * 6 + [[0.9, 0.1]])[None]  # 13 : 6, a lead of 7
+    questions = [Question(Patch(1, 2), ThresholdVote(0.5), kind, 2) for kind in ("margin", "exact")]
+    answers = Certifier(Band(1, 13, 1), questions)([(torch.arange(13), p)])
+    assert [v.certified.item() for v in answers] == [False, True]
+
+
+def test_too_many_pairs_are_refused_for_exact_alone():
+    two = [Question(Patch(5, 5), ThresholdVote(0.2), kind, 2) for kind in ("margin", "exact")]
+    Certifier(Block(28, 28, 4), two[:1])
+    with pytest.raises(
+        UsageError, match=r"^--patches 2: patches of 5 have 165600 pairs of places here and exact .* 4096"
+    ):
+        Certifier(Block(28, 28, 4), two[1:])
+    assert Block(28, 28, 4).most_touched(Patch(5, 5), 2) == 2 * 8 * 8
+
+
+# ---- random samples ----------------------------------------------------------------------------------------------
 
 
 def share_votes(of_winner, ablations, images):

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from patchcert import batching, saved_votes
 from patchcert.ablation import Band, Block, MultiBand, MultiBlock, Patch, Row
 from patchcert.certificate import Certifier, Question
 from patchcert.datasets import Dataset
+from patchcert.errors import UsageError
 from patchcert.networks import mnist_network
 from patchcert.voting import DenseNetwork, ThresholdVote, TopOneVote
 from tests.helpers import run_here, succeed
@@ -60,13 +62,23 @@ def test_every_certificate_from_the_file_is_that_of_all_probabilities(
     assert saved.indices.tolist() == [10 * i for i in range(images)] and saved.labels.tolist()[:3] == [0, 1, 2][:images]
 
     rules = [TopOneVote(), *(ThresholdVote(t) for t in (saved.floor, *thresholds, 0.4, 0.6, 1.0) if t >= saved.floor)]
-    questions = [Question(p, r, c) for p in (Patch(1, 1), Patch(2, 3)) for r in rules for c in ("margin", "exact")]
+    asked = product((Patch(1, 1), Patch(2, 3)), rules, ("margin", "exact"))
+    questions = [Question(patch, rule, certificate, 1, nu) for patch, rule, certificate in asked for nu in (0.0, 9e-4)]
+    questions = [question for question in questions if is_kept(saved, question.rule, question.numerical_margin)]
     expected = Certifier(ablation, questions)([(torch.arange(ablation.count), probabilities)])
     found = saved_votes.certify(saved, Certifier(saved.ablation, questions))
     first = saved_votes.certify(saved.first(2), Certifier(saved.ablation, questions))
     for one, other, short in zip(expected, found, first, strict=True):
         assert all(torch.equal(vars(one)[name], vars(other)[name]) for name in vars(one))
         assert torch.equal(one.certified[:2], short.certified)
+
+
+def is_kept(saved, rule, numerical_margin):
+    try:
+        saved.require(rule, numerical_margin)
+    except UsageError:
+        return False
+    return True
 
 
 def test_large_files_are_read_in_parts(tmp_path, monkeypatch):
@@ -138,7 +150,7 @@ def certify(folder, script, *arguments):
     ],
 )
 def test_the_file_answers_as_the_network_does(folder, script, rule, saved_rule):
-    asked = ["--size_to_certify", "1-3,2x5", "--certificate", "margin,exact"]
+    asked = ["--size_to_certify", "1-3,2x5", "--certificate", "margin,exact", "--numerical_margin", 1e-3]
     direct = certify(folder, script, *rule, *asked, "--save_votes", "own.npz")
     assert certify(folder, "certify_votes.py", "--votes", "own.npz", *saved_rule, *asked) == direct
     certified = {entry["certified_correct"] + entry["certified_wrong"] for entry in direct[0]}
@@ -162,6 +174,9 @@ def test_the_file_answers_what_was_not_asked_when_it_was_written(folder):
         (["--votes", "votes.npz", "--threshold", "0.3,0.1"], "--threshold 0.1: less probable classes were not saved"),
         (["--votes", "votes.npz", "--threshold", 0.198], "expected at least the file's floor of 0.199"),
         (["--votes", "votes.npz", "--threshold", 0.3, "--top_one"], "not allowed with"),
+        (["--votes", "votes.npz", "--numerical_margin", 0.01], "--numerical_margin 0.01: less probable classes"),
+        (["--votes", "votes.npz", "--top_one", "--numerical_margin", 0.01], "expected at most 0.001"),
+        (["--votes", "votes.npz", "--patches", 3], "--patches"),
         (["--votes", "votes.npz", "--size_to_certify", 29], "--size_to_certify 29: expected a whole number"),
         (["--votes", "votes.npz", "--output", "no/run.json"], "--output: no/run.json: cannot be written"),
         (["--votes", "none.npz"], "--votes none.npz: no such file"),

@@ -222,6 +222,13 @@ CERTIFY = ["--checkpoint", "net.pth"]
         ("certify_mnist_band.py", [*CERTIFY, "--size_to_certify", 0], "0: expected sizes of at least 1"),
         ("certify_mnist_band.py", [*CERTIFY, "--size_to_certify", 29], "--size_to_certify 29: expected a whole number"),
         ("certify_mnist_band.py", [*CERTIFY, "--certificate", "best"], "best: expected margin, exact"),
+        ("certify_mnist_band.py", [*CERTIFY, "--patches", 3], "--patches: invalid choice: 3 (choose from 1, 2)"),
+        ("certify_mnist_band.py", [*CERTIFY, "--numerical_margin", -1], "-1: expected a number from 0 to 1"),
+        (
+            "certify_mnist_block.py",
+            ["--checkpoint", "net.pth", "--data", "nowhere", "--patches", 2, "--certificate", "exact"],
+            "--patches 2: patches of 5 have 165600 pairs of places here and exact certificates take at most 4096",
+        ),
         ("certify_mnist_band.py", [*CERTIFY, "--output", "no/run.json"], "--output: no/run.json: cannot be written"),
         ("certify_mnist_band.py", [*CERTIFY, "--output", "."], "--output: .: is a folder"),
         ("certify_mnist_band.py", [*CERTIFY, "--test", "--all"], "not allowed with"),
