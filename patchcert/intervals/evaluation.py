@@ -73,10 +73,24 @@ def _certify(
     """(N,) bool: which of the images that are classified right (N,) are certified."""
     method, epsilon = config.training_params.method_params, config.eval_params.epsilon
     if method.sparse:
-        threat = SparseThreat(method.k, epsilon, method.bound_type == "sparse-interval-tight")
-        return right & certified(sparse_margins(network, images, labels, threat, config.scale, max_memory), labels)
+        return _certify_sparse(network, images, labels, right, config, max_memory)
     batch = Batch(network, images, labels, Threat(method.patch, epsilon), config.scale, (), max_memory)
     return everywhere(batch, right)
+
+
+def _certify_sparse(
+    network: nn.Sequential, images: Tensor, labels: Tensor, right: Tensor, config: Config, max_memory: int
+) -> Tensor:
+    """As `_certify`. Tight bounds, which cost more, are computed where the plain ones, never tighter, do not do."""
+    method = config.training_params.method_params
+    threat, holds = SparseThreat(method.k, config.eval_params.epsilon), torch.zeros_like(right)
+    for tight in (False, True) if method.bound_type == "sparse-interval-tight" else (False,):
+        left = (right & ~holds).nonzero().squeeze(1)
+        if len(left):
+            bounds = replace(threat, tight=tight)
+            worst = sparse_margins(network, images[left], labels[left], bounds, config.scale, max_memory)
+            holds[left] = certified(worst, labels[left])
+    return holds
 
 
 def everywhere(batch: Batch, hopeful: Tensor) -> Tensor:

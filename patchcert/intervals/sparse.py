@@ -8,7 +8,9 @@ The tight bound uses that inputs stay in [0, 1] and within ε: coordinate i can 
 fall by at most min(ε, x_i). It depends on the image, and it is never wider than the plain one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +21,17 @@ from patchcert.errors import UsageError
 from patchcert.intervals.bounds import Box, margins, through
 from patchcert.intervals.places import Scale
 
-CANDIDATES = 64
-"""Weights of a unit that the tight bound looks at first, the largest; more only where these do not suffice."""
+CANDIDATES = 32
+"""Weights of a unit among which the tight bound looks first."""
+
+MORE = 8
+"""How many times as many it looks among next, for the images and units where these do not suffice."""
+
+AT_ONCE = 2**17
+"""Moves computed at a time, which stay in the cache."""
+
+BYTES_PER_MOVE = 64
+"""What one of the k moves of a unit takes in training: where its weight and its room are, and their values."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ def sparse_margins(
     if isinstance(network[0], nn.Conv2d):
         box, done = _convolution(network[0], images, threat, scale, max_memory), 1
     elif isinstance(network[0], nn.Flatten) and isinstance(network[1], nn.Linear):
-        box, done = _linear(network[1], images, threat, scale), 2
+        box, done = _linear(network[1], images, threat, scale, max_memory), 2
     else:
         raise TypeError("sparse bounds need a network that begins with a convolution or with flatten and linear")
     box = through(network[done:-1], box)
@@ -64,17 +75,19 @@ def _require(k: int, largest: int, what: str) -> None:
         raise UsageError("config", f"k={k}", f"expected a whole number from 1 to {largest}, the {what}")
 
 
-def _linear(layer: nn.Linear, images: Tensor, threat: SparseThreat, scale: Scale) -> Box:
-    """(N, D) boxes after the first linear layer."""
+def _linear(layer: nn.Linear, images: Tensor, threat: SparseThreat, scale: Scale, max_memory: int) -> Box:
+    """(N, D) boxes after the first linear layer. Tight ones only as far as a ReLU lets them through: above 0."""
     _require(threat.k, layer.in_features, "inputs of the first layer")
     clean = layer(scale.inputs(images).flatten(1))
     unit = scale.lengths(torch.ones_like(images[:1])).flatten()  # 1/std of each coordinate
+    radius = threat.epsilon * (layer.weight.abs() * unit).topk(threat.k, dim=1).values.sum(dim=1)
     if not threat.tight:
-        radius = threat.epsilon * (layer.weight.abs() * unit).topk(threat.k, dim=1).values.sum(dim=1)
         return Box.around(clean, radius)
-    rooms = [scale.lengths(room).flatten(1) for room in _rooms(images, threat.epsilon)]
-    rise = _largest_moves(layer.weight, rooms[0], rooms[1], threat.epsilon * unit, threat.k)
-    fall = _largest_moves(layer.weight, rooms[1], rooms[0], threat.epsilon * unit, threat.k)
+    up, down = (scale.lengths(room).flatten(1) for room in _rooms(images, threat.epsilon))
+    largest = partial(_largest_moves, layer.weight, radius, threat.k)
+    at_once = max_memory // (BYTES_PER_MOVE * layer.out_features * threat.k)
+    rise = _in_parts(largest, at_once, torch.cat([up, down], dim=1), clean + radius > 0)
+    fall = _in_parts(largest, at_once, torch.cat([down, up], dim=1), clean > 0)
     return Box(clean - fall, clean + rise)
 
 
@@ -83,40 +96,59 @@ def _rooms(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     return (1 - images).clamp(max=epsilon), images.clamp(max=epsilon)
 
 
-def _largest_moves(weight: Tensor, along: Tensor, against: Tensor, most: Tensor, k: int) -> Tensor:
-    """(N, D): the sum of the k largest moves of each unit.
+def _in_parts(largest: Callable[..., Tensor], at_once: int, *tensors: Tensor) -> Tensor:
+    """`largest` of tensors (N, …) by at most `at_once` images; the backward pass computes several parts again."""
+    if len(tensors[0]) <= at_once:
+        return largest(*tensors)
+    parts = zip(*(tensor.split(max(at_once, 1)) for tensor in tensors), strict=True)
+    return torch.cat([checkpoint(largest, *part, use_reentrant=False) for part in parts])
 
-    Coordinate i moves unit d by |w_di| times the room along (N, I) the weight's sign where it is positive, and
-    `against` (N, I) where it is negative. No room is larger than `most` (I,).
+
+def _largest_moves(weight: Tensor, plain: Tensor, k: int, rooms: Tensor, wanted: Tensor) -> Tensor:
+    """(N, D): the sum of the k largest moves of each unit; the plain bound (D,) where that is not wanted (N, D).
+
+    Coordinate i moves unit d by |w_di| times the i-th room (N, 2I) where w_di is positive, else the (I + i)-th.
     """
+    images, units = wanted.nonzero(as_tuple=True)
     with torch.no_grad():
-        chosen = _chosen(weight, along, against, most, k)  # (k, D, N) of 2I rooms
-    inputs, units = weight.shape[1], torch.arange(len(weight), device=weight.device)[:, None]
-    weights = weight.flatten().index_select(0, (units * inputs + chosen % inputs).flatten())
-    rooms = torch.cat([along, against], dim=1).t()  # (2I, N)
-    rooms = rooms.gather(0, chosen.flatten(0, 1)).view(chosen.shape)
-    return (weights.view(chosen.shape).abs() * rooms).sum(dim=0).t()
+        chosen = _chosen(weight, rooms, images, units, k)
+    places = units[:, None] * weight.shape[1] + chosen % weight.shape[1]
+    moves = _at(weight, places).abs() * _at(rooms, images[:, None] * rooms.shape[1] + chosen)
+    return plain.expand_as(wanted).masked_scatter(wanted, moves.sum(dim=1))
 
 
-def _chosen(weight: Tensor, along: Tensor, against: Tensor, most: Tensor, k: int) -> Tensor:
-    """(k, D, N) int64: the rooms of the k largest moves: i for room `along`, I + i for room `against`.
+def _at(tensor: Tensor, places: Tensor) -> Tensor:
+    """The elements at `places` (…) of the flattened tensor."""
+    return tensor.flatten().index_select(0, places.flatten()).view_as(places)
 
-    Looked for among each unit's largest weights; the k-th move found being no smaller than the next weight with
-    all the room there can be proves that no other coordinate moves the unit more.
+
+def _chosen(weight: Tensor, rooms: Tensor, images: Tensor, units: Tensor, k: int) -> Tensor:
+    """(P, k) int64: the rooms of the k largest moves, for P pairs of one of the images (P,) and of the units (P,).
+
+    Looked for among the largest moves that any image of the batch allows; the k-th move found being no smaller than
+    the next of these proves that no other coordinate moves the unit more. Pairs without proof look among more.
     """
     inputs = weight.shape[1]
-    rooms = torch.cat([along, against], dim=1).t().contiguous()  # (2I, N)
-    sizes, order = (weight.abs() * most).sort(dim=1, descending=True)
-    count = min(max(CANDIDATES, 2 * k), inputs)
-    while True:
-        candidates = order[:, :count]  # (D, M)
-        candidate_weights = weight.gather(1, candidates)
-        room = candidates + inputs * (candidate_weights < 0)
-        moves = rooms.index_select(0, room.flatten()).unflatten(0, room.shape)  # (D, M, N)
-        found = (moves * candidate_weights.abs()[..., None]).topk(k, dim=1)
-        if count == inputs or bool((found.values[:, -1] >= sizes[:, count, None]).all()):
-            return room[..., None].expand_as(moves).gather(1, found.indices).transpose(0, 1)
-        count = min(2 * count, inputs)
+    room = torch.arange(inputs, device=weight.device) + inputs * (weight < 0)  # (D, I)
+    allowed = weight.abs() * rooms.amax(dim=0)[room]
+    chosen = images.new_empty(len(images), k)
+    left, count = torch.arange(len(images), device=images.device), max(CANDIDATES, 2 * k)
+    while len(left):
+        count = min(count, inputs)
+        most, candidates = allowed.topk(min(count + 1, inputs), dim=1)
+        beyond = most[:, count] if count < inputs else torch.zeros_like(most[:, 0])
+        weights = weight.abs().gather(1, candidates[:, :count])
+        candidates = room.gather(1, candidates[:, :count])  # (D, M)
+        unproven = []
+        for part in left.split(max(AT_ONCE // count, 1)):
+            image, unit = images[part], units[part]
+            found = candidates.index_select(0, unit)  # (P, M)
+            moves = _at(rooms, found + rooms.shape[1] * image[:, None]) * weights.index_select(0, unit)
+            largest = moves.topk(k, dim=1)
+            chosen[part] = found.gather(1, largest.indices)
+            unproven.append(part[largest.values[:, -1] < beyond[unit]])
+        left, count = torch.cat(unproven), MORE * count
+    return chosen
 
 
 def _convolution(layer: nn.Conv2d, images: Tensor, threat: SparseThreat, scale: Scale, max_memory: int) -> Box:
@@ -130,21 +162,17 @@ def _convolution(layer: nn.Conv2d, images: Tensor, threat: SparseThreat, scale: 
         radius = threat.epsilon * per_pixel.topk(threat.k, dim=1).values.sum(dim=1)
         return Box.around(clean, radius[:, None, None])
     rooms = [scale.lengths(room) for room in _rooms(images, threat.epsilon)]
-    at_once = max(1, max_memory // (8 * 4 * clean[0].numel() * height * width))
-    rise, fall = (
-        torch.cat(
-            [
-                checkpoint(_largest_pixel_moves, layer, *parts, threat.k, use_reentrant=False)
-                for parts in zip(along.split(at_once), against.split(at_once), strict=True)
-            ]
-        ).view_as(clean)
-        for along, against in (rooms, rooms[::-1])
-    )
+    largest = partial(_largest_pixel_moves, layer, threat.k)
+    at_once = max_memory // (8 * 4 * clean[0].numel() * height * width)
+    rise, fall = (_in_parts(largest, at_once, *sides).view_as(clean) for sides in (rooms, rooms[::-1]))
     return Box(clean - fall, clean + rise)
 
 
-def _largest_pixel_moves(layer: nn.Conv2d, along: Tensor, against: Tensor, k: int) -> Tensor:
-    """(N, C', H'·W'): the sum over the k pixels that move each unit most; rooms (N, C, H, W) as for linear layers."""
+def _largest_pixel_moves(layer: nn.Conv2d, k: int, along: Tensor, against: Tensor) -> Tensor:
+    """(N, C', H'·W'): the sum over the k pixels that move each unit most.
+
+    Rooms (N, C, H, W) are `along` the sign of positive weights, and `against` it.
+    """
     weight = layer.weight.flatten(2)  # (C', C, T), T pixels of the kernel
     weight = torch.cat([weight.clamp(min=0), -weight.clamp(max=0)], dim=1)
     rooms = torch.cat([along, against], dim=1)

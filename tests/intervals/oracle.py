@@ -1,5 +1,6 @@
 """The plain construction: one full image per place, pushed through the network layer by layer."""
 
+import torch
 
 from patchcert.intervals.bounds import Box, margins, through
 from patchcert.intervals.places import corners_of
@@ -21,3 +22,14 @@ def plain_margins(network, images, labels, threat, scale, corners=None):
     box = through(network[:-1], plain_boxes(images, threat, scale, corners))
     ends = (end.unflatten(0, (-1, len(images))) for end in (box.lower, box.upper))
     return margins(network[-1], Box(*ends), labels)
+
+
+def plain_tight_margins(network, images, labels, threat, scale):
+    """(N, K): tight sparse bounds of a network that begins with flatten and linear, from the moves of all inputs."""
+    weight, clean = network[1].weight, network[1](scale.inputs(images).flatten(1))
+    up, down = (scale.lengths(room.clamp(max=threat.epsilon)).flatten(1)[:, None] for room in (1 - images, images))
+    rises = torch.where(weight > 0, weight * up, -weight * down)  # (N, D, I)
+    falls = torch.where(weight > 0, weight * down, -weight * up)
+    rise, fall = (moves.topk(threat.k, dim=2).values.sum(dim=2) for moves in (rises, falls))
+    box = through(network[2:-1], Box(clean - fall, clean + rise))
+    return margins(network[-1], Box(box.lower[None], box.upper[None]), labels)[0]

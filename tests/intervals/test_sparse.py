@@ -1,6 +1,7 @@
 """Sparse bounds by enumeration of the inputs that may change; the tight ones lie inside the plain ones."""
 
 import itertools
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -8,10 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from patchcert.datasets import Dataset
 from patchcert.errors import UsageError
-from patchcert.intervals import sparse
+from patchcert.intervals import config, sparse
+from patchcert.intervals.bounds import certified
+from patchcert.intervals.evaluation import verdicts
 from patchcert.intervals.places import Scale
 from patchcert.intervals.sparse import SparseThreat, sparse_margins
+from tests.helpers import ROOT
+from tests.intervals.oracle import plain_tight_margins
 
 SCALE = Scale((0.4, 0.5), (0.2, 0.3))
 
@@ -94,18 +100,86 @@ def test_the_tight_bound_of_one_unit_is_reached(kind, sign):
     torch.testing.assert_close(tight, best, atol=1e-4, rtol=0)
 
 
-def test_few_candidates_and_many_find_the_same(monkeypatch):
-    """The search among the largest weights goes on until it is proved to be complete."""
+WEIGHTS = {
+    "spread": lambda shape: torch.randn(shape),
+    "flattened": lambda shape: torch.randn(shape).clamp(-0.5, 0.5),
+    "equal": lambda shape: torch.full(shape, 0.3),
+    "zero": lambda shape: torch.zeros(shape),
+    "tied": lambda shape: torch.randint(-2, 3, shape) / 4,
+}
+PIXELS = {
+    "any": lambda shape: torch.rand(shape),
+    "black and white": lambda shape: torch.rand(shape).round(),
+    "black": lambda shape: torch.zeros(shape),
+    "few shades": lambda shape: torch.randint(0, 4, shape) / 3,
+}
+
+
+@given(
+    weights=st.sampled_from(sorted(WEIGHTS)),
+    pixels=st.sampled_from(sorted(PIXELS)),
+    scale=st.sampled_from([SCALE, Scale((0.0, 0.0), (1.0, 1.0))]),
+    k=st.sampled_from([1, 4, 10, 72]),
+    epsilon=st.sampled_from([0.0, 0.3, 1.0]),
+    search=st.sampled_from([(1, 2, 64), (32, 8, 2**17)]),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=120)
+@torch.no_grad()
+def test_tight_bounds_are_those_of_the_moves_of_all_inputs(weights, pixels, scale, k, epsilon, search, seed):
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(72, 7), nn.ReLU(), nn.Linear(7, 4))
+    net[1].weight.copy_(WEIGHTS[weights]((7, 72)))
+    batch = PIXELS[pixels]((5, 2, 6, 6)), torch.tensor([0, 1, 2, 3, 0]), SparseThreat(k, epsilon, tight=True), scale
+    with patch.multiple(sparse, CANDIDATES=search[0], MORE=search[1], AT_ONCE=search[2]):
+        found = sparse_margins(net, *batch)
+    torch.testing.assert_close(found, plain_tight_margins(net, *batch), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("candidates", [1, 32, 1000])
+def test_however_many_candidates_gradients_are_those_of_the_moves_of_all_inputs(candidates, monkeypatch):
+    monkeypatch.setattr(sparse, "CANDIDATES", candidates)
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(200, 7), nn.ReLU(), nn.Linear(7, 4))
-    images, labels = torch.rand(5, 2, 10, 10).round(), torch.tensor([0, 1, 2, 3, 0])
+    batch = torch.rand(5, 2, 10, 10), torch.tensor([0, 1, 2, 3, 0]), SparseThreat(3, tight=True), SCALE
+    found, expected = (
+        torch.autograd.grad(margins(net, *batch).sum(), list(net.parameters()))
+        for margins in (sparse_margins, plain_tight_margins)
+    )
+    for gradient, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient, right)
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_little_memory_changes_nothing(kind):
+    torch.manual_seed(0)
+    net, batch = network(kind), (images_of(3), torch.tensor([0, 3, 1]), SparseThreat(2, tight=True), SCALE)
     found = []
-    for candidates in (1, 1000):
-        monkeypatch.setattr(sparse, "CANDIDATES", candidates)
-        margins = bounds(net, images, labels, k=3, tight=True)
+    for memory in (1, 2**30):
+        margins = sparse_margins(net, *batch, memory)
         found.append((margins, *torch.autograd.grad(margins.sum(), list(net.parameters()))))
-    for few, many in zip(*found, strict=True):
-        torch.testing.assert_close(few, many)
+    for little, much in zip(*found, strict=True):
+        torch.testing.assert_close(little, much)
+
+
+def test_tight_verdicts_are_those_of_the_tight_bounds():
+    """Where plain bounds do for some images, tight ones for more, and others are classified wrong or not certified."""
+    torch.manual_seed(0)
+    overrides = ["training_params:method_params:bound_type=sparse-interval-tight", "eval_params:epsilon=0.1"]
+    experiment = config.load(ROOT / "config" / "mnist_robtrain_k4_sparse.json", overrides)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 20), nn.ReLU(), nn.Linear(20, 4))
+    pixels = torch.randint(2, (130, 1, 4, 4), dtype=torch.uint8)
+    images = pixels.float()
+    with torch.no_grad():
+        labels = net(images).argmax(dim=1)
+        labels[:9] = 3 - labels[:9]
+        plain, tight = (
+            certified(sparse_margins(net, images, labels, SparseThreat(4, 0.1, tight), experiment.scale), labels)
+            for tight in (False, True)
+        )
+    found = verdicts(net, Dataset(255 * pixels, labels, torch.arange(130)), experiment, 2**30)
+    assert found.certified.tolist() == tight.tolist()
+    assert 0 < plain.sum() < tight.sum() < 121
 
 
 @pytest.mark.parametrize("tight", [False, True])
