@@ -11,8 +11,7 @@ images, in turn, several times; the table shows medians, and medians of the rati
     plain     the paper's loop: one masked batch of images for each ablation
     dense     images and ablations folded into batches of --dense_batch copies
     windowed  patchcert.windowed: only what differs from the empty image
-    autocast  (--amp) windowed as the certify scripts' --amp runs it, which is another classifier
-    bfloat16  (--amp) windowed with weights and activations in bfloat16, which is one more
+    bfloat16  (--amp) windowed with weights and activations in bfloat16, which is another classifier
 """
 
 import argparse
@@ -129,12 +128,6 @@ def ways(case: Case, network: nn.Module, indices: Tensor, options: argparse.Name
 
     found = {"plain": plain, "dense": dense, "windowed": lambda images: engine.logits(images, indices)}
     if options.amp:
-
-        def autocast(images: Tensor) -> Tensor:
-            with torch.autocast(device.type, torch.bfloat16):
-                return engine.logits(images, indices).float()
-
-        found["autocast"] = autocast
         half = WindowedNetwork(copy.deepcopy(network).bfloat16(), case.ablation, 2 * case.channels)
         found["bfloat16"] = lambda images: half.logits(images, indices).float()
     return found
@@ -146,7 +139,7 @@ def multiply_adds(case: Case, network: nn.Module, indices: Tensor) -> dict[str, 
     whole = WindowedNetwork(network, Band(height, width, width), 2 * case.channels)
     windowed = WindowedNetwork(network, case.ablation, 2 * case.channels).multiply_adds(indices)
     full = whole.multiply_adds(torch.tensor([0])) * len(indices)
-    return {"plain": full, "dense": full, "windowed": windowed, "autocast": windowed, "bfloat16": windowed}
+    return {"plain": full, "dense": full, "windowed": windowed, "bfloat16": windowed}
 
 
 def seconds_of(function: Callable[[], object], device: torch.device) -> float:
@@ -286,7 +279,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--positions", type=int, help="ablations that are timed, evenly spaced [by case]")
     parser.add_argument("--dense_batch", type=int, default=400, help="copies per call of the dense way [400]")
     parser.add_argument("--repetitions", type=int, default=5, help="[5]")
-    parser.add_argument("--amp", action="store_true", help="time autocast and bfloat16, too")
+    parser.add_argument("--amp", action="store_true", help="time bfloat16, too")
     parser.add_argument("--checkpoint", metavar="NAME", help="weights and test images instead of random ones")
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="where test images lie [data]")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

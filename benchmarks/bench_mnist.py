@@ -30,6 +30,7 @@ from patchcert.networks import mnist_network  # noqa: E402
 from patchcert.voting import ThresholdVote  # noqa: E402
 
 BAND = Band(28, 28, 4)
+STEPS = 150
 QUESTION = certificate.Question(Patch(5, 5), ThresholdVote(0.2), "margin")
 
 
@@ -99,13 +100,13 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5, help="timed runs of each side (default: 5)")
     parser.add_argument("--output", type=Path, help="write the numbers here as JSON")
     options = parser.parse_args()
-    network, data, training_data = mnist_network().eval(), random_pictures(options.images), random_pictures(6400)
+    network, data, training_data = mnist_network().eval(), random_pictures(options.images), random_pictures(128 * STEPS)
     measured = {
         "certify band 4": compare(
             lambda: certify(network, data), lambda: plain_loop(network, data), options.repetitions
         ),
-        "train 6,400 images": compare(
-            lambda: one_epoch(network, training_data), lambda: bare_passes(network, 50), options.repetitions
+        "train": compare(
+            lambda: one_epoch(network, training_data), lambda: bare_passes(network, STEPS), options.repetitions
         ),
     }
     for name, row in measured.items():

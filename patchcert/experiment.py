@@ -176,6 +176,8 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
 def _engine(options: argparse.Namespace, network: nn.Module, ablation: Ablation, dataset: datasets.Images) -> Engine:
     if options.compile and options.engine != "dense":
         raise UsageError("engine", options.engine, "torch.compile needs the whole network: give --engine dense too")
+    if options.amp and options.engine == "windowed":
+        network = network.to(torch.bfloat16)  # autocast alone would convert the weights again for every ablation
     return voting.engine(options.engine, network, ablation, 2 * dataset.channels)
 
 
