@@ -42,12 +42,12 @@ def main() -> None:
     if not distributed.is_first():
         return
     summary = evaluation.summary(models)
-    results.print_models(models, summary)
     if options.output:
         record = {"models": models, "summary": summary, "config": cli.configuration(options)}
         results.write_json(record | {"environment": results.environment()}, options.output)
     if options.per_image:
         results.write_csv(image_rows, options.per_image)
+    results.print_models(models, summary)
 
 
 if __name__ == "__main__":

@@ -275,13 +275,28 @@ def _report(
         return
     counts = [results.Counts.of(v.predicted, v.certified, dataset.labels) for v in verdicts]
     answers = list(zip(questions, counts, strict=True))
-    results.print_answers(answers, seconds, copies)
+    _write_and_print(options, dataset, answers, [vars(v) for v in verdicts], seconds, copies)
+
+
+def _write_and_print(
+    options: argparse.Namespace,
+    dataset: datasets.Images | saved_votes.SavedVotes,
+    answers: list[tuple[dict, results.Counts | results.AttackCounts]],
+    columns: list[dict[str, torch.Tensor]],
+    seconds: float,
+    copies: results.Copies | None = None,
+) -> None:
+    """Files first: printing may fail, to a pipe that nobody reads any more.
+
+    Args:
+        columns: (N,) tensors by name for the rows per image, for each of `answers`.
+    """
     if options.output:
         results.write_json(results.run_record(answers, seconds, configuration(options), copies), options.output)
     if options.per_image:
-        columns = [vars(v) for v in verdicts]
-        rows = results.image_rows(dataset, list(zip(questions, columns, strict=True)))
-        results.write_csv(rows, options.per_image)
+        questions = [question for question, _ in answers]
+        results.write_csv(results.image_rows(dataset, list(zip(questions, columns, strict=True))), options.per_image)
+    results.print_answers(answers, seconds, copies)
 
 
 def _report_attack(
@@ -291,11 +306,7 @@ def _report_attack(
     right = clean.predicted == dataset.labels
     certified = [int((v.certified & right).sum()) for v in clean.verdicts] or [None, None]
     counts = results.AttackCounts(len(dataset), len(flipped), *certified, int((~flipped).sum()))
-    results.print_answers([({}, counts)], seconds)
-    if options.output:
-        results.write_json(results.run_record([({}, counts)], seconds, configuration(options)), options.output)
-    if options.per_image:
-        results.write_csv(results.image_rows(dataset, [({}, _attack_columns(clean, run))]), options.per_image)
+    _write_and_print(options, dataset, [({}, counts)], [_attack_columns(clean, run)], seconds)
     if options.save_images and flipped.any():
         report.save_flipped(run, options.save_images)
         rounded = report.to_bytes(run.findings.images[flipped]) / 255
