@@ -12,10 +12,8 @@ this process; ratios are of medians. Pictures are random: their content does not
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -23,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
+from benchmarks.timing import compare  # noqa: E402
 from patchcert import results  # noqa: E402
 from patchcert.ablation import Patch  # noqa: E402
 from patchcert.intervals.bounds import robust_loss  # noqa: E402
@@ -94,18 +93,6 @@ def evaluate_sparse(batch_size: int, repetitions: int) -> dict:
         repetitions,
     )
     return found | {"images": batch_size, "relative_difference": float(difference)}
-
-
-def compare(ours: Callable[[], object], plain: Callable[[], object], repetitions: int) -> dict:
-    """Median seconds of both, run in turn after one round of warming up, and how many times as fast ours is."""
-    seconds = {ours: [], plain: []}
-    for _ in range(repetitions + 1):
-        for task in (ours, plain):
-            started = time.perf_counter()
-            task()
-            seconds[task].append(time.perf_counter() - started)
-    mine, theirs = (median(seconds[task][1:]) for task in (ours, plain))
-    return {"seconds": mine, "plain_seconds": theirs, "ratio": theirs / mine}
 
 
 def main() -> None:

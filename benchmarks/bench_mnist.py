@@ -12,10 +12,7 @@ import argparse
 import resource
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -23,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
+from benchmarks.timing import compare  # noqa: E402
 from patchcert import certificate, results, training, voting  # noqa: E402
 from patchcert.ablation import Ablation, Band, Patch, encode  # noqa: E402
 from patchcert.datasets import Dataset  # noqa: E402
@@ -67,18 +65,6 @@ def one_epoch(network: nn.Module, data: Dataset) -> None:
     recipe = training.Recipe(lr=0.01, regularization=0.0005, end_epoch=0, batch_size=128, seed=0)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=0.0005, fused=True)
     training.train_epoch(network, network, optimizer, BAND, data, recipe, epoch=0)
-
-
-def compare(ours: Callable[[], object], plain: Callable[[], object], repetitions: int) -> dict:
-    """Median seconds of both, run in turn, and how many times as fast ours is."""
-    seconds = {ours: [], plain: []}
-    for _ in range(repetitions + 1):
-        for task in (ours, plain):
-            started = time.perf_counter()
-            task()
-            seconds[task].append(time.perf_counter() - started)
-    mine, theirs = (median(seconds[task][1:]) for task in (ours, plain))
-    return {"seconds": mine, "plain_seconds": theirs, "ratio": theirs / mine}
 
 
 def peak_megabytes(ablation: str, engine: str) -> float:

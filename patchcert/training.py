@@ -143,15 +143,7 @@ def train(
     if "trained" in state:
         network.load_state_dict(state["trained"])
         averaged.load_state_dict(state["net"])
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        recipe.lr,
-        recipe.momentum,
-        weight_decay=recipe.regularization,
-        nesterov=recipe.nesterov,
-        fused=True,
-    )
-    _restore_optimizer(optimizer, state)
+    optimizer = _optimizer(network, recipe, state)
     if distributed.is_first():
         keep_log_until(log, state["epoch"])
     model = distributed.parallel(torch.compile(network) if compiled else network)
@@ -262,11 +254,20 @@ def _interrupted(partial: Path, settings: dict) -> dict | None:
     return state if state["settings"] == settings else None
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Take over the momentum of an earlier run, where its checkpoint has it, under this run's learning rate."""
+def _optimizer(network: nn.Module, recipe: Recipe, state: dict) -> torch.optim.SGD:
+    """SGD by `recipe`, with the momentum of an earlier run where its checkpoint `state` has it."""
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        recipe.lr,
+        recipe.momentum,
+        weight_decay=recipe.regularization,
+        nesterov=recipe.nesterov,
+        fused=True,
+    )
     if "optimizer" in state:
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+    return optimizer
 
 
 def keep_log_until(log: Path, epoch: int) -> None:

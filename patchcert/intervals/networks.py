@@ -9,9 +9,7 @@ from patchcert.errors import UsageError
 
 def mlp(channels: int, size: int, classes: int, hidden: int = 255) -> nn.Sequential:
     """One hidden layer."""
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(channels * size * size, hidden), nn.ReLU(), nn.Linear(hidden, classes)
-    )
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * size * size, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
 
 def cnn_2layer(channels: int, size: int, classes: int, width: int, linear_size: int) -> nn.Sequential:

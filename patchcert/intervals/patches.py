@@ -185,8 +185,7 @@ class PatchBounds:
         mask = under_patch[0][..., :, None] & under_patch[1][..., None, :]  # (P, B, a, b)
         mask = mask.expand(-1, len(places.images), -1, -1).flatten(0, 1)[:, None]
         shift, radius = (
-            RowsOfChannels(maps, outside=0.0).windows(*axes, places.images) * mask
-            for maps in (self.shift, self.radius)
+            RowsOfChannels(maps, outside=0.0).windows(*axes, places.images) * mask for maps in (self.shift, self.radius)
         )
         return Windows(shift, radius, *axes)
 

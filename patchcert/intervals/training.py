@@ -58,9 +58,7 @@ def optimizer_of(parameters: Iterable[nn.Parameter], training: Training) -> torc
     """Adam, or SGD with Nesterov momentum 0.9."""
     if training.optimizer == "adam":
         return torch.optim.Adam(parameters, training.lr, weight_decay=training.weight_decay)
-    return torch.optim.SGD(
-        parameters, training.lr, momentum=0.9, weight_decay=training.weight_decay, nesterov=True
-    )
+    return torch.optim.SGD(parameters, training.lr, momentum=0.9, weight_decay=training.weight_decay, nesterov=True)
 
 
 # What a step looks at ----------------------------------------------------------------------------------------
