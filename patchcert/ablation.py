@@ -121,7 +121,7 @@ class Ablation(ABC):
         single = self.patch_cells(patch).unique(dim=0)
         touched = torch.zeros(len(single), len(single) if patches == 2 else 1, dtype=torch.int64, device=single.device)
         for indices in self.chunks():
-            hit = self.touching(single, indices).float()
+            hit = self.touching(single, indices).double()  # counts are exact, under autocast too
             of_each = hit.sum(dim=1, keepdim=True)
             touched += (of_each if patches == 1 else of_each + of_each.T - hit @ hit.T).to(torch.int64)
         return int(touched.max())
