@@ -8,8 +8,8 @@ The weights are random, which costs the same as trained ones, unless --checkpoin
 classified, too, and it means something how many answers differ. All ways run in one process on the same weights and
 images, in turn, several times; the table shows medians, and medians of the ratios within a repetition.
 
-    plain     the paper's loop: one masked batch of images for each ablation
-    dense     images and ablations folded into batches of --dense_batch copies
+    plain     the paper's loop: one masked batch of images for each ablation, weights in PyTorch's default layout
+    dense     images and ablations folded into batches of --dense_batch copies, weights in the networks' own layout
     windowed  patchcert.windowed: only what differs from the empty image
     bfloat16  (--amp) windowed with weights and activations in bfloat16, which is another classifier
 """
@@ -118,9 +118,10 @@ def ways(case: Case, network: nn.Module, indices: Tensor, options: argparse.Name
     masks = case.ablation.masks(indices).to(device, torch.float32)
     folded = max(1, options.dense_batch // options.images)
     engine = WindowedNetwork(network, case.ablation, 2 * case.channels)
+    as_published = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
 
     def plain(images: Tensor) -> Tensor:
-        return torch.stack([network(images * mask) for mask in masks], dim=1)
+        return torch.stack([as_published(images * mask) for mask in masks], dim=1)
 
     def dense(images: Tensor) -> Tensor:
         batches = [(images[:, None] * some[:, None]).flatten(0, 1) for some in masks.split(folded)]
