@@ -20,6 +20,9 @@ from patchcert.datasets import Dataset, PictureFolder, normalise_imagenet, rando
 from pytorch_cifar import cifar_resnet
 from resnet_imgnt import imagenet_resnet
 
+COPIES = 4096
+"""Ablated copies that are certified at a time."""
+
 
 def images_per_second(stage: Callable[[], object], images: int, repeats: int, device: torch.device) -> float:
     """The best of `repeats` runs of `stage`, which handles `images` images, after one that does not count."""
@@ -42,7 +45,9 @@ def stages(
     held = Dataset(batch, labels, torch.arange(len(labels)))
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, fused=True)
     recipe = training.Recipe(lr=0.01, regularization=0.0005, end_epoch=0, batch_size=len(batch), amp=amp)
-    engine = voting.engine("windowed", copy.deepcopy(network), ablation, 2 * batch.shape[1])
+    certified = batch[: max(1, COPIES // ablation.count)]
+    weights = copy.deepcopy(network).to(torch.bfloat16 if amp else torch.float32)
+    engine = voting.engine("windowed", weights, ablation, 2 * batch.shape[1])
 
     def decode() -> None:
         for _ in files.decoded(files.indices.split(32)):
@@ -55,7 +60,7 @@ def stages(
         training.train_epoch(network.train(), network, optimizer, ablation, held, recipe, epoch=0)
 
     def certify() -> Tensor:
-        return voting.softmax_over(engine, normalise_imagenet(batch[:1] / 255), ablation, len(batch))
+        return voting.softmax_over(engine, normalise_imagenet(certified / 255), ablation, len(certified))
 
     count = len(batch)
     return {
@@ -63,7 +68,7 @@ def stages(
         "augment": (augment, count),
         "show an ablation": (lambda: training.ablated(batch / 255, ablation, generator, "sample"), count),
         "training step": (step, count),
-        "certify": (certify, 1),
+        "certify": (certify, len(certified)),
     }
 
 
