@@ -25,12 +25,9 @@ def main() -> None:
     options = cli.interval_options(parser)
     if options.resume and len(options.models) != 1:
         raise UsageError("resume", options.resume, "goes with one model: choose it with --model_subset")
-    train_set, test_set = (
-        datasets.spread(datasets.load(options.experiment.dataset, options.data, train=part), options.limit)
-        for part in (True, False)
-    )
-    classes = int(train_set.labels.max()) + 1
-    train_set, test_set = train_set.to(options.device), test_set.to(options.device)
+    parts = [datasets.load(options.experiment.dataset, options.data, train=part) for part in (True, False)]
+    classes = int(parts[0].labels.max()) + 1
+    train_set, test_set = (datasets.spread(part, options.limit).to(options.device) for part in parts)
     for model in options.models:
         torch.manual_seed(options.seed)
         run = training.Run(options.experiment, model, tuple(train_set.images.shape[1:]), classes, options.bytes)

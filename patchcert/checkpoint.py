@@ -71,10 +71,12 @@ def read(option: str, path: Path) -> dict:
     """The content of a checkpoint, on the CPU; loading it executes no code.
 
     Raises:
-        UsageError: the file is not a checkpoint.
+        UsageError: there is no such file, or it is not a checkpoint.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UsageError(option, path, "no such checkpoint") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise UsageError(option, path, "not a checkpoint that can be loaded safely (weights only)") from error
     if not isinstance(content, dict):

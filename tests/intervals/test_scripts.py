@@ -145,9 +145,22 @@ def test_what_is_wrong_is_said_in_one_line(name, trained, capsys):
     assert len(message.splitlines()) == 1 and right in message
 
 
-@pytest.mark.parametrize(("subset", "right"), [([1], "is of another network"), ([0, 1], "with --model_subset")])
-def test_resuming_from_another_model_is_an_error(subset, right, trained, capsys):
-    last = trained / "checkpoints" / "mnist_robtrain_p22_all" / "mlp_255.pth"
+def test_a_network_trained_on_few_images_knows_all_classes(generated_mnist, tmp_path):
+    data = ["--config", P22, "--model_subset", 0, "--data", generated_mnist, "--limit", 1]
+    succeed("train.py", *data, *FAST, folder=tmp_path)
+    succeed("eval.py", *data, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("subset", "file", "right"),
+    [
+        ([1], "mlp_255.pth", "is of another network"),
+        ([0, 1], "mlp_255.pth", "with --model_subset"),
+        ([0], "mlp_256.pth", "no such checkpoint"),
+    ],
+)
+def test_resuming_from_another_model_is_an_error(subset, file, right, trained, capsys):
+    last = trained / "checkpoints" / "mnist_robtrain_p22_all" / file
     arguments = ["--config", P22, "--model_subset", *subset, "--resume", last, "--limit", 20, *FAST]
     assert run_here("train.py", *arguments, folder=trained) == 2
     assert right in capsys.readouterr().err
