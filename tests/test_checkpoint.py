@@ -62,7 +62,7 @@ def test_a_checkpoint_that_would_execute_code_is_refused(tmp_path):
             return (tmp_path.joinpath("executed").touch, ())
 
     path = tmp_path / "bomb.pth"
-    path.write_bytes(pickle.dumps(Bomb()))
+    path.write_bytes(pickle.dumps(Bomb(), protocol=2))
     torch.save({"net": {}, "acc": Bomb()}, tmp_path / "zipped.pth")
     (tmp_path / "empty.pth").touch()
     for file in ("bomb.pth", "zipped.pth", "empty.pth"):
