@@ -73,6 +73,7 @@ def _linear(layer: nn.Linear, box: Box) -> Box:
 @through.register
 def _convolution(layer: nn.Conv2d, box: Box) -> Box:
     """W·mid + b ± |W|·rad, with convolutions for products."""
+    require_zero_padding(layer)
     return Box.around(layer(box.centre), absolute_convolution(layer, box.radius))
 
 
@@ -95,6 +96,12 @@ def _batch_norm(layer: nn.modules.batchnorm._BatchNorm, box: Box) -> Box:
 def _increasing(layer: nn.Module, box: Box) -> Box:
     """Layers that never fall where their inputs rise map the ends of a box to its ends."""
     return Box(layer(box.lower), layer(box.upper))
+
+
+def require_zero_padding(layer: nn.Conv2d) -> None:
+    """Raise TypeError for a convolution that pads with anything but zeros, whose radius has another rule."""
+    if layer.padding_mode != "zeros":
+        raise TypeError(f"convolutions have interval bounds with padding_mode zeros only, not {layer.padding_mode}")
 
 
 def absolute_convolution(layer: nn.Conv2d, radius: Tensor, padding: int | tuple | str | None = None) -> Tensor:

@@ -8,6 +8,7 @@ The tight bound uses that inputs stay in [0, 1] and within ε: coordinate i can 
 fall by at most min(ε, x_i). It depends on the image, and it is never wider than the plain one.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from patchcert.errors import UsageError
-from patchcert.intervals.bounds import Box, margins, through
+from patchcert.intervals.bounds import Box, margins, require_zero_padding, through
 from patchcert.intervals.places import Scale
 
 CANDIDATES = 32
@@ -60,24 +61,31 @@ def sparse_margins(
     Raises:
         UsageError: k is larger than what one unit of the first layer sees.
     """
+    require_k(network, threat.k)
     if isinstance(network[0], nn.Conv2d):
         box, done = _convolution(network[0], images, threat, scale, max_memory), 1
-    elif isinstance(network[0], nn.Flatten) and isinstance(network[1], nn.Linear):
-        box, done = _linear(network[1], images, threat, scale, max_memory), 2
     else:
-        raise TypeError("sparse bounds need a network that begins with a convolution or with flatten and linear")
+        box, done = _linear(network[1], images, threat, scale, max_memory), 2
     box = through(network[done:-1], box)
     return margins(network[-1], Box(box.lower[None], box.upper[None]), labels)[0]
 
 
-def _require(k: int, largest: int, what: str) -> None:
+def require_k(network: nn.Sequential, k: int) -> None:
+    """Raise UsageError if k is larger than what one unit of the first layer sees, TypeError for other networks."""
+    first = network[0]
+    if isinstance(first, nn.Conv2d):
+        height, width = first.kernel_size
+        largest, what = height * width, f"pixels of the {height} × {width} kernel of the first layer"
+    elif isinstance(first, nn.Flatten) and isinstance(network[1], nn.Linear):
+        largest, what = network[1].in_features, "inputs of the first layer"
+    else:
+        raise TypeError("sparse bounds need a network that begins with a convolution or with flatten and linear")
     if not 1 <= k <= largest:
         raise UsageError("config", f"k={k}", f"expected a whole number from 1 to {largest}, the {what}")
 
 
 def _linear(layer: nn.Linear, images: Tensor, threat: SparseThreat, scale: Scale, max_memory: int) -> Box:
     """(N, D) boxes after the first linear layer. Tight ones only as far as a ReLU lets them through: above 0."""
-    _require(threat.k, layer.in_features, "inputs of the first layer")
     clean = layer(scale.inputs(images).flatten(1))
     unit = scale.lengths(torch.ones_like(images[:1])).flatten()  # 1/std of each coordinate
     radius = threat.epsilon * (layer.weight.abs() * unit).topk(threat.k, dim=1).values.sum(dim=1)
@@ -153,8 +161,7 @@ def _chosen(weight: Tensor, rooms: Tensor, images: Tensor, units: Tensor, k: int
 
 def _convolution(layer: nn.Conv2d, images: Tensor, threat: SparseThreat, scale: Scale, max_memory: int) -> Box:
     """(N, C', H', W') boxes after the first convolution."""
-    height, width = layer.kernel_size
-    _require(threat.k, height * width, f"pixels of the {height} × {width} kernel of the first layer")
+    require_zero_padding(layer)
     clean = layer(scale.inputs(images))
     if not threat.tight:
         unit = scale.lengths(torch.ones_like(images[:1, :, :1, :1]))  # 1/std of each channel
@@ -163,7 +170,7 @@ def _convolution(layer: nn.Conv2d, images: Tensor, threat: SparseThreat, scale: 
         return Box.around(clean, radius[:, None, None])
     rooms = [scale.lengths(room) for room in _rooms(images, threat.epsilon)]
     largest = partial(_largest_pixel_moves, layer, threat.k)
-    at_once = max_memory // (8 * 4 * clean[0].numel() * height * width)
+    at_once = max_memory // (8 * 4 * clean[0].numel() * math.prod(layer.kernel_size))
     rise, fall = (_in_parts(largest, at_once, *sides).view_as(clean) for sides in (rooms, rooms[::-1]))
     return Box(clean - fall, clean + rise)
 

@@ -8,11 +8,11 @@ from patchcert.intervals.places import corners_of
 
 def plain_boxes(images, threat, scale, corners):
     """A box (P·N, C, H, W) of inputs for each of the corners (P, 2)."""
-    patched = threat.pixels(images)
+    lowest, highest = (images - threat.epsilon).clamp(0, 1), (images + threat.epsilon).clamp(0, 1)
     lower, upper = (images.repeat(len(corners), 1, 1, 1, 1) for _ in range(2))
     for place, (row, column) in enumerate(corners.tolist()):
         under = ..., slice(row, row + threat.patch.height), slice(column, column + threat.patch.width)
-        lower[place][under], upper[place][under] = patched.lower[under], patched.upper[under]
+        lower[place][under], upper[place][under] = lowest[under], highest[under]
     return Box(scale.inputs(lower.flatten(0, 1)), scale.inputs(upper.flatten(0, 1)))
 
 

@@ -76,5 +76,8 @@ def test_certified_needs_every_margin_above_zero():
 def test_layers_without_a_rule_are_named():
     with pytest.raises(TypeError, match="Sigmoid"):
         through(nn.Sigmoid(), Box(torch.zeros(1), torch.ones(1)))
+    with pytest.raises(TypeError, match="padding_mode zeros only, not reflect"):
+        box = Box(torch.zeros(1, 1, 3, 3), torch.ones(1, 1, 3, 3))
+        through(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), box)
     with pytest.raises(TypeError, match="eval mode"):
         through(nn.BatchNorm2d(2), Box(torch.zeros(1, 2, 3, 3), torch.ones(1, 2, 3, 3)))

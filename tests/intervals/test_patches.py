@@ -157,8 +157,8 @@ def pgd(batch, corner, steps=20):
     row, column = corner.tolist()
     under = torch.zeros_like(batch.images)
     under[:, :, row : row + batch.threat.patch.height, column : column + batch.threat.patch.width] = 1
-    box = batch.threat.pixels(batch.images)
-    lower, upper = (torch.where(under > 0, end, batch.images) for end in (box.lower, box.upper))
+    ends = (batch.images + step for step in (-batch.threat.epsilon, batch.threat.epsilon))
+    lower, upper = (torch.where(under > 0, end.clamp(0, 1), batch.images) for end in ends)
     images, lowest = lower + (upper - lower) * torch.rand_like(lower), None
     for _ in range(steps):
         images.requires_grad_()

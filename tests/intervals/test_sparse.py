@@ -206,6 +206,14 @@ def test_gradients(kind, tight):
         torch.testing.assert_close((gradient * direction).sum(), change.detach(), rtol=1e-3, atol=1e-4)
 
 
+def test_convolutions_that_do_not_pad_with_zeros_have_no_bounds():
+    net = network("convolution")
+    net[0].padding_mode = "circular"
+    for tight in (False, True):
+        with pytest.raises(TypeError, match="padding_mode zeros only"):
+            bounds(net, images_of(1), torch.tensor([0]), k=1, tight=tight)
+
+
 @pytest.mark.parametrize(("kind", "fits"), [("linear", "18"), ("convolution", "9, the pixels of the 3 × 3 kernel")])
 def test_k_larger_than_what_a_unit_sees(kind, fits):
     with pytest.raises(UsageError, match=fits):
