@@ -2,6 +2,8 @@ import pickle
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from patchcert import checkpoint
 from patchcert.errors import UsageError
@@ -69,6 +71,14 @@ def test_a_checkpoint_that_would_execute_code_is_refused(tmp_path):
         with pytest.raises(UsageError, match="loaded safely"):
             checkpoint.read("checkpoint", tmp_path / file)
     assert not (tmp_path / "executed").exists()
+
+
+@given(content=st.binary() | st.text("(.0123456789]}acdegilopqrstu\n").map(str.encode))
+def test_a_file_of_anything_else_is_refused(content, tmp_path_factory):
+    path = tmp_path_factory.mktemp("anything") / "file.pth"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"loaded safely|expected a dict"):
+        checkpoint.read("checkpoint", path)
 
 
 def test_missing_checkpoint_lists_the_nearest_first(folder):
