@@ -4,40 +4,38 @@
     python eval.py --config config/mnist_robtrain_p22_all.json models_path=DIR --output errors.json
 
 Takes MODEL_ID_best.pth where there is one, else MODEL_ID.pth. Bounds are checked at every place of the patch. Configs
-of `method: adv` attack the first images too, and fail if a certified one flips.
+of `method: adv` attack `sample_limit` images too, evenly spaced, and fail if a certified one flips.
 """
 
 import time
 
-from patchcert import checkpoint, cli, datasets, distributed, results
-from patchcert.intervals import evaluation, networks
+from patchcert import cli, datasets, distributed, results
+from patchcert.intervals import evaluation
 from patchcert.intervals.bounds import exact_float32
 
 
 def main() -> None:
     parser = cli.interval_parser(__doc__)
-    parser.add_argument("--limit", type=cli.positive_int, metavar="N", help="only the first N images")
+    parser.add_argument("--limit", type=cli.positive_int, metavar="N", help="only N images, evenly spaced")
     parser.add_argument("--output", type=cli.output_file, metavar="FILE.json", help="write the results here")
     parser.add_argument("--per_image", type=cli.output_file, metavar="FILE.csv", help="write one row per image here")
     options = cli.interval_options(parser)
     config, models, image_rows = options.experiment, [], []
     dataset = datasets.load(config.dataset, options.data, train=False)
-    channels, size, classes = dataset.images.shape[1], dataset.images.shape[2], int(dataset.labels.max()) + 1
+    shape, classes = dataset.images.shape[1:], int(dataset.labels.max()) + 1
+    networks = [evaluation.trained(config, model, options.folder, shape, classes) for model in options.models]
     if config.eval_params.method == "adv":
-        dataset = dataset.take(slice(config.eval_params.method_params.sample_limit))
-    dataset = dataset.take(slice(options.limit)).to(options.device)
-    for model in options.models:
-        network = networks.build(model.model_class, channels, size, classes, model.model_params)
-        checkpoint.load_network(
-            "config", evaluation.model_file(options.folder, model.model_id), network, entry="state_dict"
-        )
+        dataset = datasets.spread(dataset, config.eval_params.method_params.sample_limit)
+    dataset = datasets.spread(dataset, options.limit).to(options.device)
+    distributed.require_images(len(dataset))
+    for model, (network, origin) in zip(options.models, networks, strict=True):
         started = time.perf_counter()
         with exact_float32():
             verdicts = evaluation.verdicts(network.to(options.device), dataset, config, options.bytes)
             if config.eval_params.method == "adv":
                 verdicts = evaluation.attacked(network, dataset, config, verdicts, options.seed)
         errors = evaluation.errors(verdicts, dataset.labels, time.perf_counter() - started)
-        models.append({"model_id": model.model_id} | errors)
+        models.append({"model_id": model.model_id} | errors | origin)
         image_rows += results.image_rows(dataset, [({"model_id": model.model_id}, verdicts.columns())])
     if not distributed.is_first():
         return

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from patchcert import cli, datasets
+from patchcert import cli, datasets, distributed
 from patchcert.errors import UsageError
 from patchcert.intervals import training
 from patchcert.intervals.bounds import exact_float32
@@ -28,9 +28,13 @@ def main() -> None:
     parts = [datasets.load(options.experiment.dataset, options.data, train=part) for part in (True, False)]
     classes = int(parts[0].labels.max()) + 1
     train_set, test_set = (datasets.spread(part, options.limit).to(options.device) for part in parts)
+    distributed.require_images(min(len(train_set), len(test_set)))
+    runs = []
     for model in options.models:
         torch.manual_seed(options.seed)
-        run = training.Run(options.experiment, model, tuple(train_set.images.shape[1:]), classes, options.bytes)
+        runs.append(training.Run(options.experiment, model, train_set.images.shape[1:], classes, options.bytes))
+    cli.require_models_folder(options.folder)
+    for run in runs:
         with exact_float32():
             training.train(
                 run, train_set, test_set, options.folder, options.seed, options.grad_acc_steps, options.resume

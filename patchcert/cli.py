@@ -46,8 +46,8 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
         distributed.stop()
-    except KeyboardInterrupt:
-        _stop("interrupted; the same command goes on after the last whole epoch", 130)
+    except KeyboardInterrupt as stop:
+        _stop("; ".join(["interrupted", *stop.args]), 130)
     except UsageError as error:
         _stop(str(error), 2)
     except BrokenCertificateError as error:
@@ -84,6 +84,8 @@ def _number(kind: type, allowed: Callable[[float], bool], wanted: str) -> Callab
 
 positive_int = _number(int, lambda v: v >= 1, "a whole number of at least 1")
 index = _number(int, lambda v: v >= 0, "a whole number of at least 0")
+seed = _number(int, lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
+gigabytes = _number(float, lambda v: 0 < v <= 1e6, "gigabytes, above 0")
 positive_float = _number(float, lambda v: 0 < v < float("inf"), "a number above 0")
 nonnegative_float = _number(float, lambda v: 0 <= v < float("inf"), "a number of at least 0")
 fraction = _number(float, lambda v: 0 <= v <= 1, "a number from 0 to 1")
@@ -192,7 +194,7 @@ def _shared_options(parser: Parser, data_sets: tuple[str, ...]) -> None:
     )
     parser.add_argument("--tf32", action="store_true", help="let GPUs round products and convolutions to TF32")
     parser.add_argument("--compile", action="store_true", help="run the network through torch.compile")
-    parser.add_argument("--seed", type=index, default=0, help="fixes everything random")
+    parser.add_argument("--seed", type=seed, default=0, help="fixes everything random")
 
 
 def training_parser(
@@ -433,8 +435,8 @@ def interval_parser(description: str) -> Parser:
     parser.add_argument("--path_prefix", type=Path, default=Path(), metavar="DIR", help="put before models_path")
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder of the data sets")
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--max_memory", type=positive_float, default=2.0, metavar="GB", help="for bounds, at a time")
-    parser.add_argument("--seed", type=index, default=2019, help="fixes everything random")
+    parser.add_argument("--max_memory", type=gigabytes, default=2.0, metavar="GB", help="for bounds, at a time")
+    parser.add_argument("--seed", type=seed, default=2019, help="fixes everything random")
     parser.add_argument("--gpu", metavar="0,1", help="run on these GPUs, one process each")
     parser.add_argument("overrides", nargs="*", metavar="section:key=value", help="values instead of the config's")
     return parser
@@ -442,7 +444,7 @@ def interval_parser(description: str) -> Parser:
 
 def interval_options(parser: Parser) -> argparse.Namespace:
     """Parse, and load the config: adds `experiment`, `models` (the chosen ones), `folder` and `bytes`."""
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     numbers = options.model_subset
     if numbers is not None:  # argparse takes overrides that follow --model_subset for numbers
         options.overrides += [text for text in numbers if "=" in text]
@@ -454,10 +456,18 @@ def interval_options(parser: Parser) -> argparse.Namespace:
     options.models = options.experiment.chosen(numbers)
     options.folder = options.path_prefix / options.experiment.models_path
     options.bytes = int(options.max_memory * 1e9)
-    if options.gpu and "RANK" not in os.environ:
+    if options.gpu is not None and "RANK" not in os.environ:
         _restart_on_gpus(options.gpu)
     distributed.start(options.device)
     return options
+
+
+def require_models_folder(path: Path) -> None:
+    """Raise UsageError unless models can be written to `path`, which is made."""
+    try:
+        folder(str(path))
+    except argparse.ArgumentTypeError as error:
+        raise UsageError("config", f"models_path={path}", "expected a folder that exists or can be made") from error
 
 
 def _restart_on_gpus(gpus: str) -> None:
@@ -467,6 +477,9 @@ def _restart_on_gpus(gpus: str) -> None:
         raise UsageError("gpu", gpus, "expected numbers of GPUs with commas, such as 0,1")
     if any(int(number) >= torch.cuda.device_count() for number in numbers):
         raise UsageError("gpu", gpus, f"there are {torch.cuda.device_count()} GPUs here, counted from 0")
-    os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible:
+        numbers = [visible.split(",")[int(number)] for number in numbers]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(numbers)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(len(numbers))]
     os.execv(sys.executable, [sys.executable, *torchrun, *sys.argv])

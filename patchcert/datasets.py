@@ -213,6 +213,9 @@ def random_crop(images: Tensor, generator: torch.Generator, padding: int = 4) ->
     return padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+AUGMENTATIONS: dict[str, Augmentation] = {"random_flip": random_flip, "random_crop": random_crop}
+"""By the names that configs give."""
+
 Images = Dataset | PictureFolder
 
 
@@ -259,7 +262,7 @@ def _load_idx(kind: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
             data = getattr(torchvision.datasets, kind)(root, train=train, download=True)
     except (RuntimeError, OSError) as error:
         place = root / kind / "raw"
-        right = f"{kind} is neither in {place} (four *-ubyte files) nor reachable; --dataset digits needs no files"
+        right = f"{kind} is neither in {place} (four *-ubyte files) nor reachable; the data set digits needs no files"
         raise UsageError("data", root, right) from error
     return data.data[:, None], data.targets
 

@@ -67,7 +67,10 @@ def train(
     network.to(options.device)
     if ablation is not None:
         ablation.to(options.device)
-    state = training.train(network, ablation, train_set, test_set, recipe, path, resumed, options.compile)
+    try:
+        state = training.train(network, ablation, train_set, test_set, recipe, path, resumed, options.compile)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("the same command goes on after the last whole epoch") from stop
     if distributed.is_first():
         results.print_training(path, state)
     return path

@@ -57,13 +57,6 @@ class Recipe:
         """What must agree for an interrupted run to go on, in types that a checkpoint can hold."""
         return asdict(self) | {"augmentations": [augment.__name__ for augment in self.augmentations]}
 
-    def generator(self, epoch: int, device: torch.device | str) -> torch.Generator:
-        """Fresh for each epoch, so that a run stopped after any epoch goes on as if it had not been.
-
-        Each process has its own.
-        """
-        return torch.Generator(device).manual_seed(self.seed * 1_000_003 + epoch + distributed.rank() * 2**40)
-
     def lr_at(self, epochs: float) -> float:
         """The learning rate after so many epochs, counted from the first of the run."""
         done = epochs / (self.end_epoch + 1)
@@ -160,9 +153,9 @@ def train(
             "settings": settings,
         }
         if distributed.is_first():
-            checkpoint.save(state, partial)
             with log.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+            checkpoint.save(state, partial)
             print_epoch(row, recipe.end_epoch)
     if distributed.is_first():
         partial.replace(path)
@@ -185,7 +178,7 @@ def train_epoch(
     """
     model.train()
     device = train_set.labels.device
-    generator = recipe.generator(epoch, device)
+    generator = epoch_generator(recipe.seed, epoch, device)
     steps = math.ceil(len(train_set) / recipe.batch_size)
     loss_sum, correct, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
     started = time.perf_counter()
@@ -237,7 +230,7 @@ def ablated_accuracy(
     """Share of correctly classified images, each under one random ablation."""
     network.eval()
     device = dataset.labels.device
-    generator = recipe.generator(epoch, device)
+    generator = epoch_generator(recipe.seed, epoch, device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     for images, labels in dataset.take(distributed.share()).batches(recipe.batch_size):
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.amp):
@@ -272,6 +265,22 @@ def _optimizer(network: nn.Module, recipe: Recipe, state: dict) -> torch.optim.S
 
 def keep_log_until(log: Path, epoch: int) -> None:
     """Drop what an interrupted run wrote of epochs that will run again; a new run starts with an empty log."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-    log.write_text("".join(line for line in lines if json.loads(line)["epoch"] <= epoch))
+    lines = log.read_bytes().splitlines(keepends=True) if log.exists() else []
+    kept = b"".join(line for line in lines if _epoch_of(line) <= epoch)
+    checkpoint.write_atomically(log, lambda file: file.write(kept))
+
+
+def _epoch_of(line: bytes) -> float:
+    """The epoch that a line of the log tells of; infinite where an interruption cut the line off."""
+    try:
+        return json.loads(line)["epoch"]
+    except ValueError:
+        return float("inf")
+
+
+def epoch_generator(seed: int, epoch: int, device: torch.device | str) -> torch.Generator:
+    """All randomness of an epoch, so that a run stopped after any epoch goes on as if it had not been.
+
+    Each process has its own.
+    """
+    return torch.Generator(device).manual_seed(seed * 1_000_003 + epoch + distributed.rank() * 2**40)

@@ -1,7 +1,8 @@
 """Configs of interval experiments: JSON files that extend others, with overrides from the command line."""
 
 import json
-from dataclasses import MISSING, dataclass, fields
+import math
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class Training:
     Attributes:
         schedule_start, schedule_length: ε is 0 before the first and grows for the second, epochs.
         lr_decay_step, lr_decay_factor: epochs between decays and the factor, from the end of the ε schedule on.
-        augmentations: functions of `patchcert.datasets`, by name.
+        augmentations: names in `datasets.AUGMENTATIONS`.
     """
 
     method: str
@@ -74,7 +75,12 @@ class Training:
 
 @dataclass(frozen=True)
 class AttackParams:
-    """`eval_params:method_params`, for `method: adv`: PGD on patches at random places of the first images."""
+    """`eval_params:method_params`, for `method: adv`: PGD on patches at random places.
+
+    Attributes:
+        random_mask_count: places for each image.
+        sample_limit: images that are attacked, evenly spaced.
+    """
 
     steps: int
     random_mask_count: int
@@ -124,12 +130,22 @@ class Config:
     def scale(self) -> Scale:
         return Scale(self.mean, self.std)
 
+    def settings(self) -> dict[str, object]:
+        """What a run and the checkpoint that it goes on from must have in common; only epochs may become more."""
+        used = {key: getattr(self, key) for key in ("dataset", "mean", "std")}
+        training = asdict(self.training_params)
+        method = {f"training_params:method_params:{key}": value for key, value in training.pop("method_params").items()}
+        del training["epochs"]
+        return used | {f"training_params:{key}": value for key, value in training.items()} | method
+
     def chosen(self, subset: list[int] | None) -> list[Model]:
         """The models that `--model_subset` picks, by default all."""
         for index in subset or ():
             if not 0 <= index < len(self.models):
                 ids = ", ".join(f"{i} {model.model_id}" for i, model in enumerate(self.models))
                 raise UsageError("model_subset", index, f"expected some of: {ids}")
+        if subset is not None and (not subset or len(set(subset)) < len(subset)):
+            raise UsageError("model_subset", " ".join(map(str, subset)), "expected at least one number, none twice")
         return [self.models[index] for index in subset or range(len(self.models))]
 
 
@@ -141,10 +157,11 @@ def load(path: Path, overrides: list[str] = ()) -> Config:
     """
     values = _read(path)
     for override in overrides:
-        _apply(values, override)
-    values["name"] = path.stem
-    values["models_path"] = values.get("models_path", "").replace("{name}", path.stem)
-    config = _fill(Config, values, str(path), "")
+        values = _over(values, _override(override))
+    if "name" in values:
+        raise UsageError("config", path, "unknown key name: a config's name is that of its file")
+    config = _fill(Config, values | {"name": path.stem}, str(path), "")
+    config = replace(config, models_path=config.models_path.replace("{name}", path.stem))
     _check(config, path)
     return config
 
@@ -164,8 +181,12 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
         raise UsageError("config", path, f"not a config in JSON: {error}") from error
     if not isinstance(values, dict):
         raise UsageError("config", path, "expected an object of keys and values")
-    base = values.pop("extends", None)
-    return _over(_read(path.parent / base, (*seen, path.resolve())), values) if base else values
+    if "extends" not in values:
+        return values
+    base = values.pop("extends")
+    if not isinstance(base, str):
+        raise UsageError("config", path, f"extends={json.dumps(base)}: expected the path of a config")
+    return _over(_read(path.parent / base, (*seen, path.resolve())), values)
 
 
 def _instead(path: Path, problem: str) -> str:
@@ -191,26 +212,28 @@ def _over(base: dict, values: dict) -> dict:
     return merged
 
 
-def _apply(values: dict, override: str) -> None:
-    """Set `section:key=value` in the config's values; the value is JSON, or else text."""
+def _override(override: str) -> dict:
+    """`section:key=value` as a config with this key alone; the value is JSON, or else text."""
     path, equals, text = override.partition("=")
-    *sections, key = path.split(":")
-    inner = values
-    for section in sections:
-        inner = inner.get(section) if isinstance(inner, dict) else None
-    if not equals or not isinstance(inner, dict) or key not in inner:
-        near = get_close_matches(path, _paths(values), n=3, cutoff=0.3)
+    known = [key for key in _paths(Config) if key != "name"]
+    if not equals or path not in known:
+        near = get_close_matches(path, known, n=3, cutoff=0.3)
         raise UsageError("config", override, f"no such key to override; the nearest are {', '.join(near) or 'none'}")
     try:
-        inner[key] = json.loads(text)
+        values = json.loads(text)
     except ValueError:
-        inner[key] = text
+        values = text
+    for key in reversed(path.split(":")):
+        values = {key: values}
+    return values
 
 
-def _paths(values: dict, prefix: str = "") -> list[str]:
+def _paths(kind: type, prefix: str = "") -> list[str]:
+    """The keys of the dataclass `kind` and, with colons, of the dataclasses inside of it."""
     found = []
-    for key, value in values.items():
-        found += _paths(value, f"{prefix}{key}:") if isinstance(value, dict) else [prefix + key]
+    for field in fields(kind):
+        inner = is_dataclass(field.type)
+        found += _paths(field.type, f"{prefix}{field.name}:") if inner else [prefix + field.name]
     return found
 
 
@@ -241,8 +264,9 @@ def _value(kind: type, value: object, path: str, key: str) -> object:
     if hasattr(kind, "__dataclass_fields__"):
         return _fill(kind, value, path, key + ":")
     accepted = (int, float) if kind is float else kind
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "an object"}
+    wrong_type = not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool)
+    if wrong_type or (kind is float and not math.isfinite(value)):
+        names = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", dict: "an object"}
         raise UsageError("config", path, f"{key}={json.dumps(value)}: expected {names[kind]}")
     return float(value) if kind is float else value
 
@@ -253,6 +277,9 @@ def _check(config: Config, path: Path) -> None:
     bound_types = BOUND_TYPES.get(method.attack_type, ("interval",))
     drawn = {"patch-random": 1, "patch-nn": 1}.get(method.attack_type, 0)
     patched = 0 if method.sparse else 1
+    pooled = method.attack_type == "patch-all-pool"
+    ids = [model.model_id for model in config.models]
+    augmentations, known = list(training.augmentations), list(datasets.AUGMENTATIONS)
     attack = evaluation.method_params
     for fits, key, value, right in (
         (config.dataset in datasets.NAMES, "dataset", config.dataset, ", ".join(datasets.NAMES)),
@@ -269,11 +296,15 @@ def _check(config: Config, path: Path) -> None:
         (method.k >= 1 - patched, "k", method.k, "at least 1"),
         (method.patch_count >= drawn, "patch_count", method.patch_count, "at least 1"),
         (all(g >= 1 for g in method.neighbor), "neighbor", list(method.neighbor), "numbers of at least 1"),
+        (method.neighbor or not pooled, "neighbor", "[]", "numbers, as patch-all-pool merges places"),
+        (method.T >= 0, "T", method.T, "at least 0"),
         (method.attack_type != "patch-nn" or method.base_width >= 1, "base_width", method.base_width, "at least 1"),
         (training.epochs >= 1, "epochs", training.epochs, "at least 1"),
         (training.batch_size >= 1, "batch_size", training.batch_size, "at least 1"),
         (evaluation.batch_size >= 1, "eval_params:batch_size", evaluation.batch_size, "at least 1"),
         (training.lr > 0, "lr", training.lr, "above 0"),
+        (training.weight_decay >= 0, "weight_decay", training.weight_decay, "at least 0"),
+        (training.lr_decay_factor > 0, "lr_decay_factor", training.lr_decay_factor, "above 0"),
         (training.lr_decay_step >= 1, "lr_decay_step", training.lr_decay_step, "at least 1"),
         (training.schedule_start >= 0, "schedule_start", training.schedule_start, "at least 0"),
         (training.schedule_length >= 1, "schedule_length", training.schedule_length, "at least 1"),
@@ -284,7 +315,9 @@ def _check(config: Config, path: Path) -> None:
         (attack.random_mask_count >= 1, "random_mask_count", attack.random_mask_count, "at least 1"),
         (attack.step_size > 0, "step_size", attack.step_size, "above 0"),
         (attack.sample_limit >= 1, "sample_limit", attack.sample_limit, "at least 1"),
-        (len(config.models) >= 1, "models", "[]", "at least one model"),
+        (set(augmentations) <= set(known), "augmentations", augmentations, ", ".join(known)),
+        (len(ids) >= 1, "models", "[]", "at least one model"),
+        (len(set(ids)) == len(ids), "models", ", ".join(ids), "a model_id of its own for each"),
         (len(config.mean) == len(config.std), "std", list(config.std), "as many numbers as mean has"),
         (all(s > 0 for s in config.std), "std", list(config.std), "numbers above 0"),
     ):

@@ -7,11 +7,12 @@ from statistics import mean, median
 import torch
 from torch import Tensor, nn
 
-from patchcert import attack, distributed
+from patchcert import attack, checkpoint, distributed
 from patchcert.datasets import Dataset
 from patchcert.errors import UsageError
 from patchcert.intervals.bounds import certified
-from patchcert.intervals.config import Config
+from patchcert.intervals.config import Config, Model
+from patchcert.intervals.networks import network_of
 from patchcert.intervals.patches import Batch
 from patchcert.intervals.places import Places, Scale, Threat, all_places
 from patchcert.intervals.sparse import SparseThreat, sparse_margins
@@ -47,6 +48,19 @@ def model_file(folder: Path, model_id: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise UsageError("config", f"models_path={folder}", f"has neither {model_id}_best.pth nor {model_id}.pth")
+
+
+def trained(
+    config: Config, model: Model, folder: Path, image_shape: tuple[int, int, int], classes: int
+) -> tuple[nn.Sequential, dict]:
+    """A model's network as train.py left it in `folder`, on the CPU, and which file and epoch that is.
+
+    Raises:
+        UsageError: there is no such file, it is of another network, or the config does not fit such images.
+    """
+    network, path = network_of(config, model, image_shape, classes), model_file(folder, model.model_id)
+    content = checkpoint.load_network("config", path, network, entry="state_dict")
+    return network, {"checkpoint": str(path), "epoch": content.get("epoch")}
 
 
 @torch.no_grad()
@@ -144,9 +158,11 @@ def attacked(network: nn.Sequential, dataset: Dataset, config: Config, verdicts:
     """
     params, patch = config.eval_params.method_params, config.training_params.method_params.patch
     images, right = dataset.images / 255, verdicts.predicted == dataset.labels
+    if not right.any():
+        return replace(verdicts, flipped=right)
     network.requires_grad_(False)
     classifier = attack.undefended(_OnPixels(network, config.scale), *images.shape[2:])
-    threat = attack.PatchThreat(patch, classifier.ablation)
+    threat = attack.PatchThreat(patch, classifier.ablation.to(images.device))
     batch_size = config.eval_params.batch_size
     targets = attack.Targets(
         images[right],

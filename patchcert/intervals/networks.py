@@ -5,6 +5,8 @@ import inspect
 from torch import nn
 
 from patchcert.errors import UsageError
+from patchcert.intervals.config import Config, Model
+from patchcert.intervals.sparse import require_k
 
 
 def mlp(channels: int, size: int, classes: int, hidden: int = 255) -> nn.Sequential:
@@ -63,7 +65,7 @@ def build(model_class: str, channels: int, size: int, classes: int, params: dict
     """The network that a config's `model_class` and `model_params` describe, for `size` × `size` images.
 
     Raises:
-        UsageError: there is no such network, or it has other parameters.
+        UsageError: there is no such network, or it has other parameters, or they are not whole numbers above 0.
     """
     if model_class not in NETWORKS:
         raise UsageError("config", f"model_class={model_class}", f"expected one of {', '.join(NETWORKS)}")
@@ -73,4 +75,31 @@ def build(model_class: str, channels: int, size: int, classes: int, params: dict
     except TypeError as error:
         right = f"{model_class} {inspect.signature(network)}: {error}"
         raise UsageError("config", f"model_params={params}", right) from error
+    if not all(type(value) is int and value >= 1 for value in params.values()):
+        raise UsageError("config", f"model_params={params}", "expected whole numbers of at least 1")
     return network(channels, size, classes, **params)
+
+
+def network_of(config: Config, model: Model, image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+    """One of the config's networks, for images of shape (C, H, W) that are large enough for what the config asks.
+
+    Raises:
+        UsageError: the patch, the number of drawn places or k is too large, mean and std are of other channels.
+    """
+    channels, height, width = image_shape
+    method, mean = config.training_params.method_params, list(config.mean)
+    if len(mean) != channels:
+        raise UsageError("config", f"mean={mean}", f"expected {channels} numbers, one for each channel of the images")
+    network = build(model.model_class, channels, height, classes, model.model_params)
+    if method.sparse:
+        require_k(network, method.k)
+        return network
+    places = (height - method.patch_w + 1) * (width - method.patch_l + 1)
+    for key, value, largest, what in (
+        ("patch_w", method.patch_w, height, f"images have {height} rows"),
+        ("patch_l", method.patch_l, width, f"images have {width} columns"),
+        ("patch_count", method.patch_count, places, f"there are {places} places"),
+    ):
+        if value > largest:
+            raise UsageError("config", f"{key}={value}", f"expected at most {largest}, {what}")
+    return network

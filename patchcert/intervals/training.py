@@ -15,15 +15,12 @@ from patchcert.errors import UsageError
 from patchcert.intervals.bounds import certified, robust_loss
 from patchcert.intervals.config import Config, Method, Model, Training
 from patchcert.intervals.guide import Guide, guide_loss, gumbel, likeliest
-from patchcert.intervals.networks import build
+from patchcert.intervals.networks import network_of
 from patchcert.intervals.patches import Batch, all_margins, weighted_layers, with_gradients, worst_margins
 from patchcert.intervals.places import Scale, Threat, all_places, corners_of, own_places
 from patchcert.intervals.sparse import SparseThreat, sparse_margins
 from patchcert.results import print_interval_epoch, progress_bar
-from patchcert.training import keep_log_until
-
-STEPS_BETWEEN_READINGS = 25
-"""Steps after which the progress bar reads what it shows, which waits for the device."""
+from patchcert.training import STEPS_BETWEEN_READINGS, epoch_generator, keep_log_until
 
 NATURAL = 1e-6
 """Below this ε training is natural: cross-entropy of the logits."""
@@ -86,6 +83,8 @@ class Attack:
     @property
     def neighbor(self) -> tuple[int, ...]:
         """Groups of places that are merged layer by layer, for patch-all-pool."""
+        if self.method.attack_type != "patch-all-pool":
+            return ()
         return self.method.neighbor[: len(weighted_layers(self.network))]
 
     def _batch(self, images: Tensor, labels: Tensor, epsilon: float) -> Batch:
@@ -153,12 +152,15 @@ class Run:
 
     Args:
         image_shape: (C, H, W).
+
+    Raises:
+        UsageError: the config does not fit such images.
     """
 
-    def __init__(self, config: Config, model: Model, image_shape: tuple[int, ...], classes: int, max_memory: int):
-        channels, size, _ = image_shape
+    def __init__(self, config: Config, model: Model, image_shape: tuple[int, int, int], classes: int, max_memory: int):
+        channels = image_shape[0]
         self.config, self.model, self.training = config, model, config.training_params
-        self.network = build(model.model_class, channels, size, classes, model.model_params)
+        self.network = network_of(config, model, image_shape, classes)
         method = self.training.method_params
         self.attack = ATTACKS[method.attack_type](self.network, method, config.scale, max_memory)
         self.trained = nn.ModuleDict({"network": self.network})
@@ -177,16 +179,25 @@ class Run:
             "opt_state_dict": self.optimizer.state_dict(),
             "lr_scheduler_dict": self.scheduler.state_dict(),
             "epoch": epoch,
+            "settings": self.config.settings(),
             **states,
         }
 
     def restore(self, path: Path) -> dict:
-        """Take over the checkpoint that `--resume` names and return its content."""
+        """Take over the checkpoint that `--resume` names and return its content.
+
+        Raises:
+            UsageError: it is of another network, or was trained with other settings.
+        """
         content = checkpoint.load_network("resume", path, self.network, entry="state_dict")
         wanted = self.state(0, {"best_robust_err": 1.0})
         missing = [key for key in wanted if key not in content]
         if missing:
             raise UsageError("resume", path, f"expected a checkpoint of this config, it has no {missing[0]}")
+        for key, value in wanted["settings"].items():
+            before = content["settings"].get(key)
+            if before != value:
+                raise UsageError("resume", path, f"was trained with {key}={before}, expected the {value} of this run")
         for name, module in self.trained.items():
             if name != "network":
                 module.load_state_dict(content[f"{name}_state_dict"])
@@ -228,7 +239,7 @@ class Run:
     def train_epoch(self, dataset: Dataset, epoch: int, generator: torch.Generator, parts: int) -> dict:
         """One pass over the data; returns what the log says about it, errors as fractions of 1."""
         started, seen, loss_sum, certified_sum = time.perf_counter(), 0, 0.0, 0
-        augmentations = tuple(getattr(datasets, name) for name in self.training.augmentations)
+        augmentations = tuple(datasets.AUGMENTATIONS[name] for name in self.training.augmentations)
         batches = dataset.shuffled_batches(self.training.batch_size, generator, augmentations)
         steps = -(-len(dataset) // self.training.batch_size)
         with progress_bar(len(dataset), f"epoch {epoch}") as bar:
@@ -287,31 +298,41 @@ def train(
 
     After each epoch MODEL_ID.pth in `folder` is the state to resume from and MODEL_ID.log has a line more. Once the
     ε schedule has ended, MODEL_ID_best.pth is the state of the lowest robust error on the test set, which is what
-    the published numbers select by.
+    the published numbers select by. A new run begins by removing that of an earlier one.
     """
     device = train_set.labels.device
     run.trained.to(device)
     path = folder / f"{run.model.model_id}.pth"
-    state = run.restore(resume) if resume else {"epoch": -1, "best_robust_err": float("inf")}
+    best_path, log = path.with_name(f"{path.stem}_best.pth"), path.with_suffix(".log")
+    state = run.restore(resume) if resume else {"epoch": -1}
     if state["epoch"] + 1 >= run.training.epochs:
         raise UsageError("resume", resume, f"expected a checkpoint before epoch {run.training.epochs - 1}, the last")
-    log = path.with_suffix(".log")
+    best = state["best_robust_err"] if resume and best_path.exists() else float("inf")
     if distributed.is_first():
         keep_log_until(log, state["epoch"])
-    best = state["best_robust_err"]
-    for epoch in range(state["epoch"] + 1, run.training.epochs):
-        generator = torch.Generator(device).manual_seed(seed * 1_000_003 + epoch + distributed.rank() * 2**40)
-        row = run.train_epoch(train_set, epoch, generator, parts)
-        row |= (errors := run.errors(test_set, generator))
-        run.scheduler.step()
-        is_best = epoch >= schedule_end(run.training) and errors["robust_err"] < best
-        best = errors["robust_err"] if is_best else best
-        if not distributed.is_first():
-            continue
-        content = run.state(epoch, errors | {"best_robust_err": best})
-        checkpoint.save(content, path)
-        if is_best:
-            checkpoint.save(content, path.with_name(f"{run.model.model_id}_best.pth"))
-        with log.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print_interval_epoch(run.model.model_id, row)
+        if not resume:
+            best_path.unlink(missing_ok=True)
+    newest = resume
+    try:
+        for epoch in range(state["epoch"] + 1, run.training.epochs):
+            generator = epoch_generator(seed, epoch, device)
+            row = run.train_epoch(train_set, epoch, generator, parts)
+            row |= (errors := run.errors(test_set, generator))
+            run.scheduler.step()
+            is_best = epoch >= schedule_end(run.training) and errors["robust_err"] < best
+            best = errors["robust_err"] if is_best else best
+            if distributed.is_first():
+                files = [best_path, path] if is_best else [path]
+                _write(run.state(epoch, errors | {"best_robust_err": best}), files, row, log)
+                print_interval_epoch(run.model.model_id, row)
+            newest = path
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"go on with --resume {newest}" if newest else "no epoch is over") from stop
+
+
+def _write(state: dict, files: list[Path], row: dict, log: Path) -> None:
+    """The line of an epoch in the log, then its state; in this order nothing is lost by a stop in between."""
+    with log.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    for path in files:
+        checkpoint.save(state, path)

@@ -2,13 +2,14 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from patchcert import datasets
+from patchcert import cli, datasets, distributed
 from patchcert.ablation import Patch
 from patchcert.errors import UsageError
 from patchcert.intervals import config
@@ -39,7 +40,7 @@ def test_eval_counts_what_the_plain_construction_certifies(trained):
     output = json.loads((trained / "o.json").read_text())
     rows = list(csv.DictReader((trained / "o.csv").open()))
     assert [model["model_id"] for model in output["models"]] == ["mlp_255", "cnn_2layer_width_1"]
-    data = datasets.load("mnist", trained / "data", train=False).take(slice(40))
+    data = datasets.spread(datasets.load("mnist", trained / "data", train=False), 40)
     images, experiment = data.images / 255, config.load(P22)
     for model, entry in zip(experiment.models[:2], output["models"], strict=True):
         folder = trained / "checkpoints" / "mnist_robtrain_p22_all"
@@ -52,6 +53,7 @@ def test_eval_counts_what_the_plain_construction_certifies(trained):
         mine = [row for row in rows if row["model_id"] == model.model_id]
         assert [row["certified"] == "True" for row in mine] == expected.tolist()
         assert [int(row["predicted"]) for row in mine] == predicted.tolist()
+        assert entry["epoch"] == 1 and entry["checkpoint"].endswith(f"mnist_robtrain_p22_all/{model.model_id}_best.pth")
         assert entry["total"] == 40 and entry["certified_correct"] == int(expected.sum())
         assert entry["clean_error"] == pytest.approx(float((predicted != data.labels).double().mean()))
     errors = [model["certified_error"] for model in output["models"]]
@@ -85,6 +87,19 @@ def test_an_attack_finds_no_more_than_the_certificate_allows(trained):
     wrong = [row["flipped"] == "True" or row["predicted"] != row["label"] for row in rows]
     assert model["attacked_error"] == pytest.approx(sum(wrong) / 60)
     assert model["clean_error"] < model["attacked_error"] <= model["certified_error"]
+
+
+def test_attacking_a_network_that_is_never_right_flips_nothing(trained):
+    content = torch.load(trained / "checkpoints" / "mnist_robtrain_p22_all" / "mlp_255.pth", weights_only=True)
+    wrong = (int(datasets.load("mnist", trained / "data", train=False).labels[0]) + 1) % 10
+    content["state_dict"]["3.bias"][wrong] = 1e6
+    (trained / "wrong").mkdir()
+    torch.save(content, trained / "wrong" / "mlp_255.pth")
+    adv = ROOT / "config" / "mnist_adveval_patch_22.json"
+    succeed("eval.py", "--config", adv, "models_path=wrong", "--model_subset", 0, "--limit", 1, "--output", "o.json",
+            "--per_image", "o.csv", folder=trained)  # fmt: skip
+    (model,) = json.loads((trained / "o.json").read_text())["models"]
+    assert model["correct"] == 0 and model["attacked_error"] == model["clean_error"] == 1
 
 
 def test_two_processes_train_and_certify_the_same(generated_mnist, tmp_path):
@@ -127,6 +142,29 @@ WRONG = {
     "model out of range": (["--model_subset", "3"], "0 mlp_255"),
     "model that is no number": (["--model_subset", "first"], "expected whole numbers"),
     "no model file": (["models_path=nowhere"], "has neither mlp_255_best.pth nor mlp_255.pth"),
+    "model twice": (["--model_subset", "0", "0"], "none twice"),
+    "models without a number": (["--model_subset", "training_params:lr=1"], "at least one number"),
+    "number for text": (["models_path=5"], "expected text"),
+    "endless number": (["training_params:lr=Infinity"], "expected a finite number"),
+    "no number": (["std=[NaN]"], "expected a finite number"),
+    "negative temperature": (["training_params:method_params:T=-1"], "T=-1.0: expected at least 0"),
+    "negative decay": (["training_params:weight_decay=-1"], "weight_decay=-1.0: expected at least 0"),
+    "unknown augmentation": (['training_params:augmentations=["load"]'], "expected random_flip, random_crop"),
+    "other channels": (["mean=[0,0,0]", "std=[1,1,1]"], "expected 1 numbers"),
+    "nothing to merge": (["training_params:method_params:attack_type=patch-all-pool"], "merges places"),
+    "more places than there are": (["training_params:method_params:patch_count=730"], "there are 729 places"),
+    "no hidden units": (['models=[{"model_id":"mlp","model_class":"mlp","model_params":{"hidden":0}}]'], "at least 1"),
+    "one name for two": (
+        [
+            'models=[{"model_id":"m","model_class":"mlp","model_params":{}},'
+            '{"model_id":"m","model_class":"mlp","model_params":{}}]'
+        ],
+        "a model_id of its own",
+    ),
+    "no GPU named": (["--gpu", ""], "expected numbers of GPUs"),
+    "large seed": (["--seed", "9999999999999999"], "expected a whole number from 0 to 4294967295"),
+    "endless memory": (["--max_memory", "1e300"], "expected gigabytes"),
+    "data elsewhere": (["--data", "nowhere"], "the data set digits needs no files"),
     "no config": (["--config", "mnist_robtrain_p22_al.json"], "No such file"),
     "another model": (["--model_subset", "1", "models_path=other"], "is of another network"),
 }
@@ -157,9 +195,11 @@ def test_a_network_trained_on_few_images_knows_all_classes(generated_mnist, tmp_
         ([1], "mlp_255.pth", "is of another network"),
         ([0, 1], "mlp_255.pth", "with --model_subset"),
         ([0], "mlp_256.pth", "no such checkpoint"),
+        ([0], "", "not a checkpoint"),
+        ([0], "mlp_255.log", "not a checkpoint"),
     ],
 )
-def test_resuming_from_another_model_is_an_error(subset, file, right, trained, capsys):
+def test_resuming_from_something_else_is_an_error(subset, file, right, trained, capsys):
     last = trained / "checkpoints" / "mnist_robtrain_p22_all" / file
     arguments = ["--config", P22, "--model_subset", *subset, "--resume", last, "--limit", 20, *FAST]
     assert run_here("train.py", *arguments, folder=trained) == 2
@@ -172,6 +212,53 @@ def test_k_larger_than_the_kernel_says_what_fits():
     network = build(model.model_class, 3, 32, 10, model.model_params)
     with pytest.raises(UsageError, match="from 1 to 169, the pixels of the 13 × 13 kernel"):
         sparse_margins(network, torch.rand(1, 3, 32, 32), torch.tensor([0]), SparseThreat(170), experiment.scale)
+
+
+def test_nothing_starts_where_a_later_model_cannot(trained, tmp_path, capsys):
+    """Units of the multilayer perceptron see 784 inputs, those of the 2-layer network 16 pixels."""
+    sparse = {"attack_type": "sparse", "bound_type": "sparse-interval", "k": 17}
+    values = {"extends": str(P22), "training_params": {"method_params": sparse}}
+    (tmp_path / "sparse.json").write_text(json.dumps(values))
+    arguments = ["--config", tmp_path / "sparse.json", "--model_subset", 0, 1, "--data", trained / "data", *FAST]
+    assert run_here("train.py", *arguments, folder=tmp_path) == 2
+    assert "from 1 to 16, the pixels of the 4 × 4 kernel" in capsys.readouterr().err
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py"])
+def test_more_processes_than_images(script, trained, capsys, monkeypatch):
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    assert run_here(script, "--config", P22, "--model_subset", 0, "--limit", 1, folder=trained) == 2
+    assert "more processes than images: expected at most 1" in capsys.readouterr().err
+
+
+def test_a_models_path_that_cannot_be_made(trained, capsys):
+    (trained / "file").touch()
+    arguments = ["--config", P22, "--model_subset", 0, *FAST, "--limit", 20, "models_path=file"]
+    assert run_here("train.py", *arguments, folder=trained) == 2
+    assert "models_path=file: expected a folder" in capsys.readouterr().err
+
+
+def test_overrides_stand_anywhere_and_name_any_known_key(tmp_path, monkeypatch):
+    """`patch_count` is not written in this config or in those that it extends."""
+    method = "training_params:method_params"
+    arguments = [f"{method}:attack_type=patch-random", "--config", str(P22), f"{method}:patch_count=5",
+                 "--model_subset", "0", "--seed", "1", f"models_path={tmp_path}"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    options = cli.interval_options(cli.interval_parser(""))
+    assert options.experiment.training_params.method_params.patch_count == 5
+    assert options.folder == tmp_path and options.model_subset == [0]
+
+
+@pytest.mark.parametrize(("visible", "expected"), [("", "1,0"), ("GPU-a,GPU-b,GPU-c", "GPU-b,GPU-a")])
+def test_gpus_are_numbered_among_those_that_are_visible(visible, expected, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    started = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(os, "execv", lambda _, command: started.append((os.environ["CUDA_VISIBLE_DEVICES"], command)))
+    cli._restart_on_gpus("1,0")
+    ((devices, command),) = started
+    assert devices == expected and command[command.index("--nproc_per_node") + 1] == "2"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -217,6 +304,8 @@ def test_a_file_holds_its_own_values_over_those_it_extends(tmp_path):
     ('{"dataset": "mnist",}', "not a config in JSON"),
     ('{"dataset": "mnist"}', "the key mean is missing"),
     ('{"extends": "wrong.json"}', "extends itself"),
+    ('{"extends": 5}', "expected the path of a config"),
+    (json.dumps({"extends": str(P22), "name": "mine"}), "that of its file"),
     (json.dumps({"extends": str(P22), "model": []}), "the nearest are models"),
 ])  # fmt: skip
 def test_a_wrong_config(text, right, tmp_path):

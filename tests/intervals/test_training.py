@@ -2,16 +2,24 @@
 
 import dataclasses
 import json
+import math
+import re
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchcert import datasets
+from patchcert.ablation import Patch
 from patchcert.datasets import Dataset
+from patchcert.errors import UsageError
 from patchcert.intervals import config, training
+from patchcert.intervals.bounds import certified
 from patchcert.intervals.guide import Guide, guide_loss, gumbel, likeliest
+from patchcert.intervals.places import Threat
 from tests.helpers import ROOT
+from tests.intervals.oracle import plain_margins
 
 TRAINING = config.load(ROOT / "config" / "mnist_robtrain_p22_all.json").training_params
 
@@ -80,6 +88,18 @@ def test_guide_learns_from_the_drawn_places_only():
     torch.testing.assert_close(loss, ((predicted.flatten(2)[image, :, places] - found) ** 2).mean())
 
 
+def test_a_prediction_is_about_the_patch_with_its_top_left_pixel_there():
+    run, (images, labels) = run_of("mnist_robtrain_p22_guide10"), next(few_images().batches(24))
+    predicted = torch.zeros(24, 10, 12, 12)
+    predicted[:, :, 3, 1] = -1e3
+    predicted[:, :, 11] = predicted[:, :, :, 11] = -1e6  # here no patch of 2 × 2 fits
+    run.attack.guide = lambda images: predicted
+    worst, _ = run.attack.worst(images, labels, 1.0, run.attack.noise(images, torch.Generator().manual_seed(0)))
+    threat = Threat(Patch(2, 2))
+    expected = plain_margins(run.network, images, labels, threat, run.config.scale, torch.tensor([[3, 1]]))
+    torch.testing.assert_close(worst, expected[0], atol=1e-5, rtol=0)
+
+
 NAMES = ["mnist_robtrain_p22_all", "mnist_robtrain_p22_rand5", "mnist_robtrain_p22_guide10", "mnist_robtrain_k4_sparse"]
 
 
@@ -102,14 +122,37 @@ def test_a_resumed_run_equals_one_without_a_stop(name, tmp_path):
     training.train(run_of(name), data, data, once, seed=5)
     training.train(run_of(name, "training_params:epochs=2"), data, data, twice, seed=5)
     stopped = next(path for path in twice.glob("*.pth") if "best" not in path.name)
-    (twice / "mlp_255.log").open("a").write('{"epoch": 2, "of": "an epoch that was cut off"}\n')
+    (twice / "mlp_255.log").open("a").write('{"epoch": 2, "of": "an epoch that was cut off"}\n{"epoch": 3, "lo')
     training.train(run_of(name, seed=9), data, data, twice, seed=5, resume=stopped)
-    one, other = (torch.load(folder / "mlp_255.pth", weights_only=True) for folder in (once, twice))
-    assert_same(one, other)
+    for file in ("mlp_255_best.pth", "mlp_255.pth"):
+        one, other = (torch.load(folder / file, weights_only=True) for folder in (once, twice))
+        assert_same(one, other)
     assert one["epoch"] == 3 and {"robust_err", "clean_err", "lr_scheduler_dict"} <= set(one)
     logs = [[json.loads(line) for line in (f / "mlp_255.log").open()] for f in (once, twice)]
     assert [row["epoch"] for row in logs[1]] == [0, 1, 2, 3]
     assert [row["loss"] for row in logs[0]] == [row["loss"] for row in logs[1]]
+
+
+@pytest.mark.parametrize("unwritten", ["mlp_255_best.pth", "mlp_255.pth"])
+def test_a_stop_while_an_epoch_is_written_loses_nothing(unwritten, tmp_path, monkeypatch):
+    data, save = few_images(), training.checkpoint.save
+    monkeypatch.setattr(training.Run, "errors", lambda *_: {"robust_err": 0.5, "clean_err": 0.5})
+
+    def stopped(content, path):
+        if (content["epoch"], path.name) == (1, unwritten):
+            raise KeyboardInterrupt
+        save(content, path)
+
+    name, once, twice = "mnist_robtrain_p22_all", tmp_path / "once", tmp_path / "twice"
+    training.train(run_of(name), data, data, once, seed=5)
+    monkeypatch.setattr(training.checkpoint, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(run_of(name), data, data, twice, seed=5)
+    monkeypatch.setattr(training.checkpoint, "save", save)
+    training.train(run_of(name), data, data, twice, seed=5, resume=twice / "mlp_255.pth")
+    for file in ("mlp_255_best.pth", "mlp_255.pth"):
+        assert_same(*(torch.load(folder / file, weights_only=True) for folder in (once, twice)))
+    assert [json.loads(line)["epoch"] for line in (twice / "mlp_255.log").open()] == [0, 1, 2, 3]
 
 
 def assert_same(one, other):
@@ -126,9 +169,120 @@ def assert_same(one, other):
         assert one == other
 
 
-def test_below_a_tiny_epsilon_training_is_natural():
+def test_below_a_tiny_epsilon_training_is_natural(monkeypatch):
     run, (images, labels) = run_of("mnist_robtrain_p22_all"), next(few_images().batches(24))
-    noise = run.attack.noise(images, torch.Generator())
+    monkeypatch.setattr(run.attack, "worst", lambda *_: (torch.zeros(24, 10), 7.0))
     expected = torch.nn.functional.cross_entropy(run.network(images), labels)
-    for epsilon in (0.0, 9e-7, 2e-6):
-        torch.testing.assert_close(run.loss(images, labels, epsilon, noise)[0], expected, atol=1e-4, rtol=0)
+    for epsilon in (0.0, 9e-7):
+        assert torch.equal(run.loss(images, labels, epsilon, torch.empty(24, 0))[0], expected)
+    assert run.loss(images, labels, 2e-6, torch.empty(24, 0))[0] == pytest.approx(7 + math.log(10))
+
+
+def trained(folder, name, *overrides, data=None, resume=None):
+    """A run of six epochs, ε rising over the second and third; what its log says, and its state after each."""
+    schedule = ["schedule_start=1", "schedule_length=2", "epochs=6", "lr_decay_step=2"]
+    run = run_of(name, *(f"training_params:{value}" for value in schedule), *overrides)
+    training.train(run, data or few_images(), few_images(), folder, seed=5, resume=resume)
+    return run, [json.loads(line) for line in (folder / "mlp_255.log").open()]
+
+
+def test_a_run_follows_its_schedules_and_keeps_the_best(tmp_path, monkeypatch):
+    robust_errors = iter([0.1, 0.2, 0.3, 0.9, 0.7, 0.8])
+    seen = []
+    step = training.Run.step
+    monkeypatch.setattr(training.Run, "errors", lambda *_: {"robust_err": next(robust_errors), "clean_err": 0.5})
+    monkeypatch.setattr(training.Run, "step", lambda run, i, y, epsilon, *rest: (
+        seen.append(epsilon), step(run, i, y, epsilon, *rest))[1])  # fmt: skip
+    _, log = trained(tmp_path, "mnist_robtrain_p22_all")
+    assert seen == pytest.approx([0] * 3 + [0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6] + [1] * 9)  # three steps an epoch
+    assert [row["lr"] for row in log] == pytest.approx([5e-4] * 5 + [2.5e-4])
+    assert [row["epsilon"] for row in log] == pytest.approx([0, 2 / 6, 5 / 6, 1, 1, 1])
+    best = torch.load(tmp_path / "mlp_255_best.pth", weights_only=True)
+    assert (best["epoch"], best["robust_err"], best["best_robust_err"]) == (4, 0.7, 0.7)
+
+
+def test_errors_are_those_at_full_strength():
+    run, data = run_of("mnist_robtrain_p22_all"), few_images()
+    images, _ = next(data.batches(24))
+    data = dataclasses.replace(data, labels=run.network(images).argmax(dim=1))
+    worst, _ = run.attack.worst(images, data.labels, 1.0, torch.empty(24, 0))
+    expected = 1 - float(certified(worst, data.labels).double().mean())
+    assert run.errors(data, torch.Generator()) == {"robust_err": pytest.approx(expected), "clean_err": 0.0}
+    assert expected > 0
+
+
+def test_the_guide_and_the_augmentations_take_part(tmp_path, monkeypatch):
+    augmented = []
+    monkeypatch.setitem(datasets.AUGMENTATIONS, "random_flip", lambda x, _: (augmented.append(len(x)), x)[1])
+    run, _ = trained(
+        tmp_path,
+        "mnist_robtrain_p22_guide10",
+        "training_params:epochs=2",
+        'training_params:augmentations=["random_flip"]',
+    )
+    assert augmented == [10, 10, 4] * 2
+    fresh = run_of("mnist_robtrain_p22_guide10").trained["guide"].state_dict()
+    assert all(not torch.equal(value, fresh[key]) for key, value in run.trained["guide"].state_dict().items())
+
+
+def test_natural_training_looks_at_no_patch(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.Run, "errors", lambda *_: {"robust_err": 0.5, "clean_err": 0.5})
+    monkeypatch.setattr(training.Attack, "worst", None)
+    trained(tmp_path, "mnist_robtrain_p22_all", "training_params:method=natural")
+
+
+def test_the_optimiser_is_the_configs():
+    run = run_of("mnist_robtrain_p22_all", "training_params:optimizer=sgd", "training_params:weight_decay=0.1")
+    (group,) = run.optimizer.param_groups
+    assert (group["momentum"], group["nesterov"], group["weight_decay"], group["lr"]) == (0.9, True, 0.1, 5e-4)
+    assert isinstance(run_of("mnist_robtrain_p22_all").optimizer, torch.optim.Adam)
+
+
+def test_places_are_merged_only_where_the_config_says_so():
+    overrides = ["training_params:method_params:neighbor=[2]", "training_params:method_params:patch_count=3"]
+    for attack_type in ("patch-all", "patch-random", "patch-all-pool"):
+        method = f"training_params:method_params:attack_type={attack_type}"
+        run = run_of("mnist_robtrain_p22_all", *overrides, method)
+        assert run.attack.neighbor == ((2,) if attack_type == "patch-all-pool" else ())
+
+
+def test_a_new_run_does_not_leave_the_best_of_an_earlier_one(tmp_path):
+    trained(tmp_path, "mnist_robtrain_p22_all")
+    assert (tmp_path / "mlp_255_best.pth").exists()
+    trained(tmp_path, "mnist_robtrain_p22_all", "training_params:epochs=2")
+    assert not (tmp_path / "mlp_255_best.pth").exists()
+
+
+def test_a_run_resumed_elsewhere_has_a_best_file(tmp_path, monkeypatch):
+    robust_errors = iter([0.5, 0.5, 0.5, 0.1, 0.9, 0.8])
+    monkeypatch.setattr(training.Run, "errors", lambda *_: {"robust_err": next(robust_errors), "clean_err": 0.5})
+    trained(tmp_path / "one", "mnist_robtrain_p22_all", "training_params:epochs=5")
+    trained(tmp_path / "two", "mnist_robtrain_p22_all", resume=tmp_path / "one" / "mlp_255.pth")
+    assert torch.load(tmp_path / "two" / "mlp_255_best.pth", weights_only=True)["robust_err"] == 0.8
+
+
+@pytest.mark.parametrize(("override", "said"), [
+    ("training_params:lr=0.1", "training_params:lr=0.0005, expected the 0.1"),
+    ("training_params:method_params:patch_w=3", "patch_w=2, expected the 3"),
+    ("training_params:optimizer=sgd", "optimizer=adam, expected the sgd"),
+])  # fmt: skip
+def test_a_checkpoint_of_other_settings_is_refused(override, said, tmp_path):
+    trained(tmp_path, "mnist_robtrain_p22_all", "training_params:epochs=1")
+    log = (tmp_path / "mlp_255.log").read_text()
+    with pytest.raises(UsageError, match=said):
+        trained(tmp_path, "mnist_robtrain_p22_all", override, resume=tmp_path / "mlp_255.pth")
+    assert (tmp_path / "mlp_255.log").read_text() == log
+
+
+@pytest.mark.parametrize("stopped_in", [0, 2])
+def test_an_interruption_says_how_to_go_on(stopped_in, tmp_path, monkeypatch):
+    def train_epoch(run, dataset, epoch, *rest):
+        if epoch == stopped_in:
+            raise KeyboardInterrupt
+        return original(run, dataset, epoch, *rest)
+
+    original = training.Run.train_epoch
+    monkeypatch.setattr(training.Run, "train_epoch", train_epoch)
+    said = re.escape(f"--resume {tmp_path / 'mlp_255.pth'}") if stopped_in else "no epoch is over"
+    with pytest.raises(KeyboardInterrupt, match=said):
+        trained(tmp_path, "mnist_robtrain_p22_all")
