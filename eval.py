@@ -10,16 +10,16 @@ of `method: adv` attack `sample_limit` images too, evenly spaced, and fail if a 
 import time
 
 from patchcert import cli, datasets, distributed, results
-from patchcert.intervals import evaluation
+from patchcert.intervals import arguments, evaluation
 from patchcert.intervals.bounds import exact_float32
 
 
 def main() -> None:
-    parser = cli.interval_parser(__doc__)
+    parser = arguments.shared_parser(__doc__)
     parser.add_argument("--limit", type=cli.positive_int, metavar="N", help="only N images, evenly spaced")
     parser.add_argument("--output", type=cli.output_file, metavar="FILE.json", help="write the results here")
     parser.add_argument("--per_image", type=cli.output_file, metavar="FILE.csv", help="write one row per image here")
-    options = cli.interval_options(parser)
+    options = arguments.parse(parser)
     config, models, image_rows = options.experiment, [], []
     dataset = datasets.load(config.dataset, options.data, train=False)
     shape, classes = dataset.images.shape[1:], int(dataset.labels.max()) + 1

@@ -13,16 +13,16 @@ import torch
 
 from patchcert import cli, datasets, distributed
 from patchcert.errors import UsageError
-from patchcert.intervals import training
+from patchcert.intervals import arguments, training
 from patchcert.intervals.bounds import exact_float32
 
 
 def main() -> None:
-    parser = cli.interval_parser(__doc__)
+    parser = arguments.shared_parser(__doc__)
     parser.add_argument("--limit", type=cli.positive_int, metavar="N", help="only N images of each part, evenly spaced")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="checkpoint to go on from: MODEL_ID.pth")
     parser.add_argument("--grad-acc-steps", type=cli.positive_int, default=1, help="parts that a batch is split into")
-    options = cli.interval_options(parser)
+    options = arguments.parse(parser)
     if options.resume and len(options.models) != 1:
         raise UsageError("resume", options.resume, "goes with one model: choose it with --model_subset")
     parts = [datasets.load(options.experiment.dataset, options.data, train=part) for part in (True, False)]
@@ -33,7 +33,7 @@ def main() -> None:
     for model in options.models:
         torch.manual_seed(options.seed)
         runs.append(training.Run(options.experiment, model, train_set.images.shape[1:], classes, options.bytes))
-    cli.require_models_folder(options.folder)
+    arguments.require_models_folder(options.folder)
     for run in runs:
         with exact_float32():
             training.train(

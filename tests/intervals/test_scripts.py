@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
-from patchcert import cli, datasets, distributed
+from patchcert import datasets, distributed
 from patchcert.ablation import Patch
 from patchcert.errors import UsageError
-from patchcert.intervals import config
+from patchcert.intervals import arguments, config
 from patchcert.intervals.bounds import certified
 from patchcert.intervals.networks import build
 from patchcert.intervals.places import Scale, Threat
@@ -242,10 +242,10 @@ def test_a_models_path_that_cannot_be_made(trained, capsys):
 def test_overrides_stand_anywhere_and_name_any_known_key(tmp_path, monkeypatch):
     """`patch_count` is not written in this config or in those that it extends."""
     method = "training_params:method_params"
-    arguments = [f"{method}:attack_type=patch-random", "--config", str(P22), f"{method}:patch_count=5",
-                 "--model_subset", "0", "--seed", "1", f"models_path={tmp_path}"]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-    options = cli.interval_options(cli.interval_parser(""))
+    given = [f"{method}:attack_type=patch-random", "--config", str(P22), f"{method}:patch_count=5",
+             "--model_subset", "0", "--seed", "1", f"models_path={tmp_path}"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["train.py", *given])
+    options = arguments.parse(arguments.shared_parser(""))
     assert options.experiment.training_params.method_params.patch_count == 5
     assert options.folder == tmp_path and options.model_subset == [0]
 
@@ -256,7 +256,7 @@ def test_gpus_are_numbered_among_those_that_are_visible(visible, expected, monke
     started = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(os, "execv", lambda _, command: started.append((os.environ["CUDA_VISIBLE_DEVICES"], command)))
-    cli._restart_on_gpus("1,0")
+    arguments._restart_on_gpus("1,0")
     ((devices, command),) = started
     assert devices == expected and command[command.index("--nproc_per_node") + 1] == "2"
 
