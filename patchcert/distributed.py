@@ -6,12 +6,16 @@ Every function does the right thing in a single process too, where the share is 
 import os
 import time
 from collections.abc import Iterable
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from patchcert.errors import UsageError
+
+AHEAD = timedelta(days=1)
+"""By how much one process may finish its share before another one does."""
 
 
 def start(device: torch.device) -> None:
@@ -23,7 +27,7 @@ def start(device: torch.device) -> None:
         if local >= gpus:
             raise UsageError("nproc_per_node", os.environ["LOCAL_WORLD_SIZE"], f"expected at most {gpus}, one per GPU")
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=AHEAD)
 
 
 def stop() -> None:

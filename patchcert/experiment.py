@@ -32,6 +32,9 @@ from patchcert.cli import RECIPE_OPTIONS, configuration
 from patchcert.errors import BrokenCertificateError, UsageError, require_within
 from patchcert.voting import Engine, VoteRule
 
+CERTIFIED = ("certified_margin", "certified_exact")
+"""Columns of attacks with a patch; attacks in a ball have no certificate."""
+
 
 def train(
     options: argparse.Namespace,
@@ -233,21 +236,26 @@ def _attack(
     search: Callable[[attack.Attack, int], None],
     restarts: int,
 ) -> None:
-    """Attack every correctly classified image, check the certificates that answer `questions`, report."""
+    """Attack every correctly classified image, check the certificates that answer `questions`, report.
+
+    Each process attacks its share of the images.
+    """
     _set_up(options)
     dataset, _ = _prepare(options, network, options.skip)
     network.eval().requires_grad_(False)
     ascent = attack.Ascent(attack.LOSSES[options.loss], options.steps, options.step_size, options.momentum)
     started = time.perf_counter()
-    try:
-        with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-            clean = attack.look_at(classifier, dataset, questions, options.batch_size)
-            run = attack.Attack(classifier, threat, ascent, clean.targets(), options.seed, options.batch_size)
+    with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+        clean = attack.look_at(classifier, dataset.take(distributed.share()), questions, options.batch_size)
+        run = attack.Attack(classifier, threat, ascent, clean.targets(), options.seed, options.batch_size)
+        try:
             search(run, restarts)
-    except BrokenCertificateError as error:
-        path = report.save_counterexample(run, error.number, options.save_images or Path("results"))
-        raise BrokenCertificateError(error.number, f"{error}: the counterexample is in {path}") from error
-    _report_attack(options, dataset, clean, run, time.perf_counter() - started)
+        except BrokenCertificateError as error:
+            path = report.save_counterexample(run, error.number, options.save_images or Path("results"))
+            raise BrokenCertificateError(error.number, f"{error}: the counterexample is in {path}") from error
+        _report_attack(options, dataset, clean, run, time.perf_counter() - started)
+        if options.save_images:
+            _save_pictures(options, run)
 
 
 def _prepare(options: argparse.Namespace, network: nn.Module, skip: int = 1) -> tuple[datasets.Images, nn.Module]:
@@ -305,16 +313,25 @@ def _write_and_print(
 def _report_attack(
     options: argparse.Namespace, dataset: datasets.Dataset, clean: attack.Clean, run: attack.Attack, seconds: float
 ) -> None:
+    columns = {name: distributed.merge(part, len(dataset)) for name, part in _attack_columns(clean, run).items()}
+    if not distributed.is_first():
+        return
+    right = columns["predicted"] == dataset.labels
+    certified = [int((columns[name] & right).sum()) if name in columns else None for name in CERTIFIED]
+    counts = results.AttackCounts(len(dataset), int(right.sum()), *certified, int((right & ~columns["flipped"]).sum()))
+    _write_and_print(options, dataset, [({}, counts)], [columns], seconds)
+
+
+def _save_pictures(options: argparse.Namespace, run: attack.Attack) -> None:
+    report.save_flipped(run, options.save_images)
     flipped = run.findings.flipped
-    right = clean.predicted == dataset.labels
-    certified = [int((v.certified & right).sum()) for v in clean.verdicts] or [None, None]
-    counts = results.AttackCounts(len(dataset), len(flipped), *certified, int((~flipped).sum()))
-    _write_and_print(options, dataset, [({}, counts)], [_attack_columns(clean, run)], seconds)
-    if options.save_images and flipped.any():
-        report.save_flipped(run, options.save_images)
+    still_wrong = flipped.clone()
+    if flipped.any():
         rounded = report.to_bytes(run.findings.images[flipped]) / 255
-        still_wrong = run.classifier.predict(rounded, options.batch_size) != run.targets.labels[flipped]
-        results.print_pictures(options.save_images, len(still_wrong), int(still_wrong.sum()))
+        still_wrong[flipped] = run.classifier.predict(rounded, options.batch_size) != run.targets.labels[flipped]
+    counts = [int(distributed.total(chosen.sum())) for chosen in (flipped, still_wrong)]
+    if distributed.is_first() and counts[0]:
+        results.print_pictures(options.save_images, *counts)
 
 
 def _attack_columns(clean: attack.Clean, run: attack.Attack) -> dict[str, torch.Tensor]:
@@ -333,7 +350,7 @@ def _attack_columns(clean: attack.Clean, run: attack.Attack) -> dict[str, torch.
     return {
         "predicted": clean.predicted,
         "votes": before.amax(dim=1),
-        **{f"certified_{name}": v.certified for name, v in zip(("margin", "exact"), clean.verdicts, strict=False)},
+        **{name: v.certified for name, v in zip(CERTIFIED, clean.verdicts, strict=False)},
         "flipped": of_all(found.flipped, none > 0),
         "row": of_all(found.place.div(columns, rounding_mode="floor"), none),
         "column": of_all(found.place.where(~found.flipped, found.place % columns), none),

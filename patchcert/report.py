@@ -37,8 +37,8 @@ def save_flipped(run: Attack, folder: Path) -> None:
         name = f"image_{int(run.targets.indices[number]):05d}"
         save_png(clean[number], folder / f"{name}_clean.png")
         save_png(attacked[number], folder / f"{name}_attacked.png")
-    for page, numbers in enumerate(flipped.split(ROWS) if len(flipped) else ()):
-        save_grid(run, numbers, folder / f"grid_{page:03d}.png")
+    for numbers in flipped.split(ROWS) if len(flipped) else ():
+        save_grid(run, numbers, folder / f"grid_from_{int(run.targets.indices[numbers[0]]):05d}.png")
 
 
 def save_counterexample(run: Attack, number: int, folder: Path) -> Path:

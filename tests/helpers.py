@@ -46,3 +46,17 @@ def run_here(script: str, *arguments: object, folder: Path) -> int:
 def succeed(script: str, *arguments: object, folder: Path) -> None:
     """Run a script as `run_here` does; it must end with exit code 0."""
     assert run_here(script, *arguments, folder=folder) == 0
+
+
+def succeed_in_two_processes(script: str, *arguments: object, folder: Path) -> str:
+    """Run a script under torchrun in `folder`; it must end with exit code 0. Returns what it printed."""
+    run = run_in_two_processes(script, *arguments, folder=folder)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def run_in_two_processes(script: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess:
+    """Run a script under torchrun in `folder` and wait for it."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*torchrun, str(ROOT / script), *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)

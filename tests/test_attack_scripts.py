@@ -13,7 +13,7 @@ from patchcert.ablation import Band, encode
 from patchcert.attack import Classifier
 from patchcert.networks import mnist_network
 from patchcert.voting import ThresholdVote
-from tests.helpers import ROOT, run_here, succeed, write_idx_files
+from tests.helpers import ROOT, run_here, succeed, succeed_in_two_processes, write_idx_files
 
 ATTACK = ["--checkpoint", "net.pth", "--steps", 5, "--randomizations", 3, "--step_size", 0.2, "--loss", "margin"]
 SCRIPTS = sorted(path.name for path in ROOT.glob("attack_*.py"))
@@ -52,7 +52,7 @@ def test_results_rows_and_pictures_agree(folder, capsys):
     assert record["certified_correct"] <= record["certified_correct_exact"] <= record["attacked_correct"]
     flipped = [row for row in rows if row["flipped"] == "True"]
     assert record["correct"] - record["attacked_correct"] == len(flipped) > 0
-    assert (folder / "pictures" / "grid_000.png").is_file()
+    assert (folder / "pictures" / f"grid_from_{int(flipped[0]['index']):05d}.png").is_file()
     assert {path.suffix for path in (folder / "pictures").iterdir()} == {".png"}
     for row in flipped:
         name = f"image_{int(row['index']):05d}"
@@ -66,6 +66,19 @@ def test_results_rows_and_pictures_agree(folder, capsys):
         differs[top : top + 24, left : left + 12] = False
         assert not differs.any()
     assert f"pictures: {len(flipped)} flipped images; rounded to 8 bits" in capsys.readouterr().out
+
+
+def test_two_processes_find_what_one_finds(folder):
+    """Of 3 images one process has 2 and the other 1."""
+    arguments = [*ATTACK, "--all", "--limit", 3, "--patch_height", 24, "--patch_width", 12]
+    for name, run in (("one", succeed), ("two", succeed_in_two_processes)):
+        written = ["--output", f"{name}.json", "--per_image", f"{name}.csv", "--save_images", name]
+        run("attack_mnist_band.py", *arguments, *written, folder=folder)
+    assert (folder / "one.csv").read_text() == (folder / "two.csv").read_text()
+    one, two = (json.loads((folder / name).read_text())["results"] for name in ("one.json", "two.json"))
+    assert one == two and one[0]["attacked_correct"] < one[0]["correct"]
+    one, two = (sorted(path.name for path in (folder / name).glob("image_*")) for name in ("one", "two"))
+    assert one == two != []
 
 
 def test_a_broken_certificate_ends_with_exit_code_3(folder, monkeypatch, capsys):

@@ -4,8 +4,6 @@ import csv
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -19,7 +17,7 @@ from patchcert import checkpoint, datasets, training
 from patchcert.ablation import Band, encode
 from patchcert.datasets import Dataset
 from pytorch_cifar import cifar_resnet
-from tests.helpers import ROOT, run_here, succeed
+from tests.helpers import ROOT, run_here, run_in_two_processes, succeed, succeed_in_two_processes
 
 IMAGENET_SAMPLE = ROOT / "data" / "imagenet_sample"
 SMALL = ("--dataset", "folder", "--data", "pets", "--image_size", 8)
@@ -263,26 +261,17 @@ def run_imagenet_scripts(folder, pictures, limit):
 # ---- one process and two ----------------------------------------------------------------------------------------
 
 
-def torchrun(script, *arguments, folder):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / script]
-    return subprocess.run(
-        [*map(str, command + list(arguments))], cwd=folder, capture_output=True, text=True, timeout=120
-    )
-
-
 def test_two_processes_train_and_certify_as_one(folder):
     """101 images, so that shares are uneven; what two processes trained, one certifies, and the other way round."""
-    run = torchrun("train_cifar_band.py", *SMALL, "--band_size", 3, "--end_epoch", 1, "--limit", 31, folder=folder)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("epoch 1/1") == 1
+    training = [*SMALL, "--band_size", 3, "--end_epoch", 1, "--limit", 31]
+    assert succeed_in_two_processes("train_cifar_band.py", *training, folder=folder).count("epoch 1/1") == 1
     name = "pets_one_band_lr_0.1_regularization_0.0005_model_resnet18_band_3_epoch_1.pth"
     arguments = [*SMALL, "--all", "--limit", 101, "--band_size", 3, "--size_to_certify", "1,2"]
     succeed("certify_cifar_band.py", *arguments, "--checkpoint", name, folder=folder)
     arguments += ["--checkpoint", "net.pth", "--per_image"]
     succeed("certify_cifar_band.py", *arguments, "one.csv", folder=folder)
-    run = torchrun("certify_cifar_band.py", *arguments, "two.csv", "--save_votes", "two.npz", folder=folder)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("101 images") == 1
+    arguments += ["two.csv", "--save_votes", "two.npz"]
+    assert succeed_in_two_processes("certify_cifar_band.py", *arguments, folder=folder).count("101 images") == 1
     saved = ["--votes", "two.npz", "--size_to_certify", "1,2", "--per_image", "saved.csv"]
     succeed("certify_votes.py", *saved, folder=folder)
     for name in ("two.csv", "saved.csv"):
@@ -290,7 +279,8 @@ def test_two_processes_train_and_certify_as_one(folder):
 
 
 def test_more_processes_than_images_are_refused(folder):
-    run = torchrun("certify_cifar_band.py", *SMALL, "--limit", 1, "--checkpoint", "net.pth", folder=folder)
+    arguments = [*SMALL, "--limit", 1, "--checkpoint", "net.pth"]
+    run = run_in_two_processes("certify_cifar_band.py", *arguments, folder=folder)
     assert run.returncode != 0
     assert run.stderr.count("--nproc_per_node 2: more processes than images: expected at most 1 in all") == 1
 

@@ -153,28 +153,33 @@ class _OnPixels(nn.Module):
 def attacked(network: nn.Sequential, dataset: Dataset, config: Config, verdicts: Verdicts, seed: int) -> Verdicts:
     """The verdicts with what projected gradient ascent on patches at random places flips, `method: adv`.
 
+    Each process attacks its share of the images and gets what all of them found.
+
     Raises:
         BrokenCertificateError: a certified image flipped.
     """
+    share = distributed.share()
+    part, right = dataset.take(share), (verdicts.predicted == dataset.labels)[share]
+    flipped, targets = right.clone(), right.nonzero().squeeze(1)
+    if len(targets):
+        certified = verdicts.certified[share][targets]
+        flipped[targets] = _flipped(network, part.take(targets.cpu()), config, certified, seed)
+    return replace(verdicts, flipped=distributed.merge(flipped, len(dataset)))
+
+
+def _flipped(network: nn.Sequential, dataset: Dataset, config: Config, certified: Tensor, seed: int) -> Tensor:
+    """(N,) bool: which images, all of them classified right, the attack flips."""
     params, patch = config.eval_params.method_params, config.training_params.method_params.patch
-    images, right = dataset.images / 255, verdicts.predicted == dataset.labels
-    if not right.any():
-        return replace(verdicts, flipped=right)
+    images, batch_size = dataset.images / 255, config.eval_params.batch_size
     network.requires_grad_(False)
     classifier = attack.undefended(_OnPixels(network, config.scale), *images.shape[2:])
     threat = attack.PatchThreat(patch, classifier.ablation.to(images.device))
-    batch_size = config.eval_params.batch_size
-    targets = attack.Targets(
-        images[right],
-        dataset.labels[right],
-        dataset.indices[right.to(dataset.indices.device)],
-        torch.cat([*classifier.probabilities(images[right], batch_size)]),
-        verdicts.certified[right],
-    )
+    probabilities = torch.cat([*classifier.probabilities(images, batch_size)])
+    targets = attack.Targets(images, dataset.labels, dataset.indices, probabilities, certified)
     ascent = attack.Ascent(attack.margin, params.steps, params.step_size, momentum=0.0)
     run = attack.Attack(classifier, threat, ascent, targets, seed, batch_size)
     attack.try_random_places(run, params.random_mask_count)
-    return replace(verdicts, flipped=right.masked_scatter(right, run.findings.flipped))
+    return run.findings.flipped
 
 
 def errors(verdicts: Verdicts, labels: Tensor, seconds: float) -> dict:

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import subprocess
 import sys
 
 import pytest
@@ -17,12 +16,15 @@ from patchcert.intervals.bounds import certified
 from patchcert.intervals.networks import build
 from patchcert.intervals.places import Scale, Threat
 from patchcert.intervals.sparse import SparseThreat, sparse_margins
-from tests.helpers import ROOT, run_here, succeed
+from tests.helpers import ROOT, run_here, succeed, succeed_in_two_processes
 from tests.intervals.oracle import plain_margins
 
 CONFIGS = sorted((ROOT / "config").glob("*.json"))
 FAST = ["training_params:epochs=2", "training_params:schedule_start=0", "training_params:schedule_length=1"]
-P22, SPARSE = ROOT / "config" / "mnist_robtrain_p22_all.json", ROOT / "config" / "cifar_robtrain_k4_sparse.json"
+P22, SPARSE, ADV = (
+    ROOT / "config" / f"{name}.json"
+    for name in ("mnist_robtrain_p22_all", "cifar_robtrain_k4_sparse", "mnist_adveval_patch_22")
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +77,9 @@ def test_the_path_prefix_comes_before_the_models_path(trained):
 
 
 def test_an_attack_finds_no_more_than_the_certificate_allows(trained):
-    adv, params = ROOT / "config" / "mnist_adveval_patch_22.json", "eval_params:method_params"
+    params = "eval_params:method_params"
     effort = [f"{params}:{value}" for value in ("steps=9", "random_mask_count=8", "sample_limit=60")]
-    succeed("eval.py", "--config", adv, "--model_subset", 0, *effort, "--output", "o.json", "--per_image", "o.csv",
+    succeed("eval.py", "--config", ADV, "--model_subset", 0, *effort, "--output", "o.json", "--per_image", "o.csv",
             folder=trained)  # fmt: skip
     rows = list(csv.DictReader((trained / "o.csv").open()))
     (model,) = json.loads((trained / "o.json").read_text())["models"]
@@ -95,35 +97,33 @@ def test_attacking_a_network_that_is_never_right_flips_nothing(trained):
     content["state_dict"]["3.bias"][wrong] = 1e6
     (trained / "wrong").mkdir()
     torch.save(content, trained / "wrong" / "mlp_255.pth")
-    adv = ROOT / "config" / "mnist_adveval_patch_22.json"
-    succeed("eval.py", "--config", adv, "models_path=wrong", "--model_subset", 0, "--limit", 1, "--output", "o.json",
+    succeed("eval.py", "--config", ADV, "models_path=wrong", "--model_subset", 0, "--limit", 1, "--output", "o.json",
             "--per_image", "o.csv", folder=trained)  # fmt: skip
     (model,) = json.loads((trained / "o.json").read_text())["models"]
     assert model["correct"] == 0 and model["attacked_error"] == model["clean_error"] == 1
 
 
-def test_two_processes_train_and_certify_the_same(generated_mnist, tmp_path):
+def test_two_processes_train_certify_and_attack_the_same(generated_mnist, tmp_path):
     """Each with half of every batch; the state after two epochs and the rows per image are those of one process."""
-    arguments = ["--config", P22, "--model_subset", 0, "--data", generated_mnist, "--limit", 40, "--device", "cpu",
-                 *FAST, "training_params:batch_size=20"]  # fmt: skip
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    arguments = ["--model_subset", 0, "--data", generated_mnist, "--limit", 41, "--device", "cpu", "models_path=models"]
+    effort = [f"eval_params:method_params:{value}" for value in ("steps=5", "random_mask_count=4")]
+    runs = [
+        ("train.py", ["--config", P22, *FAST, "training_params:batch_size=20"]),
+        ("eval.py", ["--config", P22, "--per_image", "rows.csv"]),
+        ("eval.py", ["--config", ADV, "--per_image", "attacked.csv", *effort]),
+    ]
     states, rows = [], []
-    for processes in (1, 2):
-        folder = tmp_path / str(processes)
+    for run in (succeed, succeed_in_two_processes):
+        folder = tmp_path / run.__name__
         folder.mkdir()
-        for script, more in (("train.py", []), ("eval.py", ["--per_image", "rows.csv"])):
-            if processes == 1:
-                succeed(script, *arguments, *more, folder=folder)
-                continue
-            command = [*torchrun, str(ROOT / script), *map(str, arguments), *more]
-            run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-            assert run.returncode == 0, run.stderr
-        path = folder / "checkpoints" / "mnist_robtrain_p22_all" / "mlp_255.pth"
-        states.append(torch.load(path, weights_only=True)["state_dict"])
-        rows.append((folder / "rows.csv").read_text())
+        for script, more in runs:
+            run(script, *arguments, *more, folder=folder)
+        states.append(torch.load(folder / "models" / "mlp_255.pth", weights_only=True)["state_dict"])
+        rows.append([(folder / name).read_text() for name in ("rows.csv", "attacked.csv")])
     for key in states[0]:
         torch.testing.assert_close(states[0][key], states[1][key], atol=1e-5, rtol=0)
     assert rows[0] == rows[1]
+    assert "True" in rows[0][1]
 
 
 def test_gpus_that_are_not_there(trained, capsys):
