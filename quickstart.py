@@ -17,13 +17,15 @@ from patchcert.voting import ThresholdVote
 
 def main() -> None:
     parser = cli.training_parser(__doc__, ("digits",), lr=0.03, regularization=0.0005, end_epoch=59)
-    parser.add_argument("--output", type=Path, default=Path("results/quickstart.json"), help="the certified numbers")
+    default = Path("results/quickstart.json")
+    parser.add_argument("--output", type=cli.output_file, default=default, help="the certified numbers")
     options = parser.parse_args()
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     ablation = Band(28, 28, 4)
     checkpoint = experiment.train(options, ablation, mnist_network, "digits_one_band", "band_4")
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    command = f"--checkpoint {checkpoint} --all --size_to_certify 1-8 --output {options.output}"
-    certify_options = cli.certification_parser(__doc__, ("digits",)).parse_args(command.split())
+    command = ["--checkpoint", checkpoint, "--all", "--size_to_certify", "1-8", "--device", options.device]
+    command += ["--output", options.output]
+    certify_options = cli.certification_parser(__doc__, ("digits",)).parse_args([str(word) for word in command])
     experiment.certify(certify_options, ablation, mnist_network(), [ThresholdVote(0.2)])
     print(f"written to {options.output}")
 

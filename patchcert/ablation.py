@@ -20,6 +20,9 @@ from patchcert.errors import UsageError, require_within
 CHUNK = 4096
 """Ablations whose masks are held at the same time where all of them are looked at."""
 
+MOST_ABLATIONS = 10**8
+"""Ablated copies of one image for which anybody would wait."""
+
 MOST_PAIRS = 4096
 """Pairs of places that exact certificates may look at: votes are counted for each of them, image and class."""
 
@@ -69,7 +72,7 @@ class Ablation(ABC):
 
     def masks(self, indices: Tensor | None = None) -> Tensor:
         """(A', H, W) bool: True where the ablations `indices` (A',), by default all, show the pixel."""
-        shown = self.cells_shown(self._all_unless(indices))
+        shown = self.cells_shown(self._every() if indices is None else indices)
         with_hidden = torch.cat([shown, shown.new_zeros(len(shown), 1)], dim=1)  # cell −1 is the last column
         return with_hidden[:, self.cells]
 
@@ -79,19 +82,23 @@ class Ablation(ABC):
         Raises:
             UsageError: the patch does not fit into the image.
         """
-        require_within("size_to_certify", patch.height, 1, self.height, f"images have {self.height} rows")
-        require_within("size_to_certify", patch.width, 1, self.width, f"images have {self.width} columns")
+        self.require_fits("size_to_certify", patch)
         covered = self.cells.unfold(0, patch.height, 1).unfold(1, patch.width, 1).flatten(0, 1).flatten(1)
         touched = torch.zeros(len(covered), self.cell_count + 1, dtype=torch.bool, device=covered.device)
         touched.scatter_(1, covered.where(covered >= 0, self.cell_count), True)
         return touched[:, :-1]
 
-    def touched_by(self, patch: Patch, indices: Tensor | None = None) -> Tensor:
-        """(L, A') bool: whether `patch` at place ℓ meets a visible pixel of ablation a, (mask_a & patch_ℓ).any().
+    def require_fits(self, option: str, patch: Patch) -> None:
+        """Raise UsageError unless `patch`, which an option names, fits into the image."""
+        if not (1 <= patch.height <= self.height and 1 <= patch.width <= self.width):
+            raise UsageError(option, patch, f"expected a patch that fits into {self.height} × {self.width} pixels")
 
-        The places are those of `patch_cells`; `indices` (A',) are by default all ablations.
+    def touched_by(self, patch: Patch) -> Tensor:
+        """(L, A) bool: whether `patch` at place ℓ meets a visible pixel of ablation a, (mask_a & patch_ℓ).any().
+
+        The places are those of `patch_cells`.
         """
-        return self.touching(self.patch_cells(patch), self._all_unless(indices))
+        return self.touching(self.patch_cells(patch), self._every())
 
     def touching(self, patch_cells: Tensor, indices: Tensor) -> Tensor:
         """(L, A') bool: whether the cells `patch_cells` (L, cells) meet those that ablations `indices` show."""
@@ -131,8 +138,8 @@ class Ablation(ABC):
         for start in range(0, self.count, size):
             yield torch.arange(start, min(start + size, self.count), device=self.cells.device)
 
-    def _all_unless(self, indices: Tensor | None) -> Tensor:
-        return torch.arange(self.count, device=self.cells.device) if indices is None else indices
+    def _every(self) -> Tensor:
+        return torch.arange(self.count, device=self.cells.device)
 
 
 class Band(Ablation):
@@ -195,8 +202,9 @@ class _Combinations(Ablation):
         self.cell_count = int(self.cells.max()) + 1
         require_within("keep", keep, 1, self.cell_count, f"there are {self.cell_count} {what}")
         self.keep, self.count = keep, math.comb(self.cell_count, keep)
-        if self.count >= 2**62:
-            raise UsageError("keep", keep, f"{self.cell_count} {what} give more combinations than can be counted")
+        if self.count > MOST_ABLATIONS:
+            right = f"expected at most {MOST_ABLATIONS} ablations, {self.cell_count} {what} give {self.count}"
+            raise UsageError("keep", keep, right)
 
     def cells_shown(self, indices: Tensor) -> Tensor:
         """The combinatorial number system: index = Σ_j C(c_j, j) for the cells c_keep > … > c_1 that are shown."""

@@ -1,8 +1,9 @@
 """Names of checkpoints, atomic saving, safe loading."""
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import IO
@@ -34,6 +35,7 @@ def run_name(stem: str, lr: float, regularization: float, details: str, end_epoc
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it: `path` is whole at every moment."""
+    path = path.resolve()  # of a link, the file that it points to
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     try:
@@ -49,6 +51,14 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 def save(content: dict, path: Path) -> None:
     """Write `content` (tensors, numbers, strings, lists and dicts of them) to `path`."""
     write_atomically(path, lambda file: torch.save(content, file))
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> str:
+    """A hash of the content of tensors of any type, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.cpu().flatten().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def find(option: str, name: str) -> Path:
@@ -86,15 +96,20 @@ def load_network(option: str, path: Path, network: nn.Module, entry: str = "net"
     """Fill `network` from an entry of a checkpoint and return the checkpoint's content.
 
     Raises:
-        UsageError: the file is of another architecture; the message names the tensor that differs.
+        UsageError: the file is of another architecture; the message names the tensor that differs. Or its weights
+            are not finite, which would make all copies vote alike.
     """
     content = read(option, path)
-    if not isinstance(content.get(entry), dict):
-        raise UsageError(option, path, f"expected a checkpoint with an entry `{entry}`")
-    weights = {key.removeprefix("module."): tensor for key, tensor in content[entry].items()}
+    found = content.get(entry)
+    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise UsageError(option, path, f"expected a checkpoint with an entry `{entry}` that holds tensors")
+    weights = {key.removeprefix("module."): tensor for key, tensor in found.items()}
     difference = _first_difference(network.state_dict(), weights)
     if difference:
         raise UsageError(option, path, f"is of another network: {difference}")
+    broken = next((key for key, tensor in weights.items() if not tensor.isfinite().all()), None)
+    if broken:
+        raise UsageError(option, path, f"tensor {broken} is not finite: its training diverged")
     network.load_state_dict(weights)
     return content
 

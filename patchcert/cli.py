@@ -19,6 +19,9 @@ CIFAR_LIKE = ("cifar10", "folder")
 IMAGENET = ("imagenet",)
 RECIPE_OPTIONS = ("lr", "regularization", "end_epoch", "batch_size", "ablation_per", "amp")
 
+MOST_PIXELS = 4096
+"""On a side of an image."""
+
 
 class Parser(argparse.ArgumentParser):
     """Shows defaults, takes whole option names only, and reports a wrong option in one line."""
@@ -26,6 +29,21 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def parse_known_args(self, *arguments, **more) -> tuple[argparse.Namespace, list[str]]:
+        options, rest = super().parse_known_args(*arguments, **more)
+        self._require_distinct_files(options)
+        return options, rest
+
+    def _require_distinct_files(self, options: argparse.Namespace) -> None:
+        options_by_file = {}
+        for action in self._actions:
+            path = action.type is output_file and getattr(options, action.dest)
+            if path:
+                (option,) = action.option_strings
+                other = options_by_file.setdefault(path.resolve(), option)
+                if other != option:
+                    self.error(f"argument {option}: {path}: is the file of {other} too")
 
     def error(self, message: str) -> None:
         distributed.let_first_speak()
@@ -80,8 +98,9 @@ def _number(kind: type, allowed: Callable[[float], bool], wanted: str) -> Callab
     return parse
 
 
-positive_int = _number(int, lambda v: v >= 1, "a whole number of at least 1")
-index = _number(int, lambda v: v >= 0, "a whole number of at least 0")
+positive_int = _number(int, lambda v: 1 <= v <= 10**9, "a whole number from 1 to 1000000000")
+index = _number(int, lambda v: 0 <= v <= 10**9, "a whole number from 0 to 1000000000")
+pixels = _number(int, lambda v: 1 <= v <= MOST_PIXELS, f"a whole number from 1 to {MOST_PIXELS}")
 seed = _number(int, lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
 gigabytes = _number(float, lambda v: 0 < v <= 1e6, "gigabytes, above 0")
 positive_float = _number(float, lambda v: 0 < v < float("inf"), "a number above 0")
@@ -124,21 +143,23 @@ def _patch_range(text: str) -> list[Patch]:
             found = [Patch(height, width)]
         else:
             first, last = (int(end) for end in (text.split("-") if "-" in text else (text, text)))
-            found = [Patch(side, side) for side in range(first, last + 1)]
+            found = [Patch(side, side) for side in range(first, min(last, MOST_PIXELS + 1) + 1)]
     except ValueError:
         found = []
-    if not found or any(patch.height < 1 or patch.width < 1 for patch in found):
-        raise argparse.ArgumentTypeError(f"{text}: expected sizes of at least 1, such as 5 or 1-10 or 2,5 or 2x8")
+    if not found or not all(1 <= side <= MOST_PIXELS for patch in found for side in (patch.height, patch.width)):
+        right = f"expected sizes from 1 to {MOST_PIXELS}, such as 5 or 1-10 or 2,5 or 2x8"
+        raise argparse.ArgumentTypeError(f"{text}: {right}")
     return found
 
 
 def folder(text: str) -> Path:
-    """A folder that exists or can be made."""
+    """A folder that takes new files; it is made if it does not exist."""
     path = Path(text)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{text}: cannot be made: {error.strerror}") from error
+    _require_writable(text, path)
     return path
 
 
@@ -164,14 +185,19 @@ def device(text: str) -> torch.device:
 def output_file(text: str) -> Path:
     """A file that can be written: its folder exists and takes new files."""
     path = Path(text)
+    if path.exists() and not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text}: is a folder or a device, expected a file")
+    _require_writable(text, path.resolve().parent)
+    return path
+
+
+def _require_writable(text: str, folder: Path) -> None:
+    """Raise ArgumentTypeError about the option's value `text` unless `folder` exists and takes new files."""
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise argparse.ArgumentTypeError(f"{text}: cannot be written: {path.parent}: {error.strerror}") from error
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: is a folder, expected a file")
-    return path
+        raise argparse.ArgumentTypeError(f"{text}: cannot be written: {folder}: {error.strerror}") from error
 
 
 # ---- parsers ----------------------------------------------------------------------------------------------------
@@ -260,7 +286,7 @@ def add_network(parser: Parser, models: Iterable[str], model: str, image_size: i
     """The options of a network for pictures and of their size, where the data set leaves it open."""
     parser.add_argument("--model", choices=list(models), default=model, help="network")
     parser.add_argument(
-        "--image_size", type=positive_int, default=image_size, help="pixels to which pictures are resized both ways"
+        "--image_size", type=pixels, default=image_size, help="pixels to which pictures are resized both ways"
     )
 
 

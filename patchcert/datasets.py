@@ -3,6 +3,8 @@
 import contextlib
 import copy
 import io
+import json
+import os
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +20,7 @@ from torchvision.datasets import CIFAR10, ImageFolder
 from torchvision.datasets.folder import default_loader
 from torchvision.transforms.v2 import functional as transforms
 
-from patchcert import distributed
+from patchcert import checkpoint, distributed
 from patchcert.errors import UsageError
 from patchcert.results import progress_bar
 
@@ -57,6 +59,10 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> "Dataset":
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def fingerprint(self) -> str:
+        """Tells data sets apart."""
+        return checkpoint.fingerprint([self.images, self.labels])
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield float images (B, C, H, W) in [0, 1] and labels (B,), in order."""
@@ -115,6 +121,12 @@ class PictureFolder:
         moved = copy.copy(self)
         moved.labels = self.labels.to(device)
         return moved
+
+    def fingerprint(self) -> str:
+        """Tells data sets apart by the names of pictures and of their classes, and by the size they have here."""
+        names = [self.paths[place].rsplit(os.sep, 2)[1:] for place in self.indices.tolist()]
+        text = json.dumps([self.image_size, names])
+        return checkpoint.fingerprint([torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)])
 
     def decoded(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield uint8 images (B, 3, H, W) for each of `batches`, places (B,) in this data set."""
@@ -257,14 +269,30 @@ def _load_fashion_mnist(root: Path, train: bool) -> tuple[Tensor, Tensor]:
 
 def _load_idx(kind: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
     """MNIST or FashionMNIST: images (N, 1, 28, 28) uint8 and labels (N,)."""
+    place = root / kind / "raw"
+    missing = f"{kind} is neither in {place} (four *-ubyte files) nor reachable; the data set digits needs no files"
+    with _reading(root, missing, place):
+        data = getattr(torchvision.datasets, kind)(root, train=train, download=True)
+    return data.data[:, None], data.targets
+
+
+@contextlib.contextmanager
+def _reading(root: Path, missing: str, place: Path) -> Iterator[None]:
+    """Lets torchvision look for files in `place` under `root` or download them, without a word.
+
+    Raises:
+        UsageError: it failed, because there is nothing (`missing` says what that means) or because of what there is.
+    """
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            data = getattr(torchvision.datasets, kind)(root, train=train, download=True)
-    except (RuntimeError, OSError) as error:
-        place = root / kind / "raw"
-        right = f"{kind} is neither in {place} (four *-ubyte files) nor reachable; the data set digits needs no files"
-        raise UsageError("data", root, right) from error
-    return data.data[:, None], data.targets
+            yield
+    except (RuntimeError, OSError, ValueError, AssertionError) as error:
+        below = place.relative_to(root)
+        for folder in (below, *below.parents[:-1]):
+            with contextlib.suppress(OSError):
+                (root / folder).rmdir()  # an empty one, which torchvision made
+        damaged = f"the files in {place} are damaged or too few: {error}".replace("\n", " ")
+        raise UsageError("data", root, damaged if place.is_dir() else missing) from error
 
 
 def _load_digits(_root: Path, train: bool) -> tuple[Tensor, Tensor]:
@@ -289,23 +317,18 @@ def _load_cifar10(root: Path, train: bool) -> tuple[Tensor, Tensor]:
             raise UsageError("data", root, f"expected the 10 classes of CIFAR-10 in {tree}/test, found {found}")
         pictures = load_folder(tree, train, image_size=32)
         return pictures.images, pictures.labels
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            data = CIFAR10(root, train=train, download=True)
-    except (RuntimeError, OSError) as error:
-        right = f"CIFAR-10 is neither in {root / CIFAR10.base_folder} nor in {tree}/{{train,test}}/CLASS nor reachable"
-        raise UsageError("data", root, right) from error
+    place = root / CIFAR10.base_folder
+    missing = f"CIFAR-10 is neither in {place} nor in {tree}/{{train,test}}/CLASS nor reachable"
+    with _reading(root, missing, place):
+        data = CIFAR10(root, train=train, download=True)
     return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
 
 
 def _load_svhn(root: Path, train: bool) -> tuple[Tensor, Tensor]:
     """Street View House Numbers, cropped digits (3, 32, 32): {train,test}_32x32.mat under `root`/svhn."""
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            data = torchvision.datasets.SVHN(root / "svhn", split="train" if train else "test", download=True)
-    except (RuntimeError, OSError) as error:
-        right = f"SVHN is neither in {root / 'svhn'} (train_32x32.mat, test_32x32.mat) nor reachable"
-        raise UsageError("data", root, right) from error
+    place = root / "svhn"
+    with _reading(root, f"SVHN is neither in {place} (train_32x32.mat, test_32x32.mat) nor reachable", place):
+        data = torchvision.datasets.SVHN(place, split="train" if train else "test", download=True)
     return torch.from_numpy(data.data), torch.from_numpy(data.labels).to(torch.int64)
 
 
@@ -361,13 +384,18 @@ def read_indices(path: Path, count: int) -> Tensor:
         UsageError: the file holds something else.
     """
     try:
-        indices = _saved_tensor(path) if zipfile.is_zipfile(path) else torch.from_numpy(np.loadtxt(path, ndmin=1))
+        indices = _saved_tensor(path) if zipfile.is_zipfile(path) else torch.tensor(_numbers(path), dtype=torch.double)
     except (ValueError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise UsageError("split_file", path, "expected a saved index tensor or a text file of indices") from error
+    indices = indices.double()
     in_range = (indices >= 0) & (indices < count) & (indices == indices.round())
-    if indices.dim() != 1 or not in_range.all() or len(indices.unique()) < len(indices):
+    if indices.dim() != 1 or not len(indices) or not in_range.all() or len(indices.unique()) < len(indices):
         raise UsageError("split_file", path, f"expected distinct whole numbers from 0 to {count - 1}")
     return indices.to(torch.int64)
+
+
+def _numbers(path: Path) -> list[float]:
+    return [float(word) for word in path.read_text().split()]
 
 
 def _saved_tensor(path: Path) -> Tensor:

@@ -71,7 +71,9 @@ def train(
     if ablation is not None:
         ablation.to(options.device)
     try:
-        state = training.train(network, ablation, train_set, test_set, recipe, path, resumed, options.compile)
+        state = training.train(
+            network, ablation, train_set, test_set, recipe, path, resumed, options.compile, _start(options, resumed)
+        )
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("the same command goes on after the last whole epoch") from stop
     if distributed.is_first():
@@ -88,6 +90,8 @@ def _load(options: argparse.Namespace, train: bool) -> datasets.Images:
     if options.dataset == "imagenet":
         option = "trainpath" if train else "valpath"
         pictures = getattr(options, option)
+        if train and datasets.class_names(option, pictures) != datasets.class_names("valpath", options.valpath):
+            raise UsageError(option, pictures, f"has other classes than {options.valpath}, expected the same folders")
         return datasets.PictureFolder(option, pictures, options.image_size, datasets.normalise_imagenet)
     if options.dataset != "folder":
         return datasets.load(options.dataset, options.data, train)
@@ -98,10 +102,19 @@ def _resumed(options: argparse.Namespace, network: nn.Module) -> dict | None:
     if options.resume is None:
         return None
     content = checkpoint.load_network("resume", checkpoint.find("resume", options.resume), network)
+    if not isinstance(content.get("epoch"), int):
+        raise UsageError("resume", options.resume, "expected a checkpoint of a training script, it has no epoch")
     if content["epoch"] >= options.end_epoch:
         right = f"expected a checkpoint before --end_epoch {options.end_epoch}, this one is at {content['epoch']}"
         raise UsageError("resume", options.resume, right)
     return content
+
+
+def _start(options: argparse.Namespace, resumed: dict | None) -> str:
+    """What tells the weights apart that training can begin with, but for those that the seed fixes."""
+    if resumed is not None:
+        return checkpoint.fingerprint(resumed["net"].values())
+    return "torchvision's weights" if getattr(options, "pretrained", False) else "no checkpoint"
 
 
 def certify(options: argparse.Namespace, ablation: Ablation, network: nn.Module, rules: list[VoteRule]) -> None:
@@ -162,6 +175,8 @@ def _questions(options: argparse.Namespace, rules: list[VoteRule]) -> list[certi
 def certify_randomized(options: argparse.Namespace, ablation: Ablation, network: nn.Module) -> None:
     """Certify by random samples as the options of `randomized_parser` say."""
     _set_up(options)
+    for patch in options.attack_size:
+        ablation.require_fits("attack_size", patch)
     most_touched = {patch: ablation.to(options.device).most_touched(patch) for patch in options.attack_size}
     dataset, network = _prepare(options, network)
     engine = _engine(options, network, ablation, dataset)
@@ -267,6 +282,9 @@ def _prepare(options: argparse.Namespace, network: nn.Module, skip: int = 1) -> 
     elif not options.all:
         dataset = datasets.choose_half(dataset, options.test, options.split_file)
     dataset = dataset.take(slice(None, None, skip)).take(slice(options.limit)).to(options.device)
+    if not len(dataset):
+        option = "valpath" if options.dataset == "imagenet" else "data"
+        raise UsageError(option, getattr(options, option), "has too few images: none is left of this half")
     distributed.require_images(len(dataset))
     network.to(options.device)
     if options.compile:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from patchcert import checkpoint, distributed
 from patchcert.ablation import Ablation, encode
 from patchcert.datasets import Augmentation, Images
+from patchcert.errors import UsageError
 from patchcert.results import print_epoch, progress_bar
 
 STEPS_BETWEEN_READINGS = 25
@@ -113,24 +114,32 @@ def train(
     path: Path,
     resumed: dict | None = None,
     compiled: bool = False,
+    start: str = "no checkpoint",
 ) -> dict:
     """Train `network`, all arguments on one device, and write the checkpoint `path` after the last epoch.
 
     After each epoch `path`.partial holds the run so far; the same call takes it up again and comes to the
-    same result. A log of one JSON object per epoch lies beside the checkpoint. With several processes each
-    trains on its share of every batch, evaluates its share of `test_set`, and the first one writes.
+    same result. A log of one JSON object per epoch comes beside the checkpoint; until then it is .partial, too.
+    With several processes each trains on its share of every batch, evaluates its share of `test_set`, and the
+    first one writes.
 
     Args:
         ablation: None trains on the images themselves.
         resumed: content of the checkpoint whose weights `network` has; training goes on after its epoch.
         compiled: run the network through torch.compile.
+        start: which weights `network` begins with; an interrupted run from others is another run.
+
+    Raises:
+        UsageError: there is an interrupted run of another recipe, on other data or from other weights.
+        FloatingPointError: training diverged.
 
     Returns:
         The checkpoint: `net` (the averaged weights, if the recipe averages), `acc` (accuracy on ablated test
         images, %), `epoch`, `trained` (the weights that training goes on with), `optimizer`, `settings`.
     """
-    settings = recipe.settings() | {"images": len(train_set), "file": path.name}
-    partial, log = path.with_name(path.name + ".partial"), path.with_suffix(".jsonl")
+    known = {"limit": len(train_set), "data": train_set.fingerprint(), "resume": start, "file": path.name}
+    settings, log = recipe.settings() | known, path.with_suffix(".jsonl")
+    partial, partial_log = (file.with_name(file.name + ".partial") for file in (path, log))
     state = distributed.from_first(_interrupted(partial, settings) or resumed or {"epoch": -1})
     averaged = copy.deepcopy(network) if recipe.average else network
     if "trained" in state:
@@ -138,7 +147,8 @@ def train(
         averaged.load_state_dict(state["net"])
     optimizer = _optimizer(network, recipe, state)
     if distributed.is_first():
-        keep_log_until(log, state["epoch"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        keep_log_until(partial_log, state["epoch"])
     model = distributed.parallel(torch.compile(network) if compiled else network)
     for epoch in range(state["epoch"] + 1, recipe.end_epoch + 1):
         row = train_epoch(model, averaged, optimizer, ablation, train_set, recipe, epoch)
@@ -153,11 +163,13 @@ def train(
             "settings": settings,
         }
         if distributed.is_first():
-            with log.open("a") as file:
+            with partial_log.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             checkpoint.save(state, partial)
             print_epoch(row, recipe.end_epoch)
     if distributed.is_first():
+        if partial_log.exists():
+            partial_log.replace(log)
         partial.replace(path)
     return state
 
@@ -203,9 +215,11 @@ def train_epoch(
         bar.update(len(labels) * distributed.world())
     bar.close()
     seen *= distributed.world()
+    loss = distributed.total(loss_sum).item() / seen
+    require_finite(loss, epoch)
     return {
         "epoch": epoch,
-        "loss": distributed.total(loss_sum).item() / seen,
+        "loss": loss,
         "train_accuracy": distributed.total(correct).item() / seen,
         "lr": lr,
         "seconds": time.perf_counter() - started,
@@ -239,12 +253,27 @@ def ablated_accuracy(
     return distributed.total(correct).item() / len(dataset)
 
 
+def require_finite(loss: float, epoch: int) -> None:
+    """Raise FloatingPointError if training has diverged, so that no checkpoint comes of it."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss of epoch {epoch} is {loss}: a lower learning rate may help")
+
+
 def _interrupted(partial: Path, settings: dict) -> dict | None:
-    """The state of an interrupted run with the same settings; None if there is none."""
+    """The state of an interrupted run; None if there is none.
+
+    Raises:
+        UsageError: it had other settings; the message names the first of them.
+    """
     if not partial.exists():
         return None
     state = checkpoint.read("resume", partial)
-    return state if state["settings"] == settings else None
+    for name, value in settings.items():
+        before = state.get("settings", {}).get(name)
+        if before != value:
+            left = f"{partial} is an interrupted run with {before}: finish that one, or remove the file"
+            raise UsageError(name, value, left)
+    return state
 
 
 def _optimizer(network: nn.Module, recipe: Recipe, state: dict) -> torch.optim.SGD:
@@ -265,7 +294,9 @@ def _optimizer(network: nn.Module, recipe: Recipe, state: dict) -> torch.optim.S
 
 def keep_log_until(log: Path, epoch: int) -> None:
     """Drop what an interrupted run wrote of epochs that will run again; a new run starts with an empty log."""
-    lines = log.read_bytes().splitlines(keepends=True) if log.exists() else []
+    if not log.exists():
+        return
+    lines = log.read_bytes().splitlines(keepends=True)
     kept = b"".join(line for line in lines if _epoch_of(line) <= epoch)
     checkpoint.write_atomically(log, lambda file: file.write(kept))
 

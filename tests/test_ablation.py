@@ -147,8 +147,8 @@ def test_encoding_keeps_the_channels_in_order():
         (lambda: MultiBand(28, 28, 3, 10), "--keep 10"),
         (lambda: MultiBlock(28, 28, 29, 1), "--block_size 29"),
         (lambda: MultiBlock(28, 28, 1, 392), "--keep 392"),
-        (lambda: Band(28, 28, 4).patch_cells(Patch(5, 29)), "--size_to_certify 29"),
-        (lambda: Band(28, 28, 4).patch_cells(Patch(0, 5)), "--size_to_certify 0"),
+        (lambda: Band(28, 28, 4).patch_cells(Patch(5, 29)), "--size_to_certify 5x29"),
+        (lambda: Band(28, 28, 4).patch_cells(Patch(0, 5)), "--size_to_certify 0x5"),
     ],
 )
 def test_impossible_sizes_are_named(build, named):

@@ -50,6 +50,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file.pth"]
 
 
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "link.pth").symlink_to("net.pth")
+    checkpoint.save({"net": {}}, tmp_path / "link.pth")
+    assert (tmp_path / "link.pth").is_symlink() and (tmp_path / "net.pth").is_file()
+
+
 def test_weights_with_module_prefix_load(tmp_path):
     source, target = mnist_network(), mnist_network()
     path = tmp_path / "parallel.pth"
@@ -105,9 +111,11 @@ def test_a_path_is_accepted_too(folder):
         ),
         (lambda net: net.pop("9.bias"), "no tensor 9.bias"),
         (lambda net: net.update({"extra": torch.zeros(2)}), r"tensor extra \(2,\) has no place"),
+        (lambda net: net["9.bias"][0].fill_(torch.nan), "tensor 9.bias is not finite: its training diverged"),
+        (lambda net: net.update({"9.bias": 1}), "an entry `net` that holds tensors"),
     ],
 )
-def test_another_architecture_is_told_by_the_tensor_that_differs(tmp_path, change, said):
+def test_what_is_wrong_with_the_weights_is_said(tmp_path, change, said):
     weights = dict(mnist_network().state_dict())
     change(weights)
     checkpoint.save({"net": weights, "acc": 0.0, "epoch": 0}, tmp_path / "net.pth")

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import scipy.io
@@ -61,12 +63,32 @@ def test_split_files(tmp_path):
         assert datasets.choose_half(dataset_of(6), True, file).indices.tolist() == [1, 3, 5]
 
 
-@pytest.mark.parametrize("content", ["0\n0\n", "6\n", "-1\n", "1.5\n", "one\n", "nan\n"])
+@pytest.mark.parametrize("content", ["0\n0\n", "6\n", "-1\n", "1.5\n", "one\n", "nan\n", ""])
 def test_wrong_split_files_are_refused(tmp_path, content):
     file = tmp_path / "split.txt"
     file.write_text(content)
     with pytest.raises(UsageError, match="--split_file"):
         datasets.choose_half(dataset_of(6), False, file)
+
+
+def test_a_saved_mask_is_no_split_file(tmp_path):
+    torch.save(torch.tensor([True, False, True]), tmp_path / "mask.pth")
+    with pytest.raises(UsageError, match="expected distinct whole numbers from 0 to 2"):
+        datasets.choose_half(dataset_of(3), False, tmp_path / "mask.pth")
+
+
+def test_missing_data_leaves_no_folders_and_damaged_files_are_said_to_be_so(tmp_path, generated_mnist):
+    with pytest.raises(UsageError, match="neither in"):
+        datasets.load("mnist", tmp_path, train=True)
+    assert not list(tmp_path.iterdir())
+    shutil.copytree(generated_mnist / "MNIST", tmp_path / "MNIST")
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
+        file = tmp_path / "MNIST" / "raw" / name
+        for content in (file.read_bytes()[:-1], b""):
+            file.write_bytes(content)
+            with pytest.raises(UsageError, match="MNIST/raw are damaged or too few"):
+                datasets.load("mnist", tmp_path, train=True)
+        shutil.copy(generated_mnist / "MNIST" / "raw" / name, file)
 
 
 def test_missing_split_file_is_refused(tmp_path):

@@ -392,3 +392,21 @@ def test_wrong_folders_are_named_in_one_line(folder, tmp_path, capsys):
 def test_cifar_is_not_resized(tmp_path, capsys):
     message = refused("train_cifar_band.py", "--image_size", 64, folder=tmp_path, capsys=capsys)
     assert "--image_size 64: CIFAR-10 has 32 × 32 pixels" in message
+
+
+def test_imagenet_folders_that_do_not_fit(tmp_path, capsys):
+    for name, classes in (("train", ("n01", "n03")), ("val", ("n01", "n02"))):
+        write_pictures(tmp_path / name, classes, 3, size=40)
+    common = ["--model", "resnet18", "--valpath", "val"]
+    train = ["train_imagenet_band.py", *common, "--end_epoch", 1, "--trainpath"]
+    message = refused(*train, "train", folder=tmp_path, capsys=capsys)
+    assert "--trainpath train: has other classes than val, expected the same folders" in message
+    succeed(*train, "val", "--image_size", 32, folder=tmp_path)
+    (path,) = (tmp_path / "checkpoints").glob("*.pth")
+    message = refused(
+        "certify_imagenet_band.py", *common, "--test", "--checkpoint", path.name, folder=tmp_path, capsys=capsys
+    )
+    assert "--valpath val: has too few images: none is left of this half" in message
+    path.rename(f"{path}.partial")
+    message = refused(*train, "val", "--image_size", 40, folder=tmp_path, capsys=capsys)
+    assert "is an interrupted run with" in message and "--data" in message

@@ -177,7 +177,7 @@ def test_the_file_answers_what_was_not_asked_when_it_was_written(folder):
         (["--votes", "votes.npz", "--numerical_margin", 0.01], "--numerical_margin 0.01: less probable classes"),
         (["--votes", "votes.npz", "--top_one", "--numerical_margin", 0.01], "expected at most 0.001"),
         (["--votes", "votes.npz", "--patches", 3], "--patches"),
-        (["--votes", "votes.npz", "--size_to_certify", 29], "--size_to_certify 29: expected a whole number"),
+        (["--votes", "votes.npz", "--size_to_certify", 29], "--size_to_certify 29: expected a patch that fits"),
         (["--votes", "votes.npz", "--output", "no/run.json"], "--output: no/run.json: cannot be written"),
         (["--votes", "none.npz"], "--votes none.npz: no such file"),
         (["--votes", "checkpoints/net.pth"], "not a whole file of votes"),

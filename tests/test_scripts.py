@@ -165,6 +165,13 @@ def test_digits_need_no_files_and_name_the_checkpoint(tmp_path):
     assert (tmp_path / "checkpoints" / name).is_file()
 
 
+def test_the_quickstart_trains_and_certifies(tmp_path, capsys):
+    succeed("quickstart.py", "--end_epoch", 0, "--output", tmp_path / "two words.json", folder=tmp_path)
+    record = json.loads((tmp_path / "two words.json").read_text())
+    assert [answer["size_to_certify"] for answer in record["results"]] == list(range(1, 9))
+    assert "written to" in capsys.readouterr().out
+
+
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, generated_mnist):
     arguments = ["--data", generated_mnist, "--end_epoch", 12, "--batch_size", 16]
     name = "mnist_one_band_lr_0.01_regularization_0.0005_band_4_epoch_12.pth"
@@ -219,8 +226,11 @@ CERTIFY = ["--checkpoint", "net.pth"]
         ("certify_mnist_band.py", ["--checkpoint", "none.pth"], FIRST),
         ("certify_mnist_band.py", [*CERTIFY, "--threshold", 1.5], "--threshold/--threshhold: 1.5: expected a number"),
         ("certify_mnist_band.py", [*CERTIFY, "--threshold", -0.1], "-0.1: expected a number from 0 to 1"),
-        ("certify_mnist_band.py", [*CERTIFY, "--size_to_certify", 0], "0: expected sizes of at least 1"),
-        ("certify_mnist_band.py", [*CERTIFY, "--size_to_certify", 29], "--size_to_certify 29: expected a whole number"),
+        ("certify_mnist_band.py", [*CERTIFY, "--size_to_certify", 0], "0: expected sizes from 1 to 4096"),
+        ("certify_mnist_band.py", [*CERTIFY, "--size_to_certify", 29], "29: expected a patch that fits into 28 × 28"),
+        ("certify_mnist_band.py", [*CERTIFY, "--size_to_certify", "1-30000000"], "expected sizes from 1 to 4096"),
+        ("certify_mnist_multi_block.py", [*CERTIFY, "--block_size", 1, "--keep", 4], "--keep 4: expected at most"),
+        ("certify_mnist_band.py", [*CERTIFY, "--batch_size", 10**20], "--batch_size: 1000"),
         ("certify_mnist_band.py", [*CERTIFY, "--certificate", "best"], "best: expected margin, exact"),
         ("certify_mnist_band.py", [*CERTIFY, "--patches", 3], "--patches: invalid choice: 3 (choose from 1, 2)"),
         ("certify_mnist_band.py", [*CERTIFY, "--numerical_margin", -1], "-1: expected a number from 0 to 1"),
@@ -231,15 +241,26 @@ CERTIFY = ["--checkpoint", "net.pth"]
         ),
         ("certify_mnist_band.py", [*CERTIFY, "--output", "no/run.json"], "--output: no/run.json: cannot be written"),
         ("certify_mnist_band.py", [*CERTIFY, "--output", "."], "--output: .: is a folder"),
+        ("certify_mnist_band.py", [*CERTIFY, "--output", "/dev/null"], "--output: /dev/null: is a folder or a device"),
+        (
+            "certify_mnist_band.py",
+            [*CERTIFY, "--output", "run", "--per_image", "checkpoints/../run"],
+            "--per_image: checkpoints/../run: is the file of --output too",
+        ),
         ("certify_mnist_band.py", [*CERTIFY, "--test", "--all"], "not allowed with"),
         ("certify_mnist_band.py", [*CERTIFY, "--split_file", "none"], "--split_file none:"),
         ("certify_mnist_band.py", ["--checkpoint", "other.pth"], "tensor 0.weight is (64, 6, 4, 4) in the file and"),
+        ("train_mnist_band.py", ["--resume", "epochless.pth"], "it has no epoch"),
+        ("certify_mnist_band_randomized.py", [*CERTIFY, "--attack_size", "2x29"], "--attack_size 2x29: expected"),
+        ("certify_mnist_band_randomized.py", [*CERTIFY, "--boundsamples", 10**20], "--boundsamples: 1000"),
+        ("quickstart.py", ["--output", "no/run.json"], "--output: no/run.json: cannot be written"),
         ("certify_mnist_band_randomized.py", [*CERTIFY, "--alpha", 1], "--alpha: 1: expected a number between"),
         ("certify_mnist_band_randomized.py", [*CERTIFY, "--predsamples", 0], "--predsamples: 0:"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_clear_line(trained, script, arguments, named, capsys):
     other = save_random_network(trained).state_dict()
+    checkpoint.save({"net": other}, trained / "checkpoints" / "epochless.pth")
     checkpoint.save({"net": other | {"0.weight": torch.zeros(64, 6, 4, 4)}}, trained / "checkpoints" / "other.pth")
     assert run_here(script, *arguments, folder=trained) == 2
     message = capsys.readouterr().err

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from patchcert import checkpoint, training
 from patchcert.ablation import Band, Block
 from patchcert.datasets import Dataset, random_crop, random_flip
+from patchcert.errors import UsageError
 
 DATA = Dataset(
     torch.randint(0, 256, (50, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8),
@@ -24,8 +26,8 @@ def network():
     return nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
 
 
-def train(path, recipe=RECIPE, net=None, resumed=None):
-    return training.train(net or network(), Band(8, 8, 3), DATA, DATA, recipe, path, resumed)
+def train(path, recipe=RECIPE, net=None, resumed=None, data=DATA, **more):
+    return training.train(net or network(), Band(8, 8, 3), data, DATA, recipe, path, resumed, **more)
 
 
 def same(first, second):
@@ -52,11 +54,42 @@ def test_an_interrupted_run_comes_to_the_same_result(tmp_path, monkeypatch):
     assert not list(stopped.parent.glob("*.partial"))
 
 
-def test_what_another_run_left_is_not_taken_up(tmp_path):
-    path = tmp_path / "net.pth"
-    other = train(path, replace(RECIPE, seed=8))
-    path.rename(tmp_path / "net.pth.partial")
-    assert not same(train(path), other)
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"recipe": replace(RECIPE, seed=8)}, "--seed 7: .*net.pth.partial is an interrupted run with 8"),
+        (
+            {"data": replace(DATA, labels=DATA.labels.flip(0))},
+            "--data [0-9a-f]{16}: .*interrupted run with [0-9a-f]{16}",
+        ),
+        ({"data": DATA.take(slice(40))}, "--limit 50: .* with 40"),
+        ({"start": "torchvision's weights"}, "--resume no checkpoint: .* with torchvision's weights"),
+    ],
+)
+def test_what_another_run_left_is_neither_taken_up_nor_overwritten(tmp_path, change, named):
+    path, partial = tmp_path / "net.pth", tmp_path / "net.pth.partial"
+    train(path, **change)
+    path.rename(partial)
+    left = partial.read_bytes()
+    with pytest.raises(UsageError, match=named):
+        train(path)
+    assert partial.read_bytes() == left
+
+
+def test_a_finished_run_stays_until_another_one_is_finished(tmp_path, monkeypatch):
+    path, log = tmp_path / "net.pth", tmp_path / "net.jsonl"
+    train(path)
+    before = path.read_bytes(), log.read_bytes()
+    monkeypatch.setattr(checkpoint, "save", mock.Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(path, replace(RECIPE, seed=8))
+    assert (path.read_bytes(), log.read_bytes()) == before
+
+
+def test_a_run_that_diverges_writes_no_checkpoint(tmp_path):
+    with pytest.raises(FloatingPointError, match="a lower learning rate may help"):
+        train(tmp_path / "net.pth", replace(RECIPE, lr=1e30))
+    assert not (tmp_path / "net.pth").exists()
 
 
 def test_a_resumed_run_goes_on_where_it_was(tmp_path):

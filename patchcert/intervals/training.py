@@ -20,7 +20,7 @@ from patchcert.intervals.patches import Batch, all_margins, weighted_layers, wit
 from patchcert.intervals.places import Scale, Threat, all_places, corners_of, own_places
 from patchcert.intervals.sparse import SparseThreat, sparse_margins
 from patchcert.results import print_interval_epoch, progress_bar
-from patchcert.training import STEPS_BETWEEN_READINGS, epoch_generator, keep_log_until
+from patchcert.training import STEPS_BETWEEN_READINGS, epoch_generator, keep_log_until, require_finite
 
 NATURAL = 1e-6
 """Below this ε training is natural: cross-entropy of the logits."""
@@ -309,6 +309,7 @@ def train(
         raise UsageError("resume", resume, f"expected a checkpoint before epoch {run.training.epochs - 1}, the last")
     best = state["best_robust_err"] if resume and best_path.exists() else float("inf")
     if distributed.is_first():
+        folder.mkdir(parents=True, exist_ok=True)
         keep_log_until(log, state["epoch"])
         if not resume:
             best_path.unlink(missing_ok=True)
@@ -317,6 +318,7 @@ def train(
         for epoch in range(state["epoch"] + 1, run.training.epochs):
             generator = epoch_generator(seed, epoch, device)
             row = run.train_epoch(train_set, epoch, generator, parts)
+            require_finite(row["loss"], epoch)
             row |= (errors := run.errors(test_set, generator))
             run.scheduler.step()
             is_best = epoch >= schedule_end(run.training) and errors["robust_err"] < best
