@@ -19,7 +19,8 @@ class VoteRule(Protocol):
     def bounds(self, probabilities: Tensor, numerical_margin: float) -> tuple[Tensor, Tensor]:
         """Votes cast for certain and votes possibly cast, (…, K) bool each.
 
-        A vote is certain, or not possible, if it is further than `numerical_margin` (ν) from being decided otherwise.
+        A vote is certain, or not possible, if it is further than `numerical_margin` (ν) from being decided otherwise:
+        its probability from the threshold, or from that of the runner-up, who may gain what the first loses.
         """
 
 
