@@ -271,26 +271,26 @@ def _load_idx(kind: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
     """MNIST or FashionMNIST: images (N, 1, 28, 28) uint8 and labels (N,)."""
     place = root / kind / "raw"
     missing = f"{kind} is neither in {place} (four *-ubyte files) nor reachable; the data set digits needs no files"
-    with _reading(root, missing, place):
+    with _reading(root, place, missing):
         data = getattr(torchvision.datasets, kind)(root, train=train, download=True)
     return data.data[:, None], data.targets
 
 
 @contextlib.contextmanager
-def _reading(root: Path, missing: str, place: Path) -> Iterator[None]:
-    """Lets torchvision look for files in `place` under `root` or download them, without a word.
+def _reading(root: Path, place: Path, missing: str) -> Iterator[None]:
+    """Lets torchvision look for files in `place` under `root` or download them, without a word or an empty folder.
 
     Raises:
         UsageError: it failed, because there is nothing (`missing` says what that means) or because of what there is.
     """
+    made = [folder for folder in (place, *place.parents) if not folder.exists()]
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     except (RuntimeError, OSError, ValueError, AssertionError) as error:
-        below = place.relative_to(root)
-        for folder in (below, *below.parents[:-1]):
+        for folder in made:
             with contextlib.suppress(OSError):
-                (root / folder).rmdir()  # an empty one, which torchvision made
+                folder.rmdir()
         damaged = f"the files in {place} are damaged or too few: {error}".replace("\n", " ")
         raise UsageError("data", root, damaged if place.is_dir() else missing) from error
 
@@ -319,7 +319,7 @@ def _load_cifar10(root: Path, train: bool) -> tuple[Tensor, Tensor]:
         return pictures.images, pictures.labels
     place = root / CIFAR10.base_folder
     missing = f"CIFAR-10 is neither in {place} nor in {tree}/{{train,test}}/CLASS nor reachable"
-    with _reading(root, missing, place):
+    with _reading(root, place, missing):
         data = CIFAR10(root, train=train, download=True)
     return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
 
@@ -327,7 +327,7 @@ def _load_cifar10(root: Path, train: bool) -> tuple[Tensor, Tensor]:
 def _load_svhn(root: Path, train: bool) -> tuple[Tensor, Tensor]:
     """Street View House Numbers, cropped digits (3, 32, 32): {train,test}_32x32.mat under `root`/svhn."""
     place = root / "svhn"
-    with _reading(root, f"SVHN is neither in {place} (train_32x32.mat, test_32x32.mat) nor reachable", place):
+    with _reading(root, place, f"SVHN is neither in {place} (train_32x32.mat, test_32x32.mat) nor reachable"):
         data = torchvision.datasets.SVHN(place, split="train" if train else "test", download=True)
     return torch.from_numpy(data.data), torch.from_numpy(data.labels).to(torch.int64)
 

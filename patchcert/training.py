@@ -271,7 +271,7 @@ def _interrupted(partial: Path, settings: dict) -> dict | None:
     for name, value in settings.items():
         before = state.get("settings", {}).get(name)
         if before != value:
-            left = f"{partial} is an interrupted run with {before}: finish that one, or remove the file"
+            left = f"{partial} is an interrupted run with --{name} {before}: finish that one, or remove the file"
             raise UsageError(name, value, left)
     return state
 

@@ -57,13 +57,13 @@ def test_an_interrupted_run_comes_to_the_same_result(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"recipe": replace(RECIPE, seed=8)}, "--seed 7: .*net.pth.partial is an interrupted run with 8"),
+        ({"recipe": replace(RECIPE, seed=8)}, "--seed 7: .*net.pth.partial is an interrupted run with --seed 8"),
         (
             {"data": replace(DATA, labels=DATA.labels.flip(0))},
-            "--data [0-9a-f]{16}: .*interrupted run with [0-9a-f]{16}",
+            "--data [0-9a-f]{16}: .*interrupted run with --data [0-9a-f]{16}",
         ),
-        ({"data": DATA.take(slice(40))}, "--limit 50: .* with 40"),
-        ({"start": "torchvision's weights"}, "--resume no checkpoint: .* with torchvision's weights"),
+        ({"data": DATA.take(slice(40))}, "--limit 50: .* with --limit 40"),
+        ({"start": "torchvision's weights"}, "--resume no checkpoint: .* with --resume torchvision's weights"),
     ],
 )
 def test_what_another_run_left_is_neither_taken_up_nor_overwritten(tmp_path, change, named):
