@@ -298,7 +298,7 @@ def train(
 
     After each epoch MODEL_ID.pth in `folder` is the state to resume from and MODEL_ID.log has a line more. Once the
     ε schedule has ended, MODEL_ID_best.pth is the state of the lowest robust error on the test set, which is what
-    the published numbers select by. A new run begins by removing that of an earlier one.
+    the published numbers select by. What an earlier run left goes when the first epoch of a new one is over.
     """
     device = train_set.labels.device
     run.trained.to(device)
@@ -308,14 +308,9 @@ def train(
     if state["epoch"] + 1 >= run.training.epochs:
         raise UsageError("resume", resume, f"expected a checkpoint before epoch {run.training.epochs - 1}, the last")
     best = state["best_robust_err"] if resume and best_path.exists() else float("inf")
-    if distributed.is_first():
-        folder.mkdir(parents=True, exist_ok=True)
-        keep_log_until(log, state["epoch"])
-        if not resume:
-            best_path.unlink(missing_ok=True)
-    newest = resume
+    newest, first = resume, state["epoch"] + 1
     try:
-        for epoch in range(state["epoch"] + 1, run.training.epochs):
+        for epoch in range(first, run.training.epochs):
             generator = epoch_generator(seed, epoch, device)
             row = run.train_epoch(train_set, epoch, generator, parts)
             require_finite(row["loss"], epoch)
@@ -324,12 +319,22 @@ def train(
             is_best = epoch >= schedule_end(run.training) and errors["robust_err"] < best
             best = errors["robust_err"] if is_best else best
             if distributed.is_first():
+                if epoch == first:
+                    _clear(log, first, best_path if not resume else None)
                 files = [best_path, path] if is_best else [path]
                 _write(run.state(epoch, errors | {"best_robust_err": best}), files, row, log)
                 print_interval_epoch(run.model.model_id, row)
             newest = path
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"go on with --resume {newest}" if newest else "no epoch is over") from stop
+
+
+def _clear(log: Path, first: int, best: Path | None) -> None:
+    """Make room for a run that begins with epoch `first`; a `best` file of an earlier run goes."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    keep_log_until(log, first - 1)
+    if best:
+        best.unlink(missing_ok=True)
 
 
 def _write(state: dict, files: list[Path], row: dict, log: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+from unittest import mock
 
 import pytest
 import torch
@@ -251,6 +252,15 @@ def test_a_new_run_does_not_leave_the_best_of_an_earlier_one(tmp_path):
     assert (tmp_path / "mlp_255_best.pth").exists()
     trained(tmp_path, "mnist_robtrain_p22_all", "training_params:epochs=2")
     assert not (tmp_path / "mlp_255_best.pth").exists()
+
+
+def test_what_an_earlier_run_left_stays_until_an_epoch_of_the_next_is_over(tmp_path, monkeypatch):
+    trained(tmp_path, "mnist_robtrain_p22_all")
+    left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(training.Run, "train_epoch", mock.Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, "mnist_robtrain_p22_all")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == left
 
 
 def test_a_run_resumed_elsewhere_has_a_best_file(tmp_path, monkeypatch):
