@@ -163,9 +163,7 @@ def train(
             "settings": settings,
         }
         if distributed.is_first():
-            with partial_log.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            checkpoint.save(state, partial)
+            record_epoch(row, partial_log, state, [partial])
             print_epoch(row, recipe.end_epoch)
     if distributed.is_first():
         if partial_log.exists():
@@ -299,6 +297,14 @@ def keep_log_until(log: Path, epoch: int) -> None:
     lines = log.read_bytes().splitlines(keepends=True)
     kept = b"".join(line for line in lines if _epoch_of(line) <= epoch)
     checkpoint.write_atomically(log, lambda file: file.write(kept))
+
+
+def record_epoch(row: dict, log: Path, state: dict, files: list[Path]) -> None:
+    """Add a line to the log, then save the state; in this order nothing is lost by a stop in between."""
+    with log.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    for path in files:
+        checkpoint.save(state, path)
 
 
 def _epoch_of(line: bytes) -> float:

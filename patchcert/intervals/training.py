@@ -1,6 +1,5 @@
 """Training with interval bounds: the schedules, what a step looks at, the step, the whole run."""
 
-import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +19,7 @@ from patchcert.intervals.patches import Batch, all_margins, weighted_layers, wit
 from patchcert.intervals.places import Scale, Threat, all_places, corners_of, own_places
 from patchcert.intervals.sparse import SparseThreat, sparse_margins
 from patchcert.results import print_interval_epoch, progress_bar
-from patchcert.training import STEPS_BETWEEN_READINGS, epoch_generator, keep_log_until, require_finite
+from patchcert.training import STEPS_BETWEEN_READINGS, epoch_generator, keep_log_until, record_epoch, require_finite
 
 NATURAL = 1e-6
 """Below this ε training is natural: cross-entropy of the logits."""
@@ -322,7 +321,7 @@ def train(
                 if epoch == first:
                     _clear(log, first, best_path if not resume else None)
                 files = [best_path, path] if is_best else [path]
-                _write(run.state(epoch, errors | {"best_robust_err": best}), files, row, log)
+                record_epoch(row, log, run.state(epoch, errors | {"best_robust_err": best}), files)
                 print_interval_epoch(run.model.model_id, row)
             newest = path
     except KeyboardInterrupt as stop:
@@ -335,11 +334,3 @@ def _clear(log: Path, first: int, best: Path | None) -> None:
     keep_log_until(log, first - 1)
     if best:
         best.unlink(missing_ok=True)
-
-
-def _write(state: dict, files: list[Path], row: dict, log: Path) -> None:
-    """The line of an epoch in the log, then its state; in this order nothing is lost by a stop in between."""
-    with log.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    for path in files:
-        checkpoint.save(state, path)
