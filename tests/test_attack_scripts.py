@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -13,7 +14,11 @@ from patchcert.ablation import Band, encode
 from patchcert.attack import Classifier
 from patchcert.networks import mnist_network
 from patchcert.voting import ThresholdVote
+from pytorch_cifar import cifar_resnet
+from tests import oracle
 from tests.helpers import ROOT, run_here, succeed, succeed_in_two_processes, write_idx_files
+from tests.test_counting import ARGUMENTS, SIZES, look_up, undecided
+from tests.test_pictures import write_pictures
 
 ATTACK = ["--checkpoint", "net.pth", "--steps", 5, "--randomizations", 3, "--step_size", 0.2, "--loss", "margin"]
 SCRIPTS = sorted(path.name for path in ROOT.glob("attack_*.py"))
@@ -98,10 +103,69 @@ def test_a_broken_certificate_ends_with_exit_code_3(folder, monkeypatch, capsys)
     assert found["votes_before"].argmax() == found["label"] != found["votes_after"].argmax()
 
 
-def test_blocks_are_attacked(folder, capsys):
-    arguments = ["--block_size", 20, "--limit", 1, "--randomizations", 1, "--locations", "all", "--momentum", 0.9]
-    succeed("attack_mnist_block.py", *ATTACK, *arguments, "--size_of_attack", 2, folder=folder)
-    assert "attacked correct" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("script", "options", "copies", "patch", "count"),
+    [
+        (
+            "mnist_block",
+            {"block_size": 5, "size_of_attack": 5, "locations": "all", "momentum": 0.9},
+            oracle.blocks(28, 28, 5),
+            (5, 5),
+            4,
+        ),
+        ("mnist_baseline", {"size_of_attack": 7}, oracle.whole(28, 28), (7, 7), 101),
+        ("cifar_band", {"band_size": 3, "patch_height": 4, "patch_width": 2}, oracle.bands(8, 8, 3), (4, 2), 24),
+        ("cifar_baseline", {"size_of_attack": 3}, oracle.whole(8, 8), (3, 3), 24),
+        ("cifar_band_linf", {"band_size": 3, "epsilon": "9/255"}, oracle.bands(8, 8, 3), None, 24),
+        ("cifar_baseline_linf", {"epsilon": "9/255"}, oracle.whole(8, 8), None, 24),
+    ],
+)
+def test_scripts_attack_what_they_say_within_their_threat(
+    tmp_path, generated_mnist, script, options, copies, patch, count
+):
+    """Before the attack rows say what a loop over copies counts; afterwards pictures differ where they may."""
+    (tmp_path / "data").symlink_to(generated_mnist)
+    for part in ("train", "test"):
+        write_pictures(tmp_path / "pictures" / part, ("cat", "dog", "eel"), 8)
+    family, threshold = script.split("_")[0], None if "baseline" in script else 0.35
+    size = SIZES[family]
+    images, _ = look_up(family, tmp_path, count)
+    channels = images.shape[1] * (1 if "baseline" in script else 2)
+    torch.manual_seed(0)
+    network = mnist_network(channels) if family == "mnist" else cifar_resnet("resnet18", channels, classes=3)
+    inputs = torch.cat([oracle.encoded(image, copies[::7])[:, :channels] for image in images])
+    undecided(network, inputs, favour=0)
+    checkpoint.save({"net": network.state_dict()}, tmp_path / "checkpoints" / "net.pth")
+    asked = options | {
+        "checkpoint": "net.pth", "limit": count, "skip": 1, "steps": 4, "step_size": "40/255", "loss": "margin",
+        "per_image": "rows.csv", "save_images": "found",
+    }  # fmt: skip
+    asked |= {"randomizations": 4} if patch else {}
+    asked |= {"threshold": threshold} if threshold else {}
+    flags = chain.from_iterable((f"--{name}", value) for name, value in asked.items())
+    succeed(f"attack_{script}.py", *ARGUMENTS[family], *flags, folder=tmp_path)
+    rows = list(csv.DictReader((tmp_path / "rows.csv").open()))
+    touched = oracle.touched(copies, size, size, patch or (1, 1))
+    for row, image in zip(rows, images, strict=True):
+        votes = oracle.votes(oracle.probabilities(lambda seen: network(seen[:, :channels]), image, copies), threshold)
+        for kind in ("margin", "exact"):
+            counted = oracle.verdict(votes, touched, kind)
+            assert (int(row["predicted"]), int(row["votes"])) == (counted["predicted"], counted["votes"])
+            assert row.get(f"certified_{kind}") == (str(counted["certified"]) if patch else None)
+    flipped = [row for row in rows if row["flipped"] == "True"]
+    assert len(flipped) > 0
+    for row in flipped:
+        before, after = (
+            np.array(Image.open(tmp_path / "found" / f"image_{int(row['index']):05d}_{part}.png"), dtype=int)
+            for part in ("clean", "attacked")
+        )
+        assert (before == (images[int(row["index"])] * 255).round().int().permute(1, 2, 0).squeeze(2).numpy()).all()
+        changes = abs(after - before).reshape(size, size, -1).max(axis=2)
+        changed = set(zip(*changes.nonzero(), strict=True))
+        if patch:
+            assert set() < changed <= oracle.rectangle(int(row["row"]), int(row["column"]), *patch)
+        else:
+            assert changes.max() == 9 and len(changed) > size * size / 2
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

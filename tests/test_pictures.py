@@ -154,46 +154,6 @@ def test_imagenet_is_normalised_as_torchvision_does():
 # ---- scripts ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("certificate", "threshold", "size"), [("margin", 0.4, 1), ("exact", 0.45, 2)])
-def test_certifying_counts_what_a_loop_over_the_bands_counts(folder, certificate, threshold, size):
-    """Votes, prediction and certificate written out anew, images one by one."""
-    network = save_random_network(folder / "checkpoints" / "net.pth")
-    test_set = datasets.load_folder(folder / "pets", train=False, image_size=8)
-    counted = dict.fromkeys(("correct", "certified_correct", "certified_wrong"), 0)
-    for image, label in zip(test_set.images / 255, test_set.labels.tolist(), strict=True):
-        votes = []
-        for start in range(8):
-            columns = [(start + k) % 8 for k in range(2)]
-            copy = torch.zeros(1, 6, 8, 8)
-            copy[0, :3, :, columns], copy[0, 3:, :, columns] = image[:, :, columns], 1 - image[:, :, columns]
-            with torch.no_grad():
-                votes.append(network(copy)[0].softmax(dim=0) >= threshold)
-        counts = [sum(int(vote[k]) for vote in votes) for k in range(3)]
-        winner = counts.index(max(counts))
-        if certificate == "margin":
-            second = max((k for k in range(3) if k != winner), key=lambda k: (counts[k], -k))
-            stands = counts[winner] - counts[second] >= 2 * (size + 1) + (second < winner)
-        else:
-            stands = all(beats_all(votes, winner, place, size) for place in range(8 - size + 1))
-        counted["correct"] += winner == label
-        counted["certified_correct"] += stands and winner == label
-        counted["certified_wrong"] += stands and winner != label
-    succeed(
-        "certify_cifar_band.py", *SMALL, "--all", "--checkpoint", "net.pth", "--band_size", 2, "--threshold", threshold,
-        "--size_to_certify", size, "--certificate", certificate, "--output", "out.json", folder=folder,
-    )  # fmt: skip
-    result = json.loads((folder / "out.json").read_text())
-    assert {key: result[key] for key in counted} == counted
-    assert 0 < counted["certified_correct"] + counted["certified_wrong"] < 102, "the example should be in between"
-
-
-def beats_all(votes, winner, place, size):
-    """Whether `winner` wins whatever the bands of 2 columns vote that columns place … place + size − 1 meet."""
-    touched = [any((start + k) % 8 in range(place, place + size) for k in range(2)) for start in range(8)]
-    kept = [sum(int(vote[k]) for vote, hit in zip(votes, touched, strict=True) if not hit) for k in range(3)]
-    return all(kept[winner] >= kept[k] + sum(touched) + (k < winner) for k in range(3) if k != winner)
-
-
 @pytest.mark.parametrize(
     ("script", "options", "name"),
     [

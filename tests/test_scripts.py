@@ -10,9 +10,10 @@ import time
 import pytest
 import torch
 
-from patchcert import checkpoint, datasets
-from patchcert.ablation import encode
+from patchcert import checkpoint
 from patchcert.networks import mnist_network
+from patchcert.voting import DenseNetwork
+from patchcert.windowed import WindowedNetwork
 from tests.helpers import ROOT, run_here, run_script, succeed
 
 FIRST = "mnist_one_band_lr_0.01_regularization_0.0005_band_4_epoch_1.pth"
@@ -55,41 +56,6 @@ def test_training_writes_the_promised_names_and_goes_on(trained):
     assert [row["epoch"] for row in rows] == [0, 1]
 
 
-def test_certifying_counts_what_a_loop_over_the_bands_counts(trained):
-    """Votes, prediction and certificate written out anew: a loop over positions, images one by one."""
-    network = save_random_network(trained)
-    succeed(
-        "certify_mnist_band.py", "--checkpoint", "net.pth", "--all", "--size_to_certify", 2, "--threshhold", 0.3,
-        "--output", "run.json", "--per_image", "rows.csv", folder=trained,
-    )  # fmt: skip
-    data = datasets.load("mnist", trained / "data", train=False)
-    images = encode(data.images / 255)
-    votes = torch.zeros(len(data), 10, dtype=torch.int64)
-    for start in range(28):
-        mask = torch.zeros(28)
-        mask[[(start + k) % 28 for k in range(4)]] = 1
-        with torch.no_grad():
-            votes += network(images * mask).softmax(1) >= 0.3
-    correct = certified_correct = certified_wrong = 0
-    for label, counts in zip(data.labels.tolist(), votes.tolist(), strict=True):
-        first, second = sorted(range(10), key=lambda c: (-counts[c], c))[:2]
-        lead = counts[first] - counts[second]
-        certified = lead > 2 * 5 or (lead == 2 * 5 and first < second)
-        correct += first == label
-        certified_correct += certified and first == label
-        certified_wrong += certified and first != label
-    record = json.loads((trained / "run.json").read_text())
-    assert (record["total"], record["correct"]) == (101, correct)
-    assert (record["certified_correct"], record["certified_wrong"]) == (certified_correct, certified_wrong)
-    assert 0 < certified_correct + certified_wrong < 101
-    assert record["clean_accuracy"] == correct / 101 and record["certified_accuracy"] == certified_correct / 101
-    assert {"seconds", "config", "environment"} <= set(record)
-    assert record["config"]["threshold"] == [0.3] and record["config"]["checkpoint"] == "net.pth"
-    rows = list(csv.DictReader((trained / "rows.csv").open()))
-    assert [int(row["index"]) for row in rows] == list(range(101))
-    assert sum(row["predicted"] == row["label"] for row in rows) == correct
-
-
 def test_the_halves_and_limits(trained):
     save_random_network(trained)
     totals = {}
@@ -100,7 +66,10 @@ def test_the_halves_and_limits(trained):
     assert (len(totals[""]), len(totals["--test"])) == (50, 51)
     assert totals[""] | totals["--test"] == totals["--all"] == set(range(101))
     succeed("certify_mnist_band.py", "--checkpoint", "net.pth", "--limit", 7, "--output", "half.json", folder=trained)
-    assert json.loads((trained / "half.json").read_text())["total"] == 7
+    record = json.loads((trained / "half.json").read_text())
+    assert record["total"] == 7 and record["clean_accuracy"] == record["correct"] / 7
+    assert {"seconds", "environment", "certified_accuracy"} <= set(record)
+    assert record["config"]["threshold"] == [0.2] and record["config"]["checkpoint"] == "net.pth"
 
 
 def test_batch_size_changes_no_count(trained):
@@ -140,13 +109,6 @@ def test_every_ablation_trains_and_certifies(trained, kind, options, name, capsy
     assert "certified correct" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("script", ["certify_mnist_band_top_one.py", "certify_mnist_block_top_one.py"])
-def test_top_one_certifies(trained, script):
-    save_random_network(trained)
-    succeed(script, "--checkpoint", "net.pth", "--limit", 4, "--output", "top.json", folder=trained)
-    assert json.loads((trained / "top.json").read_text())["total"] == 4
-
-
 def test_randomized_certificates_depend_on_the_seed_alone(trained):
     save_random_network(trained)
     rows = []
@@ -157,6 +119,38 @@ def test_randomized_certificates_depend_on_the_seed_alone(trained):
         )  # fmt: skip
         rows.append((trained / "random.csv").read_text())
     assert rows[0] == rows[1] != rows[2]
+
+
+def test_randomized_certificates_need_samples_for_the_bound(trained):
+    save_random_network(trained)
+    certified = []
+    for samples in ((10_000, 1), (1, 10_000)):
+        succeed(
+            "certify_mnist_band_randomized.py", "--checkpoint", "net.pth", "--band_size", 8, "--attack_size", 1,
+            "--predsamples", samples[0], "--boundsamples", samples[1], "--output", "random.json", folder=trained,
+        )  # fmt: skip
+        record = json.loads((trained / "random.json").read_text())
+        certified.append(record["certified_correct"] + record["certified_wrong"])
+    assert certified[0] == 0 < certified[1]
+
+
+@pytest.mark.parametrize("script", ["certify_mnist_band.py", "certify_mnist_band_randomized.py"])
+@pytest.mark.parametrize("engine", [WindowedNetwork, DenseNetwork])
+@pytest.mark.parametrize(("amp", "dtype"), [("--amp", torch.bfloat16), ("--no-amp", torch.float32)])
+def test_amp_is_bfloat16_in_weights_or_by_autocast(trained, monkeypatch, script, engine, amp, dtype):
+    """The weights of the windowed engine have the type themselves; those of the dense one autocast converts."""
+    save_random_network(trained)
+    logits, seen = engine.logits, set()
+
+    def looked_at(self, *arguments):
+        found = logits(self, *arguments)
+        seen.add((getattr(self, "dtype", found.dtype), found.dtype))
+        return found
+
+    monkeypatch.setattr(engine, "logits", looked_at)
+    name = "windowed" if engine is WindowedNetwork else "dense"
+    succeed(script, "--checkpoint", "net.pth", "--limit", 2, "--engine", name, amp, folder=trained)
+    assert seen == {(dtype, dtype)}
 
 
 def test_digits_need_no_files_and_name_the_checkpoint(tmp_path):

@@ -153,7 +153,36 @@ def test_a_batch_shows_one_ablation_and_all_of_them_come_up():
 
 
 def test_the_log_says_what_happened(tmp_path):
-    train(tmp_path / "net.pth")
+    """One batch an epoch, so that its loss and accuracy are those that the epoch before left; class 1 is white."""
+    net, labels = network(), torch.arange(50) % 2
+    data = Dataset((255 * labels).to(torch.uint8)[:, None, None, None].expand(-1, 2, 8, 8), labels, DATA.indices)
+    with torch.no_grad():
+        logits = net(data.images / 255)
+    training.train(net, None, data, data, training.Recipe(0.05, 0, end_epoch=9, batch_size=50), tmp_path / "net.pth")
     rows = [json.loads(line) for line in (tmp_path / "net.jsonl").read_text().splitlines()]
     assert set(rows[0]) == {"epoch", "loss", "train_accuracy", "test_accuracy", "lr", "seconds"}
-    assert rows[-1]["loss"] < rows[0]["loss"] * 1.2 and 0 <= rows[-1]["test_accuracy"] <= 1
+    assert [(row["epoch"], row["lr"]) for row in rows] == [(epoch, 0.05) for epoch in range(10)]
+    assert rows[0]["loss"] == pytest.approx(nn.functional.cross_entropy(logits, data.labels).item(), rel=1e-5)
+    assert rows[0]["train_accuracy"] == pytest.approx((logits.argmax(1) == data.labels).float().mean().item())
+    assert [row["train_accuracy"] for row in rows[1:]] == pytest.approx([row["test_accuracy"] for row in rows[:-1]])
+    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"] and rows[-1]["test_accuracy"] == 1 > rows[0]["test_accuracy"]
+
+
+def test_every_epoch_and_every_seed_has_an_order_of_its_own(tmp_path):
+    orders = []
+
+    def noted(images, generator):
+        orders.append((255 * images[:, 0, 0, :4]).int().tolist())
+        return images
+
+    for seed in (7, 8):
+        recipe = replace(RECIPE, seed=seed, batch_size=50, augmentations=(noted,))
+        train(tmp_path / f"{seed}.pth", recipe)
+    assert len(orders) == 8 and all(orders.count(order) == 1 for order in orders)
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
+
+
+def test_batch_norm_learns_from_the_batches_of_training_alone(tmp_path):
+    net = nn.Sequential(nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(128, 10))
+    train(tmp_path / "net.pth", net=net)
+    assert net[0].num_batches_tracked == 4 * 4  # epochs, batches of 16 out of 50 images
