@@ -168,6 +168,19 @@ def test_scripts_attack_what_they_say_within_their_threat(
             assert changes.max() == 9 and len(changed) > size * size / 2
 
 
+@pytest.mark.parametrize("amp", ["--amp", "--no-amp"])
+def test_amp_is_autocast(folder, monkeypatch, amp):
+    logits, seen = Classifier.logits, set()
+
+    def looked_at(*arguments):
+        seen.add(torch.is_autocast_enabled("cpu"))
+        return logits(*arguments)
+
+    monkeypatch.setattr(Classifier, "logits", looked_at)
+    succeed("attack_mnist_band.py", *ATTACK, "--all", "--limit", 2, amp, folder=folder)
+    assert seen == {amp == "--amp"}
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_explains_itself(script, capsys, tmp_path):
     assert run_here(script, "--help", folder=tmp_path) == 0
