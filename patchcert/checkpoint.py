@@ -101,7 +101,8 @@ def load_network(option: str, path: Path, network: nn.Module, entry: str = "net"
     """
     content = read(option, path)
     found = content.get(entry)
-    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+    named = isinstance(found, dict) and all(isinstance(key, str) for key in found)
+    if not named or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise UsageError(option, path, f"expected a checkpoint with an entry `{entry}` that holds tensors")
     weights = {key.removeprefix("module."): tensor for key, tensor in found.items()}
     difference = _first_difference(network.state_dict(), weights)

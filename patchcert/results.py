@@ -148,11 +148,12 @@ def print_epoch(row: dict, end_epoch: int) -> None:
     )
 
 
-def print_interval_epoch(model_id: str, row: dict) -> None:
-    """Print one row of the log of training with interval bounds."""
+def print_interval_epoch(model_id: str, attack_type: str, row: dict) -> None:
+    """Print one row of the log of training with interval bounds; robust is measured at the places of `attack_type`."""
     print(
         f"{model_id} epoch {row['epoch']}  eps {row['epsilon']:.4f}  lr {row['lr']:.1e}  loss {row['loss']:.4f}"
-        f"  test error: robust {row['robust_err']:.2%}, clean {row['clean_err']:.2%}  {row['train_seconds']:.1f} s",
+        f"  test error: robust ({attack_type}) {row['robust_err']:.2%}, clean {row['clean_err']:.2%}"
+        f"  {row['train_seconds']:.1f} s",
         flush=True,
     )
 

@@ -36,7 +36,8 @@ def parse(parser: cli.Parser) -> argparse.Namespace:
         try:
             numbers = options.model_subset = [int(text) for text in numbers if "=" not in text]
         except ValueError as error:
-            raise UsageError("model_subset", " ".join(numbers), "expected whole numbers") from error
+            right = "expected whole numbers; overrides are section:key=value"
+            raise UsageError("model_subset", " ".join(numbers), right) from error
     options.experiment = config.load(options.config, options.overrides)
     options.models = options.experiment.chosen(numbers)
     options.folder = options.path_prefix / options.experiment.models_path

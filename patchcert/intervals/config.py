@@ -1,7 +1,7 @@
 """Configs of interval experiments: JSON files that extend others, with overrides from the command line."""
 
 import json
-import math
+import re
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +14,12 @@ from patchcert.intervals.places import Scale
 ATTACK_TYPES = ("patch-all", "patch-random", "patch-nn", "patch-all-pool", "sparse")
 BOUND_TYPES = {"sparse": ("sparse-interval", "sparse-interval-tight")}
 """Of attack types that have a choice; patches have `interval`."""
+
+LARGEST = 10**9
+"""No number in a config may be beyond it."""
+
+FILE_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
+"""What a model_id may be: its files are named after it."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +120,9 @@ class Config:
 
     Attributes:
         mean, std: per channel, what the network's inputs are normalised by.
-        models_path: folder of the model files; `{name}` stands for the config's name.
+        models_path: folder of the model files; in a file, `{name}` stands for the file's name.
     """
 
-    name: str
     dataset: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -158,12 +163,18 @@ def load(path: Path, overrides: list[str] = ()) -> Config:
     values = _read(path)
     for override in overrides:
         values = _over(values, _override(override))
-    if "name" in values:
-        raise UsageError("config", path, "unknown key name: a config's name is that of its file")
-    config = _fill(Config, values | {"name": path.stem}, str(path), "")
+    config = _fill(Config, values, str(path), "")
     config = replace(config, models_path=config.models_path.replace("{name}", path.stem))
     _check(config, path)
     return config
+
+
+def require_settings(option: str, value: object, found: dict[str, object], wanted: dict[str, object]) -> None:
+    """Raise UsageError, about `--option value`, unless the settings of a checkpoint are the `wanted` ones."""
+    for key, right in wanted.items():
+        if found.get(key) != right:
+            said = f"was trained with {key}={found.get(key)}, expected the {right} of this run"
+            raise UsageError(option, value, said)
 
 
 # Files -------------------------------------------------------------------------------------------------------
@@ -171,22 +182,23 @@ def load(path: Path, overrides: list[str] = ()) -> Config:
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
     """The values of a file over those of the file that it `extends`."""
-    if path.resolve() in seen:
-        raise UsageError("config", path, "extends itself")
     try:
+        files = (*seen, path.resolve())
         values = json.loads(path.read_text(), object_pairs_hook=_without_duplicates)
     except OSError as error:
         raise UsageError("config", path, _instead(path, error.strerror)) from error
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # RuntimeError: nested too deep, or a link to itself
         raise UsageError("config", path, f"not a config in JSON: {error}") from error
     if not isinstance(values, dict):
         raise UsageError("config", path, "expected an object of keys and values")
+    if files[-1] in seen:
+        raise UsageError("config", path, "extends itself: " + ", then ".join(file.name for file in files))
     if "extends" not in values:
         return values
     base = values.pop("extends")
     if not isinstance(base, str):
         raise UsageError("config", path, f"extends={json.dumps(base)}: expected the path of a config")
-    return _over(_read(path.parent / base, (*seen, path.resolve())), values)
+    return _over(_read(path.parent / base, files), values)
 
 
 def _instead(path: Path, problem: str) -> str:
@@ -215,7 +227,7 @@ def _over(base: dict, values: dict) -> dict:
 def _override(override: str) -> dict:
     """`section:key=value` as a config with this key alone; the value is JSON, or else text."""
     path, equals, text = override.partition("=")
-    known = [key for key in _paths(Config) if key != "name"]
+    known = _paths(Config)
     if not equals or path not in known:
         near = get_close_matches(path, known, n=3, cutoff=0.3)
         raise UsageError("config", override, f"no such key to override; the nearest are {', '.join(near) or 'none'}")
@@ -265,8 +277,10 @@ def _value(kind: type, value: object, path: str, key: str) -> object:
         return _fill(kind, value, path, key + ":")
     accepted = (int, float) if kind is float else kind
     wrong_type = not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool)
-    if wrong_type or (kind is float and not math.isfinite(value)):
-        names = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", dict: "an object"}
+    if wrong_type or (kind in (int, float) and not abs(value) <= LARGEST):
+        reach = f"within ±{LARGEST}"
+        numbers = {int: f"a whole number {reach}", float: f"a number {reach}"}
+        names = numbers | {str: "text", bool: "true or false", dict: "an object"}
         raise UsageError("config", path, f"{key}={json.dumps(value)}: expected {names[kind]}")
     return float(value) if kind is float else value
 
@@ -279,6 +293,7 @@ def _check(config: Config, path: Path) -> None:
     patched = 0 if method.sparse else 1
     pooled = method.attack_type == "patch-all-pool"
     ids = [model.model_id for model in config.models]
+    files_differ = len({model_id + end for model_id in ids for end in ("", "_best")}) == 2 * len(ids)
     augmentations, known = list(training.augmentations), list(datasets.AUGMENTATIONS)
     attack = evaluation.method_params
     for fits, key, value, right in (
@@ -304,7 +319,7 @@ def _check(config: Config, path: Path) -> None:
         (evaluation.batch_size >= 1, "eval_params:batch_size", evaluation.batch_size, "at least 1"),
         (training.lr > 0, "lr", training.lr, "above 0"),
         (training.weight_decay >= 0, "weight_decay", training.weight_decay, "at least 0"),
-        (training.lr_decay_factor > 0, "lr_decay_factor", training.lr_decay_factor, "above 0"),
+        (0 < training.lr_decay_factor <= 1, "lr_decay_factor", training.lr_decay_factor, "above 0 and up to 1"),
         (training.lr_decay_step >= 1, "lr_decay_step", training.lr_decay_step, "at least 1"),
         (training.schedule_start >= 0, "schedule_start", training.schedule_start, "at least 0"),
         (training.schedule_length >= 1, "schedule_length", training.schedule_length, "at least 1"),
@@ -317,7 +332,8 @@ def _check(config: Config, path: Path) -> None:
         (attack.sample_limit >= 1, "sample_limit", attack.sample_limit, "at least 1"),
         (set(augmentations) <= set(known), "augmentations", augmentations, ", ".join(known)),
         (len(ids) >= 1, "models", "[]", "at least one model"),
-        (len(set(ids)) == len(ids), "models", ", ".join(ids), "a model_id of its own for each"),
+        (all(map(FILE_NAME.fullmatch, ids)), "models", ", ".join(ids), "of each 1 to 100 letters, digits, _, . and -"),
+        (files_differ, "models", ", ".join(ids), "a model_id of its own for each, none of them another's with _best"),
         (len(config.mean) == len(config.std), "std", list(config.std), "as many numbers as mean has"),
         (all(s > 0 for s in config.std), "std", list(config.std), "numbers above 0"),
     ):

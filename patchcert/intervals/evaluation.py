@@ -11,7 +11,7 @@ from patchcert import attack, checkpoint, distributed
 from patchcert.datasets import Dataset
 from patchcert.errors import UsageError
 from patchcert.intervals.bounds import certified
-from patchcert.intervals.config import Config, Model
+from patchcert.intervals.config import Config, Model, require_settings
 from patchcert.intervals.networks import network_of
 from patchcert.intervals.patches import Batch
 from patchcert.intervals.places import Places, Scale, Threat, all_places
@@ -56,10 +56,13 @@ def trained(
     """A model's network as train.py left it in `folder`, on the CPU, and which file and epoch that is.
 
     Raises:
-        UsageError: there is no such file, it is of another network, or the config does not fit such images.
+        UsageError: there is no such file, it is of another network or one whose inputs were normalised otherwise, or
+            the config does not fit such images.
     """
     network, path = network_of(config, model, image_shape, classes), model_file(folder, model.model_id)
     content = checkpoint.load_network("config", path, network, entry="state_dict")
+    if "settings" in content:
+        require_settings("config", path, content["settings"], {"mean": config.mean, "std": config.std})
     return network, {"checkpoint": str(path), "epoch": content.get("epoch")}
 
 

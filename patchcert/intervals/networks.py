@@ -1,6 +1,7 @@
 """The networks that configs name: `nn.Sequential` of convolutions, ReLU, flatten and linear layers."""
 
 import inspect
+import math
 
 from torch import nn
 
@@ -58,6 +59,9 @@ def cnn_5layer(channels: int, size: int, classes: int, width: int, linear_size: 
     )  # fmt: skip
 
 
+LARGEST_SIZE = 10**6
+"""The most that a parameter of a network may be."""
+
 NETWORKS = {"mlp": mlp, "cnn_2layer": cnn_2layer, "cnn_4layer": cnn_4layer, "cnn_5layer": cnn_5layer}
 
 
@@ -65,7 +69,7 @@ def build(model_class: str, channels: int, size: int, classes: int, params: dict
     """The network that a config's `model_class` and `model_params` describe, for `size` × `size` images.
 
     Raises:
-        UsageError: there is no such network, or it has other parameters, or they are not whole numbers above 0.
+        UsageError: there is no such network, or it has other parameters, or they are not whole numbers in reach.
     """
     if model_class not in NETWORKS:
         raise UsageError("config", f"model_class={model_class}", f"expected one of {', '.join(NETWORKS)}")
@@ -75,8 +79,8 @@ def build(model_class: str, channels: int, size: int, classes: int, params: dict
     except TypeError as error:
         right = f"{model_class} {inspect.signature(network)}: {error}"
         raise UsageError("config", f"model_params={params}", right) from error
-    if not all(type(value) is int and value >= 1 for value in params.values()):
-        raise UsageError("config", f"model_params={params}", "expected whole numbers of at least 1")
+    if not all(type(value) is int and 1 <= value <= LARGEST_SIZE for value in params.values()):
+        raise UsageError("config", f"model_params={params}", f"expected whole numbers from 1 to {LARGEST_SIZE}")
     return network(channels, size, classes, **params)
 
 
@@ -84,7 +88,8 @@ def network_of(config: Config, model: Model, image_shape: tuple[int, int, int], 
     """One of the config's networks, for images of shape (C, H, W) that are large enough for what the config asks.
 
     Raises:
-        UsageError: the patch, the number of drawn places or k is too large, mean and std are of other channels.
+        UsageError: the patch, the number of drawn or merged places or k is too large, mean and std are of other
+            channels.
     """
     channels, height, width = image_shape
     method, mean = config.training_params.method_params, list(config.mean)
@@ -94,11 +99,12 @@ def network_of(config: Config, model: Model, image_shape: tuple[int, int, int], 
     if method.sparse:
         require_k(network, method.k)
         return network
-    places = (height - method.patch_w + 1) * (width - method.patch_l + 1)
+    rows, columns = height - method.patch_w + 1, width - method.patch_l + 1
     for key, value, largest, what in (
         ("patch_w", method.patch_w, height, f"images have {height} rows"),
         ("patch_l", method.patch_l, width, f"images have {width} columns"),
-        ("patch_count", method.patch_count, places, f"there are {places} places"),
+        ("patch_count", method.patch_count, rows * columns, f"there are {rows * columns} places"),
+        ("neighbor", math.prod(method.neighbor), max(rows, columns), "multiplied; that many places stand side by side"),
     ):
         if value > largest:
             raise UsageError("config", f"{key}={value}", f"expected at most {largest}, {what}")

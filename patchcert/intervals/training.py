@@ -12,7 +12,7 @@ from patchcert import checkpoint, datasets, distributed
 from patchcert.datasets import Dataset
 from patchcert.errors import UsageError
 from patchcert.intervals.bounds import certified, robust_loss
-from patchcert.intervals.config import Config, Method, Model, Training
+from patchcert.intervals.config import Config, Method, Model, Training, require_settings
 from patchcert.intervals.guide import Guide, guide_loss, gumbel, likeliest
 from patchcert.intervals.networks import network_of
 from patchcert.intervals.patches import Batch, all_margins, weighted_layers, with_gradients, worst_margins
@@ -170,7 +170,7 @@ class Run:
             self.optimizer, lambda epoch: lr_factor(self.training, epoch)
         )
 
-    def state(self, epoch: int, errors: dict[str, float]) -> dict:
+    def state(self, epoch: int, errors: dict[str, float], settings: dict[str, object]) -> dict:
         """A checkpoint after `epoch`; `errors` are robust_err, clean_err and best_robust_err."""
         states = {f"{name}_state_dict": module.state_dict() for name, module in self.trained.items()}
         return errors | {
@@ -178,25 +178,21 @@ class Run:
             "opt_state_dict": self.optimizer.state_dict(),
             "lr_scheduler_dict": self.scheduler.state_dict(),
             "epoch": epoch,
-            "settings": self.config.settings(),
+            "settings": settings,
             **states,
         }
 
-    def restore(self, path: Path) -> dict:
+    def restore(self, path: Path, settings: dict[str, object]) -> dict:
         """Take over the checkpoint that `--resume` names and return its content.
 
         Raises:
             UsageError: it is of another network, or was trained with other settings.
         """
         content = checkpoint.load_network("resume", path, self.network, entry="state_dict")
-        wanted = self.state(0, {"best_robust_err": 1.0})
-        missing = [key for key in wanted if key not in content]
+        missing = [key for key in self.state(0, {"best_robust_err": 1.0}, settings) if key not in content]
         if missing:
             raise UsageError("resume", path, f"expected a checkpoint of this config, it has no {missing[0]}")
-        for key, value in wanted["settings"].items():
-            before = content["settings"].get(key)
-            if before != value:
-                raise UsageError("resume", path, f"was trained with {key}={before}, expected the {value} of this run")
+        require_settings("resume", path, content["settings"], settings)
         for name, module in self.trained.items():
             if name != "network":
                 module.load_state_dict(content[f"{name}_state_dict"])
@@ -298,14 +294,17 @@ def train(
     After each epoch MODEL_ID.pth in `folder` is the state to resume from and MODEL_ID.log has a line more. Once the
     ε schedule has ended, MODEL_ID_best.pth is the state of the lowest robust error on the test set, which is what
     the published numbers select by. What an earlier run left goes when the first epoch of a new one is over.
+
+    Raises:
+        UsageError: `resume`, or what lies in `folder` beside it, is of another run.
+        FloatingPointError: training diverged.
     """
     device = train_set.labels.device
     run.trained.to(device)
     path = folder / f"{run.model.model_id}.pth"
     best_path, log = path.with_name(f"{path.stem}_best.pth"), path.with_suffix(".log")
-    state = run.restore(resume) if resume else {"epoch": -1}
-    if state["epoch"] + 1 >= run.training.epochs:
-        raise UsageError("resume", resume, f"expected a checkpoint before epoch {run.training.epochs - 1}, the last")
+    settings = run.config.settings() | {"seed": seed, "data": train_set.fingerprint()}
+    state = _taken_up(run, resume, path, settings) if resume else {"epoch": -1}
     best = state["best_robust_err"] if resume and best_path.exists() else float("inf")
     newest, first = resume, state["epoch"] + 1
     try:
@@ -321,11 +320,26 @@ def train(
                 if epoch == first:
                     _clear(log, first, best_path if not resume else None)
                 files = [best_path, path] if is_best else [path]
-                record_epoch(row, log, run.state(epoch, errors | {"best_robust_err": best}), files)
-                print_interval_epoch(run.model.model_id, row)
+                record_epoch(row, log, run.state(epoch, errors | {"best_robust_err": best}, settings), files)
+                print_interval_epoch(run.model.model_id, run.training.method_params.attack_type, row)
             newest = path
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"go on with --resume {newest}" if newest else "no epoch is over") from stop
+
+
+def _taken_up(run: Run, resume: Path, path: Path, settings: dict[str, object]) -> dict:
+    """The content of the checkpoint `resume`, from which `run` goes on; it will write to `path`.
+
+    Raises:
+        UsageError: either is of another run, or there is nothing left to do.
+    """
+    content = run.restore(resume, settings)
+    if path.exists():
+        there = checkpoint.read("config", path).get("settings", {})
+        require_settings("config", f"models_path={path.parent}: {path.name}", there, settings)
+    if content["epoch"] + 1 >= run.training.epochs:
+        raise UsageError("resume", resume, f"expected a checkpoint before epoch {run.training.epochs - 1}, the last")
+    return content
 
 
 def _clear(log: Path, first: int, best: Path | None) -> None:

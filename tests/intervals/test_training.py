@@ -179,11 +179,11 @@ def test_below_a_tiny_epsilon_training_is_natural(monkeypatch):
     assert run.loss(images, labels, 2e-6, torch.empty(24, 0))[0] == pytest.approx(7 + math.log(10))
 
 
-def trained(folder, name, *overrides, data=None, resume=None):
+def trained(folder, name, *overrides, data=None, resume=None, seed=5):
     """A run of six epochs, ε rising over the second and third; what its log says, and its state after each."""
     schedule = ["schedule_start=1", "schedule_length=2", "epochs=6", "lr_decay_step=2"]
     run = run_of(name, *(f"training_params:{value}" for value in schedule), *overrides)
-    training.train(run, data or few_images(), few_images(), folder, seed=5, resume=resume)
+    training.train(run, data or few_images(), few_images(), folder, seed=seed, resume=resume)
     return run, [json.loads(line) for line in (folder / "mlp_255.log").open()]
 
 
@@ -282,6 +282,26 @@ def test_a_checkpoint_of_other_settings_is_refused(override, said, tmp_path):
     with pytest.raises(UsageError, match=said):
         trained(tmp_path, "mnist_robtrain_p22_all", override, resume=tmp_path / "mlp_255.pth")
     assert (tmp_path / "mlp_255.log").read_text() == log
+
+
+@pytest.mark.parametrize(("other", "said"), [
+    ({"seed": 6}, "seed=5, expected the 6"),
+    ({"data": few_images(20)}, "was trained with data="),
+])  # fmt: skip
+def test_a_checkpoint_of_another_run_is_refused(other, said, tmp_path):
+    trained(tmp_path, "mnist_robtrain_p22_all", "training_params:epochs=1")
+    with pytest.raises(UsageError, match=said):
+        trained(tmp_path, "mnist_robtrain_p22_all", resume=tmp_path / "mlp_255.pth", **other)
+
+
+def test_a_run_is_not_resumed_over_the_files_of_another(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    trained(one, "mnist_robtrain_p22_all", "training_params:epochs=2", seed=6)
+    left = {path.name: path.read_bytes() for path in one.iterdir()}
+    trained(two, "mnist_robtrain_p22_all", "training_params:epochs=1")
+    with pytest.raises(UsageError, match=r"one: mlp_255\.pth: was trained with seed=6, expected the 5"):
+        trained(one, "mnist_robtrain_p22_all", resume=two / "mlp_255.pth")
+    assert {path.name: path.read_bytes() for path in one.iterdir()} == left
 
 
 @pytest.mark.parametrize("stopped_in", [0, 2])
