@@ -10,7 +10,7 @@ quickstart: .venv/runtime
 
 test: .venv/development
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 .venv/runtime: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -1,7 +1,11 @@
+import os
+
 import pytest
 from hypothesis import settings
 
 from tests.helpers import write_idx_files
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads that share a core wait for each other
 
 settings.register_profile("patchcert", deadline=None, derandomize=True, print_blob=False)
 settings.load_profile("patchcert")
