@@ -115,6 +115,11 @@ def load_network(option: str, path: Path, network: nn.Module, entry: str = "net"
     return content
 
 
+def other_setting(found: dict[str, object], wanted: dict[str, object]) -> str | None:
+    """The first of the `wanted` settings that those of a checkpoint, `found`, do not have; None if it has all."""
+    return next((name for name, value in wanted.items() if found.get(name) != value), None)
+
+
 def _first_difference(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
     last = next((key for key in reversed(wanted) if key.endswith("weight")), None)
     for key, tensor in wanted.items():

@@ -266,11 +266,11 @@ def _interrupted(partial: Path, settings: dict) -> dict | None:
     if not partial.exists():
         return None
     state = checkpoint.read("resume", partial)
-    for name, value in settings.items():
-        before = state.get("settings", {}).get(name)
-        if before != value:
-            left = f"{partial} is an interrupted run with --{name} {before}: finish that one, or remove the file"
-            raise UsageError(name, value, left)
+    before = state.get("settings", {})
+    other = checkpoint.other_setting(before, settings)
+    if other:
+        left = f"{partial} is an interrupted run with --{other} {before.get(other)}"
+        raise UsageError(other, settings[other], f"{left}: finish that one, or remove the file")
     return state
 
 

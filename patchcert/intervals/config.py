@@ -6,7 +6,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replac
 from difflib import get_close_matches
 from pathlib import Path
 
-from patchcert import datasets
+from patchcert import checkpoint, datasets
 from patchcert.ablation import Patch
 from patchcert.errors import UsageError
 from patchcert.intervals.places import Scale
@@ -171,10 +171,10 @@ def load(path: Path, overrides: list[str] = ()) -> Config:
 
 def require_settings(option: str, value: object, found: dict[str, object], wanted: dict[str, object]) -> None:
     """Raise UsageError, about `--option value`, unless the settings of a checkpoint are the `wanted` ones."""
-    for key, right in wanted.items():
-        if found.get(key) != right:
-            said = f"was trained with {key}={found.get(key)}, expected the {right} of this run"
-            raise UsageError(option, value, said)
+    key = checkpoint.other_setting(found, wanted)
+    if key:
+        right = f"was trained with {key}={found.get(key)}, expected the {wanted[key]} of this run"
+        raise UsageError(option, value, right)
 
 
 # Files -------------------------------------------------------------------------------------------------------

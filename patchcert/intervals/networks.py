@@ -100,11 +100,12 @@ def network_of(config: Config, model: Model, image_shape: tuple[int, int, int], 
         require_k(network, method.k)
         return network
     rows, columns = height - method.patch_w + 1, width - method.patch_l + 1
+    merged = f"neighbor={list(method.neighbor)}, multiplied"
     for key, value, largest, what in (
         ("patch_w", method.patch_w, height, f"images have {height} rows"),
         ("patch_l", method.patch_l, width, f"images have {width} columns"),
         ("patch_count", method.patch_count, rows * columns, f"there are {rows * columns} places"),
-        ("neighbor", math.prod(method.neighbor), max(rows, columns), "multiplied; that many places stand side by side"),
+        (merged, math.prod(method.neighbor), max(rows, columns), f"there are {rows} × {columns} places"),
     ):
         if value > largest:
             raise UsageError("config", f"{key}={value}", f"expected at most {largest}, {what}")

@@ -334,7 +334,7 @@ def _taken_up(run: Run, resume: Path, path: Path, settings: dict[str, object]) -
         UsageError: either is of another run, or there is nothing left to do.
     """
     content = run.restore(resume, settings)
-    if path.exists():
+    if path.exists() and not path.samefile(resume):
         there = checkpoint.read("config", path).get("settings", {})
         require_settings("config", f"models_path={path.parent}: {path.name}", there, settings)
     if content["epoch"] + 1 >= run.training.epochs:

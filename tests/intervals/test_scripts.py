@@ -174,7 +174,7 @@ WRONG = {
     "growing learning rate": (["training_params:lr_decay_factor=2"], "above 0 and up to 1"),
     "groups larger than the image": (
         ["training_params:method_params:neighbor=[2,20]"],
-        "neighbor=40: expected at most 27, multiplied",
+        "neighbor=[2, 20], multiplied=40: expected at most 27, there are 27 × 27 places",
     ),
     "huge network": (['models=[{"model_id":"m","model_class":"mlp","model_params":{"hidden":9999999}}]'], "to 1000000"),
     "no file name": (['models=[{"model_id":"../m","model_class":"mlp","model_params":{}}]'], "letters, digits"),
