@@ -249,7 +249,7 @@ class Run:
                     bar.set_postfix(
                         eps=f"{epsilon:.3f}",
                         loss=f"{float(loss_sum) / seen:.4f}",
-                        certified=f"{float(certified_sum) / seen:.2%}",
+                        robust=f"{float(certified_sum) / seen:.2%}",
                     )
                 bar.update(count)
         return {
