@@ -8,10 +8,11 @@ Projected gradient ascent with sign steps, many restarts with the patch at a new
 NeurIPS 2020). Stops with exit code 3 if an image flips whose answer is certified under the same θ.
 """
 
-from patchcert import cli, experiment
-from patchcert.ablation import Band
-from patchcert.attack import Classifier
-from patchcert.voting import ThresholdVote
+from patchcert import cli
+from patchcert.attacks.attack import Classifier
+from patchcert.experiments import experiment
+from patchcert.smoothing.ablation import Band
+from patchcert.smoothing.voting import ThresholdVote
 from pytorch_cifar import MODELS, cifar_resnet
 
 

@@ -8,10 +8,11 @@ Projected gradient ascent with sign steps from a random start (Levine and Feizi,
 against patches say nothing about such changes.
 """
 
-from patchcert import cli, experiment
-from patchcert.ablation import Band
-from patchcert.attack import Classifier
-from patchcert.voting import ThresholdVote
+from patchcert import cli
+from patchcert.attacks.attack import Classifier
+from patchcert.experiments import experiment
+from patchcert.smoothing.ablation import Band
+from patchcert.smoothing.voting import ThresholdVote
 from pytorch_cifar import MODELS, cifar_resnet
 
 

@@ -8,8 +8,9 @@ Projected gradient ascent with sign steps, many restarts with the patch at a new
 NeurIPS 2020).
 """
 
-from patchcert import cli, experiment
-from patchcert.attack import undefended
+from patchcert import cli
+from patchcert.attacks.attack import undefended
+from patchcert.experiments import experiment
 from pytorch_cifar import MODELS, cifar_resnet
 
 

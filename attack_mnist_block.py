@@ -8,11 +8,12 @@ Projected gradient ascent with sign steps, many restarts with the patch at a new
 NeurIPS 2020). Stops with exit code 3 if an image flips whose answer is certified under the same θ.
 """
 
-from patchcert import cli, experiment
-from patchcert.ablation import Block
-from patchcert.attack import Classifier
+from patchcert import cli
+from patchcert.attacks.attack import Classifier
+from patchcert.experiments import experiment
 from patchcert.networks import mnist_network
-from patchcert.voting import ThresholdVote
+from patchcert.smoothing.ablation import Block
+from patchcert.smoothing.voting import ThresholdVote
 
 
 def main() -> None:

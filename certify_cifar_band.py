@@ -7,9 +7,10 @@ Each copy votes for every class whose probability is at least θ. Levine and Fei
 section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
 """
 
-from patchcert import cli, experiment
-from patchcert.ablation import Band
-from patchcert.voting import ThresholdVote
+from patchcert import cli
+from patchcert.experiments import experiment
+from patchcert.smoothing.ablation import Band
+from patchcert.smoothing.voting import ThresholdVote
 from pytorch_cifar import MODELS, cifar_resnet
 
 

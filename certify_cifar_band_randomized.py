@@ -7,8 +7,9 @@ Each copy votes for its most probable class alone; each certificate may be wrong
 and Feizi, NeurIPS 2020, section 3. The deterministic certify_cifar_band_top_one.py needs no such allowance.
 """
 
-from patchcert import cli, experiment
-from patchcert.ablation import Band
+from patchcert import cli
+from patchcert.experiments import experiment
+from patchcert.smoothing.ablation import Band
 from pytorch_cifar import MODELS, cifar_resnet
 
 

@@ -7,9 +7,10 @@ Each copy votes for every class whose probability is at least θ. Levine and Fei
 50th picture is looked at, with --test those halfway between them.
 """
 
-from patchcert import cli, experiment
-from patchcert.ablation import Band
-from patchcert.voting import ThresholdVote
+from patchcert import cli
+from patchcert.experiments import experiment
+from patchcert.smoothing.ablation import Band
+from patchcert.smoothing.voting import ThresholdVote
 from resnet_imgnt import MODELS, imagenet_resnet
 
 

@@ -8,10 +8,11 @@ Each copy votes for its most probable class alone. Levine and Feizi, NeurIPS 202
 section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
 """
 
-from patchcert import cli, experiment
-from patchcert.ablation import Band
+from patchcert import cli
+from patchcert.experiments import experiment
 from patchcert.networks import mnist_network
-from patchcert.voting import TopOneVote
+from patchcert.smoothing.ablation import Band
+from patchcert.smoothing.voting import TopOneVote
 
 
 def main() -> None:

@@ -8,10 +8,11 @@ Each copy votes for every class whose probability is at least θ. Levine and Fei
 section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
 """
 
-from patchcert import cli, experiment
-from patchcert.ablation import MultiBlock
+from patchcert import cli
+from patchcert.experiments import experiment
 from patchcert.networks import mnist_network
-from patchcert.voting import ThresholdVote
+from patchcert.smoothing.ablation import MultiBlock
+from patchcert.smoothing.voting import ThresholdVote
 
 
 def main() -> None:

@@ -9,8 +9,10 @@ largest of each ablated copy. Each copy votes for every class whose probability 
 its most probable class alone. Levine and Feizi, NeurIPS 2020, section 3.
 """
 
-from patchcert import cli, experiment, saved_votes
-from patchcert.voting import ThresholdVote, TopOneVote
+from patchcert import cli
+from patchcert.experiments import experiment
+from patchcert.smoothing import saved_votes
+from patchcert.smoothing.voting import ThresholdVote, TopOneVote
 
 
 def main() -> None:

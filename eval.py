@@ -9,7 +9,8 @@ of `method: adv` attack `sample_limit` images too, evenly spaced, and fail if a 
 
 import time
 
-from patchcert import cli, datasets, distributed, results
+from patchcert import cli, distributed, results
+from patchcert.data import datasets
 from patchcert.intervals import arguments, evaluation
 from patchcert.intervals.bounds import exact_float32
 

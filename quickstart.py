@@ -10,11 +10,12 @@ patches of 5 × 5 pixels attack every eighth test image; pictures of what flips 
 
 from pathlib import Path
 
-from patchcert import cli, experiment
-from patchcert.ablation import Band
-from patchcert.attack import Classifier
+from patchcert import cli
+from patchcert.attacks.attack import Classifier
+from patchcert.experiments import experiment
 from patchcert.networks import mnist_network
-from patchcert.voting import ThresholdVote
+from patchcert.smoothing.ablation import Band
+from patchcert.smoothing.voting import ThresholdVote
 
 
 def main() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from patchcert import cli, datasets, distributed
+from patchcert import cli, distributed
+from patchcert.data import datasets
 from patchcert.errors import UsageError
 from patchcert.intervals import arguments, training
 from patchcert.intervals.bounds import exact_float32

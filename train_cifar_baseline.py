@@ -6,8 +6,9 @@
 As train_cifar_band.py, without ablation, on 3 channels. Writes checkpoints/cifar_baseline_….pth and a log beside it.
 """
 
-from patchcert import cli, experiment
-from patchcert.datasets import random_crop, random_flip
+from patchcert import cli
+from patchcert.data.datasets import random_crop, random_flip
+from patchcert.experiments import experiment
 from pytorch_cifar import MODELS, cifar_resnet
 
 

@@ -6,12 +6,13 @@
     python3 train_cifar_block.py --dataset folder --data DIR --image_size 32 --block_size 4
 
 The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020, section 4). Pictures are cropped and
-mirrored at random; recipes stand in patchcert/training.py. Writes checkpoints/cifar_one_block_….pth and a log.
+mirrored at random; recipes stand in patchcert/smoothing/training.py. Writes checkpoints/cifar_one_block_….pth and a log.
 """
 
-from patchcert import cli, experiment
-from patchcert.ablation import Block
-from patchcert.datasets import random_crop, random_flip
+from patchcert import cli
+from patchcert.data.datasets import random_crop, random_flip
+from patchcert.experiments import experiment
+from patchcert.smoothing.ablation import Block
 from pytorch_cifar import MODELS, cifar_resnet
 
 

@@ -8,9 +8,10 @@ The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020,
 pixels, normalised, mirrored at random. Writes checkpoints/imagenet_one_band_….pth and a log beside it.
 """
 
-from patchcert import cli, experiment
-from patchcert.ablation import Band
-from patchcert.datasets import random_flip
+from patchcert import cli
+from patchcert.data.datasets import random_flip
+from patchcert.experiments import experiment
+from patchcert.smoothing.ablation import Band
 from resnet_imgnt import MODELS, imagenet_resnet, pretrained_imagenet_resnet
 
 

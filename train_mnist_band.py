@@ -8,9 +8,10 @@ The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020,
 each batch showing one random band of every image. Writes checkpoints/{dataset}_one_band_….pth and a log beside it.
 """
 
-from patchcert import cli, experiment
-from patchcert.ablation import Band
+from patchcert import cli
+from patchcert.experiments import experiment
 from patchcert.networks import mnist_network
+from patchcert.smoothing.ablation import Band
 
 
 def main() -> None:

@@ -6,7 +6,8 @@
 As train_mnist_band.py, without ablation, on 1 channel. Writes checkpoints/{dataset}_baseline_….pth and a log beside it.
 """
 
-from patchcert import cli, experiment
+from patchcert import cli
+from patchcert.experiments import experiment
 from patchcert.networks import mnist_network
 
 

@@ -7,9 +7,10 @@
 As train_mnist_band.py, with a block in place of a band. Writes checkpoints/{dataset}_one_block_….pth.
 """
 
-from patchcert import cli, experiment
-from patchcert.ablation import Block
+from patchcert import cli
+from patchcert.experiments import experiment
 from patchcert.networks import mnist_network
+from patchcert.smoothing.ablation import Block
 
 
 def main() -> None:

@@ -7,9 +7,10 @@
 As train_mnist_band.py, with `keep` of the bands of `bandwidth` columns. Writes checkpoints/{dataset}_bands_….pth.
 """
 
-from patchcert import cli, experiment
-from patchcert.ablation import MultiBand
+from patchcert import cli
+from patchcert.experiments import experiment
 from patchcert.networks import mnist_network
+from patchcert.smoothing.ablation import MultiBand
 
 
 def main() -> None:

@@ -7,9 +7,10 @@
 As train_mnist_band.py, with `keep` of the aligned blocks. Writes checkpoints/{dataset}_block_fixed_exact_….pth.
 """
 
-from patchcert import cli, experiment
-from patchcert.ablation import MultiBlock
+from patchcert import cli
+from patchcert.experiments import experiment
 from patchcert.networks import mnist_network
+from patchcert.smoothing.ablation import MultiBlock
 
 
 def main() -> None:

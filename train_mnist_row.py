@@ -7,9 +7,10 @@
 As train_mnist_band.py, with rows in place of columns. Writes checkpoints/t{dataset}_one_band_….pth.
 """
 
-from patchcert import cli, experiment
-from patchcert.ablation import Row
+from patchcert import cli
+from patchcert.experiments import experiment
 from patchcert.networks import mnist_network
+from patchcert.smoothing.ablation import Row
 
 
 def main() -> None:

@@ -14,10 +14,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from patchcert import attack, checkpoint, cli, datasets, results
-from patchcert.ablation import Band, Patch
+from patchcert import checkpoint, cli, results
+from patchcert.attacks import attack
+from patchcert.data import datasets
 from patchcert.networks import mnist_network
-from patchcert.voting import ThresholdVote
+from patchcert.smoothing.ablation import Band, Patch
+from patchcert.smoothing.voting import ThresholdVote
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ images, in turn, several times; the table shows medians, and medians of the rati
 
     plain     the paper's loop: one masked batch of images for each ablation, weights in PyTorch's default layout
     dense     images and ablations folded into batches of --dense_batch copies, weights in the networks' own layout
-    windowed  patchcert.windowed: only what differs from the empty image
+    windowed  patchcert.smoothing.windowed: only what differs from the empty image
     bfloat16  (--amp) windowed with weights and activations in bfloat16, which is another classifier
 """
 
@@ -31,12 +31,13 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from patchcert import checkpoint, datasets  # noqa: E402
-from patchcert.ablation import Ablation, Band, Block, Patch, encode  # noqa: E402
-from patchcert.certificate import Certifier, Question  # noqa: E402
+from patchcert import checkpoint  # noqa: E402
+from patchcert.data import datasets  # noqa: E402
 from patchcert.networks import mnist_network  # noqa: E402
-from patchcert.voting import ThresholdVote  # noqa: E402
-from patchcert.windowed import WindowedNetwork  # noqa: E402
+from patchcert.smoothing.ablation import Ablation, Band, Block, Patch, encode  # noqa: E402
+from patchcert.smoothing.certificate import Certifier, Question  # noqa: E402
+from patchcert.smoothing.voting import ThresholdVote  # noqa: E402
+from patchcert.smoothing.windowed import WindowedNetwork  # noqa: E402
 
 THRESHOLD, NEAR = 0.2, 1e-4
 """θ of the votes that are compared, and how close to it a probability counts as near."""

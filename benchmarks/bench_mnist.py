@@ -21,11 +21,12 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from benchmarks.timing import compare  # noqa: E402
-from patchcert import certificate, results, training, voting  # noqa: E402
-from patchcert.ablation import Ablation, Band, Patch, encode  # noqa: E402
-from patchcert.datasets import Dataset  # noqa: E402
+from patchcert import results  # noqa: E402
+from patchcert.data.datasets import Dataset  # noqa: E402
 from patchcert.networks import mnist_network  # noqa: E402
-from patchcert.voting import ThresholdVote  # noqa: E402
+from patchcert.smoothing import certificate, training, voting  # noqa: E402
+from patchcert.smoothing.ablation import Ablation, Band, Patch, encode  # noqa: E402
+from patchcert.smoothing.voting import ThresholdVote  # noqa: E402
 
 BAND = Band(28, 28, 4)
 STEPS = 150
@@ -70,7 +71,7 @@ def one_epoch(network: nn.Module, data: Dataset) -> None:
 def peak_megabytes(ablation: str, engine: str) -> float:
     """Peak memory of a fresh process that certifies 2 images under `ablation`, a Python expression."""
     certify_two = f"b.certify(b.mnist_network(), b.random_pictures(2), {ablation}, {engine!r}); b.print_peak()"
-    code = f"import bench_mnist as b; from patchcert.ablation import *; {certify_two}"
+    code = f"import bench_mnist as b; from patchcert.smoothing.ablation import *; {certify_two}"
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     return float(run.stdout)

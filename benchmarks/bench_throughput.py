@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from patchcert import cli, results, training, voting
-from patchcert.ablation import Band
-from patchcert.datasets import Dataset, PictureFolder, normalise_imagenet, random_crop, random_flip
+from patchcert import cli, results
+from patchcert.data.datasets import Dataset, PictureFolder, normalise_imagenet, random_crop, random_flip
+from patchcert.smoothing import training, voting
+from patchcert.smoothing.ablation import Band
 from pytorch_cifar import cifar_resnet
 from resnet_imgnt import imagenet_resnet
 

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import torch
 
-from patchcert import attack, datasets, distributed, training
-from patchcert.ablation import Patch
+from patchcert import distributed
+from patchcert.attacks import attack
+from patchcert.data import datasets
 from patchcert.errors import BrokenCertificateError, UsageError
+from patchcert.smoothing import training
+from patchcert.smoothing.ablation import Patch
 
 MNIST_LIKE = ("mnist", "fashion-mnist", "digits")
 CIFAR_LIKE = ("cifar10", "folder")

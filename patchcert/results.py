@@ -17,7 +17,7 @@ from patchcert import distributed
 from patchcert.checkpoint import write_atomically
 
 if TYPE_CHECKING:
-    from patchcert.datasets import Images
+    from patchcert.data.datasets import Images
 
 COUNTED = ("correct", "certified_correct", "certified_wrong")
 

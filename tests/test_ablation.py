@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchcert.ablation import Band, Block, MultiBand, MultiBlock, Patch, Row, encode
 from patchcert.errors import UsageError
+from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Patch, Row, encode
 
 sizes = st.integers(1, 9)
 

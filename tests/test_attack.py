@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from patchcert import attack, datasets
-from patchcert.ablation import Band, Block, Patch, encode
-from patchcert.attack import Ascent, Attack, BallThreat, Classifier, PatchThreat, Targets
-from patchcert.certificate import Question
+from patchcert.attacks import attack
+from patchcert.attacks.attack import Ascent, Attack, BallThreat, Classifier, PatchThreat, Targets
+from patchcert.data import datasets
 from patchcert.errors import BrokenCertificateError
-from patchcert.voting import ThresholdVote
+from patchcert.smoothing.ablation import Band, Block, Patch, encode
+from patchcert.smoothing.certificate import Question
+from patchcert.smoothing.voting import ThresholdVote
 
 RULE = ThresholdVote(0.3)
 SQUARE, BAR = Patch(5, 5), Patch(2, 8)

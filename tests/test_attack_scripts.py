@@ -9,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from patchcert import certificate, checkpoint, datasets
-from patchcert.ablation import Band, encode
-from patchcert.attack import Classifier
+from patchcert import checkpoint
+from patchcert.attacks.attack import Classifier
+from patchcert.data import datasets
 from patchcert.networks import mnist_network
-from patchcert.voting import ThresholdVote
+from patchcert.smoothing import certificate
+from patchcert.smoothing.ablation import Band, encode
+from patchcert.smoothing.voting import ThresholdVote
 from pytorch_cifar import cifar_resnet
 from tests import oracle
 from tests.helpers import ROOT, run_here, succeed, succeed_in_two_processes, write_idx_files

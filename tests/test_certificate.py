@@ -8,17 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchcert.ablation import Band, Block, MultiBand, MultiBlock, Patch, Row
-from patchcert.certificate import (
-    Certifier,
-    Question,
-    predict,
-    randomized_verdicts,
-    runner_up,
-    safe_lead,
-)
 from patchcert.errors import UsageError
-from patchcert.voting import ThresholdVote, TopOneVote
+from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Patch, Row
+from patchcert.smoothing.certificate import Certifier, Question, predict, randomized_verdicts, runner_up, safe_lead
+from patchcert.smoothing.voting import ThresholdVote, TopOneVote
 
 
 def winner(counts):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from patchcert import checkpoint, datasets
+from patchcert import checkpoint
+from patchcert.data import datasets
 from patchcert.networks import mnist_network
 from pytorch_cifar import cifar_resnet
 from resnet_imgnt import imagenet_resnet

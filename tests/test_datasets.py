@@ -5,7 +5,7 @@ import pytest
 import scipy.io
 import torch
 
-from patchcert import datasets
+from patchcert.data import datasets
 from patchcert.errors import UsageError
 
 

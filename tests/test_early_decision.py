@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchcert.ablation import Band, Block, MultiBand, MultiBlock, Patch, Row
-from patchcert.certificate import Certifier, Question, certify
-from patchcert.datasets import Dataset
-from patchcert.voting import ThresholdVote, TopOneVote
+from patchcert.data.datasets import Dataset
+from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Patch, Row
+from patchcert.smoothing.certificate import Certifier, Question, certify
+from patchcert.smoothing.voting import ThresholdVote, TopOneVote
 from tests.helpers import succeed
 from tests.test_scripts import save_random_network
 

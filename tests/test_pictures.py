@@ -13,9 +13,11 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms.v2 import functional as transforms
 
 import resnet_imgnt
-from patchcert import checkpoint, datasets, training
-from patchcert.ablation import Band, encode
-from patchcert.datasets import Dataset
+from patchcert import checkpoint
+from patchcert.data import datasets
+from patchcert.data.datasets import Dataset
+from patchcert.smoothing import training
+from patchcert.smoothing.ablation import Band, encode
 from pytorch_cifar import cifar_resnet
 from tests.helpers import ROOT, run_here, run_in_two_processes, succeed, succeed_in_two_processes
 

@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchcert import batching, saved_votes
-from patchcert.ablation import Band, Block, MultiBand, MultiBlock, Patch, Row
-from patchcert.certificate import Certifier, Question
-from patchcert.datasets import Dataset
+from patchcert.data.datasets import Dataset
 from patchcert.errors import UsageError
 from patchcert.networks import mnist_network
-from patchcert.voting import DenseNetwork, ThresholdVote, TopOneVote
+from patchcert.smoothing import batching, saved_votes
+from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Patch, Row
+from patchcert.smoothing.certificate import Certifier, Question
+from patchcert.smoothing.voting import DenseNetwork, ThresholdVote, TopOneVote
 from tests.helpers import run_here, succeed
 from tests.test_scripts import save_random_network
 

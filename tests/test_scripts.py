@@ -12,8 +12,8 @@ import torch
 
 from patchcert import checkpoint
 from patchcert.networks import mnist_network
-from patchcert.voting import DenseNetwork
-from patchcert.windowed import WindowedNetwork
+from patchcert.smoothing.voting import DenseNetwork
+from patchcert.smoothing.windowed import WindowedNetwork
 from tests.helpers import ROOT, run_here, run_script, succeed
 
 FIRST = "mnist_one_band_lr_0.01_regularization_0.0005_band_4_epoch_1.pth"

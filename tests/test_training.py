@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from patchcert import checkpoint, training
-from patchcert.ablation import Band, Block
-from patchcert.datasets import Dataset, random_crop, random_flip
+from patchcert import checkpoint
+from patchcert.data.datasets import Dataset, random_crop, random_flip
 from patchcert.errors import UsageError
+from patchcert.smoothing import training
+from patchcert.smoothing.ablation import Band, Block
 
 DATA = Dataset(
     torch.randint(0, 256, (50, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8),

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from patchcert import training
-from patchcert.datasets import random_crop, random_flip
-from patchcert.training import FAST, Recipe
+from patchcert.data.datasets import random_crop, random_flip
+from patchcert.smoothing import training
+from patchcert.smoothing.training import FAST, Recipe
 from tests import oracle
 from tests.helpers import succeed
 from tests.test_pictures import write_pictures

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from patchcert import voting
-from patchcert.ablation import Ablation, Band, Block, MultiBand, MultiBlock, Row, encode
 from patchcert.errors import UsageError
-from patchcert.windowed import WindowedNetwork
-from patchcert.windowed.geometry import Window, windows_of
+from patchcert.smoothing import voting
+from patchcert.smoothing.ablation import Ablation, Band, Block, MultiBand, MultiBlock, Row, encode
+from patchcert.smoothing.windowed import WindowedNetwork
+from patchcert.smoothing.windowed.geometry import Window, windows_of
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
@@ -250,7 +250,7 @@ def test_network_is_left_as_it_was():
 
 
 def test_plans_that_do_not_fit_are_made_anew(monkeypatch):
-    monkeypatch.setattr("patchcert.windowed.KEPT_BYTES", 500_000)
+    monkeypatch.setattr("patchcert.smoothing.windowed.KEPT_BYTES", 500_000)
     engine = WindowedNetwork(settled(SmallResNet(), (6, 32, 32)), Band(32, 32, 4), 6)
     images = torch.rand(2, 6, 32, 32)
     first = engine.logits(images, torch.arange(32))

@@ -6,10 +6,11 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replac
 from difflib import get_close_matches
 from pathlib import Path
 
-from patchcert import checkpoint, datasets
-from patchcert.ablation import Patch
+from patchcert import checkpoint
+from patchcert.data import datasets
 from patchcert.errors import UsageError
 from patchcert.intervals.places import Scale
+from patchcert.smoothing.ablation import Patch
 
 ATTACK_TYPES = ("patch-all", "patch-random", "patch-nn", "patch-all-pool", "sparse")
 BOUND_TYPES = {"sparse": ("sparse-interval", "sparse-interval-tight")}

@@ -7,8 +7,9 @@ from statistics import mean, median
 import torch
 from torch import Tensor, nn
 
-from patchcert import attack, checkpoint, distributed
-from patchcert.datasets import Dataset
+from patchcert import checkpoint, distributed
+from patchcert.attacks import attack
+from patchcert.data.datasets import Dataset
 from patchcert.errors import UsageError
 from patchcert.intervals.bounds import certified
 from patchcert.intervals.config import Config, Model, require_settings

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from patchcert.ablation import Patch
 from patchcert.errors import require_within
 from patchcert.intervals.bounds import Box
+from patchcert.smoothing.ablation import Patch
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchcert import checkpoint, datasets, distributed
-from patchcert.datasets import Dataset
+from patchcert import checkpoint, distributed
+from patchcert.data import datasets
+from patchcert.data.datasets import Dataset
 from patchcert.errors import UsageError
 from patchcert.intervals.bounds import certified, robust_loss
 from patchcert.intervals.config import Config, Method, Model, Training, require_settings
@@ -19,7 +20,13 @@ from patchcert.intervals.patches import Batch, all_margins, weighted_layers, wit
 from patchcert.intervals.places import Scale, Threat, all_places, corners_of, own_places
 from patchcert.intervals.sparse import SparseThreat, sparse_margins
 from patchcert.results import print_interval_epoch, progress_bar
-from patchcert.training import STEPS_BETWEEN_READINGS, epoch_generator, keep_log_until, record_epoch, require_finite
+from patchcert.smoothing.training import (
+    STEPS_BETWEEN_READINGS,
+    epoch_generator,
+    keep_log_until,
+    record_epoch,
+    require_finite,
+)
 
 NATURAL = 1e-6
 """Below this ε training is natural: cross-entropy of the logits."""

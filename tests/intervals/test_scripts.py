@@ -8,14 +8,15 @@ import sys
 import pytest
 import torch
 
-from patchcert import datasets, distributed
-from patchcert.ablation import Patch
+from patchcert import distributed
+from patchcert.data import datasets
 from patchcert.errors import UsageError
 from patchcert.intervals import arguments, config
 from patchcert.intervals.bounds import certified
 from patchcert.intervals.networks import build
 from patchcert.intervals.places import Scale, Threat
 from patchcert.intervals.sparse import SparseThreat, sparse_margins
+from patchcert.smoothing.ablation import Patch
 from tests.helpers import ROOT, run_here, succeed, succeed_in_two_processes
 from tests.intervals.oracle import plain_margins
 

@@ -11,14 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchcert import datasets
-from patchcert.ablation import Patch
-from patchcert.datasets import Dataset
+from patchcert.data import datasets
+from patchcert.data.datasets import Dataset
 from patchcert.errors import UsageError
 from patchcert.intervals import config, training
 from patchcert.intervals.bounds import certified
 from patchcert.intervals.guide import Guide, guide_loss, gumbel, likeliest
 from patchcert.intervals.places import Threat
+from patchcert.smoothing.ablation import Patch
 from tests.helpers import ROOT
 from tests.intervals.oracle import plain_margins
 

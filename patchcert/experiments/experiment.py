@@ -14,23 +14,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from patchcert import (
-    attack,
-    batching,
-    certificate,
-    checkpoint,
-    datasets,
-    distributed,
-    report,
-    results,
-    saved_votes,
-    training,
-    voting,
-)
-from patchcert.ablation import Ablation, Patch
+from patchcert import checkpoint, distributed, results
+from patchcert.attacks import attack, pictures
 from patchcert.cli import RECIPE_OPTIONS, configuration
+from patchcert.data import datasets
 from patchcert.errors import BrokenCertificateError, UsageError, require_within
-from patchcert.voting import Engine, VoteRule
+from patchcert.smoothing import batching, certificate, saved_votes, training, voting
+from patchcert.smoothing.ablation import Ablation, Patch
+from patchcert.smoothing.voting import Engine, VoteRule
 
 CERTIFIED = ("certified_margin", "certified_exact")
 """Columns of attacks with a patch; attacks in a ball have no certificate."""
@@ -266,7 +257,7 @@ def _attack(
         try:
             search(run, restarts)
         except BrokenCertificateError as error:
-            path = report.save_counterexample(run, error.number, options.save_images or Path("results"))
+            path = pictures.save_counterexample(run, error.number, options.save_images or Path("results"))
             raise BrokenCertificateError(error.number, f"{error}: the counterexample is in {path}") from error
         _report_attack(options, dataset, clean, run, time.perf_counter() - started)
         if options.save_images:
@@ -341,11 +332,11 @@ def _report_attack(
 
 
 def _save_pictures(options: argparse.Namespace, run: attack.Attack) -> None:
-    report.save_flipped(run, options.save_images)
+    pictures.save_flipped(run, options.save_images)
     flipped = run.findings.flipped
     still_wrong = flipped.clone()
     if flipped.any():
-        rounded = report.to_bytes(run.findings.images[flipped]) / 255
+        rounded = pictures.to_bytes(run.findings.images[flipped]) / 255
         still_wrong[flipped] = run.classifier.predict(rounded, options.batch_size) != run.targets.labels[flipped]
     counts = [int(distributed.total(chosen.sum())) for chosen in (flipped, still_wrong)]
     if distributed.is_first() and counts[0]:

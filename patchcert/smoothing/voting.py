@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from patchcert.ablation import Ablation, encode
-from patchcert.windowed import WindowedNetwork
+from patchcert.smoothing.ablation import Ablation, encode
+from patchcert.smoothing.windowed import WindowedNetwork
 
 
 class VoteRule(Protocol):

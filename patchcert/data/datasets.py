@@ -27,7 +27,7 @@ from patchcert.results import progress_bar
 DECODED_AT_ONCE = 500
 """Pictures that a worker process hands over together."""
 
-SHIPPED_SPLIT = Path(__file__).parent / "splits" / "permutation_10000.txt"
+SHIPPED_SPLIT = Path(__file__).parent / "permutation_10000.txt"
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 """(N, C, H, W) float images and a generator on their device, to images of the same shape."""

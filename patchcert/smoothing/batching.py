@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from patchcert.ablation import Ablation
-from patchcert.datasets import Images
-from patchcert.voting import Engine, softmax_chunks
+from patchcert.data.datasets import Images
+from patchcert.smoothing.ablation import Ablation
+from patchcert.smoothing.voting import Engine, softmax_chunks
 
 SMALLEST, CALLS, REPETITIONS, REAL_IMAGES = 16, 2, 3, 64
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from patchcert import checkpoint, distributed
-from patchcert.ablation import Ablation, encode
-from patchcert.datasets import Augmentation, Images
+from patchcert.data.datasets import Augmentation, Images
 from patchcert.errors import UsageError
 from patchcert.results import print_epoch, progress_bar
+from patchcert.smoothing.ablation import Ablation, encode
 
 STEPS_BETWEEN_READINGS = 25
 """Steps after which the progress bar reads loss and accuracy, which waits for the device."""

@@ -15,10 +15,10 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from patchcert import distributed
-from patchcert.ablation import Ablation, Patch, encode
-from patchcert.datasets import Images
+from patchcert.data.datasets import Images
 from patchcert.results import progress_bar
-from patchcert.voting import Ballot, Engine, TopOneVote, VoteRule, softmax, softmax_chunks, softmax_over
+from patchcert.smoothing.ablation import Ablation, Patch, encode
+from patchcert.smoothing.voting import Ballot, Engine, TopOneVote, VoteRule, softmax, softmax_chunks, softmax_over
 
 NO_RIVAL = 2**62
 """A lead beyond all counts, where there is nobody to lead."""

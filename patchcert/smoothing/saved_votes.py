@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from patchcert import distributed
-from patchcert.ablation import Ablation, Band, Block, MultiBand, MultiBlock, Row
-from patchcert.certificate import Certifier, Verdicts
 from patchcert.checkpoint import write_atomically
-from patchcert.datasets import Images
+from patchcert.data.datasets import Images
 from patchcert.errors import UsageError
 from patchcert.results import progress_bar
-from patchcert.voting import ThresholdVote, VoteRule
+from patchcert.smoothing.ablation import Ablation, Band, Block, MultiBand, MultiBlock, Row
+from patchcert.smoothing.certificate import Certifier, Verdicts
+from patchcert.smoothing.voting import ThresholdVote, VoteRule
 
 FORMAT = 1
 

@@ -17,12 +17,12 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from patchcert.ablation import Ablation, Patch, Whole, encode
-from patchcert.certificate import Certifier, Question, Verdicts, predict
-from patchcert.datasets import Dataset
+from patchcert.data.datasets import Dataset
 from patchcert.errors import BrokenCertificateError
 from patchcert.results import progress_bar
-from patchcert.voting import DenseNetwork, TopOneVote, VoteRule, softmax_over
+from patchcert.smoothing.ablation import Ablation, Patch, Whole, encode
+from patchcert.smoothing.certificate import Certifier, Question, Verdicts, predict
+from patchcert.smoothing.voting import DenseNetwork, TopOneVote, VoteRule, softmax_over
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Log-probabilities (R, A, K), votes (R, A, K) and labels (R,) to what the attack on each image raises, (R,)."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from patchcert.errors import UsageError
-from patchcert.windowed.layers import (
+from patchcert.smoothing.windowed.layers import (
     Convolution,
     Flatten,
     Joint,

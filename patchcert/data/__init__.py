@@ -1,0 +1,1 @@
+"""Images with labels: named data sets, folders of pictures, augmentation, halves."""

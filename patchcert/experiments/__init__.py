@@ -1,0 +1,1 @@
+"""What scripts start: training, certifying, attacking, each as its options describe it."""
