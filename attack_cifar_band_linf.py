@@ -9,22 +9,23 @@ against patches say nothing about such changes.
 """
 
 from patchcert import cli
-from patchcert.attacks.attack import Classifier
-from patchcert.experiments import experiment
+from patchcert.attacks.classifier import Classifier
+from patchcert.experiments.attacking import add_attack_threshold, attack_in_ball, ball_attack_parser
+from patchcert.experiments.setting import CIFAR_LIKE, add_network, class_count
 from patchcert.smoothing.ablation import Band
 from patchcert.smoothing.voting import ThresholdVote
 from pytorch_cifar import MODELS, cifar_resnet
 
 
 def main() -> None:
-    parser = cli.ball_attack_parser(__doc__, cli.CIFAR_LIKE)
-    cli.add_network(parser, MODELS, "resnet18", image_size=32)
+    parser = ball_attack_parser(__doc__, CIFAR_LIKE)
+    add_network(parser, MODELS, "resnet18", image_size=32)
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
-    cli.add_attack_threshold(parser)
+    add_attack_threshold(parser)
     options = parser.parse_args()
     ablation = Band(options.image_size, options.image_size, options.band_size)
-    network = cifar_resnet(options.model, channels=6, classes=cli.class_count(options))
-    experiment.attack_in_ball(options, network, Classifier(network, ablation, ThresholdVote(options.threshold)))
+    network = cifar_resnet(options.model, channels=6, classes=class_count(options))
+    attack_in_ball(options, network, Classifier(network, ablation, ThresholdVote(options.threshold)))
 
 
 if __name__ == "__main__":

@@ -9,17 +9,18 @@ NeurIPS 2020).
 """
 
 from patchcert import cli
-from patchcert.attacks.attack import undefended
-from patchcert.experiments import experiment
+from patchcert.attacks.classifier import undefended
+from patchcert.experiments.attacking import attack_with_patch, patch_attack_parser
+from patchcert.experiments.setting import CIFAR_LIKE, add_network, class_count
 from pytorch_cifar import MODELS, cifar_resnet
 
 
 def main() -> None:
-    parser = cli.patch_attack_parser(__doc__, cli.CIFAR_LIKE)
-    cli.add_network(parser, MODELS, "resnet18", image_size=32)
+    parser = patch_attack_parser(__doc__, CIFAR_LIKE)
+    add_network(parser, MODELS, "resnet18", image_size=32)
     options = parser.parse_args()
-    network = cifar_resnet(options.model, channels=3, classes=cli.class_count(options))
-    experiment.attack_with_patch(options, network, undefended(network, options.image_size, options.image_size))
+    network = cifar_resnet(options.model, channels=3, classes=class_count(options))
+    attack_with_patch(options, network, undefended(network, options.image_size, options.image_size))
 
 
 if __name__ == "__main__":

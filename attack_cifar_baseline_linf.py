@@ -8,17 +8,18 @@ Projected gradient ascent with sign steps from a random start (Levine and Feizi,
 """
 
 from patchcert import cli
-from patchcert.attacks.attack import undefended
-from patchcert.experiments import experiment
+from patchcert.attacks.classifier import undefended
+from patchcert.experiments.attacking import attack_in_ball, ball_attack_parser
+from patchcert.experiments.setting import CIFAR_LIKE, add_network, class_count
 from pytorch_cifar import MODELS, cifar_resnet
 
 
 def main() -> None:
-    parser = cli.ball_attack_parser(__doc__, cli.CIFAR_LIKE)
-    cli.add_network(parser, MODELS, "resnet18", image_size=32)
+    parser = ball_attack_parser(__doc__, CIFAR_LIKE)
+    add_network(parser, MODELS, "resnet18", image_size=32)
     options = parser.parse_args()
-    network = cifar_resnet(options.model, channels=3, classes=cli.class_count(options))
-    experiment.attack_in_ball(options, network, undefended(network, options.image_size, options.image_size))
+    network = cifar_resnet(options.model, channels=3, classes=class_count(options))
+    attack_in_ball(options, network, undefended(network, options.image_size, options.image_size))
 
 
 if __name__ == "__main__":

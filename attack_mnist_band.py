@@ -9,21 +9,22 @@ NeurIPS 2020). Stops with exit code 3 if an image flips whose answer is certifie
 """
 
 from patchcert import cli
-from patchcert.attacks.attack import Classifier
-from patchcert.experiments import experiment
+from patchcert.attacks.classifier import Classifier
+from patchcert.experiments.attacking import add_attack_threshold, attack_with_patch, patch_attack_parser
+from patchcert.experiments.setting import MNIST_LIKE
 from patchcert.networks import mnist_network
 from patchcert.smoothing.ablation import Band
 from patchcert.smoothing.voting import ThresholdVote
 
 
 def main() -> None:
-    parser = cli.patch_attack_parser(__doc__, cli.MNIST_LIKE)
+    parser = patch_attack_parser(__doc__, MNIST_LIKE)
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
-    cli.add_attack_threshold(parser)
+    add_attack_threshold(parser)
     options = parser.parse_args()
     network = mnist_network()
     classifier = Classifier(network, Band(28, 28, options.band_size), ThresholdVote(options.threshold))
-    experiment.attack_with_patch(options, network, classifier)
+    attack_with_patch(options, network, classifier)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,16 @@ NeurIPS 2020).
 """
 
 from patchcert import cli
-from patchcert.attacks.attack import undefended
-from patchcert.experiments import experiment
+from patchcert.attacks.classifier import undefended
+from patchcert.experiments.attacking import attack_with_patch, patch_attack_parser
+from patchcert.experiments.setting import MNIST_LIKE
 from patchcert.networks import mnist_network
 
 
 def main() -> None:
-    options = cli.patch_attack_parser(__doc__, cli.MNIST_LIKE).parse_args()
+    options = patch_attack_parser(__doc__, MNIST_LIKE).parse_args()
     network = mnist_network(channels=1)
-    experiment.attack_with_patch(options, network, undefended(network, 28, 28))
+    attack_with_patch(options, network, undefended(network, 28, 28))
 
 
 if __name__ == "__main__":

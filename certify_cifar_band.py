@@ -8,22 +8,23 @@ section 3. The paper's certificate is `margin`; `exact` certifies everything tha
 """
 
 from patchcert import cli
-from patchcert.experiments import experiment
+from patchcert.experiments.certifying import add_threshold, certification_parser, certify
+from patchcert.experiments.setting import CIFAR_LIKE, add_network, class_count
 from patchcert.smoothing.ablation import Band
 from patchcert.smoothing.voting import ThresholdVote
 from pytorch_cifar import MODELS, cifar_resnet
 
 
 def main() -> None:
-    parser = cli.certification_parser(__doc__, cli.CIFAR_LIKE)
-    cli.add_network(parser, MODELS, "resnet18", image_size=32)
+    parser = certification_parser(__doc__, CIFAR_LIKE)
+    add_network(parser, MODELS, "resnet18", image_size=32)
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
-    cli.add_threshold(parser)
+    add_threshold(parser)
     options = parser.parse_args()
     rules = [ThresholdVote(threshold) for threshold in options.threshold]
-    network = cifar_resnet(options.model, channels=6, classes=cli.class_count(options))
+    network = cifar_resnet(options.model, channels=6, classes=class_count(options))
     ablation = Band(options.image_size, options.image_size, options.band_size)
-    experiment.certify(options, ablation, network, rules)
+    certify(options, ablation, network, rules)
 
 
 if __name__ == "__main__":

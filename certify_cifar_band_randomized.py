@@ -8,19 +8,20 @@ and Feizi, NeurIPS 2020, section 3. The deterministic certify_cifar_band_top_one
 """
 
 from patchcert import cli
-from patchcert.experiments import experiment
+from patchcert.experiments.certifying import certify_randomized, randomized_parser
+from patchcert.experiments.setting import CIFAR_LIKE, add_network, class_count
 from patchcert.smoothing.ablation import Band
 from pytorch_cifar import MODELS, cifar_resnet
 
 
 def main() -> None:
-    parser = cli.randomized_parser(__doc__, cli.CIFAR_LIKE)
-    cli.add_network(parser, MODELS, "resnet18", image_size=32)
+    parser = randomized_parser(__doc__, CIFAR_LIKE)
+    add_network(parser, MODELS, "resnet18", image_size=32)
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     options = parser.parse_args()
-    network = cifar_resnet(options.model, channels=6, classes=cli.class_count(options))
+    network = cifar_resnet(options.model, channels=6, classes=class_count(options))
     ablation = Band(options.image_size, options.image_size, options.band_size)
-    experiment.certify_randomized(options, ablation, network)
+    certify_randomized(options, ablation, network)
 
 
 if __name__ == "__main__":

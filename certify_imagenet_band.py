@@ -8,22 +8,23 @@ Each copy votes for every class whose probability is at least θ. Levine and Fei
 """
 
 from patchcert import cli
-from patchcert.experiments import experiment
+from patchcert.experiments.certifying import add_threshold, certification_parser, certify
+from patchcert.experiments.setting import IMAGENET, add_network, class_count
 from patchcert.smoothing.ablation import Band
 from patchcert.smoothing.voting import ThresholdVote
 from resnet_imgnt import MODELS, imagenet_resnet
 
 
 def main() -> None:
-    parser = cli.certification_parser(__doc__, cli.IMAGENET, size_to_certify=42)
-    cli.add_network(parser, MODELS, "resnet50", image_size=299)
+    parser = certification_parser(__doc__, IMAGENET, size_to_certify=42)
+    add_network(parser, MODELS, "resnet50", image_size=299)
     parser.add_argument("--band_size", type=int, default=25, help="s, columns that an ablated image shows")
-    cli.add_threshold(parser)
+    add_threshold(parser)
     options = parser.parse_args()
     rules = [ThresholdVote(threshold) for threshold in options.threshold]
     ablation = Band(options.image_size, options.image_size, options.band_size)
-    network = imagenet_resnet(options.model, classes=cli.class_count(options))
-    experiment.certify(options, ablation, network, rules)
+    network = imagenet_resnet(options.model, classes=class_count(options))
+    certify(options, ablation, network, rules)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,17 @@ and Feizi, NeurIPS 2020, section 3. The deterministic certify_mnist_band_top_one
 """
 
 from patchcert import cli
-from patchcert.experiments import experiment
+from patchcert.experiments.certifying import certify_randomized, randomized_parser
+from patchcert.experiments.setting import MNIST_LIKE
 from patchcert.networks import mnist_network
 from patchcert.smoothing.ablation import Band
 
 
 def main() -> None:
-    parser = cli.randomized_parser(__doc__, cli.MNIST_LIKE)
+    parser = randomized_parser(__doc__, MNIST_LIKE)
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     options = parser.parse_args()
-    experiment.certify_randomized(options, Band(28, 28, options.band_size), mnist_network())
+    certify_randomized(options, Band(28, 28, options.band_size), mnist_network())
 
 
 if __name__ == "__main__":

@@ -9,18 +9,19 @@ section 3. The paper's certificate is `margin`; `exact` certifies everything tha
 """
 
 from patchcert import cli
-from patchcert.experiments import experiment
+from patchcert.experiments.certifying import certification_parser, certify
+from patchcert.experiments.setting import MNIST_LIKE
 from patchcert.networks import mnist_network
 from patchcert.smoothing.ablation import Band
 from patchcert.smoothing.voting import TopOneVote
 
 
 def main() -> None:
-    parser = cli.certification_parser(__doc__, cli.MNIST_LIKE)
+    parser = certification_parser(__doc__, MNIST_LIKE)
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     options = parser.parse_args()
     rules = [TopOneVote()]
-    experiment.certify(options, Band(28, 28, options.band_size), mnist_network(), rules)
+    certify(options, Band(28, 28, options.band_size), mnist_network(), rules)
 
 
 if __name__ == "__main__":

@@ -9,21 +9,22 @@ section 3. The paper's certificate is `margin`; `exact` certifies everything tha
 """
 
 from patchcert import cli
-from patchcert.experiments import experiment
+from patchcert.experiments.certifying import add_threshold, certification_parser, certify
+from patchcert.experiments.setting import MNIST_LIKE
 from patchcert.networks import mnist_network
 from patchcert.smoothing.ablation import MultiBand
 from patchcert.smoothing.voting import ThresholdVote
 
 
 def main() -> None:
-    parser = cli.certification_parser(__doc__, cli.MNIST_LIKE)
+    parser = certification_parser(__doc__, MNIST_LIKE)
     parser.add_argument("--bandwidth", type=int, default=2, help="b, columns in a band")
     parser.add_argument("--keep", type=int, default=2, help="bands that an ablated image shows")
-    cli.add_threshold(parser)
+    add_threshold(parser)
     parser.set_defaults(engine="dense")  # many ablations with several windows each: planning them costs what they save
     options = parser.parse_args()
     rules = [ThresholdVote(threshold) for threshold in options.threshold]
-    experiment.certify(options, MultiBand(28, 28, options.bandwidth, options.keep), mnist_network(), rules)
+    certify(options, MultiBand(28, 28, options.bandwidth, options.keep), mnist_network(), rules)
 
 
 if __name__ == "__main__":

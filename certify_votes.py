@@ -10,15 +10,15 @@ its most probable class alone. Levine and Feizi, NeurIPS 2020, section 3.
 """
 
 from patchcert import cli
-from patchcert.experiments import experiment
+from patchcert.experiments.certifying import certify_saved, votes_parser
 from patchcert.smoothing import saved_votes
 from patchcert.smoothing.voting import ThresholdVote, TopOneVote
 
 
 def main() -> None:
-    options = cli.votes_parser(__doc__).parse_args()
+    options = votes_parser(__doc__).parse_args()
     rules = [TopOneVote()] if options.top_one else [ThresholdVote(threshold) for threshold in options.threshold]
-    experiment.certify_saved(options, saved_votes.read(options.votes), rules)
+    certify_saved(options, saved_votes.read(options.votes), rules)
 
 
 if __name__ == "__main__":

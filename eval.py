@@ -10,24 +10,25 @@ of `method: adv` attack `sample_limit` images too, evenly spaced, and fail if a 
 import time
 
 from patchcert import cli, distributed, results
-from patchcert.data import datasets
+from patchcert.data import named, splits
 from patchcert.intervals import arguments, evaluation
 from patchcert.intervals.bounds import exact_float32
+from patchcert.option_values import output_file, positive_int
 
 
 def main() -> None:
     parser = arguments.shared_parser(__doc__)
-    parser.add_argument("--limit", type=cli.positive_int, metavar="N", help="only N images, evenly spaced")
-    parser.add_argument("--output", type=cli.output_file, metavar="FILE.json", help="write the results here")
-    parser.add_argument("--per_image", type=cli.output_file, metavar="FILE.csv", help="write one row per image here")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="only N images, evenly spaced")
+    parser.add_argument("--output", type=output_file, metavar="FILE.json", help="write the results here")
+    parser.add_argument("--per_image", type=output_file, metavar="FILE.csv", help="write one row per image here")
     options = arguments.parse(parser)
     config, models, image_rows = options.experiment, [], []
-    dataset = datasets.load(config.dataset, options.data, train=False)
+    dataset = named.load(config.dataset, options.data, train=False)
     shape, classes = dataset.images.shape[1:], int(dataset.labels.max()) + 1
     networks = [evaluation.trained(config, model, options.folder, shape, classes) for model in options.models]
     if config.eval_params.method == "adv":
-        dataset = datasets.spread(dataset, config.eval_params.method_params.sample_limit)
-    dataset = datasets.spread(dataset, options.limit).to(options.device)
+        dataset = splits.spread(dataset, config.eval_params.method_params.sample_limit)
+    dataset = splits.spread(dataset, options.limit).to(options.device)
     distributed.require_images(len(dataset))
     for model, (network, origin) in zip(options.models, networks, strict=True):
         started = time.perf_counter()

@@ -11,37 +11,40 @@ patches of 5 × 5 pixels attack every eighth test image; pictures of what flips 
 from pathlib import Path
 
 from patchcert import cli
-from patchcert.attacks.attack import Classifier
-from patchcert.experiments import experiment
+from patchcert.attacks.classifier import Classifier
+from patchcert.experiments.attacking import attack_with_patch, patch_attack_parser
+from patchcert.experiments.certifying import certification_parser, certify
+from patchcert.experiments.training import train, training_parser
 from patchcert.networks import mnist_network
+from patchcert.option_values import output_file
 from patchcert.smoothing.ablation import Band
 from patchcert.smoothing.voting import ThresholdVote
 
 
 def main() -> None:
-    parser = cli.training_parser(__doc__, ("digits",), lr=0.03, regularization=0.0005, end_epoch=59)
+    parser = training_parser(__doc__, ("digits",), lr=0.03, regularization=0.0005, end_epoch=59)
     default = Path("results/quickstart.json")
-    parser.add_argument("--output", type=cli.output_file, default=default, help="the certified numbers")
+    parser.add_argument("--output", type=output_file, default=default, help="the certified numbers")
     options = parser.parse_args()
     pictures = options.output.with_name(f"{options.output.stem}_flipped")
     pictures.mkdir(parents=True, exist_ok=True)
     ablation, rule, network = Band(28, 28, 4), ThresholdVote(0.2), mnist_network()
-    trained = experiment.train(options, ablation, mnist_network, "digits_one_band", "band_4")
+    trained = train(options, ablation, mnist_network, "digits_one_band", "band_4")
     shared = ["--checkpoint", trained, "--all", "--device", options.device]
 
-    certify = cli.certification_parser(__doc__, ("digits",))
-    experiment.certify(
-        certify.parse_args([*map(str, shared), "--size_to_certify", "1-8", "--output", str(options.output)]),
+    certifying = certification_parser(__doc__, ("digits",))
+    certify(
+        certifying.parse_args([*map(str, shared), "--size_to_certify", "1-8", "--output", str(options.output)]),
         ablation,
         network,
         [rule],
     )
     print(f"written to {options.output}")
 
-    attack = cli.patch_attack_parser(__doc__, ("digits",))
+    attacking = patch_attack_parser(__doc__, ("digits",))
     effort = "--size_of_attack 5 --skip 8 --loss margin --randomizations 6 --steps 20 --batch_size 512"
-    experiment.attack_with_patch(
-        attack.parse_args([*map(str, shared), *effort.split(), "--save_images", str(pictures)]),
+    attack_with_patch(
+        attacking.parse_args([*map(str, shared), *effort.split(), "--save_images", str(pictures)]),
         network,
         Classifier(network, ablation, rule),
     )

@@ -12,23 +12,24 @@ from pathlib import Path
 import torch
 
 from patchcert import cli, distributed
-from patchcert.data import datasets
+from patchcert.data import named, splits
 from patchcert.errors import UsageError
 from patchcert.intervals import arguments, training
 from patchcert.intervals.bounds import exact_float32
+from patchcert.option_values import positive_int
 
 
 def main() -> None:
     parser = arguments.shared_parser(__doc__)
-    parser.add_argument("--limit", type=cli.positive_int, metavar="N", help="only N images of each part, evenly spaced")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="only N images of each part, evenly spaced")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="checkpoint to go on from: MODEL_ID.pth")
-    parser.add_argument("--grad-acc-steps", type=cli.positive_int, default=1, help="parts that a batch is split into")
+    parser.add_argument("--grad-acc-steps", type=positive_int, default=1, help="parts that a batch is split into")
     options = arguments.parse(parser)
     if options.resume and len(options.models) != 1:
         raise UsageError("resume", options.resume, "goes with one model: choose it with --model_subset")
-    parts = [datasets.load(options.experiment.dataset, options.data, train=part) for part in (True, False)]
+    parts = [named.load(options.experiment.dataset, options.data, train=part) for part in (True, False)]
     classes = int(parts[0].labels.max()) + 1
-    train_set, test_set = (datasets.spread(part, options.limit).to(options.device) for part in parts)
+    train_set, test_set = (splits.spread(part, options.limit).to(options.device) for part in parts)
     distributed.require_images(min(len(train_set), len(test_set)))
     runs = []
     for model in options.models:

@@ -10,24 +10,25 @@ mirrored at random; recipes stand in patchcert/smoothing/training.py. Writes che
 """
 
 from patchcert import cli
-from patchcert.data.datasets import random_crop, random_flip
-from patchcert.experiments import experiment
+from patchcert.data.augmentation import random_crop, random_flip
+from patchcert.experiments.setting import CIFAR_LIKE, add_network, class_count, data_name
+from patchcert.experiments.training import add_recipe, train, training_parser
 from patchcert.smoothing.ablation import Band
 from pytorch_cifar import MODELS, cifar_resnet
 
 
 def main() -> None:
-    parser = cli.training_parser(__doc__, cli.CIFAR_LIKE, lr=0.1, regularization=0.0005, end_epoch=199)
-    cli.add_recipe(parser)
-    cli.add_network(parser, MODELS, "resnet18", image_size=32)
+    parser = training_parser(__doc__, CIFAR_LIKE, lr=0.1, regularization=0.0005, end_epoch=199)
+    add_recipe(parser)
+    add_network(parser, MODELS, "resnet18", image_size=32)
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     options = parser.parse_args()
-    classes = cli.class_count(options)
-    experiment.train(
+    classes = class_count(options)
+    train(
         options,
         Band(options.image_size, options.image_size, options.band_size),
         lambda: cifar_resnet(options.model, channels=6, classes=classes),
-        stem=f"{cli.data_name(options)}_one_band",
+        stem=f"{data_name(options)}_one_band",
         details=f"model_{options.model}_band_{options.band_size}",
         augmentations=(random_crop, random_flip),
     )

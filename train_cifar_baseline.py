@@ -7,22 +7,23 @@ As train_cifar_band.py, without ablation, on 3 channels. Writes checkpoints/cifa
 """
 
 from patchcert import cli
-from patchcert.data.datasets import random_crop, random_flip
-from patchcert.experiments import experiment
+from patchcert.data.augmentation import random_crop, random_flip
+from patchcert.experiments.setting import CIFAR_LIKE, add_network, class_count, data_name
+from patchcert.experiments.training import add_recipe, train, training_parser
 from pytorch_cifar import MODELS, cifar_resnet
 
 
 def main() -> None:
-    parser = cli.training_parser(__doc__, cli.CIFAR_LIKE, lr=0.1, regularization=0.0005, end_epoch=149, ablated=False)
-    cli.add_recipe(parser)
-    cli.add_network(parser, MODELS, "resnet18", image_size=32)
+    parser = training_parser(__doc__, CIFAR_LIKE, lr=0.1, regularization=0.0005, end_epoch=149, ablated=False)
+    add_recipe(parser)
+    add_network(parser, MODELS, "resnet18", image_size=32)
     options = parser.parse_args()
-    classes = cli.class_count(options)
-    experiment.train(
+    classes = class_count(options)
+    train(
         options,
         None,
         lambda: cifar_resnet(options.model, channels=3, classes=classes),
-        stem=f"{cli.data_name(options)}_baseline",
+        stem=f"{data_name(options)}_baseline",
         details=f"model_{options.model}",
         augmentations=(random_crop, random_flip),
     )

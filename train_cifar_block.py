@@ -6,30 +6,32 @@
     python3 train_cifar_block.py --dataset folder --data DIR --image_size 32 --block_size 4
 
 The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020, section 4). Pictures are cropped and
-mirrored at random; recipes stand in patchcert/smoothing/training.py. Writes checkpoints/cifar_one_block_….pth and a log.
+mirrored at random; recipes stand in patchcert/smoothing/training.py. Writes checkpoints/cifar_one_block_….pth
+and a log.
 """
 
 from patchcert import cli
-from patchcert.data.datasets import random_crop, random_flip
-from patchcert.experiments import experiment
+from patchcert.data.augmentation import random_crop, random_flip
+from patchcert.experiments.setting import CIFAR_LIKE, add_network, class_count, data_name
+from patchcert.experiments.training import add_recipe, train, training_parser
 from patchcert.smoothing.ablation import Block
 from pytorch_cifar import MODELS, cifar_resnet
 
 
 def main() -> None:
-    parser = cli.training_parser(__doc__, cli.CIFAR_LIKE, lr=0.1, regularization=0.0005, end_epoch=199)
-    cli.add_recipe(parser)
-    cli.add_network(parser, MODELS, "resnet18", image_size=32)
+    parser = training_parser(__doc__, CIFAR_LIKE, lr=0.1, regularization=0.0005, end_epoch=199)
+    add_recipe(parser)
+    add_network(parser, MODELS, "resnet18", image_size=32)
     parser.add_argument(
         "--block_size", type=int, default=4, help="s, side of the square that an ablated image shows, pixels"
     )
     options = parser.parse_args()
-    classes = cli.class_count(options)
-    experiment.train(
+    classes = class_count(options)
+    train(
         options,
         Block(options.image_size, options.image_size, options.block_size),
         lambda: cifar_resnet(options.model, channels=6, classes=classes),
-        stem=f"{cli.data_name(options)}_one_block",
+        stem=f"{data_name(options)}_one_block",
         details=f"model_{options.model}_block_{options.block_size}",
         augmentations=(random_crop, random_flip),
     )

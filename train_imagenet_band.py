@@ -9,21 +9,22 @@ pixels, normalised, mirrored at random. Writes checkpoints/imagenet_one_band_…
 """
 
 from patchcert import cli
-from patchcert.data.datasets import random_flip
-from patchcert.experiments import experiment
+from patchcert.data.augmentation import random_flip
+from patchcert.experiments.setting import IMAGENET, add_network, class_count
+from patchcert.experiments.training import train, training_parser
 from patchcert.smoothing.ablation import Band
 from resnet_imgnt import MODELS, imagenet_resnet, pretrained_imagenet_resnet
 
 
 def main() -> None:
-    parser = cli.training_parser(__doc__, cli.IMAGENET, lr=0.1, regularization=0.0005, end_epoch=199, batch_size=196)
-    cli.add_network(parser, MODELS, "resnet50", image_size=299)
+    parser = training_parser(__doc__, IMAGENET, lr=0.1, regularization=0.0005, end_epoch=199, batch_size=196)
+    add_network(parser, MODELS, "resnet50", image_size=299)
     parser.add_argument("--pretrained", action="store_true", help="start from torchvision's weights")
     parser.add_argument("--band_size", type=int, default=25, help="s, columns that an ablated image shows")
     options = parser.parse_args()
     build = pretrained_imagenet_resnet if options.pretrained else imagenet_resnet
-    classes = cli.class_count(options)
-    experiment.train(
+    classes = class_count(options)
+    train(
         options,
         Band(options.image_size, options.image_size, options.band_size),
         lambda: build(options.model, classes=classes),

@@ -7,14 +7,15 @@ As train_mnist_band.py, without ablation, on 1 channel. Writes checkpoints/{data
 """
 
 from patchcert import cli
-from patchcert.experiments import experiment
+from patchcert.experiments.setting import MNIST_LIKE
+from patchcert.experiments.training import train, training_parser
 from patchcert.networks import mnist_network
 
 
 def main() -> None:
-    parser = cli.training_parser(__doc__, cli.MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=19, ablated=False)
+    parser = training_parser(__doc__, MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=19, ablated=False)
     options = parser.parse_args()
-    experiment.train(options, None, lambda: mnist_network(channels=1), stem=f"{options.dataset}_baseline", details="")
+    train(options, None, lambda: mnist_network(channels=1), stem=f"{options.dataset}_baseline", details="")
 
 
 if __name__ == "__main__":

@@ -8,16 +8,17 @@ As train_mnist_band.py, with a block in place of a band. Writes checkpoints/{dat
 """
 
 from patchcert import cli
-from patchcert.experiments import experiment
+from patchcert.experiments.setting import MNIST_LIKE
+from patchcert.experiments.training import train, training_parser
 from patchcert.networks import mnist_network
 from patchcert.smoothing.ablation import Block
 
 
 def main() -> None:
-    parser = cli.training_parser(__doc__, cli.MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
+    parser = training_parser(__doc__, MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
     parser.add_argument("--block_size", type=int, default=4, help="s, side of the block that an ablated image shows")
     options = parser.parse_args()
-    experiment.train(
+    train(
         options,
         Block(28, 28, options.block_size),
         mnist_network,

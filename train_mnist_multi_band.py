@@ -8,17 +8,18 @@ As train_mnist_band.py, with `keep` of the bands of `bandwidth` columns. Writes 
 """
 
 from patchcert import cli
-from patchcert.experiments import experiment
+from patchcert.experiments.setting import MNIST_LIKE
+from patchcert.experiments.training import train, training_parser
 from patchcert.networks import mnist_network
 from patchcert.smoothing.ablation import MultiBand
 
 
 def main() -> None:
-    parser = cli.training_parser(__doc__, cli.MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
+    parser = training_parser(__doc__, MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
     parser.add_argument("--bandwidth", type=int, default=2, help="b, columns in a band")
     parser.add_argument("--keep", type=int, default=2, help="bands that an ablated image shows")
     options = parser.parse_args()
-    experiment.train(
+    train(
         options,
         MultiBand(28, 28, options.bandwidth, options.keep),
         mnist_network,

@@ -8,17 +8,18 @@ As train_mnist_band.py, with `keep` of the aligned blocks. Writes checkpoints/{d
 """
 
 from patchcert import cli
-from patchcert.experiments import experiment
+from patchcert.experiments.setting import MNIST_LIKE
+from patchcert.experiments.training import train, training_parser
 from patchcert.networks import mnist_network
 from patchcert.smoothing.ablation import MultiBlock
 
 
 def main() -> None:
-    parser = cli.training_parser(__doc__, cli.MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
+    parser = training_parser(__doc__, MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
     parser.add_argument("--block_size", type=int, default=4, help="b, side of a block in pixels")
     parser.add_argument("--keep", type=int, default=4, help="blocks that an ablated image shows")
     options = parser.parse_args()
-    experiment.train(
+    train(
         options,
         MultiBlock(28, 28, options.block_size, options.keep),
         mnist_network,

@@ -8,16 +8,17 @@ As train_mnist_band.py, with rows in place of columns. Writes checkpoints/t{data
 """
 
 from patchcert import cli
-from patchcert.experiments import experiment
+from patchcert.experiments.setting import MNIST_LIKE
+from patchcert.experiments.training import train, training_parser
 from patchcert.networks import mnist_network
 from patchcert.smoothing.ablation import Row
 
 
 def main() -> None:
-    parser = cli.training_parser(__doc__, cli.MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
+    parser = training_parser(__doc__, MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
     parser.add_argument("--band_size", type=int, default=4, help="s, rows that an ablated image shows")
     options = parser.parse_args()
-    experiment.train(
+    train(
         options,
         Row(28, 28, options.band_size),
         mnist_network,

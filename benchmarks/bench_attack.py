@@ -15,34 +15,41 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from patchcert import checkpoint, cli, results
-from patchcert.attacks import attack
-from patchcert.data import datasets
+from patchcert.attacks.ascent import LOSSES, Ascent, Attack
+from patchcert.attacks.classifier import Classifier
+from patchcert.attacks.searches import SEARCHES
+from patchcert.attacks.targets import look_at
+from patchcert.attacks.threats import PatchThreat
+from patchcert.data import named
+from patchcert.experiments.attacking import add_attack_threshold, patch_attack_parser
+from patchcert.experiments.setting import MNIST_LIKE
 from patchcert.networks import mnist_network
-from patchcert.smoothing.ablation import Band, Patch
+from patchcert.patch import Patch
+from patchcert.smoothing.ablation import Band
 from patchcert.smoothing.voting import ThresholdVote
 
 
 def main() -> None:
-    parser = cli.patch_attack_parser(__doc__, cli.MNIST_LIKE)
+    parser = patch_attack_parser(__doc__, MNIST_LIKE)
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
-    cli.add_attack_threshold(parser)
+    add_attack_threshold(parser)
     parser.set_defaults(steps=50, randomizations=20, limit=100, batch_size=512)
     options = parser.parse_args()
     network, ablation = mnist_network(), Band(28, 28, options.band_size).to(options.device)
     checkpoint.load_network("checkpoint", checkpoint.find("checkpoint", options.checkpoint), network)
     network.to(options.device).eval().requires_grad_(False)
-    dataset = datasets.load(options.dataset, options.data, train=False).take(slice(options.limit)).to(options.device)
-    classifier = attack.Classifier(network, ablation, ThresholdVote(options.threshold))
-    targets = attack.look_at(classifier, dataset, [], options.batch_size).targets()
-    ascent = attack.Ascent(attack.LOSSES[options.loss], options.steps, options.step_size, options.momentum)
+    dataset = named.load(options.dataset, options.data, train=False).take(slice(options.limit)).to(options.device)
+    classifier = Classifier(network, ablation, ThresholdVote(options.threshold))
+    targets = look_at(classifier, dataset, [], options.batch_size).targets()
+    ascent = Ascent(LOSSES[options.loss], options.steps, options.step_size, options.momentum)
     record = {"images": len(targets), "config": cli.configuration(options), "environment": results.environment()}
     for name in ("every", "touched"):
-        threat = attack.PatchThreat(Patch(options.size_of_attack, options.size_of_attack), ablation)
+        threat = PatchThreat(Patch(options.size_of_attack, options.size_of_attack), ablation)
         if name == "every":
             threat.touched = torch.ones_like(threat.touched)
-        run = attack.Attack(classifier, threat, ascent, targets, options.seed, options.batch_size)
+        run = Attack(classifier, threat, ascent, targets, options.seed, options.batch_size)
         started = time.perf_counter()
-        attack.SEARCHES[options.locations](run, options.randomizations)
+        SEARCHES[options.locations](run, options.randomizations)
         seconds, flipped = time.perf_counter() - started, int(run.findings.flipped.sum())
         print(f"{name:7s} copies  {seconds:8.1f} s  {flipped} of {len(targets)} images flipped", flush=True)
         record |= {f"{name}_seconds": seconds, f"{name}_flipped": flipped}

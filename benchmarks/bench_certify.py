@@ -32,9 +32,11 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from patchcert import checkpoint  # noqa: E402
-from patchcert.data import datasets  # noqa: E402
+from patchcert.data import named  # noqa: E402
+from patchcert.data.folders import PictureFolder, normalise_imagenet  # noqa: E402
 from patchcert.networks import mnist_network  # noqa: E402
-from patchcert.smoothing.ablation import Ablation, Band, Block, Patch, encode  # noqa: E402
+from patchcert.patch import Patch  # noqa: E402
+from patchcert.smoothing.ablation import Ablation, Band, Block, encode  # noqa: E402
 from patchcert.smoothing.certificate import Certifier, Question  # noqa: E402
 from patchcert.smoothing.voting import ThresholdVote  # noqa: E402
 from patchcert.smoothing.windowed import WindowedNetwork  # noqa: E402
@@ -187,9 +189,9 @@ def network_and_images(case: Case, options: argparse.Namespace) -> tuple[nn.Modu
         return network, encode(images).to(options.device)
     checkpoint.load_network("checkpoint", checkpoint.find("checkpoint", options.checkpoint), network)
     if case.dataset == "imagenet":
-        dataset = datasets.PictureFolder("data", options.data, height, datasets.normalise_imagenet)
+        dataset = PictureFolder("data", options.data, height, normalise_imagenet)
     else:
-        dataset = datasets.load(case.dataset, options.data, train=False)
+        dataset = named.load(case.dataset, options.data, train=False)
     chosen = dataset.take(torch.arange(options.images) * len(dataset) // options.images)
     return network, encode(next(chosen.batches(options.images))[0]).to(options.device)
 

@@ -22,10 +22,11 @@ from torch import nn  # noqa: E402
 
 from benchmarks.timing import compare  # noqa: E402
 from patchcert import results  # noqa: E402
-from patchcert.data.datasets import Dataset  # noqa: E402
+from patchcert.data.dataset import Dataset  # noqa: E402
 from patchcert.networks import mnist_network  # noqa: E402
+from patchcert.patch import Patch  # noqa: E402
 from patchcert.smoothing import certificate, training, voting  # noqa: E402
-from patchcert.smoothing.ablation import Ablation, Band, Patch, encode  # noqa: E402
+from patchcert.smoothing.ablation import Ablation, Band, encode  # noqa: E402
 from patchcert.smoothing.voting import ThresholdVote  # noqa: E402
 
 BAND = Band(28, 28, 4)

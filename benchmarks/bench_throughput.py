@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from patchcert import cli, results
-from patchcert.data.datasets import Dataset, PictureFolder, normalise_imagenet, random_crop, random_flip
+from patchcert.data.augmentation import random_crop, random_flip
+from patchcert.data.dataset import Dataset
+from patchcert.data.folders import PictureFolder, normalise_imagenet
+from patchcert.option_values import device, output_file, positive_int
 from patchcert.smoothing import training, voting
 from patchcert.smoothing.ablation import Band
 from pytorch_cifar import cifar_resnet
@@ -77,14 +80,14 @@ def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--pictures", type=Path, default=Path("data/cifar10/test"), metavar="DIR", help="ImageFolder")
     parser.add_argument(
-        "--image_size", type=cli.positive_int, default=32, help="32: CIFAR-10's ResNet-18, else ImageNet's"
+        "--image_size", type=positive_int, default=32, help="32: CIFAR-10's ResNet-18, else ImageNet's"
     )
-    parser.add_argument("--batch_size", type=cli.positive_int, default=128, help="images in a batch")
-    parser.add_argument("--limit", type=cli.positive_int, default=2000, metavar="N", help="pictures to decode")
-    parser.add_argument("--repeats", type=cli.positive_int, default=3, help="timed runs of each stage")
-    parser.add_argument("--device", type=cli.device, default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--batch_size", type=positive_int, default=128, help="images in a batch")
+    parser.add_argument("--limit", type=positive_int, default=2000, metavar="N", help="pictures to decode")
+    parser.add_argument("--repeats", type=positive_int, default=3, help="timed runs of each stage")
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu or cuda")
     parser.add_argument("--amp", action="store_true", help="products and convolutions in bfloat16")
-    parser.add_argument("--output", type=cli.output_file, metavar="FILE.json", help="write the numbers here")
+    parser.add_argument("--output", type=output_file, metavar="FILE.json", help="write the numbers here")
     options = parser.parse_args()
     files = PictureFolder("pictures", options.pictures, options.image_size).take(slice(options.limit))
     batch = next(files.take(slice(options.batch_size)).decoded([torch.arange(min(options.batch_size, len(files)))]))

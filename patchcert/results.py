@@ -7,17 +7,13 @@ import platform
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from patchcert import distributed
 from patchcert.checkpoint import write_atomically
-
-if TYPE_CHECKING:
-    from patchcert.data.datasets import Images
 
 COUNTED = ("correct", "certified_correct", "certified_wrong")
 
@@ -129,11 +125,6 @@ def print_answers(
         print(line)
 
 
-def progress_bar(total: int, what: str, unit: str = "image") -> tqdm:
-    """A bar over `total` images or other units; none where the output is not a terminal, and one for all processes."""
-    return tqdm(total=total, desc=what, unit=unit, leave=False, disable=None if distributed.is_first() else True)
-
-
 def print_batch_size(found: int) -> None:
     """Print what `--batch_size auto` took."""
     print(f"--batch_size {found}")
@@ -191,7 +182,14 @@ def run_record(
     return record | {"config": config, "environment": environment()}
 
 
-def image_rows(dataset: "Images", answers: list[tuple[dict, dict[str, Tensor]]]) -> list[dict]:
+class Labelled(Protocol):
+    """N images, or votes of them: `labels` (N,) and `indices` (N,), places in the data set's own order."""
+
+    labels: Tensor
+    indices: Tensor
+
+
+def image_rows(dataset: Labelled, answers: list[tuple[dict, dict[str, Tensor]]]) -> list[dict]:
     """One row per image and question: place in the data set, label, and entry in each of the answer's (N,) tensors."""
     rows = []
     for question, columns in answers:

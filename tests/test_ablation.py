@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchcert.errors import UsageError
-from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Patch, Row, encode
+from patchcert.patch import Patch
+from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Row, encode
 
 sizes = st.integers(1, 9)
 

@@ -9,11 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from patchcert.attacks import attack
-from patchcert.attacks.attack import Ascent, Attack, BallThreat, Classifier, PatchThreat, Targets
-from patchcert.data import datasets
+from patchcert.attacks.ascent import LOSSES, Ascent, Attack, log_mean_softmax, margin
+from patchcert.attacks.classifier import Classifier, undefended
+from patchcert.attacks.searches import SEARCHES, try_random_places
+from patchcert.attacks.targets import Targets, look_at
+from patchcert.attacks.threats import BallThreat, PatchThreat
+from patchcert.data import named
+from patchcert.data.dataset import Dataset
 from patchcert.errors import BrokenCertificateError
-from patchcert.smoothing.ablation import Band, Block, Patch, encode
+from patchcert.patch import Patch
+from patchcert.smoothing.ablation import Band, Block, encode
 from patchcert.smoothing.certificate import Question
 from patchcert.smoothing.voting import ThresholdVote
 
@@ -23,7 +28,7 @@ SQUARE, BAR = Patch(5, 5), Patch(2, 8)
 
 @pytest.fixture(scope="module")
 def digits():
-    return datasets.load("digits", Path("unused"), train=False)
+    return named.load("digits", Path("unused"), train=False)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def smoothed():
         nn.ReLU(),
         nn.Linear(32, 10),
     )
-    ablation, train_set = Band(28, 28, 4), datasets.load("digits", Path("unused"), train=True)
+    ablation, train_set = Band(28, 28, 4), named.load("digits", Path("unused"), train=True)
     optimizer, generator = torch.optim.Adam(network.parameters(), 0.002), torch.Generator().manual_seed(0)
     for _ in range(30):
         for images, labels in train_set.shuffled_batches(64, generator):
@@ -50,17 +55,17 @@ def smoothed():
     return Classifier(network.eval().requires_grad_(False), ablation, RULE)
 
 
-def attacked(classifier, targets, patch, loss=attack.margin, steps=6, restarts=4, search="all", seed=0, batch=512):
+def attacked(classifier, targets, patch, loss=margin, steps=6, restarts=4, search="all", seed=0, batch=512):
     run = Attack(
         classifier, PatchThreat(patch, classifier.ablation), Ascent(loss, steps, 0.1, 0.5), targets, seed, batch
     )
-    attack.SEARCHES[search](run, restarts)
+    SEARCHES[search](run, restarts)
     return run
 
 
 def look(classifier, dataset, patch=SQUARE):
     questions = [Question(patch, classifier.rule, kind) for kind in ("margin", "exact")]
-    return attack.look_at(classifier, dataset, questions, 2048)
+    return look_at(classifier, dataset, questions, 2048)
 
 
 @pytest.mark.parametrize("patch", [Patch(2, 2), SQUARE, BAR])
@@ -134,9 +139,9 @@ def test_touched_copies_alone_give_the_trajectory_of_all(make):
     labels = RULE(p).sum(1).argmax(1)
     targets = Targets(images, labels, torch.arange(12), p, torch.zeros(12, dtype=torch.bool))
     run = Attack(
-        classifier, PatchThreat(Patch(3, 4), ablation), Ascent(attack.log_mean_softmax, 6, 0.07, 0.5), targets, 5, 64
+        classifier, PatchThreat(Patch(3, 4), ablation), Ascent(log_mean_softmax, 6, 0.07, 0.5), targets, 5, 64
     )
-    attack.try_random_places(run, 3)
+    try_random_places(run, 3)
     expected = [plain_attack(network, ablation.masks(), image, label, 5 * 1_000_003 + i)
                 for i, (image, label) in enumerate(zip(images, labels.tolist(), strict=True))]  # fmt: skip
     assert [e is not None for e in expected] == run.findings.flipped.tolist()
@@ -175,12 +180,12 @@ class OnePixel(nn.Module):
         return torch.stack([-bright, bright], dim=1)
 
 
-@pytest.mark.parametrize("loss", attack.LOSSES.values(), ids=attack.LOSSES)
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_an_undefended_look_at_one_pixel_is_broken_at_once(loss):
-    dataset = datasets.Dataset(
+    dataset = Dataset(
         torch.zeros(6, 1, 28, 28, dtype=torch.uint8), torch.zeros(6, dtype=torch.int64), torch.arange(6)
     )
-    classifier = attack.undefended(OnePixel(), 28, 28)
+    classifier = undefended(OnePixel(), 28, 28)
     clean = look(classifier, dataset)
     assert not any(v.certified.any() for v in clean.verdicts)
     run = attacked(classifier, clean.targets(), SQUARE, loss=loss, steps=12, restarts=80)
@@ -193,7 +198,7 @@ def test_an_undefended_look_at_one_pixel_is_broken_at_once(loss):
 def test_the_softmax_loss_of_one_copy_is_the_cross_entropy():
     logits, labels = torch.randn(5, 10), torch.arange(5)
     log_p = logits.log_softmax(1)[:, None]
-    losses = attack.log_mean_softmax(log_p, log_p > -1, labels)
+    losses = log_mean_softmax(log_p, log_p > -1, labels)
     assert torch.allclose(losses, nn.functional.cross_entropy(logits, labels, reduction="none"))
 
 
@@ -212,9 +217,9 @@ def test_attacks_in_the_ball_stay_there(smoothed, digits):
     targets = replace(look(smoothed, digits.take(slice(80))).targets())
     targets = replace(targets, certified=torch.zeros_like(targets.certified))
     run = Attack(
-        smoothed, BallThreat(0.1, smoothed.ablation), Ascent(attack.log_mean_softmax, 8, 0.05, 0.0), targets, 0, 512
+        smoothed, BallThreat(0.1, smoothed.ablation), Ascent(log_mean_softmax, 8, 0.05, 0.0), targets, 0, 512
     )
-    attack.try_random_places(run, 1)
+    try_random_places(run, 1)
     found = run.findings
     assert int(found.flipped.sum()) > 5
     assert (found.images.double() - targets.images.double()).abs().max() <= 0.1

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from patchcert import checkpoint
-from patchcert.attacks.attack import Classifier
-from patchcert.data import datasets
+from patchcert.attacks.classifier import Classifier
+from patchcert.data import named
 from patchcert.networks import mnist_network
 from patchcert.smoothing import certificate
 from patchcert.smoothing.ablation import Band, encode
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
     write_idx_files(raw)
     torch.manual_seed(0)
     network = mnist_network()
-    images = datasets.load("mnist", folder / "data", train=False).images / 255
+    images = named.load("mnist", folder / "data", train=False).images / 255
     with torch.no_grad():
         network[9].weight *= 300
         copies = (encode(images)[:, None] * Band(28, 28, 4).masks()[None, :, None])[::4].flatten(0, 1)
@@ -52,7 +52,7 @@ def test_results_rows_and_pictures_agree(folder, capsys):
     options = ["--all", "--skip", 2, "--limit", 40, "--patch_height", 24, "--patch_width", 12, *written]
     succeed("attack_mnist_band.py", *ATTACK, *options, folder=folder)
     record, rows = json.loads((folder / "run.json").read_text()), list(csv.DictReader((folder / "rows.csv").open()))
-    clean = datasets.load("mnist", folder / "data", train=False)
+    clean = named.load("mnist", folder / "data", train=False)
     assert [int(row["index"]) for row in rows] == list(range(0, 80, 2)) and record["total"] == 40
     assert record["correct"] == sum(row["predicted"] == row["label"] for row in rows)
     assert record["attacked_correct"] == sum(row["predicted_after"] == row["label"] for row in rows)

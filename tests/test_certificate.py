@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchcert.errors import UsageError
-from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Patch, Row
-from patchcert.smoothing.certificate import Certifier, Question, predict, randomized_verdicts, runner_up, safe_lead
+from patchcert.patch import Patch
+from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Row
+from patchcert.smoothing.certificate import Certifier, Question, predict, runner_up, safe_lead
+from patchcert.smoothing.randomized import randomized_verdicts
 from patchcert.smoothing.voting import ThresholdVote, TopOneVote
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from patchcert import checkpoint
-from patchcert.data import datasets
+from patchcert.data import folders, named
 from patchcert.networks import mnist_network
 from pytorch_cifar import cifar_resnet
 from resnet_imgnt import imagenet_resnet
@@ -44,9 +44,9 @@ def folder(tmp_path_factory, generated_mnist):
 def look_up(family, folder, count):
     """The first images (N, C, H, W), as the network of `family` gets them, and their labels."""
     if family == "mnist":
-        dataset = datasets.load("mnist", folder / "data", train=False)
+        dataset = named.load("mnist", folder / "data", train=False)
     else:
-        dataset = datasets.load_folder(folder / "pictures", train=False, image_size=SIZES[family])
+        dataset = folders.load_folder(folder / "pictures", train=False, image_size=SIZES[family])
     images, labels = dataset.images[:count] / 255, dataset.labels[:count].tolist()
     return (images - MEAN[:, None, None]) / DEVIATION[:, None, None] if family == "imagenet" else images, labels
 

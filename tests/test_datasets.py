@@ -5,16 +5,18 @@ import pytest
 import scipy.io
 import torch
 
-from patchcert.data import datasets
+from patchcert.data import named, splits
+from patchcert.data.augmentation import random_crop, random_flip
+from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
 
 
 def dataset_of(count):
-    return datasets.Dataset(torch.zeros(count, 1, 2, 2, dtype=torch.uint8), torch.zeros(count), torch.arange(count))
+    return Dataset(torch.zeros(count, 1, 2, 2, dtype=torch.uint8), torch.zeros(count), torch.arange(count))
 
 
 def test_digits_are_all_there_and_split_without_overlap(tmp_path):
-    train, test = (datasets.load("digits", tmp_path, part) for part in (True, False))
+    train, test = (named.load("digits", tmp_path, part) for part in (True, False))
     assert train.images.shape == (1437, 1, 28, 28) and test.images.shape == (360, 1, 28, 28)
     assert train.images.dtype == torch.uint8 and train.images.max() == 255
     total = torch.bincount(torch.cat([train.labels, test.labels]))
@@ -24,7 +26,7 @@ def test_digits_are_all_there_and_split_without_overlap(tmp_path):
 
 
 def test_mnist_files_are_read_as_they_lie(generated_mnist):
-    data = datasets.load("mnist", generated_mnist, train=False)
+    data = named.load("mnist", generated_mnist, train=False)
     raw = (generated_mnist / "MNIST" / "raw" / "t10k-images-idx3-ubyte").read_bytes()[16:]
     assert data.images.flatten().tolist() == list(raw) and len(data) == 101
 
@@ -36,19 +38,19 @@ def test_svhn_files_are_read_as_they_lie(tmp_path, monkeypatch):
     scipy.io.savemat(tmp_path / "svhn" / "test_32x32.mat", {"X": pictures, "y": np.array([[1], [10], [9], [2]])})
     monkeypatch.setattr("torchvision.datasets.SVHN._check_integrity", lambda self: True)
     monkeypatch.setattr("torchvision.datasets.SVHN.download", lambda self: None)
-    data = datasets.load("svhn", tmp_path, train=False)
+    data = named.load("svhn", tmp_path, train=False)
     assert data.images.tolist() == pictures.transpose(3, 2, 0, 1).tolist()
     assert data.labels.tolist() == [1, 0, 9, 2] and data.labels.dtype == torch.int64
 
 
 def test_shipped_split_is_the_frozen_permutation():
-    shipped = datasets.read_indices(datasets.SHIPPED_SPLIT, 10_000)
+    shipped = splits.read_indices(splits.SHIPPED_SPLIT, 10_000)
     assert shipped.tolist() == np.random.RandomState(0).permutation(10_000).tolist()
 
 
 @pytest.mark.parametrize("count", [10_000, 101, 360])
 def test_halves_are_disjoint_and_whole(count):
-    validation, test = (datasets.choose_half(dataset_of(count), half).indices for half in (False, True))
+    validation, test = (splits.choose_half(dataset_of(count), half).indices for half in (False, True))
     assert len(validation) == count // 2
     assert torch.cat([validation, test]).sort().values.tolist() == list(range(count))
 
@@ -59,8 +61,8 @@ def test_split_files(tmp_path):
     permutation.write_text("4\n0\n2\n1\n3\n5\n")
     torch.save(torch.tensor([4, 0, 2]), saved)
     for file in (text, permutation, saved):
-        assert datasets.choose_half(dataset_of(6), False, file).indices.tolist() == [0, 2, 4]
-        assert datasets.choose_half(dataset_of(6), True, file).indices.tolist() == [1, 3, 5]
+        assert splits.choose_half(dataset_of(6), False, file).indices.tolist() == [0, 2, 4]
+        assert splits.choose_half(dataset_of(6), True, file).indices.tolist() == [1, 3, 5]
 
 
 @pytest.mark.parametrize("content", ["0\n0\n", "6\n", "-1\n", "1.5\n", "one\n", "nan\n", ""])
@@ -68,19 +70,19 @@ def test_wrong_split_files_are_refused(tmp_path, content):
     file = tmp_path / "split.txt"
     file.write_text(content)
     with pytest.raises(UsageError, match="--split_file"):
-        datasets.choose_half(dataset_of(6), False, file)
+        splits.choose_half(dataset_of(6), False, file)
 
 
 def test_a_saved_mask_is_no_split_file(tmp_path):
     torch.save(torch.tensor([True, False, True]), tmp_path / "mask.pth")
     with pytest.raises(UsageError, match="expected distinct whole numbers from 0 to 2"):
-        datasets.choose_half(dataset_of(3), False, tmp_path / "mask.pth")
+        splits.choose_half(dataset_of(3), False, tmp_path / "mask.pth")
 
 
 def test_missing_data_leaves_no_folders_and_damaged_files_are_said_to_be_so(tmp_path, generated_mnist):
     for root in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UsageError, match="neither in"):
-            datasets.load("mnist", root, train=True)
+            named.load("mnist", root, train=True)
     assert not list(tmp_path.iterdir())
     shutil.copytree(generated_mnist / "MNIST", tmp_path / "MNIST")
     for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
@@ -88,19 +90,19 @@ def test_missing_data_leaves_no_folders_and_damaged_files_are_said_to_be_so(tmp_
         for content in (file.read_bytes()[:-1], b""):
             file.write_bytes(content)
             with pytest.raises(UsageError, match="MNIST/raw are damaged or too few"):
-                datasets.load("mnist", tmp_path, train=True)
+                named.load("mnist", tmp_path, train=True)
         shutil.copy(generated_mnist / "MNIST" / "raw" / name, file)
 
 
 def test_missing_split_file_is_refused(tmp_path):
     with pytest.raises(UsageError, match="--split_file"):
-        datasets.choose_half(dataset_of(6), False, tmp_path / "none.txt")
+        splits.choose_half(dataset_of(6), False, tmp_path / "none.txt")
 
 
 def test_random_crop_cuts_the_padded_image():
     images = torch.rand(200, 3, 5, 6)
     padded = torch.nn.functional.pad(images, [4] * 4)
-    cropped = datasets.random_crop(images, torch.Generator().manual_seed(0))
+    cropped = random_crop(images, torch.Generator().manual_seed(0))
     corners = set()
     for whole, crop in zip(padded, cropped, strict=True):
         fits = [(i, j) for i in range(9) for j in range(9) if torch.equal(whole[:, i : i + 5, j : j + 6], crop)]
@@ -111,14 +113,14 @@ def test_random_crop_cuts_the_padded_image():
 
 def test_random_flip_mirrors_about_half():
     images = torch.rand(400, 1, 2, 3)
-    flipped = datasets.random_flip(images, torch.Generator().manual_seed(0))
+    flipped = random_flip(images, torch.Generator().manual_seed(0))
     same = (flipped == images).flatten(1).all(1)
     mirrored = (flipped == images.flip(3)).flatten(1).all(1)
     assert (same | mirrored).all() and 150 < mirrored.sum() < 250
 
 
 def test_shuffled_batches_show_every_image_once():
-    data = datasets.Dataset(torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1), torch.arange(10), torch.arange(10))
+    data = Dataset(torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1), torch.arange(10), torch.arange(10))
     batches = list(data.shuffled_batches(4, torch.Generator().manual_seed(0)))
     assert [len(labels) for _, labels in batches] == [4, 4, 2]
     seen = torch.cat([labels for _, labels in batches])

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchcert.data.datasets import Dataset
-from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Patch, Row
+from patchcert.data.dataset import Dataset
+from patchcert.patch import Patch
+from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Row
 from patchcert.smoothing.certificate import Certifier, Question, certify
 from patchcert.smoothing.voting import ThresholdVote, TopOneVote
 from tests.helpers import succeed

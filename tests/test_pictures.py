@@ -14,8 +14,10 @@ from torchvision.transforms.v2 import functional as transforms
 
 import resnet_imgnt
 from patchcert import checkpoint
-from patchcert.data import datasets
-from patchcert.data.datasets import Dataset
+from patchcert.data import folders, named
+from patchcert.data.augmentation import random_crop, random_flip
+from patchcert.data.dataset import Dataset
+from patchcert.data.folders import PictureFolder, normalise_imagenet
 from patchcert.smoothing import training
 from patchcert.smoothing.ablation import Band, encode
 from pytorch_cifar import cifar_resnet
@@ -95,7 +97,7 @@ def test_pretrained_weights_give_a_fully_visible_picture_the_same_output(monkeyp
     theirs = models.resnet18(num_classes=11).eval()
     monkeypatch.setattr(resnet_imgnt, "_torchvision_weights", lambda model: theirs.state_dict())
     mine = resnet_imgnt.pretrained_imagenet_resnet("resnet18", classes=11).eval()
-    pictures = datasets.normalise_imagenet(torch.rand(2, 3, 37, 41))
+    pictures = normalise_imagenet(torch.rand(2, 3, 37, 41))
     assert torch.allclose(mine.conv1(encode(pictures)), theirs.conv1(pictures), atol=1e-5)
     assert torch.allclose(mine(encode(pictures)), theirs(pictures), atol=1e-5)
     other = resnet_imgnt.pretrained_imagenet_resnet("resnet18", classes=5)
@@ -112,7 +114,7 @@ def test_torchvisions_files_and_the_tree_give_the_same_tensors(tmp_path, monkeyp
     names = [f"class{number}" for number in range(10)]
     for part in ("train", "test"):
         write_pictures(tmp_path / "tree" / "cifar10" / part, names, 5, size=32)
-    tree = {part: datasets.load("cifar10", tmp_path / "tree", part) for part in (True, False)}
+    tree = {part: named.load("cifar10", tmp_path / "tree", part) for part in (True, False)}
     files = tmp_path / "files" / CIFAR10.base_folder
     files.mkdir(parents=True)
     parts = tree[True].images.split(10), tree[True].labels.split(10)
@@ -121,21 +123,21 @@ def test_torchvisions_files_and_the_tree_give_the_same_tensors(tmp_path, monkeyp
         (files / name).write_bytes(pickle.dumps({"data": images.flatten(1).numpy(), "labels": labels.tolist()}))
     (files / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
     for part in (True, False):
-        loaded = datasets.load("cifar10", tmp_path / "files", part)
+        loaded = named.load("cifar10", tmp_path / "files", part)
         assert torch.equal(loaded.images, tree[part].images) and torch.equal(loaded.labels, tree[part].labels)
 
 
 def test_a_folder_gives_its_pictures_resized_and_in_order(folder):
-    exact = datasets.load_folder(folder / "pets", train=False, image_size=8)
+    exact = folders.load_folder(folder / "pets", train=False, image_size=8)
     assert exact.images.shape == (102, 3, 8, 8) and exact.images.dtype == torch.uint8
     assert exact.labels.tolist() == [0] * 34 + [1] * 34 + [2] * 34
     assert (exact.images[40, 1] >= 150).all() and (exact.images[40, 0] < 100).all()
-    assert datasets.load_folder(folder / "pets", train=True, image_size=16).images.shape == (36, 3, 16, 16)
+    assert folders.load_folder(folder / "pets", train=True, image_size=16).images.shape == (36, 3, 16, 16)
 
 
 def test_streamed_pictures_are_those_in_memory(folder):
-    held = datasets.load_folder(folder / "pets", train=False, image_size=8).take(slice(1, None, 3))
-    streamed = datasets.PictureFolder("valpath", folder / "pets" / "test", 8).take(slice(1, None, 3))
+    held = folders.load_folder(folder / "pets", train=False, image_size=8).take(slice(1, None, 3))
+    streamed = PictureFolder("valpath", folder / "pets" / "test", 8).take(slice(1, None, 3))
     assert torch.equal(streamed.indices, held.indices)
     for (images, labels), (wanted, right) in zip(streamed.batches(10), held.batches(10), strict=True):
         assert torch.equal(images, wanted) and torch.equal(labels, right)
@@ -148,7 +150,7 @@ def test_imagenet_is_normalised_as_torchvision_does():
     images = torch.rand(2, 3, 5, 5)
     wanted = models.ResNet18_Weights.DEFAULT.transforms()
     assert torch.allclose(
-        datasets.normalise_imagenet(images),
+        normalise_imagenet(images),
         (images - torch.tensor(wanted.mean)[:, None, None]) / torch.tensor(wanted.std)[:, None, None],
     )
 
@@ -274,7 +276,7 @@ def test_shares_come_together_again(world, monkeypatch):
 def test_a_schedule_rises_and_falls_and_an_interrupted_run_with_averages_resumes_to_the_same(tmp_path, monkeypatch):
     recipe = training.Recipe(
         lr=0.2, regularization=5e-4, end_epoch=3, batch_size=8, ablation_per="sample", nesterov=True, warmup=0.25,
-        label_smoothing=0.1, average=0.9, augmentations=(datasets.random_crop, datasets.random_flip),
+        label_smoothing=0.1, average=0.9, augmentations=(random_crop, random_flip),
     )  # fmt: skip
     assert [round(recipe.lr_at(epochs), 6) for epochs in (0, 0.5, 1, 2.5, 4)] == [0, 0.1, 0.2, 0.1, 0]
     data = Dataset(torch.arange(20 * 192).view(20, 3, 8, 8).to(torch.uint8), torch.arange(20) % 3, torch.arange(20))

@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchcert.data.datasets import Dataset
+from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
 from patchcert.networks import mnist_network
+from patchcert.patch import Patch
 from patchcert.smoothing import batching, saved_votes
-from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Patch, Row
+from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Row
 from patchcert.smoothing.certificate import Certifier, Question
 from patchcert.smoothing.voting import DenseNetwork, ThresholdVote, TopOneVote
 from tests.helpers import run_here, succeed

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from patchcert import checkpoint
-from patchcert.data.datasets import Dataset, random_crop, random_flip
+from patchcert.data.augmentation import random_crop, random_flip
+from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
 from patchcert.smoothing import training
 from patchcert.smoothing.ablation import Band, Block

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from patchcert.data.datasets import random_crop, random_flip
+from patchcert.data.augmentation import random_crop, random_flip
 from patchcert.smoothing import training
 from patchcert.smoothing.training import FAST, Recipe
 from tests import oracle

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from patchcert import checkpoint
-from patchcert.attacks.attack import Attack
+from patchcert.attacks.ascent import Attack
 
 ROWS = 8
 """Images in one picture."""

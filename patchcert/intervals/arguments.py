@@ -10,6 +10,7 @@ import torch
 from patchcert import cli, distributed
 from patchcert.errors import UsageError
 from patchcert.intervals import config
+from patchcert.option_values import device, folder, gigabytes, seed
 
 
 def shared_parser(description: str) -> cli.Parser:
@@ -19,9 +20,9 @@ def shared_parser(description: str) -> cli.Parser:
     parser.add_argument("--model_subset", nargs="+", metavar="N", help="which of the config's models, by default all")
     parser.add_argument("--path_prefix", type=Path, default=Path(), metavar="DIR", help="put before models_path")
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder of the data sets")
-    parser.add_argument("--device", type=cli.device, default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--max_memory", type=cli.gigabytes, default=2.0, metavar="GB", help="for bounds, at a time")
-    parser.add_argument("--seed", type=cli.seed, default=2019, help="fixes everything random")
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--max_memory", type=gigabytes, default=2.0, metavar="GB", help="for bounds, at a time")
+    parser.add_argument("--seed", type=seed, default=2019, help="fixes everything random")
     parser.add_argument("--gpu", metavar="0,1", help="run on these GPUs, one process each")
     parser.add_argument("overrides", nargs="*", metavar="section:key=value", help="values instead of the config's")
     return parser
@@ -51,7 +52,7 @@ def parse(parser: cli.Parser) -> argparse.Namespace:
 def require_models_folder(path: Path) -> None:
     """Raise UsageError unless models can be written to `path`, which is made."""
     try:
-        cli.folder(str(path))
+        folder(str(path))
     except argparse.ArgumentTypeError as error:
         raise UsageError("config", f"models_path={path}", "expected a folder that exists or can be made") from error
 

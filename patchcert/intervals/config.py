@@ -7,10 +7,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from patchcert import checkpoint
-from patchcert.data import datasets
+from patchcert.data import augmentation, named
 from patchcert.errors import UsageError
 from patchcert.intervals.places import Scale
-from patchcert.smoothing.ablation import Patch
+from patchcert.patch import Patch
 
 ATTACK_TYPES = ("patch-all", "patch-random", "patch-nn", "patch-all-pool", "sparse")
 BOUND_TYPES = {"sparse": ("sparse-interval", "sparse-interval-tight")}
@@ -295,10 +295,10 @@ def _check(config: Config, path: Path) -> None:
     pooled = method.attack_type == "patch-all-pool"
     ids = [model.model_id for model in config.models]
     files_differ = len({model_id + end for model_id in ids for end in ("", "_best")}) == 2 * len(ids)
-    augmentations, known = list(training.augmentations), list(datasets.AUGMENTATIONS)
+    augmentations, known = list(training.augmentations), list(augmentation.AUGMENTATIONS)
     attack = evaluation.method_params
     for fits, key, value, right in (
-        (config.dataset in datasets.NAMES, "dataset", config.dataset, ", ".join(datasets.NAMES)),
+        (config.dataset in named.NAMES, "dataset", config.dataset, ", ".join(named.NAMES)),
         (method.attack_type in ATTACK_TYPES, "attack_type", method.attack_type, ", ".join(ATTACK_TYPES)),
         (method.bound_type in bound_types, "bound_type", method.bound_type, " or ".join(bound_types)),
         (training.method in ("robust", "natural"), "training_params:method", training.method, "robust or natural"),

@@ -8,8 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from patchcert import checkpoint, distributed
-from patchcert.attacks import attack
-from patchcert.data.datasets import Dataset
+from patchcert.attacks.ascent import Ascent, Attack, margin
+from patchcert.attacks.classifier import undefended
+from patchcert.attacks.searches import try_random_places
+from patchcert.attacks.targets import Targets
+from patchcert.attacks.threats import PatchThreat
+from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
 from patchcert.intervals.bounds import certified
 from patchcert.intervals.config import Config, Model, require_settings
@@ -17,7 +21,7 @@ from patchcert.intervals.networks import network_of
 from patchcert.intervals.patches import Batch
 from patchcert.intervals.places import Places, Scale, Threat, all_places
 from patchcert.intervals.sparse import SparseThreat, sparse_margins
-from patchcert.results import progress_bar
+from patchcert.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -176,13 +180,13 @@ def _flipped(network: nn.Sequential, dataset: Dataset, config: Config, certified
     params, patch = config.eval_params.method_params, config.training_params.method_params.patch
     images, batch_size = dataset.images / 255, config.eval_params.batch_size
     network.requires_grad_(False)
-    classifier = attack.undefended(_OnPixels(network, config.scale), *images.shape[2:])
-    threat = attack.PatchThreat(patch, classifier.ablation.to(images.device))
+    classifier = undefended(_OnPixels(network, config.scale), *images.shape[2:])
+    threat = PatchThreat(patch, classifier.ablation.to(images.device))
     probabilities = torch.cat([*classifier.probabilities(images, batch_size)])
-    targets = attack.Targets(images, dataset.labels, dataset.indices, probabilities, certified)
-    ascent = attack.Ascent(attack.margin, params.steps, params.step_size, momentum=0.0)
-    run = attack.Attack(classifier, threat, ascent, targets, seed, batch_size)
-    attack.try_random_places(run, params.random_mask_count)
+    targets = Targets(images, dataset.labels, dataset.indices, probabilities, certified)
+    ascent = Ascent(margin, params.steps, params.step_size, momentum=0.0)
+    run = Attack(classifier, threat, ascent, targets, seed, batch_size)
+    try_random_places(run, params.random_mask_count)
     return run.findings.flipped
 
 

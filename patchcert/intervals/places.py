@@ -8,7 +8,7 @@ from torch import Tensor
 
 from patchcert.errors import require_within
 from patchcert.intervals.bounds import Box
-from patchcert.smoothing.ablation import Patch
+from patchcert.patch import Patch
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchcert import checkpoint, distributed
-from patchcert.data import datasets
-from patchcert.data.datasets import Dataset
+from patchcert.data import augmentation
+from patchcert.data.dataset import Dataset
+from patchcert.epochs import epoch_generator, keep_log_until, record_epoch, require_finite
 from patchcert.errors import UsageError
 from patchcert.intervals.bounds import certified, robust_loss
 from patchcert.intervals.config import Config, Method, Model, Training, require_settings
@@ -19,14 +20,8 @@ from patchcert.intervals.networks import network_of
 from patchcert.intervals.patches import Batch, all_margins, weighted_layers, with_gradients, worst_margins
 from patchcert.intervals.places import Scale, Threat, all_places, corners_of, own_places
 from patchcert.intervals.sparse import SparseThreat, sparse_margins
-from patchcert.results import print_interval_epoch, progress_bar
-from patchcert.smoothing.training import (
-    STEPS_BETWEEN_READINGS,
-    epoch_generator,
-    keep_log_until,
-    record_epoch,
-    require_finite,
-)
+from patchcert.progress import STEPS_BETWEEN_READINGS, progress_bar
+from patchcert.results import print_interval_epoch
 
 NATURAL = 1e-6
 """Below this ε training is natural: cross-entropy of the logits."""
@@ -241,7 +236,7 @@ class Run:
     def train_epoch(self, dataset: Dataset, epoch: int, generator: torch.Generator, parts: int) -> dict:
         """One pass over the data; returns what the log says about it, errors as fractions of 1."""
         started, seen, loss_sum, certified_sum = time.perf_counter(), 0, 0.0, 0
-        augmentations = tuple(datasets.AUGMENTATIONS[name] for name in self.training.augmentations)
+        augmentations = tuple(augmentation.AUGMENTATIONS[name] for name in self.training.augmentations)
         batches = dataset.shuffled_batches(self.training.batch_size, generator, augmentations)
         steps = -(-len(dataset) // self.training.batch_size)
         with progress_bar(len(dataset), f"epoch {epoch}") as bar:

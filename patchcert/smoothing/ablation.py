@@ -9,13 +9,13 @@ copies and their largest number Δ follow from that alone.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from patchcert.errors import UsageError, require_within
+from patchcert.patch import Patch
 
 CHUNK = 4096
 """Ablations whose masks are held at the same time where all of them are looked at."""
@@ -25,22 +25,6 @@ MOST_ABLATIONS = 10**8
 
 MOST_PAIRS = 4096
 """Pairs of places that exact certificates may look at: votes are counted for each of them, image and class."""
-
-
-@dataclass(frozen=True)
-class Patch:
-    """A rectangle of `height` × `width` pixels that an adversary may overwrite anywhere inside the image."""
-
-    height: int
-    width: int
-
-    @property
-    def size(self) -> int | str:
-        """As people write it: 5 for a square, 2x8 for 2 rows × 8 columns."""
-        return self.height if self.height == self.width else f"{self.height}x{self.width}"
-
-    def __str__(self) -> str:
-        return str(self.size)
 
 
 class Ablation(ABC):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from patchcert.data.datasets import Images
+from patchcert.data.folders import Images
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.voting import Engine, softmax_chunks
 

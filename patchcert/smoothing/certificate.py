@@ -9,16 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 from patchcert import distributed
-from patchcert.data.datasets import Images
-from patchcert.results import progress_bar
-from patchcert.smoothing.ablation import Ablation, Patch, encode
-from patchcert.smoothing.voting import Ballot, Engine, TopOneVote, VoteRule, softmax, softmax_chunks, softmax_over
+from patchcert.data.folders import Images
+from patchcert.patch import Patch
+from patchcert.progress import progress_bar
+from patchcert.smoothing.ablation import Ablation, encode
+from patchcert.smoothing.voting import Ballot, Engine, VoteRule, softmax, softmax_chunks
 
 NO_RIVAL = 2**62
 """A lead beyond all counts, where there is nobody to lead."""
@@ -118,39 +117,6 @@ class Verdicts:
     def merged(self, count: int) -> "Verdicts":
         """The verdicts on all `count` images, of which these are on this process's share."""
         return Verdicts(*(distributed.merge(tensor, count) for tensor in vars(self).values()))
-
-
-def randomized_verdicts(
-    votes: Tensor, most_touched: int, alpha: float, predsamples: int, boundsamples: int, generator: np.random.Generator
-) -> Verdicts:
-    """Predictions and certificates from random ablations; a certificate is wrong with probability at most α.
-
-    `predsamples` ablations, drawn with replacement, pick the class; `boundsamples` more bound its share p of
-    all ablations from below by Clopper and Pearson's one-sided interval; certified if p > 1/2 + Δ/A.
-    Drawing an ablation is drawing its vote, so each of the A votes is computed once and then drawn from.
-
-    Args:
-        votes: (N, A, K) bool, top-one: one vote per ablation.
-        most_touched: Δ, the most ablations that one patch touches.
-    """
-    shares = votes.double().mean(dim=1).cpu().numpy()  # (N, K)
-    counts = generator.multinomial(predsamples, shares)
-    of_winner = np.take_along_axis(shares, counts.argmax(axis=1, keepdims=True), axis=1)[:, 0]
-    successes = generator.binomial(boundsamples, of_winner.clip(0, 1))
-    lower = np.where(successes > 0, betaincinv(successes.clip(1), boundsamples - successes + 1, alpha), 0.0)
-    certified = torch.from_numpy(lower > 0.5 + most_touched / votes.shape[1])
-    counts, close = torch.from_numpy(counts), torch.zeros(len(votes), dtype=torch.int64)  # no margin was asked for
-    return Verdicts.from_counts(*(tensor.to(votes.device) for tensor in (counts, certified, close)))
-
-
-def top_one_votes(engine: Engine, dataset: Images, ablation: Ablation, batch_size: int) -> Tensor:
-    """(N, A, K) bool: the vote of every ablated copy of every image, with a progress bar."""
-    votes = []
-    with progress_bar(len(dataset), "voting") as bar:
-        for images, _ in dataset.take(distributed.share()).batches(batch_size):
-            votes.append(TopOneVote()(softmax_over(engine, images, ablation, batch_size)))
-            bar.update(len(images) * distributed.world())
-    return distributed.merge(torch.cat(votes), len(dataset))
 
 
 class Certifier:

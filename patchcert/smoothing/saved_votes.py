@@ -17,9 +17,9 @@ from torch import Tensor
 
 from patchcert import distributed
 from patchcert.checkpoint import write_atomically
-from patchcert.data.datasets import Images
+from patchcert.data.folders import Images
 from patchcert.errors import UsageError
-from patchcert.results import progress_bar
+from patchcert.progress import progress_bar
 from patchcert.smoothing.ablation import Ablation, Band, Block, MultiBand, MultiBlock, Row
 from patchcert.smoothing.certificate import Certifier, Verdicts
 from patchcert.smoothing.voting import ThresholdVote, VoteRule

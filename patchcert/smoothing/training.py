@@ -1,7 +1,6 @@
-"""The training loop."""
+"""Training of base classifiers: recipes, what a step sees, the loop."""
 
 import copy
-import json
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -11,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from patchcert import checkpoint, distributed
-from patchcert.data.datasets import Augmentation, Images
+from patchcert.data.augmentation import Augmentation
+from patchcert.data.folders import Images
+from patchcert.epochs import epoch_generator, keep_log_until, record_epoch, require_finite
 from patchcert.errors import UsageError
-from patchcert.results import print_epoch, progress_bar
+from patchcert.progress import STEPS_BETWEEN_READINGS, progress_bar
+from patchcert.results import print_epoch
 from patchcert.smoothing.ablation import Ablation, encode
-
-STEPS_BETWEEN_READINGS = 25
-"""Steps after which the progress bar reads loss and accuracy, which waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -251,12 +250,6 @@ def ablated_accuracy(
     return distributed.total(correct).item() / len(dataset)
 
 
-def require_finite(loss: float, epoch: int) -> None:
-    """Raise FloatingPointError if training has diverged, so that no checkpoint comes of it."""
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss of epoch {epoch} is {loss}: a lower learning rate may help")
-
-
 def _interrupted(partial: Path, settings: dict) -> dict | None:
     """The state of an interrupted run; None if there is none.
 
@@ -288,36 +281,3 @@ def _optimizer(network: nn.Module, recipe: Recipe, state: dict) -> torch.optim.S
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
     return optimizer
-
-
-def keep_log_until(log: Path, epoch: int) -> None:
-    """Drop what an interrupted run wrote of epochs that will run again; a new run starts with an empty log."""
-    if not log.exists():
-        return
-    lines = log.read_bytes().splitlines(keepends=True)
-    kept = b"".join(line for line in lines if _epoch_of(line) <= epoch)
-    checkpoint.write_atomically(log, lambda file: file.write(kept))
-
-
-def record_epoch(row: dict, log: Path, state: dict, files: list[Path]) -> None:
-    """Add a line to the log, then save the state; in this order nothing is lost by a stop in between."""
-    with log.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    for path in files:
-        checkpoint.save(state, path)
-
-
-def _epoch_of(line: bytes) -> float:
-    """The epoch that a line of the log tells of; infinite where an interruption cut the line off."""
-    try:
-        return json.loads(line)["epoch"]
-    except ValueError:
-        return float("inf")
-
-
-def epoch_generator(seed: int, epoch: int, device: torch.device | str) -> torch.Generator:
-    """All randomness of an epoch, so that a run stopped after any epoch goes on as if it had not been.
-
-    Each process has its own.
-    """
-    return torch.Generator(device).manual_seed(seed * 1_000_003 + epoch + distributed.rank() * 2**40)

@@ -15,7 +15,7 @@ from patchcert.intervals import config, patches
 from patchcert.intervals.networks import build
 from patchcert.intervals.patches import Batch, all_margins, lowest_margins, worst_margins
 from patchcert.intervals.places import Scale, Threat, all_places, corners_of, own_places
-from patchcert.smoothing.ablation import Patch
+from patchcert.patch import Patch
 from tests.intervals.oracle import plain_boxes, plain_margins
 
 GREY, COLOUR = Scale((0.0,), (1.0,)), Scale((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))

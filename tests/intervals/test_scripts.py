@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from patchcert import distributed
-from patchcert.data import datasets
+from patchcert.data import named, splits
 from patchcert.errors import UsageError
 from patchcert.intervals import arguments, config
 from patchcert.intervals.bounds import certified
 from patchcert.intervals.networks import build
 from patchcert.intervals.places import Scale, Threat
 from patchcert.intervals.sparse import SparseThreat, sparse_margins
-from patchcert.smoothing.ablation import Patch
+from patchcert.patch import Patch
 from tests.helpers import ROOT, run_here, succeed, succeed_in_two_processes
 from tests.intervals.oracle import plain_margins
 
@@ -43,7 +43,7 @@ def test_eval_counts_what_the_plain_construction_certifies(trained):
     output = json.loads((trained / "o.json").read_text())
     rows = list(csv.DictReader((trained / "o.csv").open()))
     assert [model["model_id"] for model in output["models"]] == ["mlp_255", "cnn_2layer_width_1"]
-    data = datasets.spread(datasets.load("mnist", trained / "data", train=False), 40)
+    data = splits.spread(named.load("mnist", trained / "data", train=False), 40)
     images, experiment = data.images / 255, config.load(P22)
     for model, entry in zip(experiment.models[:2], output["models"], strict=True):
         folder = trained / "checkpoints" / "mnist_robtrain_p22_all"
@@ -94,7 +94,7 @@ def test_an_attack_finds_no_more_than_the_certificate_allows(trained):
 
 def test_attacking_a_network_that_is_never_right_flips_nothing(trained):
     content = torch.load(trained / "checkpoints" / "mnist_robtrain_p22_all" / "mlp_255.pth", weights_only=True)
-    wrong = (int(datasets.load("mnist", trained / "data", train=False).labels[0]) + 1) % 10
+    wrong = (int(named.load("mnist", trained / "data", train=False).labels[0]) + 1) % 10
     content["state_dict"]["3.bias"][wrong] = 1e6
     (trained / "wrong").mkdir()
     torch.save(content, trained / "wrong" / "mlp_255.pth")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from patchcert.data.datasets import Dataset
+from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
 from patchcert.intervals import config, sparse
 from patchcert.intervals.bounds import certified

@@ -11,14 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchcert.data import datasets
-from patchcert.data.datasets import Dataset
+from patchcert.data import augmentation
+from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
 from patchcert.intervals import config, training
 from patchcert.intervals.bounds import certified
 from patchcert.intervals.guide import Guide, guide_loss, gumbel, likeliest
 from patchcert.intervals.places import Threat
-from patchcert.smoothing.ablation import Patch
+from patchcert.patch import Patch
 from tests.helpers import ROOT
 from tests.intervals.oracle import plain_margins
 
@@ -214,7 +214,7 @@ def test_errors_are_those_at_full_strength():
 
 def test_the_guide_and_the_augmentations_take_part(tmp_path, monkeypatch):
     augmented = []
-    monkeypatch.setitem(datasets.AUGMENTATIONS, "random_flip", lambda x, _: (augmented.append(len(x)), x)[1])
+    monkeypatch.setitem(augmentation.AUGMENTATIONS, "random_flip", lambda x, _: (augmented.append(len(x)), x)[1])
     run, _ = trained(
         tmp_path,
         "mnist_robtrain_p22_guide10",

@@ -1,0 +1,220 @@
+"""Attacks on smoothed and undefended classifiers: how one climbs, judged by the classifier's hard decision.
+
+The attacker of Levine and Feizi, NeurIPS 2020: projected gradient ascent by sign steps, many restarts, each
+with the patch at a new place. A count of votes has no gradient, so the ascent follows a loss of the softmax
+outputs that stand behind the votes; what counts as broken is decided by the votes alone.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from patchcert.attacks.classifier import Classifier
+from patchcert.attacks.targets import Targets
+from patchcert.attacks.threats import Threat
+from patchcert.errors import BrokenCertificateError
+from patchcert.smoothing.certificate import predict
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Log-probabilities (R, A, K), votes (R, A, K) and labels (R,) to what the attack on each image raises, (R,)."""
+
+CONTENT = 1.0
+"""Lead over the label, in log-probability, beyond which `margin` counts a copy as won."""
+
+TINY = torch.finfo(torch.float).tiny
+
+
+def log_mean_softmax(log_p: Tensor, votes: Tensor, labels: Tensor) -> Tensor:
+    """(R,): −log of the mean probability of the label over all copies; the cross entropy if there is one copy."""
+    of_label = _of_class(log_p, labels)
+    return math.log(of_label.shape[1]) - of_label.logsumexp(dim=1)
+
+
+def margin(log_p: Tensor, votes: Tensor, labels: Tensor) -> Tensor:
+    """(R,): how far the strongest rival is ahead of the label, in log-probability, averaged over the copies.
+
+    With one copy it is the difference of two logits. A copy that is ahead by `CONTENT` is won and pulls no more,
+    so that the patch serves the copies still to be won. The rival has the most votes, among equals the highest
+    mean probability.
+    """
+    standing = votes.sum(dim=1) + log_p.detach().exp().mean(dim=1)  # (R, K)
+    rivals = standing.scatter(1, labels[:, None], -1).argmax(dim=1)
+    lead = _of_class(log_p, rivals) - _of_class(log_p, labels)
+    return lead.clamp_max(CONTENT).mean(dim=1)
+
+
+LOSSES = {"softmax": log_mean_softmax, "margin": margin}
+
+
+def _of_class(log_p: Tensor, classes: Tensor) -> Tensor:
+    """(R, A): the entries of `log_p` (R, A, K) for one class per image (R,)."""
+    return log_p.gather(2, classes[:, None, None].expand(-1, log_p.shape[1], 1)).squeeze(2)
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """How one trial climbs: sign steps of `step_size`, on gradients summed up with factor `momentum`."""
+
+    loss: Loss
+    steps: int
+    step_size: float
+    momentum: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """How N attacks ended; axis 0 of every tensor is the image.
+
+    Attributes:
+        flipped: (N,) bool, whether the hard decision left the label.
+        images: (N, C, H, W), the adversarial image; the clean one where none was found.
+        votes: (N, K) int64, votes for `images`.
+        place, restart, step: (N,) int64, where and when it was found; −1 where none was. A place is numbered
+            row-major by the patch's upper left corner, a step is 0 for the random start.
+    """
+
+    flipped: Tensor
+    images: Tensor
+    votes: Tensor
+    place: Tensor
+    restart: Tensor
+    step: Tensor
+
+    @classmethod
+    def none_yet(cls, images: Tensor, votes: Tensor) -> "Findings":
+        nowhere = torch.full((len(images),), -1, device=images.device)
+        return cls(nowhere >= 0, images.clone(), votes, nowhere, nowhere.clone(), nowhere.clone())
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """R images under attack together, each at one place; axis 0 of every tensor is the trial.
+
+    Attributes:
+        numbers: (R,) int64, which target.
+        labels, places: (R,) int64.
+        lower, upper: (R, C, H, W) float, bounds of every pixel.
+        touched: (R, A) bool, the copies that depend on the attack.
+        log_p, votes: (R, A, K), of the copies of the clean image.
+    """
+
+    numbers: Tensor
+    labels: Tensor
+    places: Tensor
+    lower: Tensor
+    upper: Tensor
+    touched: Tensor
+    log_p: Tensor
+    votes: Tensor
+
+    def take(self, chosen: Tensor) -> Self:
+        return type(self)(*(tensor[chosen] for tensor in vars(self).values()))
+
+
+class Attack:
+    """The attack on `targets`: who still stands, and how the others fell.
+
+    Only copies that the attacker can reach are computed again at each step; the others keep the probabilities
+    and votes of the clean image.
+
+    Args:
+        batch_size: ablated copies per call of the network, unless one image alone has more.
+    """
+
+    def __init__(
+        self, classifier: Classifier, threat: Threat, ascent: Ascent, targets: Targets, seed: int, batch_size: int
+    ):
+        self.classifier, self.threat, self.ascent, self.targets = classifier, threat, ascent, targets
+        self.together = max(1, batch_size // int(threat.touched.sum(dim=1).max()))
+        self.votes = classifier.rule(targets.probabilities)
+        self.log_p = targets.probabilities.clamp_min(TINY).log()
+        self.findings = Findings.none_yet(targets.images, self.votes.sum(dim=1))
+        self.generators = [
+            torch.Generator().manual_seed(seed * 1_000_003 + index) for index in targets.indices.tolist()
+        ]
+        self.restarts = 0
+
+    def random_places(self) -> Tensor:
+        """(N,) int64: a place for each target, drawn by its own generator."""
+        drawn = [torch.randint(len(self.threat.touched), (), generator=generator) for generator in self.generators]
+        return torch.tensor(drawn, device=self.targets.labels.device)
+
+    def restart(self, places: Tensor, steps: int, step_size: float) -> Tensor:
+        """Attack each target that still stands once more, at its place out of `places` (N,).
+
+        Returns:
+            (N,) float, the loss after the last step; ∞ for flipped images.
+
+        Raises:
+            BrokenCertificateError: a certified image flipped.
+        """
+        losses = torch.full((len(self.targets),), math.inf, device=places.device)
+        for numbers in (~self.findings.flipped).nonzero().squeeze(1).split(self.together):
+            if len(numbers):
+                self._climb(self._trials(numbers, places[numbers]), steps, step_size, losses)
+        self.restarts += 1
+        broken = (self.findings.flipped & self.targets.certified).nonzero().flatten().tolist()
+        if broken:
+            index = int(self.targets.indices[broken[0]])
+            raise BrokenCertificateError(broken[0], f"image {index} is certified, and was flipped")
+        return losses
+
+    def _trials(self, numbers: Tensor, places: Tensor) -> _Trials:
+        bounds = self.threat.box(self.targets.images[numbers], places)
+        labels, touched = self.targets.labels[numbers], self.threat.touched[places]
+        return _Trials(numbers, labels, places, *bounds, touched, self.log_p[numbers], self.votes[numbers])
+
+    def _climb(self, trials: _Trials, steps: int, step_size: float, losses: Tensor) -> None:
+        """`restart` for one batch; puts the loss of trials that still stand into `losses` (N,)."""
+        images = self._random_start(trials)
+        velocity = torch.zeros_like(images)
+        for step in range(steps + 1):
+            loss, gradient, votes = self._look(images, trials, with_gradient=step < steps)
+            flipped = predict(votes) != trials.labels
+            if flipped.any():
+                self._record(trials.take(flipped), images[flipped], votes[flipped], step)
+                stands = ~flipped
+                trials, images, velocity = trials.take(stands), images[stands], velocity[stands]
+                loss, gradient = loss[stands], gradient[stands]
+            if step < steps:
+                size = gradient.abs().sum(dim=(1, 2, 3), keepdim=True).clamp_min(TINY)
+                velocity = self.ascent.momentum * velocity + gradient / size
+                images = (images + step_size * velocity.sign()).clamp(trials.lower, trials.upper)
+            if not len(images):
+                return
+        losses[trials.numbers] = loss
+
+    def _random_start(self, trials: _Trials) -> Tensor:
+        """(R, C, H, W): a random image between the bounds of each trial, by its target's own generator."""
+        shape = trials.lower.shape[1:]
+        noise = [torch.rand(shape, generator=self.generators[n]) for n in trials.numbers.tolist()]
+        spread = (trials.upper - trials.lower) * torch.stack(noise).to(trials.lower.device)
+        return (trials.lower + spread).clamp(trials.lower, trials.upper)
+
+    def _look(self, images: Tensor, trials: _Trials, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss (R,), its gradient (R, C, H, W), zero without `with_gradient`, and votes n_c (R, K) for `images`."""
+        rows, copies = trials.touched.nonzero(as_tuple=True)
+        with torch.set_grad_enabled(with_gradient):
+            images = images.detach().requires_grad_(with_gradient)
+            logits = self.classifier.logits(images, rows, copies)  # (P, K)
+            log_p = trials.log_p.index_put((rows, copies), logits.log_softmax(dim=-1))
+            votes = trials.votes.index_put((rows, copies), self.classifier.rule(logits.detach().softmax(dim=-1)))
+            loss = self.ascent.loss(log_p, votes, trials.labels)
+        gradient = torch.autograd.grad(loss.sum(), images)[0] if with_gradient else torch.zeros_like(images)
+        return loss.detach(), gradient, votes.sum(dim=1)
+
+    def _record(self, trials: _Trials, images: Tensor, votes: Tensor, step: int) -> None:
+        """Note adversarial `images` of `trials`, all of which flipped at `step` of this restart."""
+        for found, value in (
+            (self.findings.flipped, True),
+            (self.findings.images, images),
+            (self.findings.votes, votes),
+            (self.findings.place, trials.places),
+            (self.findings.restart, self.restarts),
+            (self.findings.step, step),
+        ):
+            found[trials.numbers] = value

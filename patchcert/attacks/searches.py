@@ -1,0 +1,81 @@
+"""Where the patch goes at each restart of an attack."""
+
+import math
+from collections.abc import Iterator
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from patchcert.attacks.ascent import Attack
+from patchcert.progress import progress_bar
+
+RANKING_STEPS = 4
+"""Steps after which `--locations all` compares places."""
+
+
+def try_random_places(attack: Attack, restarts: int) -> None:
+    """Each restart has the patch at a random place."""
+    with progress_bar(restarts, "attacking", "restart") as bar:
+        for _ in range(restarts):
+            attack.restart(attack.random_places(), attack.ascent.steps, attack.ascent.step_size)
+            bar.update()
+
+
+def try_all_places(attack: Attack, restarts: int) -> None:
+    """Coarse to fine: rank places by a few steps, spend the rest on the best; no more steps than `restarts` have.
+
+    Ranking takes up to half of the steps. If they suffice for every place, every place is ranked; else a grid of
+    them, and then the neighbours of each image's best place at half the distance, again and again down to 1.
+    Where not even that can be had, ranking ends when one whole restart is left.
+    """
+    steps, step_size = attack.ascent.steps, attack.ascent.step_size
+    few = min(RANKING_STEPS, steps)
+    looks = restarts * (steps + 1)  # each restart looks at its start and after every step
+    device = attack.targets.labels.device
+    grid = torch.arange(len(attack.threat.touched), device=device).view(attack.threat.shape)
+    stride = _affordable_stride(grid, looks // 2 // (few + 1))
+    ranked = 0
+    losses = torch.full((len(attack.targets), grid.numel()), -math.inf, device=device)
+    with progress_bar(looks, "attacking", "step") as bar:
+        for places in _coarse_to_fine(grid, stride, losses):
+            losses.scatter_(1, places[:, None], attack.restart(places, few, max(step_size, 1 / few))[:, None])
+            looks, ranked = looks - (few + 1), ranked + 1
+            bar.update(few + 1)
+            if looks < few + 1 + steps + 1:
+                break
+        best_first = losses.argsort(dim=1, descending=True)
+        for k in range(looks // (steps + 1)):
+            attack.restart(best_first[:, k % ranked], steps, step_size)
+            bar.update(steps + 1)
+
+
+SEARCHES = {"random": try_random_places, "all": try_all_places}
+
+
+def _affordable_stride(grid: Tensor, most: int) -> int:
+    """The smallest power of two for which `_coarse_to_fine` has at most `most` places, or that leaves a grid of one."""
+    exponent = 0
+    while len(_every(grid, 2**exponent)) + 8 * exponent > most and len(_every(grid, 2**exponent)) > 1:
+        exponent += 1
+    return 2**exponent
+
+
+def _every(grid: Tensor, stride: int) -> Tensor:
+    """(count,): every `stride`-th of the places `grid` (rows, columns) both ways, the first half a stride inside."""
+    rows, columns = (slice(min(stride, size) // 2, None, stride) for size in grid.shape)
+    return grid[rows, columns].flatten()
+
+
+def _coarse_to_fine(grid: Tensor, stride: int, losses: Tensor) -> Iterator[Tensor]:
+    """Yield places (N,), one per image: first a coarse grid, then around the best of `losses` (N, L) so far."""
+    for place in _every(grid, stride):
+        yield place.expand(len(losses))
+    rows, columns = grid.shape
+    while stride > 1:
+        stride //= 2
+        best = losses.argmax(dim=1)
+        for down, right in product((-stride, 0, stride), repeat=2):
+            if down or right:
+                row, column = best // columns + down, best % columns + right
+                yield grid[row.clamp(0, rows - 1), column.clamp(0, columns - 1)]

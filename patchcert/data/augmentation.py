@@ -1,0 +1,36 @@
+"""Random changes of training batches, whole batches at a time."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+"""(N, C, H, W) float images and a generator on their device, to images of the same shape."""
+
+
+def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror each image left to right with probability 1/2."""
+    flip = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < 0.5
+    return torch.where(flip, images.flip(3), images)
+
+
+def random_crop(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+    """Pad each image with zeros and cut its own size out at a random place."""
+    count, _, height, width = images.shape
+    padded = torch.nn.functional.pad(images, [padding] * 4)
+    corner = torch.randint(2 * padding + 1, (2, count, 1), generator=generator, device=images.device)
+    rows = corner[0] + torch.arange(height, device=images.device)  # (N, H)
+    columns = corner[1] + torch.arange(width, device=images.device)  # (N, W)
+    image = torch.arange(count, device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {"random_flip": random_flip, "random_crop": random_crop}
+"""By the names that configs give."""
+
+
+def augmented(images: Tensor, generator: torch.Generator, augmentations: tuple[Augmentation, ...]) -> Tensor:
+    for augment in augmentations:
+        images = augment(images, generator)
+    return images

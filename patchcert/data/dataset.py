@@ -1,0 +1,64 @@
+"""Images with labels, held in memory on one device."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from patchcert import checkpoint, distributed
+from patchcert.data.augmentation import Augmentation, augmented
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """N images with labels.
+
+    Attributes:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64.
+        indices: (N,) int64, places in the data set's own order.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def channels(self) -> int:
+        return self.images.shape[1]
+
+    def take(self, chosen: Tensor | slice) -> "Dataset":
+        return Dataset(self.images[chosen], self.labels[chosen], self.indices[chosen])
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def fingerprint(self) -> str:
+        """Tells data sets apart."""
+        return checkpoint.fingerprint([self.images, self.labels])
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield float images (B, C, H, W) in [0, 1] and labels (B,), in order."""
+        for images, labels in zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True):
+            yield images / 255, labels
+
+    def shuffled_batches(
+        self, batch_size: int, generator: torch.Generator, augmentations: tuple[Augmentation, ...] = ()
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield float images (B, C, H, W) in [0, 1], augmented, and labels (B,), in random order.
+
+        With several processes each yields its share of every batch of `batch_size`.
+        """
+        for chosen in shares_of_shuffled(len(self), batch_size, generator):
+            yield augmented(self.images[chosen] / 255, generator, augmentations), self.labels[chosen]
+
+
+def shares_of_shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield this process's share of each batch of a random order of `count` images, the same order in all of them."""
+    order = torch.randperm(count, generator=generator, device=generator.device)
+    distributed.copy_from_first([order])
+    yield from map(distributed.equal_share, order.split(batch_size))

@@ -1,0 +1,183 @@
+"""Attacking as options describe it: with patches or in an L∞ ball, held against the certificates."""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from patchcert import distributed, results
+from patchcert.attacks import pictures
+from patchcert.attacks.ascent import LOSSES, Ascent, Attack
+from patchcert.attacks.classifier import Classifier
+from patchcert.attacks.searches import SEARCHES, try_random_places
+from patchcert.attacks.targets import Clean, look_at
+from patchcert.attacks.threats import BallThreat, PatchThreat, Threat
+from patchcert.cli import Parser
+from patchcert.data.dataset import Dataset
+from patchcert.errors import BrokenCertificateError, require_within
+from patchcert.experiments.evaluation import evaluation_parser, prepare, write_and_print
+from patchcert.experiments.setting import set_up
+from patchcert.option_values import folder, fraction, positive_int, share_of_255
+from patchcert.patch import Patch
+from patchcert.smoothing import certificate
+
+CERTIFIED = ("certified_margin", "certified_exact")
+"""Columns of attacks with a patch; attacks in a ball have no certificate."""
+
+
+def patch_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
+    """The options of every script that attacks with a patch; the script adds those of its classifier."""
+    parser = _attack_parser(description, data_sets, steps=150, step_size="0.05")
+    parser.add_argument("--size_of_attack", type=positive_int, default=5, help="m, pixels on each side of the patch")
+    parser.add_argument("--patch_height", type=positive_int, help="rows of the patch (default: --size_of_attack)")
+    parser.add_argument("--patch_width", type=positive_int, help="columns of the patch (default: --size_of_attack)")
+    parser.add_argument("--randomizations", type=positive_int, default=80, help="restarts, each at a new place")
+    parser.add_argument(
+        "--locations",
+        choices=SEARCHES,
+        default="random",
+        help="random places, or all of them coarse to fine in as many steps",
+    )
+    return parser
+
+
+def ball_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
+    """The options of every script that attacks in an L∞ ball; the script adds those of its classifier."""
+    parser = _attack_parser(description, data_sets, steps=50, step_size="0.5/255")
+    parser.add_argument("--epsilon", type=share_of_255, default="1/255", help="ε, the most that a pixel may change")
+    return parser
+
+
+def _attack_parser(description: str, data_sets: tuple[str, ...], steps: int, step_size: str) -> Parser:
+    parser = evaluation_parser(description, data_sets)
+    parser.add_argument("--batch_size", type=positive_int, default=128, help="images per call of the network")
+    parser.add_argument("--steps", type=positive_int, default=steps, help="sign steps of a restart")
+    parser.add_argument("--step_size", type=share_of_255, default=step_size, help="pixel change of a step, 1 is white")
+    parser.add_argument("--momentum", type=fraction, default=0.0, help="share of earlier gradients kept in a step")
+    parser.add_argument(
+        "--loss",
+        choices=LOSSES,
+        default="softmax",
+        help="what steps raise: -log of the label's mean softmax, or the margin of the strongest rival",
+    )
+    parser.add_argument("--skip", type=positive_int, default=10, metavar="N", help="take every N-th image")
+    parser.add_argument("--save_images", type=folder, metavar="DIR", help="write PNG pictures of what flipped here")
+    return parser
+
+
+def add_attack_threshold(parser: Parser) -> None:
+    """θ of votes and certificates under attack, in both spellings that published commands use."""
+    parser.add_argument("--threshold", "--threshhold", type=fraction, default=0.3, help="θ of the vote")
+
+
+def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifier: Classifier) -> None:
+    """Attack as the options of `patch_attack_parser` say.
+
+    Args:
+        network: what the checkpoint fills; a part of `classifier`.
+    """
+    ablation = classifier.ablation.to(options.device)
+    patch = Patch(
+        _patch_side(options, "patch_height", ablation.height, "rows"),
+        _patch_side(options, "patch_width", ablation.width, "columns"),
+    )
+    questions = [certificate.Question(patch, classifier.rule, kind) for kind in ("margin", "exact")]
+    threat = PatchThreat(patch, ablation)
+    _attack(options, network, classifier, threat, questions, SEARCHES[options.locations], options.randomizations)
+
+
+def attack_in_ball(options: argparse.Namespace, network: nn.Module, classifier: Classifier) -> None:
+    """Attack as the options of `ball_attack_parser` say; see `attack_with_patch`."""
+    threat = BallThreat(options.epsilon, classifier.ablation.to(options.device))
+    _attack(options, network, classifier, threat, [], try_random_places, restarts=1)
+
+
+def _patch_side(options: argparse.Namespace, name: str, pixels: int, what: str) -> int:
+    given = name if getattr(options, name) else "size_of_attack"
+    side = getattr(options, given)
+    require_within(given, side, 1, pixels, f"images have {pixels} {what}")
+    return side
+
+
+def _attack(
+    options: argparse.Namespace,
+    network: nn.Module,
+    classifier: Classifier,
+    threat: Threat,
+    questions: list[certificate.Question],
+    search: Callable[[Attack, int], None],
+    restarts: int,
+) -> None:
+    """Attack every correctly classified image, check the certificates that answer `questions`, report.
+
+    Each process attacks its share of the images.
+    """
+    set_up(options)
+    dataset, _ = prepare(options, network, options.skip)
+    network.eval().requires_grad_(False)
+    ascent = Ascent(LOSSES[options.loss], options.steps, options.step_size, options.momentum)
+    started = time.perf_counter()
+    with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+        clean = look_at(classifier, dataset.take(distributed.share()), questions, options.batch_size)
+        run = Attack(classifier, threat, ascent, clean.targets(), options.seed, options.batch_size)
+        try:
+            search(run, restarts)
+        except BrokenCertificateError as error:
+            path = pictures.save_counterexample(run, error.number, options.save_images or Path("results"))
+            raise BrokenCertificateError(error.number, f"{error}: the counterexample is in {path}") from error
+        _report_attack(options, dataset, clean, run, time.perf_counter() - started)
+        if options.save_images:
+            _save_pictures(options, run)
+
+
+def _report_attack(options: argparse.Namespace, dataset: Dataset, clean: Clean, run: Attack, seconds: float) -> None:
+    columns = {name: distributed.merge(part, len(dataset)) for name, part in _attack_columns(clean, run).items()}
+    if not distributed.is_first():
+        return
+    right = columns["predicted"] == dataset.labels
+    certified = [int((columns[name] & right).sum()) if name in columns else None for name in CERTIFIED]
+    counts = results.AttackCounts(len(dataset), int(right.sum()), *certified, int((right & ~columns["flipped"]).sum()))
+    write_and_print(options, dataset, [({}, counts)], [columns], seconds)
+
+
+def _save_pictures(options: argparse.Namespace, run: Attack) -> None:
+    pictures.save_flipped(run, options.save_images)
+    flipped = run.findings.flipped
+    still_wrong = flipped.clone()
+    if flipped.any():
+        rounded = pictures.to_bytes(run.findings.images[flipped]) / 255
+        still_wrong[flipped] = run.classifier.predict(rounded, options.batch_size) != run.targets.labels[flipped]
+    counts = [int(distributed.total(chosen.sum())) for chosen in (flipped, still_wrong)]
+    if distributed.is_first() and counts[0]:
+        results.print_pictures(options.save_images, *counts)
+
+
+def _attack_columns(clean: Clean, run: Attack) -> dict[str, torch.Tensor]:
+    """Columns (N,) of the table per image; row, column, restart and step are −1 for images that did not flip."""
+    found, right = run.findings, clean.predicted == clean.labels
+
+    def of_all(values: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
+        return otherwise.clone().masked_scatter(right, values)
+
+    before = run.classifier.rule(clean.probabilities).sum(dim=1)  # (N, K)
+    after = before.clone()
+    after[right] = found.votes
+    predicted = certificate.predict(after)
+    none = torch.full_like(clean.labels, -1)
+    columns = run.threat.shape[1]
+    return {
+        "predicted": clean.predicted,
+        "votes": before.amax(dim=1),
+        **{name: v.certified for name, v in zip(CERTIFIED, clean.verdicts, strict=False)},
+        "flipped": of_all(found.flipped, none > 0),
+        "row": of_all(found.place.div(columns, rounding_mode="floor"), none),
+        "column": of_all(found.place.where(~found.flipped, found.place % columns), none),
+        "restart": of_all(found.restart, none),
+        "step": of_all(found.step, none),
+        "predicted_after": predicted,
+        "votes_after": after.amax(dim=1),
+        "votes_of_label_after": after.gather(1, clean.labels[:, None])[:, 0],
+    }

@@ -1,0 +1,217 @@
+"""Certifying as options describe it: by a network's votes, by saved ones, by random samples of them."""
+
+import argparse
+import time
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from patchcert import distributed, results
+from patchcert.cli import Parser, configuration
+from patchcert.data.folders import Images
+from patchcert.errors import UsageError
+from patchcert.experiments.evaluation import add_outputs, evaluation_parser, prepare, write_and_print
+from patchcert.experiments.setting import set_up
+from patchcert.option_values import (
+    batch_size,
+    certificates,
+    fraction,
+    fractions,
+    level,
+    output_file,
+    patches,
+    positive_int,
+)
+from patchcert.smoothing import batching, certificate, randomized, saved_votes, voting
+from patchcert.smoothing.ablation import Ablation
+from patchcert.smoothing.voting import Engine, VoteRule
+
+
+def certification_parser(description: str, data_sets: tuple[str, ...], size_to_certify: int = 5) -> Parser:
+    """The options of every deterministic certification script; the script adds those of its ablation."""
+    parser = evaluation_parser(description, data_sets)
+    _add_questions(parser, size_to_certify)
+    parser.add_argument(
+        "--save_votes", type=output_file, metavar="FILE.npz", help="write here what certify_votes.py answers from"
+    )
+    _add_engine(parser)
+    return parser
+
+
+def votes_parser(description: str) -> Parser:
+    """The options of certifying from a file of votes."""
+    parser = Parser(description)
+    parser.add_argument(
+        "--votes", type=Path, required=True, metavar="FILE.npz", help="what a certify script wrote by --save_votes"
+    )
+    _add_questions(parser, size_to_certify=5)
+    rule = parser.add_mutually_exclusive_group()
+    add_threshold(rule)
+    rule.add_argument("--top_one", action="store_true", help="each copy votes for its most probable class alone")
+    add_outputs(parser)
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N of the images")
+    return parser
+
+
+def randomized_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
+    """The options of every randomized certification script; the script adds those of its ablation."""
+    parser = evaluation_parser(description, data_sets)
+    parser.add_argument("--attack_size", type=patches, default="5", help="patch sizes: 5, 1-10, 2,5 or 2x8")
+    parser.add_argument("--alpha", type=level, default=0.05, help="chance that a certificate may be wrong")
+    parser.add_argument("--predsamples", type=positive_int, default=1000, help="samples that pick the class")
+    parser.add_argument("--boundsamples", type=positive_int, default=10_000, help="samples that bound its share")
+    _add_engine(parser)
+    return parser
+
+
+def _add_questions(parser: Parser, size_to_certify: int) -> None:
+    """What is asked of the votes, whether a network casts them or a file holds them."""
+    parser.add_argument(
+        "--size_to_certify", type=patches, default=str(size_to_certify), help="patch sizes: 5, 1-10, 2,5 or 2x8"
+    )
+    parser.add_argument("--certificate", type=certificates, default="margin", help="margin, exact or margin,exact")
+    parser.add_argument("--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere")
+    parser.add_argument(
+        "--numerical_margin",
+        type=fraction,
+        default=0.0,
+        metavar="NU",
+        help="if above 0, answer also with every vote within NU of being decided otherwise as the adversary's",
+    )
+
+
+def _add_engine(parser: Parser) -> None:
+    parser.add_argument(
+        "--engine",
+        choices=("windowed", "dense"),
+        default="windowed",
+        help="windowed computes only what differs from the empty image; dense runs the whole network on every copy",
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=batch_size,
+        default="128",
+        help="ablated copies per call of the network; auto tries which number is fastest",
+    )
+
+
+def add_threshold(parser: Parser | argparse._ArgumentGroup, default: float = 0.2) -> None:
+    """θ, in both spellings that published commands use."""
+    parser.add_argument(
+        "--threshold", "--threshhold", type=fractions, default=str(default), help="θ of the vote, or several: 0.1,0.2"
+    )
+
+
+def certify(options: argparse.Namespace, ablation: Ablation, network: nn.Module, rules: list[VoteRule]) -> None:
+    """Certify as the options of `certification_parser` say, for every patch size, vote rule and certificate.
+
+    Images leave early unless something is reported that needs all votes.
+    """
+    set_up(options)
+    questions = _questions(options, rules)
+    early = not (options.per_image or options.numerical_margin or options.save_votes)
+    certifier = certificate.Certifier(ablation.to(options.device), questions)
+    dataset, network = prepare(options, network)
+    engine = _engine(options, network, ablation, dataset)
+    recorder = saved_votes.Recorder(ablation, rules)
+    with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+        _find_batch_size(options, engine, dataset, ablation, certifier)
+        started = time.perf_counter()
+        listener = recorder if options.save_votes else iter
+        verdicts, classified = certificate.certify(engine, dataset, certifier, options.batch_size, listener, early)
+    seconds = time.perf_counter() - started
+    if options.save_votes:
+        recorder.write(options.save_votes, dataset, configuration(options))
+    copies = results.Copies(len(dataset) * ablation.count, classified, _close_votes(questions, verdicts))
+    _report(options, dataset, [question.as_json() for question in questions], verdicts, seconds, copies)
+
+
+def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, rules: list[VoteRule]) -> None:
+    """Answer what the options of `votes_parser` ask of saved votes, as `certify` does with a network."""
+    for rule in rules:
+        saved.require(rule, options.numerical_margin)
+    questions = _questions(options, rules)
+    certifier = certificate.Certifier(saved.ablation, questions)
+    saved = saved.first(options.limit or len(saved))
+    started = time.perf_counter()
+    verdicts = saved_votes.certify(saved, certifier)
+    seconds = time.perf_counter() - started
+    options.config_of_votes = saved.config
+    count = len(saved) * saved.ablation.count
+    copies = results.Copies(count, count, _close_votes(questions, verdicts))
+    _report(options, saved, [question.as_json() for question in questions], verdicts, seconds, copies)
+
+
+def certify_randomized(options: argparse.Namespace, ablation: Ablation, network: nn.Module) -> None:
+    """Certify by random samples as the options of `randomized_parser` say."""
+    set_up(options)
+    for patch in options.attack_size:
+        ablation.require_fits("attack_size", patch)
+    most_touched = {patch: ablation.to(options.device).most_touched(patch) for patch in options.attack_size}
+    dataset, network = prepare(options, network)
+    engine = _engine(options, network, ablation, dataset)
+    with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+        _find_batch_size(options, engine, dataset, ablation, use=list)
+        started = time.perf_counter()
+        votes = randomized.top_one_votes(engine, dataset, ablation, options.batch_size)
+    verdicts = [
+        randomized.randomized_verdicts(
+            votes, most, options.alpha, options.predsamples, options.boundsamples, np.random.default_rng(options.seed)
+        )
+        for most in most_touched.values()
+    ]
+    seconds = time.perf_counter() - started
+    _report(options, dataset, [{"attack_size": patch.size} for patch in most_touched], verdicts, seconds)
+
+
+def _questions(options: argparse.Namespace, rules: list[VoteRule]) -> list[certificate.Question]:
+    """Every combination of patch size, vote rule, certificate and numerical margin that the options ask for."""
+    margins = dict.fromkeys((0.0, options.numerical_margin))
+    combinations = product(options.size_to_certify, rules, options.certificate, margins)
+    return [
+        certificate.Question(patch, rule, kind, options.patches, margin) for patch, rule, kind, margin in combinations
+    ]
+
+
+def _close_votes(questions: list[certificate.Question], verdicts: list[certificate.Verdicts]) -> list[dict]:
+    """One entry for each vote rule: how many copies have a vote within the numerical margin; none without one."""
+    found = {q.ballot: int(v.close_votes.sum()) for q, v in zip(questions, verdicts, strict=True)}
+    return [ballot.as_json() | {"close_votes": count} for ballot, count in found.items() if ballot.numerical_margin]
+
+
+def _engine(options: argparse.Namespace, network: nn.Module, ablation: Ablation, dataset: Images) -> Engine:
+    if options.compile and options.engine != "dense":
+        raise UsageError("engine", options.engine, "torch.compile needs the whole network: give --engine dense too")
+    if options.amp and options.engine == "windowed":
+        network = network.to(torch.bfloat16)  # autocast alone would convert the weights again for every ablation
+    return voting.engine(options.engine, network, ablation, 2 * dataset.channels)
+
+
+def _find_batch_size(
+    options: argparse.Namespace, engine: Engine, dataset: Images, ablation: Ablation, use: Callable
+) -> None:
+    """Replace `--batch_size auto` by the number that it stands for, the same in all processes."""
+    if options.batch_size is None:
+        share = dataset.take(distributed.share())
+        options.batch_size = distributed.from_first(batching.fastest_batch_size(engine, share, ablation, use))
+        if distributed.is_first():
+            results.print_batch_size(options.batch_size)
+
+
+def _report(
+    options: argparse.Namespace,
+    dataset: Images | saved_votes.SavedVotes,
+    questions: list[dict],
+    verdicts: list[certificate.Verdicts],
+    seconds: float,
+    copies: results.Copies | None = None,
+) -> None:
+    if not distributed.is_first():
+        return
+    counts = [results.Counts.of(v.predicted, v.certified, dataset.labels) for v in verdicts]
+    answers = list(zip(questions, counts, strict=True))
+    write_and_print(options, dataset, answers, [vars(v) for v in verdicts], seconds, copies)

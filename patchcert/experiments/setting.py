@@ -1,0 +1,80 @@
+"""Data set, network and device: the options of every experiment, and what comes of them."""
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from patchcert import distributed
+from patchcert.cli import Parser
+from patchcert.data import folders, named
+from patchcert.data.folders import Images, PictureFolder, normalise_imagenet
+from patchcert.errors import UsageError
+from patchcert.option_values import device, pixels, seed
+
+MNIST_LIKE = ("mnist", "fashion-mnist", "digits")
+CIFAR_LIKE = ("cifar10", "folder")
+IMAGENET = ("imagenet",)
+
+
+def add_setting(parser: Parser, data_sets: tuple[str, ...]) -> None:
+    """The options of data set, device and arithmetic; `data_sets` are the ones to choose from, the default first."""
+    if data_sets == IMAGENET:
+        parser.set_defaults(dataset="imagenet")
+        parser.add_argument(
+            "--valpath", type=Path, default=Path("imagenet-val/val"), metavar="DIR", help="one folder a class"
+        )
+    else:
+        parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder of the data sets")
+        parser.add_argument("--dataset", choices=data_sets, default=data_sets[0], help="which data set")
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--amp", action=argparse.BooleanOptionalAction, default=False, help="products and convolutions in bfloat16"
+    )
+    parser.add_argument("--tf32", action="store_true", help="let GPUs round products and convolutions to TF32")
+    parser.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+    parser.add_argument("--seed", type=seed, default=0, help="fixes everything random")
+
+
+def add_network(parser: Parser, models: Iterable[str], model: str, image_size: int) -> None:
+    """The options of a network for pictures and of their size, where the data set leaves it open."""
+    parser.add_argument("--model", choices=list(models), default=model, help="network")
+    parser.add_argument(
+        "--image_size", type=pixels, default=image_size, help="pixels to which pictures are resized both ways"
+    )
+
+
+def data_name(options: argparse.Namespace) -> str:
+    """What checkpoint names begin with: the data set, or the name of the folder it is in."""
+    return {"cifar10": "cifar", "folder": options.data.resolve().name}[options.dataset]
+
+
+def class_count(options: argparse.Namespace) -> int:
+    """Classes of the pictures that the options name, and whether `--image_size` suits them."""
+    if options.dataset == "folder":
+        return len(folders.class_names("data", options.data / "test"))
+    if options.dataset == "imagenet":
+        return len(folders.class_names("valpath", options.valpath))
+    if options.image_size != 32:
+        raise UsageError("image_size", options.image_size, "CIFAR-10 has 32 × 32 pixels; only --dataset folder resizes")
+    return 10
+
+
+def set_up(options: argparse.Namespace) -> None:
+    """Join the other processes, if there are any, and set the arithmetic."""
+    distributed.start(options.device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
+
+
+def load_images(options: argparse.Namespace, train: bool) -> Images:
+    """The training or the test part of the data set that the options name, on the CPU."""
+    if options.dataset == "imagenet":
+        option = "trainpath" if train else "valpath"
+        pictures = getattr(options, option)
+        if train and folders.class_names(option, pictures) != folders.class_names("valpath", options.valpath):
+            raise UsageError(option, pictures, f"has other classes than {options.valpath}, expected the same folders")
+        return PictureFolder(option, pictures, options.image_size, normalise_imagenet)
+    if options.dataset != "folder":
+        return named.load(options.dataset, options.data, train)
+    return folders.load_folder(options.data, train, options.image_size)

@@ -1,0 +1,128 @@
+"""What an option's text means: a parser's `type=` for each kind of value that options have."""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from patchcert.patch import Patch
+
+MOST_PIXELS = 4096
+"""On a side of an image."""
+
+
+def _number(kind: type, allowed: Callable[[float], bool], wanted: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not allowed(value):
+            raise argparse.ArgumentTypeError(f"{text}: expected {wanted}")
+        return value
+
+    return parse
+
+
+positive_int = _number(int, lambda v: 1 <= v <= 10**9, "a whole number from 1 to 1000000000")
+index = _number(int, lambda v: 0 <= v <= 10**9, "a whole number from 0 to 1000000000")
+pixels = _number(int, lambda v: 1 <= v <= MOST_PIXELS, f"a whole number from 1 to {MOST_PIXELS}")
+seed = _number(int, lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
+gigabytes = _number(float, lambda v: 0 < v <= 1e6, "gigabytes, above 0")
+positive_float = _number(float, lambda v: 0 < v < float("inf"), "a number above 0")
+nonnegative_float = _number(float, lambda v: 0 <= v < float("inf"), "a number of at least 0")
+fraction = _number(float, lambda v: 0 <= v <= 1, "a number from 0 to 1")
+level = _number(float, lambda v: 0 < v < 1, "a number between 0 and 1")
+
+
+def batch_size(text: str) -> int | None:
+    """A number of copies; None for auto."""
+    return None if text == "auto" else positive_int(text)
+
+
+def share_of_255(text: str) -> float:
+    """A step or distance between pixels above 0 and at most 1, written 0.05 or 0.5/255."""
+    numerator, _, denominator = text.partition("/")
+    try:
+        value = float(numerator) / float(denominator or 1)
+    except (ValueError, ZeroDivisionError):
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0 and at most 1, such as 0.05 or 0.5/255")
+    return value
+
+
+def fractions(text: str) -> list[float]:
+    """One number from 0 to 1 or several with commas: 0.1,0.2."""
+    return [fraction(part) for part in text.split(",")]
+
+
+def patches(text: str) -> list[Patch]:
+    """Patch sizes: 5 (a square), 2x8 (rows × columns), 1-10, or several of these with commas."""
+    return [patch for part in text.split(",") for patch in _patch_range(part)]
+
+
+def _patch_range(text: str) -> list[Patch]:
+    try:
+        if "x" in text:
+            height, width = (int(side) for side in text.split("x"))
+            found = [Patch(height, width)]
+        else:
+            first, last = (int(end) for end in (text.split("-") if "-" in text else (text, text)))
+            found = [Patch(side, side) for side in range(first, min(last, MOST_PIXELS + 1) + 1)]
+    except ValueError:
+        found = []
+    if not found or not all(1 <= side <= MOST_PIXELS for patch in found for side in (patch.height, patch.width)):
+        right = f"expected sizes from 1 to {MOST_PIXELS}, such as 5 or 1-10 or 2,5 or 2x8"
+        raise argparse.ArgumentTypeError(f"{text}: {right}")
+    return found
+
+
+def folder(text: str) -> Path:
+    """A folder that takes new files; it is made if it does not exist."""
+    path = Path(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: cannot be made: {error.strerror}") from error
+    _require_writable(text, path)
+    return path
+
+
+def certificates(text: str) -> list[str]:
+    """margin, exact or both with a comma."""
+    names = text.split(",")
+    if not set(names) <= {"margin", "exact"}:
+        raise argparse.ArgumentTypeError(f"{text}: expected margin, exact or margin,exact")
+    return names
+
+
+def device(text: str) -> torch.device:
+    """auto, cpu or cuda; auto takes the GPU if there is one."""
+    if text == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if text == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("cuda: there is no such device here; expected auto or cpu")
+    if text not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"{text}: expected auto, cpu or cuda")
+    return torch.device(text)
+
+
+def output_file(text: str) -> Path:
+    """A file that can be written: its folder exists and takes new files."""
+    path = Path(text)
+    if path.exists() and not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text}: is a folder or a device, expected a file")
+    _require_writable(text, path.resolve().parent)
+    return path
+
+
+def _require_writable(text: str, folder: Path) -> None:
+    """Raise ArgumentTypeError about the option's value `text` unless `folder` exists and takes new files."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: cannot be written: {folder}: {error.strerror}") from error
