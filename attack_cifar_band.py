@@ -8,12 +8,18 @@ Projected gradient ascent with sign steps, many restarts with the patch at a new
 NeurIPS 2020). Stops with exit code 3 if an image flips whose answer is certified under the same θ.
 """
 
-from patchcert import cli
-from patchcert.attacks.classifier import Classifier
-from patchcert.experiments.attacking import add_attack_threshold, attack_with_patch, patch_attack_parser
-from patchcert.experiments.setting import CIFAR_LIKE, add_network, class_count
-from patchcert.smoothing.ablation import Band
-from patchcert.smoothing.voting import ThresholdVote
+from patchcert import (
+    CIFAR_LIKE,
+    Band,
+    Classifier,
+    ThresholdVote,
+    add_attack_threshold,
+    add_network,
+    attack_with_patch,
+    class_count,
+    cli,
+    patch_attack_parser,
+)
 from pytorch_cifar import MODELS, cifar_resnet
 
 

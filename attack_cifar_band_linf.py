@@ -8,12 +8,18 @@ Projected gradient ascent with sign steps from a random start (Levine and Feizi,
 against patches say nothing about such changes.
 """
 
-from patchcert import cli
-from patchcert.attacks.classifier import Classifier
-from patchcert.experiments.attacking import add_attack_threshold, attack_in_ball, ball_attack_parser
-from patchcert.experiments.setting import CIFAR_LIKE, add_network, class_count
-from patchcert.smoothing.ablation import Band
-from patchcert.smoothing.voting import ThresholdVote
+from patchcert import (
+    CIFAR_LIKE,
+    Band,
+    Classifier,
+    ThresholdVote,
+    add_attack_threshold,
+    add_network,
+    attack_in_ball,
+    ball_attack_parser,
+    class_count,
+    cli,
+)
 from pytorch_cifar import MODELS, cifar_resnet
 
 

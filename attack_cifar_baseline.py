@@ -8,10 +8,7 @@ Projected gradient ascent with sign steps, many restarts with the patch at a new
 NeurIPS 2020).
 """
 
-from patchcert import cli
-from patchcert.attacks.classifier import undefended
-from patchcert.experiments.attacking import attack_with_patch, patch_attack_parser
-from patchcert.experiments.setting import CIFAR_LIKE, add_network, class_count
+from patchcert import CIFAR_LIKE, add_network, attack_with_patch, class_count, cli, patch_attack_parser, undefended
 from pytorch_cifar import MODELS, cifar_resnet
 
 

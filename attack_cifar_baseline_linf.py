@@ -7,10 +7,7 @@
 Projected gradient ascent with sign steps from a random start (Levine and Feizi, NeurIPS 2020).
 """
 
-from patchcert import cli
-from patchcert.attacks.classifier import undefended
-from patchcert.experiments.attacking import attack_in_ball, ball_attack_parser
-from patchcert.experiments.setting import CIFAR_LIKE, add_network, class_count
+from patchcert import CIFAR_LIKE, add_network, attack_in_ball, ball_attack_parser, class_count, cli, undefended
 from pytorch_cifar import MODELS, cifar_resnet
 
 

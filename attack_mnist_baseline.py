@@ -8,11 +8,7 @@ Projected gradient ascent with sign steps, many restarts with the patch at a new
 NeurIPS 2020).
 """
 
-from patchcert import cli
-from patchcert.attacks.classifier import undefended
-from patchcert.experiments.attacking import attack_with_patch, patch_attack_parser
-from patchcert.experiments.setting import MNIST_LIKE
-from patchcert.networks import mnist_network
+from patchcert import MNIST_LIKE, attack_with_patch, cli, mnist_network, patch_attack_parser, undefended
 
 
 def main() -> None:

@@ -8,13 +8,17 @@ Projected gradient ascent with sign steps, many restarts with the patch at a new
 NeurIPS 2020). Stops with exit code 3 if an image flips whose answer is certified under the same θ.
 """
 
-from patchcert import cli
-from patchcert.attacks.classifier import Classifier
-from patchcert.experiments.attacking import add_attack_threshold, attack_with_patch, patch_attack_parser
-from patchcert.experiments.setting import MNIST_LIKE
-from patchcert.networks import mnist_network
-from patchcert.smoothing.ablation import Block
-from patchcert.smoothing.voting import ThresholdVote
+from patchcert import (
+    MNIST_LIKE,
+    Block,
+    Classifier,
+    ThresholdVote,
+    add_attack_threshold,
+    attack_with_patch,
+    cli,
+    mnist_network,
+    patch_attack_parser,
+)
 
 
 def main() -> None:

@@ -7,10 +7,7 @@ Each copy votes for its most probable class alone; each certificate may be wrong
 and Feizi, NeurIPS 2020, section 3. The deterministic certify_cifar_band_top_one.py needs no such allowance.
 """
 
-from patchcert import cli
-from patchcert.experiments.certifying import certify_randomized, randomized_parser
-from patchcert.experiments.setting import CIFAR_LIKE, add_network, class_count
-from patchcert.smoothing.ablation import Band
+from patchcert import CIFAR_LIKE, Band, add_network, certify_randomized, class_count, cli, randomized_parser
 from pytorch_cifar import MODELS, cifar_resnet
 
 

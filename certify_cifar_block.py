@@ -7,11 +7,17 @@ Each copy votes for every class whose probability is at least θ. Levine and Fei
 section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
 """
 
-from patchcert import cli
-from patchcert.experiments.certifying import add_threshold, certification_parser, certify
-from patchcert.experiments.setting import CIFAR_LIKE, add_network, class_count
-from patchcert.smoothing.ablation import Block
-from patchcert.smoothing.voting import ThresholdVote
+from patchcert import (
+    CIFAR_LIKE,
+    Block,
+    ThresholdVote,
+    add_network,
+    add_threshold,
+    certification_parser,
+    certify,
+    class_count,
+    cli,
+)
 from pytorch_cifar import MODELS, cifar_resnet
 
 

@@ -8,11 +8,7 @@ Each copy votes for its most probable class alone. Levine and Feizi, NeurIPS 202
 section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
 """
 
-from patchcert import cli
-from patchcert.experiments.certifying import certification_parser, certify
-from patchcert.experiments.setting import CIFAR_LIKE, add_network, class_count
-from patchcert.smoothing.ablation import Block
-from patchcert.smoothing.voting import TopOneVote
+from patchcert import CIFAR_LIKE, Block, TopOneVote, add_network, certification_parser, certify, class_count, cli
 from pytorch_cifar import MODELS, cifar_resnet
 
 

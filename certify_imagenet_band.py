@@ -7,11 +7,17 @@ Each copy votes for every class whose probability is at least θ. Levine and Fei
 50th picture is looked at, with --test those halfway between them.
 """
 
-from patchcert import cli
-from patchcert.experiments.certifying import add_threshold, certification_parser, certify
-from patchcert.experiments.setting import IMAGENET, add_network, class_count
-from patchcert.smoothing.ablation import Band
-from patchcert.smoothing.voting import ThresholdVote
+from patchcert import (
+    IMAGENET,
+    Band,
+    ThresholdVote,
+    add_network,
+    add_threshold,
+    certification_parser,
+    certify,
+    class_count,
+    cli,
+)
 from resnet_imgnt import MODELS, imagenet_resnet
 
 

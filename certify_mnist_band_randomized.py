@@ -7,11 +7,7 @@ Each copy votes for its most probable class alone; each certificate may be wrong
 and Feizi, NeurIPS 2020, section 3. The deterministic certify_mnist_band_top_one.py needs no such allowance.
 """
 
-from patchcert import cli
-from patchcert.experiments.certifying import certify_randomized, randomized_parser
-from patchcert.experiments.setting import MNIST_LIKE
-from patchcert.networks import mnist_network
-from patchcert.smoothing.ablation import Band
+from patchcert import MNIST_LIKE, Band, certify_randomized, cli, mnist_network, randomized_parser
 
 
 def main() -> None:

@@ -8,12 +8,7 @@ Each copy votes for its most probable class alone. Levine and Feizi, NeurIPS 202
 section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
 """
 
-from patchcert import cli
-from patchcert.experiments.certifying import certification_parser, certify
-from patchcert.experiments.setting import MNIST_LIKE
-from patchcert.networks import mnist_network
-from patchcert.smoothing.ablation import Band
-from patchcert.smoothing.voting import TopOneVote
+from patchcert import MNIST_LIKE, Band, TopOneVote, certification_parser, certify, cli, mnist_network
 
 
 def main() -> None:

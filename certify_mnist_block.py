@@ -7,12 +7,7 @@ Each copy votes for every class whose probability is at least θ. Levine and Fei
 section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
 """
 
-from patchcert import cli
-from patchcert.experiments.certifying import add_threshold, certification_parser, certify
-from patchcert.experiments.setting import MNIST_LIKE
-from patchcert.networks import mnist_network
-from patchcert.smoothing.ablation import Block
-from patchcert.smoothing.voting import ThresholdVote
+from patchcert import MNIST_LIKE, Block, ThresholdVote, add_threshold, certification_parser, certify, cli, mnist_network
 
 
 def main() -> None:

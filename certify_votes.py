@@ -9,10 +9,8 @@ largest of each ablated copy. Each copy votes for every class whose probability 
 its most probable class alone. Levine and Feizi, NeurIPS 2020, section 3.
 """
 
-from patchcert import cli
-from patchcert.experiments.certifying import certify_saved, votes_parser
+from patchcert import ThresholdVote, TopOneVote, certify_saved, cli, votes_parser
 from patchcert.smoothing import saved_votes
-from patchcert.smoothing.voting import ThresholdVote, TopOneVote
 
 
 def main() -> None:

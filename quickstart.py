@@ -10,15 +10,20 @@ patches of 5 × 5 pixels attack every eighth test image; pictures of what flips 
 
 from pathlib import Path
 
-from patchcert import cli
-from patchcert.attacks.classifier import Classifier
-from patchcert.experiments.attacking import attack_with_patch, patch_attack_parser
-from patchcert.experiments.certifying import certification_parser, certify
-from patchcert.experiments.training import train, training_parser
-from patchcert.networks import mnist_network
-from patchcert.option_values import output_file
-from patchcert.smoothing.ablation import Band
-from patchcert.smoothing.voting import ThresholdVote
+from patchcert import (
+    Band,
+    Classifier,
+    ThresholdVote,
+    attack_with_patch,
+    certification_parser,
+    certify,
+    cli,
+    mnist_network,
+    output_file,
+    patch_attack_parser,
+    train,
+    training_parser,
+)
 
 
 def main() -> None:

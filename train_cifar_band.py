@@ -9,11 +9,19 @@ The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020,
 mirrored at random; recipes stand in patchcert/smoothing/training.py. Writes checkpoints/cifar_one_band_….pth and a log.
 """
 
-from patchcert import cli
-from patchcert.data.augmentation import random_crop, random_flip
-from patchcert.experiments.setting import CIFAR_LIKE, add_network, class_count, data_name
-from patchcert.experiments.training import add_recipe, train, training_parser
-from patchcert.smoothing.ablation import Band
+from patchcert import (
+    CIFAR_LIKE,
+    Band,
+    add_network,
+    add_recipe,
+    class_count,
+    cli,
+    data_name,
+    random_crop,
+    random_flip,
+    train,
+    training_parser,
+)
 from pytorch_cifar import MODELS, cifar_resnet
 
 

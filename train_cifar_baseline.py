@@ -6,10 +6,18 @@
 As train_cifar_band.py, without ablation, on 3 channels. Writes checkpoints/cifar_baseline_….pth and a log beside it.
 """
 
-from patchcert import cli
-from patchcert.data.augmentation import random_crop, random_flip
-from patchcert.experiments.setting import CIFAR_LIKE, add_network, class_count, data_name
-from patchcert.experiments.training import add_recipe, train, training_parser
+from patchcert import (
+    CIFAR_LIKE,
+    add_network,
+    add_recipe,
+    class_count,
+    cli,
+    data_name,
+    random_crop,
+    random_flip,
+    train,
+    training_parser,
+)
 from pytorch_cifar import MODELS, cifar_resnet
 
 

@@ -10,11 +10,19 @@ mirrored at random; recipes stand in patchcert/smoothing/training.py. Writes che
 and a log.
 """
 
-from patchcert import cli
-from patchcert.data.augmentation import random_crop, random_flip
-from patchcert.experiments.setting import CIFAR_LIKE, add_network, class_count, data_name
-from patchcert.experiments.training import add_recipe, train, training_parser
-from patchcert.smoothing.ablation import Block
+from patchcert import (
+    CIFAR_LIKE,
+    Block,
+    add_network,
+    add_recipe,
+    class_count,
+    cli,
+    data_name,
+    random_crop,
+    random_flip,
+    train,
+    training_parser,
+)
 from pytorch_cifar import MODELS, cifar_resnet
 
 

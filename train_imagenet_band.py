@@ -8,11 +8,7 @@ The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020,
 pixels, normalised, mirrored at random. Writes checkpoints/imagenet_one_band_….pth and a log beside it.
 """
 
-from patchcert import cli
-from patchcert.data.augmentation import random_flip
-from patchcert.experiments.setting import IMAGENET, add_network, class_count
-from patchcert.experiments.training import train, training_parser
-from patchcert.smoothing.ablation import Band
+from patchcert import IMAGENET, Band, add_network, class_count, cli, random_flip, train, training_parser
 from resnet_imgnt import MODELS, imagenet_resnet, pretrained_imagenet_resnet
 
 

@@ -8,11 +8,7 @@ The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020,
 each batch showing one random band of every image. Writes checkpoints/{dataset}_one_band_….pth and a log beside it.
 """
 
-from patchcert import cli
-from patchcert.experiments.setting import MNIST_LIKE
-from patchcert.experiments.training import train, training_parser
-from patchcert.networks import mnist_network
-from patchcert.smoothing.ablation import Band
+from patchcert import MNIST_LIKE, Band, cli, mnist_network, train, training_parser
 
 
 def main() -> None:

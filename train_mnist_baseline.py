@@ -6,10 +6,7 @@
 As train_mnist_band.py, without ablation, on 1 channel. Writes checkpoints/{dataset}_baseline_….pth and a log beside it.
 """
 
-from patchcert import cli
-from patchcert.experiments.setting import MNIST_LIKE
-from patchcert.experiments.training import train, training_parser
-from patchcert.networks import mnist_network
+from patchcert import MNIST_LIKE, cli, mnist_network, train, training_parser
 
 
 def main() -> None:

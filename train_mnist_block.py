@@ -7,11 +7,7 @@
 As train_mnist_band.py, with a block in place of a band. Writes checkpoints/{dataset}_one_block_….pth.
 """
 
-from patchcert import cli
-from patchcert.experiments.setting import MNIST_LIKE
-from patchcert.experiments.training import train, training_parser
-from patchcert.networks import mnist_network
-from patchcert.smoothing.ablation import Block
+from patchcert import MNIST_LIKE, Block, cli, mnist_network, train, training_parser
 
 
 def main() -> None:

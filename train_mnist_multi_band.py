@@ -7,11 +7,7 @@
 As train_mnist_band.py, with `keep` of the bands of `bandwidth` columns. Writes checkpoints/{dataset}_bands_….pth.
 """
 
-from patchcert import cli
-from patchcert.experiments.setting import MNIST_LIKE
-from patchcert.experiments.training import train, training_parser
-from patchcert.networks import mnist_network
-from patchcert.smoothing.ablation import MultiBand
+from patchcert import MNIST_LIKE, MultiBand, cli, mnist_network, train, training_parser
 
 
 def main() -> None:

@@ -7,11 +7,7 @@
 As train_mnist_band.py, with rows in place of columns. Writes checkpoints/t{dataset}_one_band_….pth.
 """
 
-from patchcert import cli
-from patchcert.experiments.setting import MNIST_LIKE
-from patchcert.experiments.training import train, training_parser
-from patchcert.networks import mnist_network
-from patchcert.smoothing.ablation import Row
+from patchcert import MNIST_LIKE, Row, cli, mnist_network, train, training_parser
 
 
 def main() -> None:
