@@ -15,6 +15,9 @@ PUBLIC = {
     "data.dataset": ("Dataset",),
     "data.folders": ("PictureFolder", "normalise_imagenet"),
     "smoothing.ablation": ("Ablation", "Band", "Block", "MultiBand", "MultiBlock", "Row", "Whole", "encode"),
+    "smoothing.columns": ("LinesNetwork", "Shape"),
+    "smoothing.masking": ("DoubleMasking",),
+    "smoothing.objectives": ("EveryBand", "OneCopy", "WorstPair"),
     "smoothing.voting": ("DenseNetwork", "ThresholdVote", "TopOneVote", "softmax_over"),
     "smoothing.windowed": ("WindowedNetwork",),
     "smoothing.certificate": ("Certifier", "Question", "Verdicts", "predict"),
@@ -26,7 +29,7 @@ PUBLIC = {
     "attacks.ascent": ("Ascent", "Attack"),
     "attacks.searches": ("try_all_places", "try_random_places"),
     "experiments.setting": ("CIFAR_LIKE", "IMAGENET", "MNIST_LIKE", "add_network", "class_count", "data_name"),
-    "experiments.training": ("add_recipe", "train", "training_parser"),
+    "experiments.training": ("add_recipe", "masked_training_parser", "train", "train_masked", "training_parser"),
     "experiments.certifying": (
         "add_threshold",
         "certification_parser",

@@ -64,6 +64,19 @@ def patches(text: str) -> list[Patch]:
     return [patch for part in text.split(",") for patch in _patch_range(part)]
 
 
+def patch(text: str) -> Patch:
+    """One patch size: 5 or 2x8."""
+    found = patches(text)
+    if len(found) > 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected one size, such as 5 or 2x8")
+    return found[0]
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers from 0 with commas: 32,64."""
+    return tuple(index(part) for part in text.split(","))
+
+
 def _patch_range(text: str) -> list[Patch]:
     try:
         if "x" in text:
@@ -92,10 +105,10 @@ def folder(text: str) -> Path:
 
 
 def certificates(text: str) -> list[str]:
-    """margin, exact or both with a comma."""
+    """margin, exact, masking or several of them with commas."""
     names = text.split(",")
-    if not set(names) <= {"margin", "exact"}:
-        raise argparse.ArgumentTypeError(f"{text}: expected margin, exact or margin,exact")
+    if not set(names) <= {"margin", "exact", "masking"}:
+        raise argparse.ArgumentTypeError(f"{text}: expected margin, exact, masking or several, as in margin,exact")
     return names
 
 

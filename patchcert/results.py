@@ -130,11 +130,11 @@ def print_batch_size(found: int) -> None:
     print(f"--batch_size {found}")
 
 
-def print_epoch(row: dict, end_epoch: int) -> None:
-    """Print one row of the training log."""
+def print_epoch(row: dict, end_epoch: int, measured: str) -> None:
+    """Print one row of the training log; `measured` is what the accuracy on test images is called."""
     print(
         f"epoch {row['epoch']}/{end_epoch}  loss {row['loss']:.4f}  training {row['train_accuracy']:.2%}"
-        f"  ablated test {row['test_accuracy']:.2%}  {row['seconds']:.1f} s",
+        f"  {measured} {row['test_accuracy']:.2%}  {row['seconds']:.1f} s",
         flush=True,
     )
 

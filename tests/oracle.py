@@ -89,3 +89,18 @@ def verdict(votes, touched, certificate):
 def _wins(winner, kept, lost):
     """Whether `winner` wins with `kept` votes (K,) whatever `lost` copies vote."""
     return all(kept[winner] >= kept[c] + lost + (c < winner) for c in range(len(kept)) if c != winner)
+
+
+def double_masked(scores, places):
+    """The two-round prediction for scores (A, K) of one image and the (L, A) copies touched at each place."""
+    first = [_best(scores[~place].sum(0)) for place in places]
+    most_frequent = min(set(first), key=lambda c: (-first.count(c), c))
+    for place, answer in zip(places, first, strict=True):
+        second = {_best(scores[~(place | other)].sum(0)) for other in places}
+        if answer != most_frequent and second == {answer}:
+            return answer
+    return most_frequent
+
+
+def _best(sums):
+    return min(range(len(sums)), key=lambda c: (-sums[c], c))

@@ -73,7 +73,9 @@ def _add_questions(parser: Parser, size_to_certify: int) -> None:
     parser.add_argument(
         "--size_to_certify", type=patches, default=str(size_to_certify), help="patch sizes: 5, 1-10, 2,5 or 2x8"
     )
-    parser.add_argument("--certificate", type=certificates, default="margin", help="margin, exact or margin,exact")
+    parser.add_argument(
+        "--certificate", type=certificates, default="margin", help="margin, exact, masking, or several: margin,exact"
+    )
     parser.add_argument("--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere")
     parser.add_argument(
         "--numerical_margin",

@@ -14,9 +14,11 @@ from patchcert.data import splits
 from patchcert.data.augmentation import Augmentation
 from patchcert.errors import UsageError
 from patchcert.experiments.setting import IMAGENET, add_setting, load_images, set_up
-from patchcert.option_values import index, nonnegative_float, positive_float, positive_int
+from patchcert.option_values import index, nonnegative_float, patch, positive_float, positive_int, whole_numbers
 from patchcert.smoothing import training
 from patchcert.smoothing.ablation import Ablation
+from patchcert.smoothing.columns import LINES, LinesNetwork, Shape
+from patchcert.smoothing.objectives import Objective, OneCopy, WorstPair
 
 RECIPE_OPTIONS = ("lr", "regularization", "end_epoch", "batch_size", "ablation_per", "amp")
 
@@ -32,7 +34,7 @@ def training_parser(
 ) -> Parser:
     """The options of every training script; the script adds those of its ablation, if it has one."""
     parser = Parser(description)
-    parser.set_defaults(recipe="paper", ablation_per="batch")
+    parser.set_defaults(recipe="paper")
     if data_sets == IMAGENET:
         parser.add_argument(
             "--trainpath", type=Path, default=Path("imagenet-train/train"), metavar="DIR", help="one folder a class"
@@ -54,10 +56,27 @@ def training_parser(
     return parser
 
 
+def masked_training_parser(
+    description: str, data_sets: tuple[str, ...], channels: str, blocks: str, lr: float, end_epoch: int
+) -> Parser:
+    """The options of every script that trains a network for double masking."""
+    parser = training_parser(description, data_sets, lr, regularization=0.0005, end_epoch=end_epoch, ablated=False)
+    parser.set_defaults(recipe="masked")
+    parser.add_argument("--lines", choices=LINES, default="both", help="what bands consist of")
+    parser.add_argument("--band_size", type=positive_int, default=4, help="s, columns or rows of a band")
+    parser.add_argument("--size_to_train", type=patch, default="5", help="patch to train against: 5 or 2x8")
+    parser.add_argument(
+        "--band_weight", type=nonnegative_float, default=0.5, help="weight of the loss of every band by itself"
+    )
+    parser.add_argument("--channels", type=whole_numbers, default=channels, help="of the network's stages")
+    parser.add_argument("--blocks", type=whole_numbers, default=blocks, help="residual blocks of each stage")
+    return parser
+
+
 def add_recipe(parser: Parser) -> None:
     """--recipe; the options that a recipe has a value for start from it, here and in --help."""
     parser.add_argument(
-        "--recipe", choices=training.RECIPES, default="paper", help="the paper's, or a fast one for a recent GPU"
+        "--recipe", choices=("paper", "fast"), default="paper", help="the paper's, or a fast one for a recent GPU"
     )
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--recipe", nargs="?")
@@ -81,6 +100,33 @@ def train(
     """
     if options.recipe != "paper":
         details += f"_recipe_{options.recipe}"
+    if ablation is not None:
+        ablation.to(options.device)
+    smoothing = training.RECIPES[options.recipe].label_smoothing
+    objective = OneCopy(ablation, options.ablation_per, smoothing)
+    return _train(options, objective, build_network, stem, details, augmentations)
+
+
+def train_masked(
+    options: argparse.Namespace, shape: Shape, stem: str, augmentations: tuple[Augmentation, ...] = ()
+) -> Path:
+    """Train a network for double masking as the options of `masked_training_parser` say; see `train`."""
+    families = [family.to(options.device) for family in shape.families()]
+    for family in families:
+        family.require_fits("size_to_train", options.size_to_train)
+    objective = WorstPair(families, options.size_to_train, options.band_weight)
+    details = f"lines_{shape.lines}_size_{options.size_to_train}_band_{shape.band_size}"
+    return _train(options, objective, lambda: LinesNetwork(shape), stem, details, augmentations)
+
+
+def _train(
+    options: argparse.Namespace,
+    objective: Objective,
+    build_network: Callable[[], nn.Module],
+    stem: str,
+    details: str,
+    augmentations: tuple[Augmentation, ...],
+) -> Path:
     name = checkpoint.run_name(stem, options.lr, options.regularization, details, options.end_epoch, options.resume)
     set_up(options)
     torch.manual_seed(options.seed)
@@ -92,17 +138,15 @@ def train(
     distributed.require_images(min(len(train_set), len(test_set)))
     recipe = replace(
         training.RECIPES[options.recipe],
-        **{option: getattr(options, option) for option in RECIPE_OPTIONS},
+        **{option: getattr(options, option) for option in RECIPE_OPTIONS if hasattr(options, option)},
         seed=options.seed,
         augmentations=augmentations,
     )
     path = checkpoint.FOLDER / name
     network.to(options.device)
-    if ablation is not None:
-        ablation.to(options.device)
     try:
         state = training.train(
-            network, ablation, train_set, test_set, recipe, path, resumed, options.compile, _start(options, resumed)
+            network, objective, train_set, test_set, recipe, path, resumed, options.compile, _start(options, resumed)
         )
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("the same command goes on after the last whole epoch") from stop

@@ -100,12 +100,15 @@ class Ablation(ABC):
         single = self.patch_cells(patch).unique(dim=0)
         if patches == 1 or len(single) == 1:
             return single
-        pairs = math.comb(len(single), 2)
-        if pairs > MOST_PAIRS:
-            fits = f"exact certificates take at most {MOST_PAIRS}; --certificate margin takes any number"
-            raise UsageError("patches", patches, f"patches of {patch} have {pairs} pairs of places here and {fits}")
-        first, second = torch.triu_indices(len(single), len(single), offset=1, device=single.device)
-        return (single[first] | single[second]).unique(dim=0)
+        return _unions(single, patch, "patches", patches, "exact").unique(dim=0)
+
+    def pairs_of_places(self, patch: Patch, patches: int = 1) -> Tensor:
+        """(L(L+1)/2, cells) bool: what pairs ℓ ≤ ℓ' of the L `places` cover, the upper triangle row by row.
+
+        Raises:
+            UsageError: a patch does not fit into the image, or there are too many pairs.
+        """
+        return _unions(self.places(patch, patches), patch, "certificate", "masking", "masking", with_itself=True)
 
     def most_touched(self, patch: Patch, patches: int = 1) -> int:
         """Δ: the most ablations that `patches` (1 or 2) such patches touch together (section 3 of the paper)."""
@@ -229,6 +232,19 @@ def encode(images: Tensor) -> Tensor:
     Multiplied by a mask, a hidden pixel becomes (0, 0), which no value of x gives.
     """
     return torch.cat([images, 1 - images], dim=1)
+
+
+def _unions(sets: Tensor, patch: Patch, option: str, value: object, kind: str, with_itself: bool = False) -> Tensor:
+    """(pairs, cells) bool: the unions of two of the `sets` (L, cells), row by row of the upper triangle.
+
+    Raises:
+        UsageError: there are too many for certificates of this `kind`; the `option` asked for pairs.
+    """
+    first, second = torch.triu_indices(len(sets), len(sets), offset=0 if with_itself else 1, device=sets.device)
+    if len(first) > MOST_PAIRS:
+        fits = f"{kind} certificates take at most {MOST_PAIRS}; --certificate margin takes any number"
+        raise UsageError(option, value, f"patches of {patch} have {len(first)} pairs of places here and {fits}")
+    return sets[first] | sets[second]
 
 
 def _run_from(starts: Tensor, length: int, size: int) -> Tensor:

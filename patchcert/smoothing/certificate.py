@@ -17,6 +17,7 @@ from patchcert.data.folders import Images
 from patchcert.patch import Patch
 from patchcert.progress import progress_bar
 from patchcert.smoothing.ablation import Ablation, encode
+from patchcert.smoothing.masking import paired, two_rounds
 from patchcert.smoothing.voting import Ballot, Engine, VoteRule, softmax, softmax_chunks
 
 NO_RIVAL = 2**62
@@ -31,9 +32,9 @@ def predict(counts: Tensor) -> Tensor:
     return counts.argmax(dim=1)
 
 
-def runner_up(counts: Tensor) -> Tensor:
-    """(N,) int64: the class with the most votes among all but the winner; a tie goes to the lower index."""
-    return predict(counts.scatter(1, predict(counts)[:, None], -1))
+def runner_up(counts: Tensor, winner: Tensor) -> Tensor:
+    """(N,) int64: the class with the most votes among all but the `winner` (N,); a tie goes to the lower index."""
+    return predict(counts.scatter(1, winner[:, None], -1))
 
 
 def safe_lead(certain: Tensor, possible: Tensor, winner: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ class Question:
     Attributes:
         patch: from this one,
         rule: how the copies vote,
-        certificate: "margin" or "exact",
+        certificate: "margin", "exact" or "masking"; the last is about the prediction by double masking of the votes,
         patches: from so many of them at once, 1 or 2,
         numerical_margin: ν, where votes this close to being decided otherwise are the adversary's.
     """
@@ -101,10 +102,10 @@ class Verdicts:
     close_votes: Tensor
 
     @classmethod
-    def from_counts(cls, counts: Tensor, certified: Tensor, close_votes: Tensor) -> "Verdicts":
-        first, second = predict(counts), runner_up(counts)
-        votes = counts.gather(1, torch.stack([first, second], dim=1))
-        return cls(first, certified, votes[:, 0], second, votes[:, 1], close_votes)
+    def from_counts(cls, counts: Tensor, predicted: Tensor, certified: Tensor, close_votes: Tensor) -> "Verdicts":
+        second = runner_up(counts, predicted)
+        votes = counts.gather(1, torch.stack([predicted, second], dim=1))
+        return cls(predicted, certified, votes[:, 0], second, votes[:, 1], close_votes)
 
     def take(self, chosen: Tensor) -> "Verdicts":
         """The verdicts on the images `chosen`, (N,) bool or (N',) int64."""
@@ -122,13 +123,15 @@ class Verdicts:
 class Certifier:
     """Answers several questions from one pass over the ablations, in memory that does not grow with their number.
 
-    Both certificates are one computation. At a place, the patch is given a number of votes (its handicap), and the
+    All certificates are one computation. At a place, the patch is given a number of votes (its handicap), and the
     votes of copies that it touches there are not counted; the winner's lead must make up for the handicap. `exact`
     asks at every place, with the copies touched there as handicap; `margin` asks once, counts all votes, and
-    gives 2Δ: one for each vote lost, one for each won.
+    gives 2Δ: one for each vote lost, one for each won. `masking` asks at every pair of places, without handicap: the
+    votes of touched copies are nobody's, and the winner is that of double masking.
 
     Attributes:
-        places: (P, cells) bool, what patches cover: nothing in row 0, then the places of all exact questions.
+        places: (P, cells) bool, what patches cover: nothing in row 0, then the places, or pairs of them, of all
+            exact and masking questions.
         untouched: (P,) int64, how many ablations show none of it.
         asked: for each question's threat its rows of `places` and the handicap (rows,) int64 there.
         ballots: the ways in which votes are counted for them.
@@ -139,9 +142,9 @@ class Certifier:
         self.ballots = list(dict.fromkeys(b for q in self.questions for b in (Ballot(q.rule), q.ballot)))
         threats = dict.fromkeys(q.threat for q in self.questions)
         covered = {
-            (patch, patches, kind): ablation.places(patch, patches)
+            (patch, patches, kind): (ablation.places if kind == "exact" else ablation.pairs_of_places)(patch, patches)
             for patch, patches, kind in threats
-            if kind == "exact"
+            if kind != "margin"
         }
         nothing = torch.zeros(1, ablation.cell_count, dtype=torch.bool, device=ablation.cells.device)
         self.places = torch.cat([nothing, *covered.values()])
@@ -150,7 +153,8 @@ class Certifier:
         for threat in threats:
             if threat in covered:
                 rows = slice(start, start + len(covered[threat]))
-                self.asked[threat] = rows, ablation.count - self.untouched[rows]
+                touched = ablation.count - self.untouched[rows]
+                self.asked[threat] = rows, touched if threat[2] == "exact" else torch.zeros_like(touched)
                 start = rows.stop
             else:
                 patch, patches, _ = threat
@@ -201,8 +205,9 @@ class Tally:
         """One for each question; certified is what no remaining vote can refute."""
         answers = []
         for question in self.certifier.questions:
+            counts, winner = self._counts(question.rule), self._winner(question)
             certified, _ = self._certified(question)
-            answers.append(Verdicts.from_counts(self._counts(question.rule), certified, self.close[question.ballot]))
+            answers.append(Verdicts.from_counts(counts, winner, certified, self.close[question.ballot]))
         return answers
 
     def final(self) -> Tensor:
@@ -216,7 +221,7 @@ class Tally:
         for question in self.certifier.questions:
             if len(remaining):
                 surely, possibly = self._certified(question, remaining)
-                remaining = remaining[surely == possibly]
+                remaining = remaining[surely if question.certificate == "masking" else surely == possibly]
         final[remaining] = True
         return final
 
@@ -224,15 +229,22 @@ class Tally:
         """(N, K): all votes."""
         return self.votes[Ballot(rule)][0, :, 0]
 
+    def _winner(self, question: Question, chosen: Tensor | slice = slice(None)) -> Tensor:
+        """(N',): what is predicted of the images `chosen` by the plain votes so far."""
+        if question.certificate != "masking":
+            return predict(self._counts(question.rule)[chosen])
+        rows, _ = self.certifier.asked[question.threat]
+        return two_rounds([paired(self.votes[Ballot(question.rule)][0, chosen, rows])])
+
     def _certified(self, question: Question, chosen: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Which of the images `chosen` are certified whatever the remaining copies vote, and which at best.
 
         A copy that has still to vote may vote for a rival or for the winner: it moves a lead by 1 at most. The
-        winner is that of the plain votes.
+        winner is that of the plain votes; if another may still win, only the first answer counts.
         """
         rows, handicap = self.certifier.asked[question.threat]
         votes = self.votes[question.ballot][:, chosen, rows]
-        lead = safe_lead(votes[0], votes[-1], predict(self._counts(question.rule)[chosen])) - handicap  # (N', rows)
+        lead = safe_lead(votes[0], votes[-1], self._winner(question, chosen)) - handicap  # (N', rows)
         return (lead >= self.open[rows]).all(dim=1), (lead >= -self.open[rows]).all(dim=1)
 
 
@@ -287,7 +299,7 @@ def decide_early(engine: Engine, images: Tensor, certifier: Certifier, batch_siz
     tally, count = Tally(certifier), certifier.ablation.count
     voted, copies, next_look, decided, left = 0, 0, count / 2, [], []
     while len(numbers):
-        size = max(1, batch_size // len(numbers))
+        size = max(engine.least, batch_size // len(numbers))
         indices = torch.arange(voted, min(voted + size, count), device=images.device)
         tally.add(indices, softmax(engine, encoded, indices))
         voted += len(indices)

@@ -12,7 +12,7 @@ from patchcert import distributed
 from patchcert.data.folders import Images
 from patchcert.progress import progress_bar
 from patchcert.smoothing.ablation import Ablation
-from patchcert.smoothing.certificate import Verdicts
+from patchcert.smoothing.certificate import Verdicts, predict
 from patchcert.smoothing.voting import Engine, TopOneVote, softmax_over
 
 
@@ -36,7 +36,8 @@ def randomized_verdicts(
     lower = np.where(successes > 0, betaincinv(successes.clip(1), boundsamples - successes + 1, alpha), 0.0)
     certified = torch.from_numpy(lower > 0.5 + most_touched / votes.shape[1])
     counts, close = torch.from_numpy(counts), torch.zeros(len(votes), dtype=torch.int64)  # no margin was asked for
-    return Verdicts.from_counts(*(tensor.to(votes.device) for tensor in (counts, certified, close)))
+    parts = counts, predict(counts), certified, close
+    return Verdicts.from_counts(*(tensor.to(votes.device) for tensor in parts))
 
 
 def top_one_votes(engine: Engine, dataset: Images, ablation: Ablation, batch_size: int) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from patchcert import checkpoint, distributed
 from patchcert.data.augmentation import Augmentation
@@ -16,7 +16,7 @@ from patchcert.epochs import epoch_generator, keep_log_until, record_epoch, requ
 from patchcert.errors import UsageError
 from patchcert.progress import STEPS_BETWEEN_READINGS, progress_bar
 from patchcert.results import print_epoch
-from patchcert.smoothing.ablation import Ablation, encode
+from patchcert.smoothing.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -87,26 +87,15 @@ FAST = Recipe(
 )
 """For CIFAR-10 on one recent GPU; `--recipe fast` starts from it."""
 
-RECIPES = {"paper": PAPER, "fast": FAST}
+MASKED = Recipe(lr=0.1, regularization=0.0005, end_epoch=19, nesterov=True, warmup=0.15, average=0.998)
+"""For networks that answer for all bands in one pass."""
 
-
-def ablated(images: Tensor, ablation: Ablation | None, generator: torch.Generator, per: str = "batch") -> Tensor:
-    """Inputs (N, 2C, H, W) that show random ablations of `images` (N, C, H, W); the images without one.
-
-    Args:
-        per: `batch` shows the same ablation of all images, `sample` one of its own of each.
-    """
-    if ablation is None:
-        return images
-    indices = torch.randint(
-        ablation.count, (len(images) if per == "sample" else 1,), generator=generator, device=images.device
-    )
-    return encode(images) * ablation.masks(indices)[:, None]
+RECIPES = {"paper": PAPER, "fast": FAST, "masked": MASKED}
 
 
 def train(
     network: nn.Module,
-    ablation: Ablation | None,
+    objective: Objective,
     train_set: Images,
     test_set: Images,
     recipe: Recipe,
@@ -123,7 +112,7 @@ def train(
     first one writes.
 
     Args:
-        ablation: None trains on the images themselves.
+        objective: what is lowered, on the device, too.
         resumed: content of the checkpoint whose weights `network` has; training goes on after its epoch.
         compiled: run the network through torch.compile.
         start: which weights `network` begins with; an interrupted run from others is another run.
@@ -133,8 +122,9 @@ def train(
         FloatingPointError: training diverged.
 
     Returns:
-        The checkpoint: `net` (the averaged weights, if the recipe averages), `acc` (accuracy on ablated test
-        images, %), `epoch`, `trained` (the weights that training goes on with), `optimizer`, `settings`.
+        The checkpoint: `net` (the averaged weights, if the recipe averages), `acc` (what the objective
+        measures on test images, %), `epoch`, `trained` (the weights that training goes on with), `optimizer` and
+        `settings`.
     """
     known = {"limit": len(train_set), "data": train_set.fingerprint(), "resume": start, "file": path.name}
     settings, log = recipe.settings() | known, path.with_suffix(".jsonl")
@@ -150,9 +140,9 @@ def train(
         keep_log_until(partial_log, state["epoch"])
     model = distributed.parallel(torch.compile(network) if compiled else network)
     for epoch in range(state["epoch"] + 1, recipe.end_epoch + 1):
-        row = train_epoch(model, averaged, optimizer, ablation, train_set, recipe, epoch)
+        row = train_epoch(model, averaged, optimizer, objective, train_set, recipe, epoch)
         distributed.copy_from_first(averaged.buffers())
-        row["test_accuracy"] = ablated_accuracy(averaged, ablation, test_set, recipe, epoch)
+        row["test_accuracy"] = measure(averaged, objective, test_set, recipe, epoch)
         state = {
             "net": averaged.state_dict(),
             "acc": 100 * row["test_accuracy"],
@@ -163,7 +153,7 @@ def train(
         }
         if distributed.is_first():
             record_epoch(row, partial_log, state, [partial])
-            print_epoch(row, recipe.end_epoch)
+            print_epoch(row, recipe.end_epoch, objective.measured)
     if distributed.is_first():
         if partial_log.exists():
             partial_log.replace(log)
@@ -175,12 +165,14 @@ def train_epoch(
     model: nn.Module,
     averaged: nn.Module,
     optimizer: torch.optim.Optimizer,
-    ablation: Ablation | None,
+    objective: Objective,
     train_set: Images,
     recipe: Recipe,
     epoch: int,
 ) -> dict:
     """One pass over `train_set`; returns epoch, mean loss, accuracy (fraction), learning rate and seconds.
+
+    Accuracy is what `objective` measures.
 
     Args:
         averaged: holds the weight average of `model`, if the recipe wants one.
@@ -195,10 +187,8 @@ def train_epoch(
     batches = train_set.shuffled_batches(recipe.batch_size, generator, recipe.augmentations)
     for step, (images, labels) in enumerate(batches):
         lr = optimizer.param_groups[0]["lr"] = recipe.lr_at(epoch + step / steps)
-        inputs = ablated(images, ablation, generator, recipe.ablation_per)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.amp):
-            logits = model(inputs)
-            loss = nn.functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            loss, right = objective.loss(model, images, labels, generator)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -206,7 +196,7 @@ def train_epoch(
             update_average(averaged, model, recipe.average_decay(epoch * steps + step))
         seen += len(labels)
         loss_sum += loss.detach() * len(labels)
-        correct += (logits.detach().argmax(dim=1) == labels).sum()
+        correct += right.sum()
         if step % STEPS_BETWEEN_READINGS == 0:
             bar.set_postfix(loss=f"{loss_sum.item() / seen:.4f}", accuracy=f"{correct.item() / seen:.2%}")
         bar.update(len(labels) * distributed.world())
@@ -235,19 +225,16 @@ def update_average(averaged: nn.Module, network: nn.Module, decay: float) -> Non
 
 
 @torch.inference_mode()
-def ablated_accuracy(
-    network: nn.Module, ablation: Ablation | None, dataset: Images, recipe: Recipe, epoch: int
-) -> float:
-    """Share of correctly classified images, each under one random ablation."""
+def measure(network: nn.Module, objective: Objective, dataset: Images, recipe: Recipe, epoch: int) -> float:
+    """What `objective` measures, averaged over the images of `dataset`."""
     network.eval()
     device = dataset.labels.device
     generator = epoch_generator(recipe.seed, epoch, device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
+    right = torch.zeros((), dtype=torch.float64, device=device)
     for images, labels in dataset.take(distributed.share()).batches(recipe.batch_size):
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.amp):
-            logits = network(ablated(images, ablation, generator, per="sample"))
-        correct += (logits.argmax(dim=1) == labels).sum()
-    return distributed.total(correct).item() / len(dataset)
+            right += objective.right(network, images, labels, generator).sum()
+    return distributed.total(right).item() / len(dataset)
 
 
 def _interrupted(partial: Path, settings: dict) -> dict | None:

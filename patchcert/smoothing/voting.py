@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from patchcert.smoothing.ablation import Ablation, encode
+from patchcert.smoothing.columns import LinesNetwork
 from patchcert.smoothing.windowed import WindowedNetwork
 
 
@@ -68,7 +69,13 @@ class Ballot:
 
 
 class Engine(Protocol):
-    """A base classifier that can be asked about ablated copies."""
+    """A base classifier that can be asked about ablated copies.
+
+    Attributes:
+        least: so many copies of an image cost no more than one.
+    """
+
+    least: int
 
     def logits(self, images: Tensor, indices: Tensor) -> Tensor:
         """(N, A', K): its outputs for encoded images (N, 2C, H, W) under the ablations `indices` (A',)."""
@@ -81,6 +88,8 @@ class DenseNetwork:
         network: base classifier, (B, 2C, H, W) to logits (B, K).
     """
 
+    least = 1
+
     def __init__(self, network: nn.Module, ablation: Ablation):
         self.network, self.ablation = network.eval(), ablation
 
@@ -91,8 +100,29 @@ class DenseNetwork:
         return self.network(copies).view(len(images), len(indices), -1)
 
 
+class SharedNetwork:
+    """Asks a network whose reach is the ablation once for all copies: nothing need be hidden from it.
+
+    Args:
+        network: of one family of bands, images (N, C, H, W) to a list of one (N, A, K).
+    """
+
+    def __init__(self, network: LinesNetwork, ablation: Ablation):
+        self.network, self.least = network.eval(), ablation.count
+
+    @torch.inference_mode()
+    def logits(self, images: Tensor, indices: Tensor) -> Tensor:
+        (logits,) = self.network(images[:, : images.shape[1] // 2])
+        return logits[:, indices]
+
+
 def engine(name: str, network: nn.Module, ablation: Ablation, channels: int) -> Engine:
-    """The engine called "windowed" or "dense"; `channels` is the number 2C of the network's input channels."""
+    """The engine called "windowed" or "dense"; `channels` is the number 2C of the network's input channels.
+
+    A network that answers for all bands in one pass is its own engine.
+    """
+    if isinstance(network, LinesNetwork):
+        return SharedNetwork(network, ablation)
     return WindowedNetwork(network, ablation, channels) if name == "windowed" else DenseNetwork(network, ablation)
 
 
@@ -107,7 +137,7 @@ def softmax_chunks(
         batch_size: ablated copies per call of the engine.
     """
     encoded = encode(images)
-    for indices in ablation.chunks(max(1, batch_size // len(images))):
+    for indices in ablation.chunks(max(engine.least, batch_size // len(images))):
         yield indices, softmax(engine, encoded, indices)
 
 

@@ -48,6 +48,8 @@ class WindowedNetwork:
         UsageError: the network does something that cannot be evaluated in windows.
     """
 
+    least = 1
+
     @torch.inference_mode()
     def __init__(self, network: nn.Module, ablation: Ablation, channels: int):
         self.ablation = ablation

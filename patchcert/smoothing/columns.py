@@ -1,0 +1,166 @@
+"""Networks whose reach is the ablation: one pass says what every band of an image shows.
+
+A band of (de)randomized smoothing shows s adjacent columns. Here the network's horizontal reach is exactly s: the
+kernel widths add up to Σ(width − 1) = s − 1, without horizontal stride or padding, so each of its outputs is a
+function of one band alone, and neighbouring bands share what they have in common. Small reach, trained end to end, is
+the idea of BagCert (Metzen and Yatsura, ICLR 2021); the votes are those of Levine and Feizi, NeurIPS 2020.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from patchcert.errors import UsageError
+from patchcert.smoothing.ablation import Ablation, Band, Row
+
+LINES = ("columns", "rows", "both")
+"""What bands consist of: `both` is one network for columns beside one for rows."""
+
+WIDE_LAYERS = 3
+"""The stem and the next transitions, which share the band's columns among their kernels."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a network for bands looks like; a checkpoint keeps it.
+
+    Attributes:
+        channels: of each stage; the first keeps the image's length, each further one halves it.
+        blocks: residual blocks of each stage.
+        band_size: s, the columns (or rows) of a band, pixels.
+        lines: of `LINES`.
+        height, width, image_channels: of the images.
+        classes: K.
+
+    Raises:
+        UsageError: no such network can be built.
+    """
+
+    channels: tuple[int, ...]
+    blocks: tuple[int, ...]
+    band_size: int
+    lines: str
+    height: int
+    width: int
+    image_channels: int
+    classes: int
+
+    def __post_init__(self):
+        self.families()
+        if len(self.channels) != len(self.blocks):
+            stages = f"expected one number for each of the {len(self.channels)} stages that --channels names"
+            raise UsageError("blocks", ",".join(map(str, self.blocks)), stages)
+
+    def families(self) -> list[Ablation]:
+        """The ablations whose copies the network of this shape tells of, one for each family of bands."""
+        kinds = [Row if rows else Band for rows in rows_of(self.lines)]
+        return [kind(self.height, self.width, self.band_size) for kind in kinds]
+
+    def as_json(self) -> dict:
+        return asdict(self) | {"channels": list(self.channels), "blocks": list(self.blocks)}
+
+
+class BandNetwork(nn.Module):
+    """Images (N, C, H, W) in [0, 1] to the logits (N, A, K) of all A bands, each a function of its band alone.
+
+    Along the band it is a residual network. A learned vector for each start, added behind the last layer that looks
+    across columns, tells where the band lies and that it may wrap around the border.
+
+    Args:
+        rows: bands of rows instead of columns.
+    """
+
+    def __init__(self, shape: Shape, rows: bool):
+        super().__init__()
+        self.rows, self.band_size = rows, shape.band_size
+        length, self.count = (shape.width, shape.height) if rows else (shape.height, shape.width)
+        widths = _kernel_widths(shape.band_size, len(shape.channels))
+        layers, before = [], shape.image_channels
+        for stage, (channels, blocks, width) in enumerate(zip(shape.channels, shape.blocks, widths, strict=True)):
+            stride = 1 if stage == 0 else 2
+            layers.append(_Transition(before, channels, width, stride))
+            layers += [_ResidualBlock(channels) for _ in range(blocks)]
+            length, before = (length - 1) // stride + 1, channels
+        self.layers = nn.ModuleList(layers)
+        transitions = [layer for layer in layers if isinstance(layer, _Transition)]
+        self.last_wide = transitions[max(place for place, width in enumerate(widths) if width > 1 or place == 0)]
+        self.position = nn.Parameter(torch.zeros(self.count, self.last_wide.convolution.out_channels))
+        self.head = nn.Conv2d(before, shape.classes, (length, 1))
+        nn.init.zeros_(self.head.weight)  # sums over many bands would begin with leads that drown the labels
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = images.transpose(2, 3) if self.rows else images
+        wrapped = torch.cat([images, images[..., : self.band_size - 1]], dim=3)
+        return self._logits(wrapped, self.position.T[None, :, None])
+
+    def of_bands(self, bands: Tensor, starts: Tensor) -> Tensor:
+        """(P, K): the logits of bands (P, C, H, s), or (P, C, s, W) of rows, cut out alone at `starts` (P,)."""
+        bands = bands.transpose(2, 3) if self.rows else bands
+        return self._logits(bands, self.position[starts][:, :, None, None])[:, 0]
+
+    def _logits(self, pixels: Tensor, position: Tensor) -> Tensor:
+        """(P, A, K) for pixels (P, C, length, A + s − 1); `position` broadcasts to (P, channels, 1, A)."""
+        features = pixels.contiguous(memory_format=torch.channels_last)
+        for layer in self.layers:
+            features = layer(features, position) if layer is self.last_wide else layer(features)
+        return self.head(features).squeeze(2).transpose(1, 2)
+
+
+class LinesNetwork(nn.Module):
+    """Images (N, C, H, W) in [0, 1] to a list of logits (N, A, K), one entry for each family of bands.
+
+    Attributes:
+        shape: what a checkpoint must know to build it again.
+        families: a `BandNetwork` for columns, one for rows, or both in this order.
+    """
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.shape = shape
+        self.families = nn.ModuleList(BandNetwork(shape, rows) for rows in rows_of(shape.lines))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [family(images) for family in self.families]
+
+
+def rows_of(lines: str) -> Sequence[bool]:
+    """For each family of bands that `lines` names, whether it is one of rows."""
+    return {"columns": (False,), "rows": (True,), "both": (False, True)}[lines]
+
+
+class _Transition(nn.Module):
+    """A convolution to other channels, 3 × `width`, at `stride` along the band; normalised, rectified."""
+
+    def __init__(self, before: int, channels: int, width: int, stride: int):
+        super().__init__()
+        self.convolution = nn.Conv2d(before, channels, (3, width), (stride, 1), (1, 0), bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, features: Tensor, position: Tensor | float = 0.0) -> Tensor:
+        return self.norm(self.convolution(features) + position).relu()
+
+
+class _ResidualBlock(nn.Module):
+    """relu(x + two 3 × 1 convolutions of it); begins as the identity."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, (3, 1), padding=(1, 0), bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, (3, 1), padding=(1, 0), bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        nn.init.zeros_(self.body[-1].weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features + self.body(features)).relu()
+
+
+def _kernel_widths(band_size: int, stages: int) -> list[int]:
+    """Widths of the stages' first kernels: Σ(width − 1) = s − 1, spread over the first `WIDE_LAYERS` of them."""
+    wide = min(WIDE_LAYERS, stages)
+    return [1 + (band_size - 1 + wide - 1 - stage) // wide if stage < wide else 1 for stage in range(stages)]

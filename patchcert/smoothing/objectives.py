@@ -1,0 +1,138 @@
+"""What training lowers: the cross-entropy of ablated copies one by one, or of the worst pair of masks."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from patchcert.patch import Patch
+from patchcert.smoothing.ablation import Ablation, encode
+from patchcert.smoothing.masking import DoubleMasking, worst_leads
+
+TEMPERATURE = 1 / 8
+"""τ: leads, sums over the copies that a pair of places leaves, count as so much of a difference of logits."""
+
+
+class Objective(Protocol):
+    """How a network is judged on a batch of images (N, C, H, W) with labels (N,).
+
+    Attributes:
+        measured: what the share that `right` counts is called.
+        label_smoothing: share of each label's weight that is spread over all classes.
+    """
+
+    measured: str
+
+    def loss(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple:
+        """The mean loss () to lower, and what `right` returns, for a training batch."""
+
+    def right(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """(N,) float: how far each image is classified as it should be, from 0 to 1."""
+
+
+class OneCopy:
+    """One random ablation of each image, or the image itself: the paper's training (section 4).
+
+    Args:
+        ablation: None shows the images themselves.
+        per: in training, `batch` shows the same ablation of all images, `sample` one of its own of each.
+    """
+
+    measured = "ablated test"
+
+    def __init__(self, ablation: Ablation | None, per: str = "batch", label_smoothing: float = 0.0):
+        self.ablation, self.per, self.label_smoothing = ablation, per, label_smoothing
+
+    def loss(self, network, images, labels, generator):
+        logits = network(ablated(images, self.ablation, generator, self.per))
+        return cross_entropy(logits, labels, label_smoothing=self.label_smoothing), _right(logits, labels)
+
+    def right(self, network, images, labels, generator):
+        return _right(network(ablated(images, self.ablation, generator, per="sample")), labels)
+
+
+class EveryBand:
+    """All bands of every image, each by itself; for networks that answer for all of them in one pass."""
+
+    measured = "band test"
+
+    def __init__(self, label_smoothing: float = 0.0):
+        self.label_smoothing = label_smoothing
+
+    def loss(self, network, images, labels, generator):
+        scores = network(images)
+        return self.of_scores(scores, labels), _bands_right(scores, labels)
+
+    def right(self, network, images, labels, generator):
+        return _bands_right(network(images), labels)
+
+    def of_scores(self, scores: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The mean cross-entropy of the bands' logits (N, A, K) of each family, families alike."""
+        losses = []
+        for part in scores:
+            of_bands = labels[:, None].expand(part.shape[:2])  # (N, A)
+            losses.append(cross_entropy(part.transpose(1, 2), of_bands, label_smoothing=self.label_smoothing))
+        return sum(losses) / len(losses)
+
+
+class WorstPair:
+    """The certificate of double masking: the leads over all classes at the worst pair of places.
+
+    Its loss is the cross-entropy of −lead · τ, with a share of the loss of every band.
+
+    Args:
+        families: the bands of each family of the network.
+        patch: to be certified against.
+        band_weight: of the loss of every band.
+    """
+
+    measured = "certified test"
+
+    def __init__(self, families: Sequence[Ablation], patch: Patch, band_weight: float, label_smoothing: float = 0.0):
+        self.kept = [pairs.float() for pairs in DoubleMasking(families, patch).pairs()]
+        self.bands, self.band_weight = EveryBand(label_smoothing), band_weight
+
+    def loss(self, network, images, labels, generator):
+        scores = network(images)
+        leads = self.leads(scores, labels)
+        loss = cross_entropy(-TEMPERATURE * leads, labels, label_smoothing=self.bands.label_smoothing)
+        return loss + self.band_weight * self.bands.of_scores(scores, labels), _ahead(leads, labels)
+
+    def right(self, network, images, labels, generator):
+        return _ahead(self.leads(network(images), labels), labels)
+
+    def leads(self, scores: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """(N, K): how far each label is ahead of every class at the worst pair of places; 0 of itself."""
+        sums = [torch.einsum("pa,nak->npk", kept, part.float()) for kept, part in zip(self.kept, scores, strict=True)]
+        return worst_leads(labels, sums)
+
+
+def ablated(images: Tensor, ablation: Ablation | None, generator: torch.Generator, per: str = "batch") -> Tensor:
+    """Inputs (N, 2C, H, W) that show random ablations of `images` (N, C, H, W); the images without one.
+
+    Args:
+        per: `batch` shows the same ablation of all images, `sample` one of its own of each.
+    """
+    if ablation is None:
+        return images
+    indices = torch.randint(
+        ablation.count, (len(images) if per == "sample" else 1,), generator=generator, device=images.device
+    )
+    return encode(images) * ablation.masks(indices)[:, None]
+
+
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.detach().argmax(dim=1) == labels).float()
+
+
+def _bands_right(scores: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """(N,): the share of each image's bands, families alike, that are classified correctly."""
+    shares = [(part.detach().argmax(dim=2) == labels[:, None]).float().mean(dim=1) for part in scores]
+    return sum(shares) / len(shares)
+
+
+def _ahead(leads: Tensor, labels: Tensor) -> Tensor:
+    """(N,): 1 where the label is ahead of all other classes."""
+    return (leads.detach().scatter(1, labels[:, None], float("inf")) > 0).all(dim=1).float()

@@ -1,0 +1,95 @@
+"""Networks of limited reach: every output is a function of its band alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from patchcert.errors import UsageError
+from patchcert.smoothing.ablation import Band, Row
+from patchcert.smoothing.columns import LinesNetwork, Shape
+
+
+def shape(lines="columns", band_size=4, height=10, width=12, **changes):
+    usual = {"channels": (4, 6, 8), "blocks": (1, 0, 1), "image_channels": 3, "classes": 5}
+    return Shape(band_size=band_size, lines=lines, height=height, width=width, **(usual | changes))
+
+
+def network_of(shape, seed=0):
+    """A network in which every weight matters: fresh ones begin with residual blocks and positions that are silent."""
+    torch.manual_seed(seed)
+    network = LinesNetwork(shape)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.2)
+            module.running_var.uniform_(0.5, 2)
+    return network.double().eval()
+
+
+@pytest.mark.parametrize("band_size", range(1, 11))
+def test_kernel_widths_add_up_to_the_band(band_size):
+    (family,) = LinesNetwork(shape(band_size=band_size, width=10)).families
+    convolutions = [m for m in family.modules() if isinstance(m, nn.Conv2d)]
+    assert sum(c.kernel_size[1] - 1 for c in convolutions) == band_size - 1
+    assert all(c.stride[1] == 1 and c.padding[1] == 0 for c in convolutions)
+
+
+@pytest.mark.parametrize(("lines", "ablation"), [("columns", Band), ("rows", Row)])
+@pytest.mark.parametrize("band_size", [1, 3, 4, 7])
+def test_what_is_outside_of_a_band_changes_nothing_and_what_is_inside_does(lines, ablation, band_size):
+    network = network_of(shape(lines, band_size))
+    images = torch.rand(2, 3, 10, 12, dtype=torch.double)
+    with torch.no_grad():
+        (before,) = network(images)
+        for copy, shown in enumerate(ablation(10, 12, band_size).masks()):
+            (after,) = network(torch.where(shown, images, torch.randn_like(images) * 100))
+            assert torch.allclose(after[:, copy], before[:, copy], rtol=0, atol=1e-12)
+            for line in shown.any(0 if lines == "columns" else 1).nonzero().flatten():
+                changed = images.clone()
+                changed[(..., line) if lines == "columns" else (..., line, slice(None))] += 1
+                assert not torch.allclose(network(changed)[0][:, copy], before[:, copy], atol=1e-6)
+
+
+@pytest.mark.parametrize(("lines", "ablation"), [("columns", Band), ("rows", Row)])
+def test_a_band_cut_out_alone_gives_the_same_logits(lines, ablation):
+    network = network_of(shape(lines))
+    (family,) = network.families
+    images = torch.rand(2, 3, 10, 12, dtype=torch.double)
+    length = 12 if lines == "columns" else 10
+    with torch.no_grad():
+        (together,) = network(images)
+        for start in range(length):
+            shown = (start + torch.arange(4)) % length
+            band = images[..., shown] if lines == "columns" else images[..., shown, :]
+            alone = family.of_bands(band, torch.full((2,), start))
+            assert torch.allclose(alone, together[:, start], rtol=0, atol=1e-12)
+
+
+def test_bands_know_where_they_lie():
+    """The same picture in every band, and yet other logits: by the learned vector of each start alone."""
+    with torch.no_grad():
+        (logits,) = network_of(shape())(torch.full((1, 3, 10, 12), 0.5, dtype=torch.double))
+    assert len(logits[0].unique(dim=0)) == 12
+
+
+def test_both_are_one_network_beside_the_other():
+    network = network_of(shape("both"))
+    columns, rows = network(torch.rand(2, 3, 10, 12, dtype=torch.double))
+    assert columns.shape == (2, 12, 5) and rows.shape == (2, 10, 5)
+
+
+def test_all_bands_are_trained_in_one_step():
+    network = network_of(shape("both")).train()
+    columns, rows = network(torch.rand(4, 3, 10, 12, dtype=torch.double))
+    (columns.logsumexp(2).sum() + rows.logsumexp(2).sum()).backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"band_size": 0}, "band_size"), ({"band_size": 13}, "band_size"), ({"blocks": (1, 1)}, "blocks")],
+)
+def test_shapes_that_cannot_be_are_refused(changes, named):
+    with pytest.raises(UsageError, match=named):
+        shape(**changes)

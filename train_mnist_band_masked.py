@@ -1,0 +1,21 @@
+"""Train a network of limited reach on MNIST digits for double masking: columns, rows or both.
+
+    python3 train_mnist_band_masked.py
+    python3 train_mnist_band_masked.py --lines columns --size_to_train 2 --end_epoch 9
+
+All bands of every image in one pass, and the loss is that of the certificate itself: the label's lead at the worst
+pair of masks. Writes checkpoints/{dataset}_masked_band_….pth and a log beside it.
+"""
+
+from patchcert import MNIST_LIKE, Shape, cli, masked_training_parser, train_masked
+
+
+def main() -> None:
+    parser = masked_training_parser(__doc__, MNIST_LIKE, "32,64,96,128", "0,1,1,1", lr=0.1, end_epoch=19)
+    options = parser.parse_args()
+    shape = Shape(options.channels, options.blocks, options.band_size, options.lines, 28, 28, 1, classes=10)
+    train_masked(options, shape, stem=f"{options.dataset}_masked_band")
+
+
+if __name__ == "__main__":
+    cli.run(main)
