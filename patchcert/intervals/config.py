@@ -61,7 +61,7 @@ class Training:
     Attributes:
         schedule_start, schedule_length: ε is 0 before the first and grows for the second, epochs.
         lr_decay_step, lr_decay_factor: epochs between decays and the factor, from the end of the ε schedule on.
-        augmentations: names in `datasets.AUGMENTATIONS`.
+        augmentations: names in `augmentation.AUGMENTATIONS`.
     """
 
     method: str
