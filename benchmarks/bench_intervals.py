@@ -26,9 +26,9 @@ from patchcert import results  # noqa: E402
 from patchcert.intervals.bounds import robust_loss  # noqa: E402
 from patchcert.intervals.evaluation import spread  # noqa: E402
 from patchcert.intervals.networks import build  # noqa: E402
-from patchcert.intervals.patches import Batch, all_margins, worst_margins  # noqa: E402
 from patchcert.intervals.places import Places, Scale, Threat, all_places, corners_of  # noqa: E402
 from patchcert.intervals.sparse import SparseThreat, sparse_margins  # noqa: E402
+from patchcert.intervals.worst_places import Batch, all_margins, worst_margins  # noqa: E402
 from patchcert.patch import Patch  # noqa: E402
 from tests.intervals.oracle import plain_margins, plain_tight_margins  # noqa: E402
 

@@ -9,7 +9,7 @@ import torch
 
 from patchcert import cli, distributed
 from patchcert.errors import UsageError
-from patchcert.intervals import config
+from patchcert.intervals import config_files
 from patchcert.option_values import device, folder, gigabytes, seed
 
 
@@ -39,7 +39,7 @@ def parse(parser: cli.Parser) -> argparse.Namespace:
         except ValueError as error:
             right = "expected whole numbers; overrides are section:key=value"
             raise UsageError("model_subset", " ".join(numbers), right) from error
-    options.experiment = config.load(options.config, options.overrides)
+    options.experiment = config_files.load(options.config, options.overrides)
     options.models = options.experiment.chosen(numbers)
     options.folder = options.path_prefix / options.experiment.models_path
     options.bytes = int(options.max_memory * 1e9)

@@ -18,9 +18,9 @@ from patchcert.errors import UsageError
 from patchcert.intervals.bounds import certified
 from patchcert.intervals.config import Config, Model, require_settings
 from patchcert.intervals.networks import network_of
-from patchcert.intervals.patches import Batch
 from patchcert.intervals.places import Places, Scale, Threat, all_places
 from patchcert.intervals.sparse import SparseThreat, sparse_margins
+from patchcert.intervals.worst_places import Batch
 from patchcert.progress import progress_bar
 
 

@@ -1,7 +1,6 @@
-"""Training with interval bounds: the schedules, what a step looks at, the step, the whole run."""
+"""Training with interval bounds: a step, an epoch, the whole run."""
 
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -14,138 +13,16 @@ from patchcert.data.dataset import Dataset
 from patchcert.epochs import epoch_generator, keep_log_until, record_epoch, require_finite
 from patchcert.errors import UsageError
 from patchcert.intervals.bounds import certified, robust_loss
-from patchcert.intervals.config import Config, Method, Model, Training, require_settings
-from patchcert.intervals.guide import Guide, guide_loss, gumbel, likeliest
+from patchcert.intervals.config import Config, Model, require_settings
+from patchcert.intervals.guide import Guide
 from patchcert.intervals.networks import network_of
-from patchcert.intervals.patches import Batch, all_margins, weighted_layers, with_gradients, worst_margins
-from patchcert.intervals.places import Scale, Threat, all_places, corners_of, own_places
-from patchcert.intervals.sparse import SparseThreat, sparse_margins
+from patchcert.intervals.schedules import epsilon_at, lr_factor, optimizer_of, schedule_end
+from patchcert.intervals.training_attacks import ATTACKS, GuidedPlaces
 from patchcert.progress import STEPS_BETWEEN_READINGS, progress_bar
 from patchcert.results import print_interval_epoch
 
 NATURAL = 1e-6
 """Below this ε training is natural: cross-entropy of the logits."""
-
-
-# Schedules ---------------------------------------------------------------------------------------------------
-
-
-def epsilon_at(training: Training, epoch: int, progress: float) -> float:
-    """ε when the share `progress` of an epoch (from 0) has passed.
-
-    0 for `schedule_start` epochs, then linear from `starting_epsilon` to `epsilon` over `schedule_length` epochs.
-    """
-    if epoch < training.schedule_start:
-        return 0.0
-    passed = min((epoch + progress - training.schedule_start) / training.schedule_length, 1.0)
-    return training.starting_epsilon + (training.epsilon - training.starting_epsilon) * passed
-
-
-def schedule_end(training: Training) -> int:
-    """The first epoch in which ε does not change any more."""
-    return training.schedule_start + training.schedule_length
-
-
-def lr_factor(training: Training, epoch: int) -> float:
-    """By what the learning rate is multiplied in an epoch: decays are counted from the end of the ε schedule."""
-    decays = max(epoch - schedule_end(training), 0) // training.lr_decay_step
-    return training.lr_decay_factor**decays
-
-
-def optimizer_of(parameters: Iterable[nn.Parameter], training: Training) -> torch.optim.Optimizer:
-    """Adam, or SGD with Nesterov momentum 0.9."""
-    if training.optimizer == "adam":
-        return torch.optim.Adam(parameters, training.lr, weight_decay=training.weight_decay)
-    return torch.optim.SGD(parameters, training.lr, momentum=0.9, weight_decay=training.weight_decay, nesterov=True)
-
-
-# What a step looks at ----------------------------------------------------------------------------------------
-
-
-class Attack:
-    """Finds the worst margins of a batch in training. This one looks at every place of a patch.
-
-    Args:
-        max_memory: bytes that the bounds may take at a time.
-    """
-
-    def __init__(self, network: nn.Sequential, method: Method, scale: Scale, max_memory: int):
-        self.network, self.method, self.scale, self.max_memory = network, method, scale, max_memory
-
-    def noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """(N, …): all that is random in `worst` for images (N, C, H, W)."""
-        return images.new_empty(len(images), 0)
-
-    def worst(self, images: Tensor, labels: Tensor, epsilon: float, noise: Tensor) -> tuple[Tensor, Tensor | float]:
-        """The worst margins (N, K), with gradients, and a loss of what is trained beside the network."""
-        places = all_places(images, self.method.patch, self.neighbor)
-        return worst_margins(self._batch(images, labels, epsilon), places), 0.0
-
-    @property
-    def neighbor(self) -> tuple[int, ...]:
-        """Groups of places that are merged layer by layer, for patch-all-pool."""
-        if self.method.attack_type != "patch-all-pool":
-            return ()
-        return self.method.neighbor[: len(weighted_layers(self.network))]
-
-    def _batch(self, images: Tensor, labels: Tensor, epsilon: float) -> Batch:
-        threat = Threat(self.method.patch, epsilon)
-        return Batch(self.network, images, labels, threat, self.scale, self.neighbor, self.max_memory)
-
-
-class RandomPlaces(Attack):
-    """`patch_count` places of each image, uniformly at random."""
-
-    def noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """(N, patch_count) int64: the places."""
-        shape = len(images), self.method.patch_count
-        places = len(corners_of(self.method.patch, *images.shape[2:]))
-        return torch.randint(places, shape, generator=generator, device=images.device)
-
-    def worst(self, images: Tensor, labels: Tensor, epsilon: float, noise: Tensor) -> tuple[Tensor, Tensor | float]:
-        places = own_places(images, self.method.patch, noise.t())
-        return worst_margins(self._batch(images, labels, epsilon), places), 0.0
-
-
-class GuidedPlaces(Attack):
-    """`patch_count` places for each class, drawn where a U-Net that is trained beside predicts low margins."""
-
-    guide: Guide
-
-    def noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """(N, K, L) Gumbel noise."""
-        places = len(corners_of(self.method.patch, *images.shape[2:]))
-        return gumbel((len(images), self.network[-1].out_features, places), generator, images.device)
-
-    def worst(self, images: Tensor, labels: Tensor, epsilon: float, noise: Tensor) -> tuple[Tensor, Tensor | float]:
-        patch = self.method.patch
-        predicted = self.guide(self.scale.inputs(images))
-        height, width = images.shape[2] - patch.height + 1, images.shape[3] - patch.width + 1
-        predicted = predicted[:, :, :height, :width].flatten(2)
-        drawn = likeliest(predicted, self.method.T, noise, self.method.patch_count)  # (P, N)
-        batch, places = self._batch(images, labels, epsilon), own_places(images, patch, drawn)
-        found = all_margins(batch, places)
-        return with_gradients(batch, places, *found.min(dim=0)), guide_loss(predicted, drawn, found)
-
-
-class SparseInputs(Attack):
-    """Any k inputs."""
-
-    def worst(self, images: Tensor, labels: Tensor, epsilon: float, noise: Tensor) -> tuple[Tensor, Tensor | float]:
-        threat = SparseThreat(self.method.k, epsilon, self.method.bound_type == "sparse-interval-tight")
-        return sparse_margins(self.network, images, labels, threat, self.scale, self.max_memory), 0.0
-
-
-ATTACKS = {
-    "patch-all": Attack,
-    "patch-all-pool": Attack,
-    "patch-random": RandomPlaces,
-    "patch-nn": GuidedPlaces,
-    "sparse": SparseInputs,
-}
-
-
-# One run -----------------------------------------------------------------------------------------------------
 
 
 class Run:

@@ -128,7 +128,7 @@ class SavedVotes:
         class_count: K.
         floor: the least θ that can be asked for.
         config: the script that wrote the file and its options.
-        indices, labels: (N,) int64, see `datasets.Dataset`.
+        indices, labels: (N,) int64, see `dataset.Dataset`.
     """
 
     ablation: Ablation

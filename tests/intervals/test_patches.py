@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from patchcert.errors import UsageError
-from patchcert.intervals import config, patches
+from patchcert.intervals import config_files, patches
 from patchcert.intervals.networks import build
-from patchcert.intervals.patches import Batch, all_margins, lowest_margins, worst_margins
 from patchcert.intervals.places import Scale, Threat, all_places, corners_of, own_places
+from patchcert.intervals.worst_places import Batch, all_margins, lowest_margins, worst_margins
 from patchcert.patch import Patch
 from tests.intervals.oracle import plain_boxes, plain_margins
 
@@ -88,7 +88,7 @@ def config_networks():
     """Each distinct network of the configs that train on patches, with its data's shape and scale."""
     found = {}
     for path in sorted(Path(__file__).parents[2].joinpath("config").glob("*.json")):
-        experiment = config.load(path)
+        experiment = config_files.load(path)
         if not experiment.training_params.method_params.sparse:
             for model in experiment.models:
                 found[experiment.dataset, model.model_id] = experiment, model

@@ -11,7 +11,7 @@ import torch
 from patchcert import distributed
 from patchcert.data import named, splits
 from patchcert.errors import UsageError
-from patchcert.intervals import arguments, config
+from patchcert.intervals import arguments, config_files
 from patchcert.intervals.bounds import certified
 from patchcert.intervals.networks import build
 from patchcert.intervals.places import Scale, Threat
@@ -44,7 +44,7 @@ def test_eval_counts_what_the_plain_construction_certifies(trained):
     rows = list(csv.DictReader((trained / "o.csv").open()))
     assert [model["model_id"] for model in output["models"]] == ["mlp_255", "cnn_2layer_width_1"]
     data = splits.spread(named.load("mnist", trained / "data", train=False), 40)
-    images, experiment = data.images / 255, config.load(P22)
+    images, experiment = data.images / 255, config_files.load(P22)
     for model, entry in zip(experiment.models[:2], output["models"], strict=True):
         folder = trained / "checkpoints" / "mnist_robtrain_p22_all"
         network = build(model.model_class, 1, 28, 10, model.model_params)
@@ -226,7 +226,7 @@ def test_resuming_from_something_else_is_an_error(subset, file, right, trained, 
 
 
 def test_k_larger_than_the_kernel_says_what_fits():
-    experiment = config.load(SPARSE, ["training_params:method_params:k=170"])
+    experiment = config_files.load(SPARSE, ["training_params:method_params:k=170"])
     model = experiment.models[0]
     network = build(model.model_class, 3, 32, 10, model.model_params)
     with pytest.raises(UsageError, match="from 1 to 169, the pixels of the 13 × 13 kernel"):
@@ -282,7 +282,7 @@ def test_gpus_are_numbered_among_those_that_are_visible(visible, expected, monke
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_loads_and_its_networks_can_be_built(path):
-    experiment = config.load(path)
+    experiment = config_files.load(path)
     assert experiment.models_path.startswith("checkpoints/")
     for model in experiment.models:
         channels, size = (1, 28) if experiment.dataset == "mnist" else (3, 32)
@@ -300,20 +300,20 @@ def test_all_configs_of_the_specification_are_there():
 
 
 def test_the_values_of_the_table():
-    guide = config.load(ROOT / "config" / "cifar_robtrain_p22_guide20.json")
+    guide = config_files.load(ROOT / "config" / "cifar_robtrain_p22_guide20.json")
     method, training = guide.training_params.method_params, guide.training_params
     assert (method.attack_type, method.patch, method.patch_count) == ("patch-nn", Patch(2, 2), 2)
     assert (method.base_width, method.T) == (10, 1.0)
     assert guide.models[3].model_id == "cnn_5layer_linear_512_width_16"
     assert (training.epochs, training.lr, training.schedule_start, training.schedule_length) == (200, 1e-3, 10, 121)
-    sparse = config.load(ROOT / "config" / "mnist_robtrain_k10_sparse.json")
+    sparse = config_files.load(ROOT / "config" / "mnist_robtrain_k10_sparse.json")
     assert (sparse.training_params.epochs, sparse.training_params.schedule_length) == (100, 11)
     assert (sparse.training_params.method_params.k, sparse.models[0].model_id) == (10, "mlp_255")
 
 
 def test_a_file_holds_its_own_values_over_those_it_extends(tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps({"extends": str(P22), "training_params": {"epochs": 3}}))
-    mine, base = config.load(tmp_path / "mine.json"), config.load(P22)
+    mine, base = config_files.load(tmp_path / "mine.json"), config_files.load(P22)
     assert mine.training_params.epochs == 3 and mine.training_params.lr == base.training_params.lr
     assert mine.models_path == "checkpoints/mine"
 
@@ -334,4 +334,4 @@ def test_a_wrong_config(text, right, tmp_path):
     (tmp_path / "wrong.json").write_text(text)
     (tmp_path / "linked.json").write_text('{"extends": "wrong.json"}')
     with pytest.raises(UsageError, match=right):
-        config.load(tmp_path / "wrong.json")
+        config_files.load(tmp_path / "wrong.json")

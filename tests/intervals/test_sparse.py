@@ -11,7 +11,7 @@ from torch import nn
 
 from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
-from patchcert.intervals import config, sparse
+from patchcert.intervals import config_files, sparse
 from patchcert.intervals.bounds import certified
 from patchcert.intervals.evaluation import verdicts
 from patchcert.intervals.places import Scale
@@ -166,7 +166,7 @@ def test_tight_verdicts_are_those_of_the_tight_bounds():
     """Where plain bounds do for some images, tight ones for more, and others are classified wrong or not certified."""
     torch.manual_seed(0)
     overrides = ["training_params:method_params:bound_type=sparse-interval-tight", "eval_params:epsilon=0.1"]
-    experiment = config.load(ROOT / "config" / "mnist_robtrain_k4_sparse.json", overrides)
+    experiment = config_files.load(ROOT / "config" / "mnist_robtrain_k4_sparse.json", overrides)
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 20), nn.ReLU(), nn.Linear(20, 4))
     pixels = torch.randint(2, (130, 1, 4, 4), dtype=torch.uint8)
     images = pixels.float()

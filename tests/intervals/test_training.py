@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 from patchcert.data import augmentation
 from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
-from patchcert.intervals import config, training
+from patchcert.intervals import config_files, training
 from patchcert.intervals.bounds import certified
 from patchcert.intervals.guide import Guide, guide_loss, gumbel, likeliest
 from patchcert.intervals.places import Threat
+from patchcert.intervals.schedules import epsilon_at, lr_factor, schedule_end
+from patchcert.intervals.training_attacks import Attack
 from patchcert.patch import Patch
 from tests.helpers import ROOT
 from tests.intervals.oracle import plain_margins
 
-TRAINING = config.load(ROOT / "config" / "mnist_robtrain_p22_all.json").training_params
+TRAINING = config_files.load(ROOT / "config" / "mnist_robtrain_p22_all.json").training_params
 
 
 def few_images(count=24):
@@ -33,7 +35,7 @@ def few_images(count=24):
 
 
 def run_of(name, *overrides, seed=0):
-    experiment = config.load(
+    experiment = config_files.load(
         ROOT / "config" / f"{name}.json",
         ["training_params:schedule_start=0", "training_params:schedule_length=1", "training_params:epochs=4",
          "training_params:batch_size=10", *overrides],
@@ -57,12 +59,12 @@ def test_epsilon_step_by_step(start, length, first, last, epoch, steps):
 
     for step in range(steps):
         here = value(epoch) + (value(epoch + 1) - value(epoch)) * step / steps if epoch >= start else 0
-        assert training.epsilon_at(schedule, epoch, step / steps) == pytest.approx(here, abs=1e-9)
+        assert epsilon_at(schedule, epoch, step / steps) == pytest.approx(here, abs=1e-9)
 
 
 def test_learning_rate_halves_every_ten_epochs_after_the_schedule():
-    assert training.schedule_end(TRAINING) == 62
-    factors = [training.lr_factor(TRAINING, epoch) for epoch in range(100)]
+    assert schedule_end(TRAINING) == 62
+    factors = [lr_factor(TRAINING, epoch) for epoch in range(100)]
     assert factors == [1.0] * 72 + [0.5] * 10 + [0.25] * 10 + [0.125] * 8
 
 
@@ -228,7 +230,7 @@ def test_the_guide_and_the_augmentations_take_part(tmp_path, monkeypatch):
 
 def test_natural_training_looks_at_no_patch(tmp_path, monkeypatch):
     monkeypatch.setattr(training.Run, "errors", lambda *_: {"robust_err": 0.5, "clean_err": 0.5})
-    monkeypatch.setattr(training.Attack, "worst", None)
+    monkeypatch.setattr(Attack, "worst", None)
     trained(tmp_path, "mnist_robtrain_p22_all", "training_params:method=natural")
 
 
