@@ -41,14 +41,14 @@ def test_what_is_outside_of_a_band_changes_nothing_and_what_is_inside_does(lines
     network = network_of(shape(lines, band_size))
     images = torch.rand(2, 3, 10, 12, dtype=torch.double)
     with torch.no_grad():
-        (before,) = network(images)
+        before = network(images)
         for copy, shown in enumerate(ablation(10, 12, band_size).masks()):
-            (after,) = network(torch.where(shown, images, torch.randn_like(images) * 100))
+            after = network(torch.where(shown, images, torch.randn_like(images) * 100))
             assert torch.allclose(after[:, copy], before[:, copy], rtol=0, atol=1e-12)
             for line in shown.any(0 if lines == "columns" else 1).nonzero().flatten():
                 changed = images.clone()
                 changed[(..., line) if lines == "columns" else (..., line, slice(None))] += 1
-                assert not torch.allclose(network(changed)[0][:, copy], before[:, copy], atol=1e-6)
+                assert not torch.allclose(network(changed)[:, copy], before[:, copy], atol=1e-6)
 
 
 @pytest.mark.parametrize(("lines", "ablation"), [("columns", Band), ("rows", Row)])
@@ -58,7 +58,7 @@ def test_a_band_cut_out_alone_gives_the_same_logits(lines, ablation):
     images = torch.rand(2, 3, 10, 12, dtype=torch.double)
     length = 12 if lines == "columns" else 10
     with torch.no_grad():
-        (together,) = network(images)
+        together = network(images)
         for start in range(length):
             shown = (start + torch.arange(4)) % length
             band = images[..., shown] if lines == "columns" else images[..., shown, :]
@@ -69,20 +69,22 @@ def test_a_band_cut_out_alone_gives_the_same_logits(lines, ablation):
 def test_bands_know_where_they_lie():
     """The same picture in every band, and yet other logits: by the learned vector of each start alone."""
     with torch.no_grad():
-        (logits,) = network_of(shape())(torch.full((1, 3, 10, 12), 0.5, dtype=torch.double))
+        logits = network_of(shape())(torch.full((1, 3, 10, 12), 0.5, dtype=torch.double))
     assert len(logits[0].unique(dim=0)) == 12
 
 
 def test_both_are_one_network_beside_the_other():
     network = network_of(shape("both"))
-    columns, rows = network(torch.rand(2, 3, 10, 12, dtype=torch.double))
-    assert columns.shape == (2, 12, 5) and rows.shape == (2, 10, 5)
+    images = torch.rand(2, 3, 10, 12, dtype=torch.double)
+    with torch.no_grad():
+        columns, rows = (family(images) for family in network.families)
+        assert columns.shape == (2, 12, 5) and rows.shape == (2, 10, 5)
+        assert torch.equal(network(images), torch.cat([columns, rows], dim=1))
 
 
 def test_all_bands_are_trained_in_one_step():
     network = network_of(shape("both")).train()
-    columns, rows = network(torch.rand(4, 3, 10, 12, dtype=torch.double))
-    (columns.logsumexp(2).sum() + rows.logsumexp(2).sum()).backward()
+    network(torch.rand(4, 3, 10, 12, dtype=torch.double)).logsumexp(2).sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
 
 

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchcert.errors import UsageError
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Band, Block, Row
+from patchcert.smoothing.ablation import Band, BandAndRow, Block, Row
 from patchcert.smoothing.certificate import Certifier, Question
 from patchcert.smoothing.masking import DoubleMasking, beats_all
 from patchcert.smoothing.voting import ThresholdVote, TopOneVote
@@ -18,13 +19,8 @@ HUGE = 1e30
 
 
 def certified(masking, scores, numerical_margin=0.0):
-    winner = masking.predict(scores)
-    return winner, beats_all(masking.leads(winner, scores), winner, numerical_margin)
-
-
-def places(*families):
-    """All places as pairs of (L, A) bool sets: for each choice of one set in each family, all copies side by side."""
-    return torch.stack([torch.cat(chosen) for chosen in product(*families)])
+    winner, leads = masking.predict_and_lead(scores)
+    return winner, beats_all(leads, winner, numerical_margin)
 
 
 def random_scores(count, copies, classes, seed):
@@ -36,86 +32,88 @@ def random_scores(count, copies, classes, seed):
 
 
 @pytest.mark.parametrize("patch", [Patch(1, 1), Patch(2, 3)])
-@pytest.mark.parametrize("lines", [[Band(4, 6, 2)], [Band(5, 6, 2), Row(5, 6, 2)], [Block(3, 4, 2)]])
-def test_prediction_and_leads_are_those_of_the_definition(lines, patch):
-    masking = DoubleMasking(lines, patch)
-    scores = [random_scores(60, line.count, 3, seed) for seed, line in enumerate(lines)]
-    winner = masking.predict(scores)
-    leads = masking.leads(winner, scores)
-    every_place = places(*masking.touched)
-    for image, together in enumerate(torch.cat(scores, dim=1)):
+@pytest.mark.parametrize("ablation", [Band(4, 6, 2), BandAndRow(5, 6, 2), Block(3, 4, 2)])
+def test_prediction_and_leads_are_those_of_the_definition(ablation, patch):
+    masking = DoubleMasking(ablation, patch)
+    scores = random_scores(60, ablation.count, 3, seed=0)
+    winner, leads = masking.predict_and_lead(scores)
+    assert torch.equal(masking.predict(scores), winner)
+    every_place = ablation.touched_by(patch)
+    for image, together in enumerate(scores):
         assert winner[image] == oracle.double_masked(together, every_place)
         sums = [together[~(first | second)].sum(0) for first, second in product(every_place, repeat=2)]
         assert torch.equal(leads[image], torch.stack([s[winner[image]] - s for s in sums]).amin(0).double())
 
 
 def test_touched_sets_are_the_windows():
-    (sets,) = DoubleMasking([Band(28, 28, 4)], Patch(5, 5)).touched
+    (sets,) = DoubleMasking(Band(28, 28, 4), Patch(5, 5)).touched
     assert len(sets) == 28 - 5 + 1 and set(sets.sum(dim=1).tolist()) == {5 + 4 - 1}
-    assert len(DoubleMasking([Band(28, 28, 4)], Patch(5, 5)).pairs()[0]) == 24 * 25 // 2
+    columns, rows = DoubleMasking(BandAndRow(28, 30, 4), Patch(2, 5)).touched
+    assert columns.shape == (30 - 5 + 1, 30) and rows.shape == (28 - 2 + 1, 28)
 
 
-@pytest.mark.parametrize("lines", [[Band(4, 4, 1)], [Band(4, 6, 2)], [Row(3, 4, 1), Band(3, 4, 1)]])
-def test_no_adversary_flips_what_is_certified(lines):
+def test_leads_to_train_on_are_those_of_the_certificate():
+    masking = DoubleMasking(BandAndRow(5, 6, 2), Patch(2, 1))
+    scores = random_scores(60, 11, 3, seed=0)
+    winner, leads = masking.predict_and_lead(scores)
+    assert torch.equal(masking.worst_leads(winner, scores).double(), leads)
+
+
+@pytest.mark.parametrize("ablation", [Band(4, 4, 1), Band(4, 6, 2), BandAndRow(3, 4, 1)])
+def test_no_adversary_flips_what_is_certified(ablation):
     """All assignments of values, huge ones among them, to the scores of the copies touched at each place."""
-    masking, values = DoubleMasking(lines, Patch(1, 1)), (-HUGE, 0.0, 1.0, HUGE)
-    scores = [random_scores(40, line.count, 2, seed + 5) for seed, line in enumerate(lines)]
+    masking, values = DoubleMasking(ablation, Patch(1, 1)), (-HUGE, 0.0, 1.0, HUGE)
+    scores = random_scores(40, ablation.count, 2, seed=5)
     winner, proven = certified(masking, scores)
     assert 5 < proven.sum() < 40
-    sizes = [line.count for line in lines]
     for image in proven.nonzero().flatten():
-        clean = torch.cat([part[image] for part in scores])
-        for place in places(*masking.touched):
+        clean = scores[image]
+        for place in ablation.touched_by(Patch(1, 1)).unique(dim=0):
             hit = place.nonzero().flatten()
             forged = torch.tensor(list(product(values, repeat=2 * len(hit)))).view(-1, len(hit), 2)
             attacked = clean.repeat(len(forged), 1, 1)
             attacked[:, hit] = forged
-            assert (masking.predict(attacked.split(sizes, dim=1)) == winner[image]).all()
+            assert (masking.predict(attacked) == winner[image]).all()
 
 
 def test_an_adversary_flips_something_that_is_not_certified():
-    masking = DoubleMasking([Band(4, 4, 1)], Patch(1, 1))
+    masking = DoubleMasking(Band(4, 4, 1), Patch(1, 1))
     scores = random_scores(40, 4, 2, seed=5)
-    winner, proven = certified(masking, [scores])
+    winner, proven = certified(masking, scores)
     flipped = torch.zeros(40, dtype=torch.bool)
     for place, values in product(masking.touched[0], product((-HUGE, HUGE), repeat=2)):
         attacked = scores.where(~place[:, None], torch.tensor(values))
-        flipped |= masking.predict([attacked]) != winner
+        flipped |= masking.predict(attacked) != winner
     assert flipped.any() and not (flipped & proven).any()
 
 
 @given(st.data())
 def test_no_random_adversary_flips_what_is_certified(data):
     width, size = data.draw(st.integers(3, 7)), data.draw(st.integers(1, 2))
-    lines = [Band(5, width, size)] + ([Row(5, width, size)] if data.draw(st.booleans()) else [])
+    ablation = data.draw(st.sampled_from([Band, Row, BandAndRow]))(5, width, size)
     patch = Patch(data.draw(st.integers(1, 2)), data.draw(st.integers(1, 3)))
-    masking = DoubleMasking(lines, patch)
-    value = st.floats(-4, 4, width=32)
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))
-    scores = [torch.randn(1, line.count, 3, generator=generator) for line in lines]
-    scores[0][..., 2] += data.draw(value)
+    scores = torch.randn(1, ablation.count, 3, generator=generator)
+    scores[..., 2] += data.draw(st.floats(-4, 4, width=32))
+    masking = DoubleMasking(ablation, patch)
     winner, proven = certified(masking, scores, numerical_margin=1e-6)
-    attacked = []
-    for part, sets in zip(scores, masking.touched, strict=True):
-        place = sets[data.draw(st.integers(0, len(sets) - 1))]
-        scale = 10.0 ** data.draw(st.integers(-2, 30))
-        forged = torch.randn(part.shape, generator=generator) * scale
-        attacked.append(torch.where(place[:, None], forged, part))
-    assert not proven or masking.predict(attacked) == winner
+    touched = ablation.touched_by(patch)
+    place = touched[data.draw(st.integers(0, len(touched) - 1))]
+    forged = torch.randn(scores.shape, generator=generator) * 10.0 ** data.draw(st.integers(-2, 30))
+    assert not proven or masking.predict(torch.where(place[:, None], forged, scores)) == winner
 
 
 def test_two_patches_mask_two_places_each():
-    lines = [Band(4, 5, 1)]
-    masking = DoubleMasking(lines, Patch(1, 1), patches=2)
+    masking = DoubleMasking(Band(4, 5, 1), Patch(1, 1), patches=2)
     scores = random_scores(40, 5, 2, seed=1)
     scores[::2, :, 1] += 2
-    winner, proven = certified(masking, [scores])
+    winner, proven = certified(masking, scores)
     assert set(masking.touched[0].sum(dim=1).tolist()) == {2} and 3 < proven.sum() < 40
     for place in masking.touched[0]:
         for values in product((-HUGE, HUGE), repeat=4):
             attacked = scores.clone()
             attacked[:, place] = torch.tensor(values).view(2, 2)
-            assert (masking.predict([attacked]) == winner)[proven].all()
+            assert (masking.predict(attacked) == winner)[proven].all()
 
 
 @pytest.mark.parametrize("rule", [ThresholdVote(0.3), TopOneVote()])
@@ -132,16 +130,21 @@ def test_masking_of_votes_certifies_all_that_exact_does(rule):
 
 
 def test_the_numerical_margin_covers_rounding_in_both_directions():
-    masking = DoubleMasking([Band(4, 6, 1)], Patch(1, 1))
+    masking = DoubleMasking(Band(4, 6, 1), Patch(1, 1))
     scores = torch.zeros(1, 6, 2)
     scores[..., 1] = 1e-4  # at worst four copies are left, a lead of 4e-4
-    assert certified(masking, [scores])[1]
-    assert certified(masking, [scores], 3.9e-4)[1] and not certified(masking, [scores], 4.1e-4)[1]
+    assert certified(masking, scores)[1]
+    assert certified(masking, scores, 3.9e-4)[1] and not certified(masking, scores, 4.1e-4)[1]
+
+
+def test_too_many_pairs_of_places_are_refused():
+    with pytest.raises(UsageError, match="331776 pairs of places"):
+        DoubleMasking(Block(28, 28, 4), Patch(5, 5))
 
 
 def test_ties_are_certified_for_the_lower_class_only():
-    masking = DoubleMasking([Band(4, 6, 1)], Patch(1, 1))
-    winner, proven = certified(masking, [torch.zeros(1, 6, 3)])
+    masking = DoubleMasking(Band(4, 6, 1), Patch(1, 1))
+    winner, proven = certified(masking, torch.zeros(1, 6, 3))
     assert winner == 0 and proven
     leads = torch.tensor([[0.0, 0.0, 1.0]])
     assert not beats_all(leads, torch.tensor([1])) and beats_all(leads, torch.tensor([0]))
@@ -152,13 +155,12 @@ def test_scores_that_are_no_numbers_are_refused(wrong):
     scores = torch.zeros(2, 6, 3)
     scores[1, 2, 0] = wrong
     with pytest.raises(FloatingPointError, match="not finite"):
-        DoubleMasking([Band(4, 6, 1)], Patch(1, 1)).predict([scores])
+        DoubleMasking(Band(4, 6, 1), Patch(1, 1)).predict(scores)
 
 
 def test_large_batches_are_divided(monkeypatch):
-    masking = DoubleMasking([Band(4, 6, 2), Row(4, 6, 2)], Patch(2, 2))
-    scores = [random_scores(50, 6, 3, 0), random_scores(50, 4, 3, 1)]
-    winner = masking.predict(scores)
-    leads = masking.leads(winner, scores)
+    masking = DoubleMasking(BandAndRow(4, 6, 2), Patch(2, 2))
+    scores = random_scores(50, 10, 3, seed=0)
+    whole = masking.predict_and_lead(scores)
     monkeypatch.setattr("patchcert.smoothing.masking.BYTES_AT_ONCE", 1)
-    assert torch.equal(masking.predict(scores), winner) and torch.equal(masking.leads(winner, scores), leads)
+    assert all(map(torch.equal, masking.predict_and_lead(scores), whole))

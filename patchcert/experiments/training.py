@@ -18,6 +18,7 @@ from patchcert.option_values import index, nonnegative_float, patch, positive_fl
 from patchcert.smoothing import training
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.columns import LINES, LinesNetwork, Shape
+from patchcert.smoothing.masking import DoubleMasking
 from patchcert.smoothing.objectives import Objective, OneCopy, WorstPair
 
 RECIPE_OPTIONS = ("lr", "regularization", "end_epoch", "batch_size", "ablation_per", "amp")
@@ -111,10 +112,9 @@ def train_masked(
     options: argparse.Namespace, shape: Shape, stem: str, augmentations: tuple[Augmentation, ...] = ()
 ) -> Path:
     """Train a network for double masking as the options of `masked_training_parser` say; see `train`."""
-    families = [family.to(options.device) for family in shape.families()]
-    for family in families:
-        family.require_fits("size_to_train", options.size_to_train)
-    objective = WorstPair(families, options.size_to_train, options.band_weight)
+    ablation = shape.ablation().to(options.device)
+    ablation.require_fits("size_to_train", options.size_to_train)
+    objective = WorstPair(DoubleMasking(ablation, options.size_to_train), options.band_weight)
     details = f"lines_{shape.lines}_size_{options.size_to_train}_band_{shape.band_size}"
     return _train(options, objective, lambda: LinesNetwork(shape), stem, details, augmentations)
 

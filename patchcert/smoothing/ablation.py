@@ -125,6 +125,10 @@ class Ablation(ABC):
         for start in range(0, self.count, size):
             yield torch.arange(start, min(start + size, self.count), device=self.cells.device)
 
+    def families(self) -> "list[Ablation]":
+        """This ablation divided into families, in order, whose copies a patch touches independently of one another."""
+        return [self]
+
     def _every(self) -> Tensor:
         return torch.arange(self.count, device=self.cells.device)
 
@@ -153,6 +157,27 @@ class Row(Ablation):
 
     def cells_shown(self, indices: Tensor) -> Tensor:
         return _run_from(indices, self.band_size, self.height)
+
+
+class BandAndRow(Ablation):
+    """All copies of `Band`, and after them those of `Row`: every band of columns and every band of rows.
+
+    A place of a patch is a window of columns and a window of rows, each chosen independently.
+    """
+
+    def __init__(self, height: int, width: int, band_size: int):
+        self.height, self.width, self.band_size = height, width, band_size
+        self.count, self.cell_count = width + height, height * width
+        self.cells = torch.arange(height * width).view(height, width)
+        self.families()
+
+    def families(self) -> list[Ablation]:
+        kinds = (Band, Row)
+        return [kind(self.height, self.width, self.band_size).to(self.cells.device) for kind in kinds]
+
+    def cells_shown(self, indices: Tensor) -> Tensor:
+        shown = [family.masks().flatten(1) for family in self.families()]
+        return torch.cat(shown)[indices]
 
 
 class Block(Ablation):

@@ -6,14 +6,13 @@ function of one band alone, and neighbouring bands share what they have in commo
 the idea of BagCert (Metzen and Yatsura, ICLR 2021); the votes are those of Levine and Feizi, NeurIPS 2020.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
 from patchcert.errors import UsageError
-from patchcert.smoothing.ablation import Ablation, Band, Row
+from patchcert.smoothing.ablation import Ablation, Band, BandAndRow, Row
 
 LINES = ("columns", "rows", "both")
 """What bands consist of: `both` is one network for columns beside one for rows."""
@@ -48,15 +47,15 @@ class Shape:
     classes: int
 
     def __post_init__(self):
-        self.families()
+        self.ablation()
         if len(self.channels) != len(self.blocks):
             stages = f"expected one number for each of the {len(self.channels)} stages that --channels names"
             raise UsageError("blocks", ",".join(map(str, self.blocks)), stages)
 
-    def families(self) -> list[Ablation]:
-        """The ablations whose copies the network of this shape tells of, one for each family of bands."""
-        kinds = [Row if rows else Band for rows in rows_of(self.lines)]
-        return [kind(self.height, self.width, self.band_size) for kind in kinds]
+    def ablation(self) -> Ablation:
+        """The copies of which a network of this shape tells."""
+        kind = {"columns": Band, "rows": Row, "both": BandAndRow}[self.lines]
+        return kind(self.height, self.width, self.band_size)
 
     def as_json(self) -> dict:
         return asdict(self) | {"channels": list(self.channels), "blocks": list(self.blocks)}
@@ -109,25 +108,21 @@ class BandNetwork(nn.Module):
 
 
 class LinesNetwork(nn.Module):
-    """Images (N, C, H, W) in [0, 1] to a list of logits (N, A, K), one entry for each family of bands.
+    """Images (N, C, H, W) in [0, 1] to the logits (N, A, K) of all A bands: of columns, rows, or one after the other.
 
     Attributes:
         shape: what a checkpoint must know to build it again.
-        families: a `BandNetwork` for columns, one for rows, or both in this order.
+        families: a `BandNetwork` for each family of bands.
     """
 
     def __init__(self, shape: Shape):
         super().__init__()
         self.shape = shape
-        self.families = nn.ModuleList(BandNetwork(shape, rows) for rows in rows_of(shape.lines))
+        rows = {"columns": (False,), "rows": (True,), "both": (False, True)}[shape.lines]
+        self.families = nn.ModuleList(BandNetwork(shape, of_rows) for of_rows in rows)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [family(images) for family in self.families]
-
-
-def rows_of(lines: str) -> Sequence[bool]:
-    """For each family of bands that `lines` names, whether it is one of rows."""
-    return {"columns": (False,), "rows": (True,), "both": (False, True)}[lines]
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([family(images) for family in self.families], dim=1)
 
 
 class _Transition(nn.Module):

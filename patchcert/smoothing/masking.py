@@ -9,72 +9,84 @@ errors behind.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 
 import torch
 from torch import Tensor
 
+from patchcert.errors import UsageError
 from patchcert.patch import Patch
 from patchcert.smoothing.ablation import Ablation
 
 BYTES_AT_ONCE = 1 << 28
 """Of sums over pairs of places that are held together."""
 
+MOST_PAIRS = 1 << 18
+"""Pairs of places of one family; two patches on the bands of 32 columns have 165,000 and fewer."""
+
 
 class DoubleMasking:
     """The two-round prediction and its certificate against one kind of patch.
 
-    Several families of copies, columns and rows, take part together: the scores of all are added up. A place is a
-    column window and a row window, each chosen independently, so that the worst lead over all pairs of places is the
-    sum of the families' worst leads, class by class.
+    Families of copies that are touched independently, columns and rows, take part together: all scores are added up,
+    and any set of touched columns goes with any set of touched rows. The worst lead over all pairs of places is then
+    the sum of the families' worst leads, class by class.
 
     Args:
-        families: ablations whose places are independent: one of any kind, or `Band` and `Row`.
+        ablation: the copies.
         patch, patches: anywhere, one or two of them at once.
 
     Attributes:
         touched: for each family (L, A) bool, the distinct sets T_ℓ of copies that the patches touch at some place.
+        kept: for each family (L, L, A) bool, the copies that are left by each pair of places.
 
     Raises:
         UsageError: a patch does not fit into the image, or there are too many pairs of places.
     """
 
-    def __init__(self, families: Sequence[Ablation], patch: Patch, patches: int = 1):
-        self.touched = [touched_sets(family, patch, patches) for family in families]
-        self.kept = [~(sets[:, None] | sets) for sets in self.touched]  # (L, L, A) each
+    def __init__(self, ablation: Ablation, patch: Patch, patches: int = 1):
+        families = ablation.families()
+        self.sizes = [family.count for family in families]
+        self.touched = [_touched_sets(family, patch, patches) for family in families]
+        self.kept = [~(sets[:, None] | sets) for sets in self.touched]
 
-    def pairs(self) -> list[Tensor]:
-        """For each family (P, A) bool: the copies that are left by each pair of places, both the same included."""
-        return [kept[*torch.triu_indices(len(kept), len(kept), device=kept.device)] for kept in self.kept]
-
-    def predict(self, scores: Sequence[Tensor]) -> Tensor:
-        """(N,) int64: the answers of both rounds to the scores (N, A, K) of each family; ties to the lower class.
+    def predict(self, scores: Tensor) -> Tensor:
+        """(N,) int64: the answers of both rounds to the scores (N, A, K) of all copies; ties to the lower class.
 
         Raises:
             FloatingPointError: a score is not finite.
         """
-        require_finite(scores)
-        return torch.cat([two_rounds(self._sums(part)) for part in self._split(scores)])
+        return torch.cat([two_rounds(sums) for sums in self._sums(scores)])
 
-    def leads(self, winner: Tensor, scores: Sequence[Tensor]) -> Tensor:
-        """(N, K) float64: how far the `winner` (N,) is ahead of each class where a pair of places hurts it most."""
-        parts = zip(winner.split(self._at_once(scores)), self._split(scores), strict=True)
-        return torch.cat([worst_leads(some, self._sums(part)) for some, part in parts])
+    def predict_and_lead(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """The predictions, and how far each is ahead of every class where a pair of places hurts it most.
 
-    def _sums(self, scores: Sequence[Tensor]) -> list[Tensor]:
-        """For each family (N, L, L, K) float64, the sums S of the copies that each pair of places leaves."""
-        return [
-            torch.einsum("lma,nak->nlmk", kept.double(), part.double())
-            for kept, part in zip(self.kept, scores, strict=True)
-        ]
+        Returns:
+            (N,) int64 and (N, K) float64, from which `beats_all` tells what is certified.
+        """
+        predicted, leads = [], []
+        for sums in self._sums(scores):
+            predicted.append(two_rounds(sums))
+            leads.append(worst_leads(predicted[-1], sums))
+        return torch.cat(predicted), torch.cat(leads)
 
-    def _split(self, scores: Sequence[Tensor]) -> Sequence[tuple[Tensor, ...]]:
-        return list(zip(*(part.split(self._at_once(scores)) for part in scores), strict=True))
+    def worst_leads(self, labels: Tensor, scores: Tensor) -> Tensor:
+        """(N, K): how far the `labels` (N,) are ahead at the worst pairs, for training: differentiable, no float64."""
+        sums = []
+        for kept, part in zip(self.kept, scores.split(self.sizes, dim=1), strict=True):
+            pairs = kept[*torch.triu_indices(len(kept), len(kept), device=kept.device)]
+            sums.append(torch.einsum("pa,nak->npk", pairs.to(part.dtype), part))
+        return worst_leads(labels, sums)
 
-    def _at_once(self, scores: Sequence[Tensor]) -> int:
-        places = sum(len(sets) ** 2 for sets in self.touched) + reduce(lambda a, b: a * len(b), self.touched, 1)
-        return max(1, BYTES_AT_ONCE // (8 * places * scores[0].shape[2]))
+    def _sums(self, scores: Tensor) -> Iterator[list[Tensor]]:
+        """Yield for some images at a time the sums (N', L, L, K) float64 of each family that pairs of places leave."""
+        if not scores.isfinite().all():
+            raise FloatingPointError("the network's scores are not finite: no answer can be given")
+        places = sum(len(sets) ** 2 for sets in self.touched) + math.prod(len(sets) for sets in self.touched)
+        for some in scores.double().split(max(1, BYTES_AT_ONCE // (8 * places * scores.shape[2]))):
+            families = zip(self.kept, some.split(self.sizes, dim=1), strict=True)
+            yield [torch.einsum("lma,nak->nlmk", kept.double(), part) for kept, part in families]
 
 
 def two_rounds(sums: Sequence[Tensor]) -> Tensor:
@@ -86,7 +98,7 @@ def two_rounds(sums: Sequence[Tensor]) -> Tensor:
     """
     classes = sums[0].shape[3]
     first = _over_places([s.diagonal(dim1=1, dim2=2).transpose(1, 2) for s in sums]).argmax(dim=2)  # (N, places)
-    answers = torch.nn.functional.one_hot(first, classes).sum(dim=1)  # (N, K)
+    answers = first.new_zeros(len(first), classes).scatter_add_(1, first, torch.ones_like(first))  # (N, K)
     predicted = answers.argmax(dim=1)
     most_frequent = predicted.clone()
     for dissenting in range(classes):
@@ -120,12 +132,6 @@ def paired(sums: Tensor) -> Tensor:
     return sums[:, number]
 
 
-def touched_sets(ablation: Ablation, patch: Patch, patches: int = 1) -> Tensor:
-    """(L, A) bool: the distinct sets of copies that `patches` (1 or 2) such patches touch at some place."""
-    every = torch.arange(ablation.count, device=ablation.cells.device)
-    return ablation.touching(ablation.places(patch, patches), every).unique(dim=0)
-
-
 def beats_all(leads: Tensor, winner: Tensor, numerical_margin: float = 0.0) -> Tensor:
     """(…) bool: whether the `winner` (…) is far enough ahead of all classes by its `leads` (…, K).
 
@@ -138,12 +144,20 @@ def beats_all(leads: Tensor, winner: Tensor, numerical_margin: float = 0.0) -> T
     return (wins | (classes == winner[..., None])).all(dim=-1)
 
 
-def require_finite(scores: Sequence[Tensor]) -> None:
-    """Raise FloatingPointError unless all scores are finite numbers: others would make any answer look certain."""
-    if not all(part.isfinite().all() for part in scores):
-        raise FloatingPointError("the network's scores are not finite: no answer can be given")
-
-
 def _over_places(parts: Sequence[Tensor]) -> Tensor:
     """(N, L₁·L₂, K): sums (N, L, K) of each family, added up for every choice of one place in each."""
     return reduce(lambda a, b: (a[:, :, None] + b[:, None]).flatten(1, 2), parts)
+
+
+def _touched_sets(ablation: Ablation, patch: Patch, patches: int) -> Tensor:
+    """(L, A) bool: the distinct sets of copies that `patches` (1 or 2) such patches touch at some place.
+
+    Raises:
+        UsageError: see `DoubleMasking`.
+    """
+    every = torch.arange(ablation.count, device=ablation.cells.device)
+    sets = ablation.touching(ablation.places(patch, patches), every).unique(dim=0)
+    if len(sets) ** 2 > MOST_PAIRS:
+        right = f"patches of {patch} have {len(sets) ** 2} pairs of places here, masking takes at most {MOST_PAIRS}"
+        raise UsageError("patches", patches, right)
+    return sets

@@ -1,15 +1,13 @@
 """What training lowers: the cross-entropy of ablated copies one by one, or of the worst pair of masks."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from patchcert.patch import Patch
 from patchcert.smoothing.ablation import Ablation, encode
-from patchcert.smoothing.masking import DoubleMasking, worst_leads
+from patchcert.smoothing.masking import DoubleMasking
 
 TEMPERATURE = 1 / 8
 """τ: leads, sums over the copies that a pair of places leaves, count as so much of a difference of logits."""
@@ -68,13 +66,10 @@ class EveryBand:
     def right(self, network, images, labels, generator):
         return _bands_right(network(images), labels)
 
-    def of_scores(self, scores: Sequence[Tensor], labels: Tensor) -> Tensor:
-        """The mean cross-entropy of the bands' logits (N, A, K) of each family, families alike."""
-        losses = []
-        for part in scores:
-            of_bands = labels[:, None].expand(part.shape[:2])  # (N, A)
-            losses.append(cross_entropy(part.transpose(1, 2), of_bands, label_smoothing=self.label_smoothing))
-        return sum(losses) / len(losses)
+    def of_scores(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """The mean cross-entropy of all bands' logits (N, A, K)."""
+        of_bands = labels[:, None].expand(scores.shape[:2])  # (N, A)
+        return cross_entropy(scores.transpose(1, 2), of_bands, label_smoothing=self.label_smoothing)
 
 
 class WorstPair:
@@ -83,30 +78,23 @@ class WorstPair:
     Its loss is the cross-entropy of −lead · τ, with a share of the loss of every band.
 
     Args:
-        families: the bands of each family of the network.
-        patch: to be certified against.
+        masking: of the patch to be certified against.
         band_weight: of the loss of every band.
     """
 
     measured = "certified test"
 
-    def __init__(self, families: Sequence[Ablation], patch: Patch, band_weight: float, label_smoothing: float = 0.0):
-        self.kept = [pairs.float() for pairs in DoubleMasking(families, patch).pairs()]
-        self.bands, self.band_weight = EveryBand(label_smoothing), band_weight
+    def __init__(self, masking: DoubleMasking, band_weight: float, label_smoothing: float = 0.0):
+        self.masking, self.bands, self.band_weight = masking, EveryBand(label_smoothing), band_weight
 
     def loss(self, network, images, labels, generator):
-        scores = network(images)
-        leads = self.leads(scores, labels)
+        scores = network(images).float()
+        leads = self.masking.worst_leads(labels, scores)
         loss = cross_entropy(-TEMPERATURE * leads, labels, label_smoothing=self.bands.label_smoothing)
         return loss + self.band_weight * self.bands.of_scores(scores, labels), _ahead(leads, labels)
 
     def right(self, network, images, labels, generator):
-        return _ahead(self.leads(network(images), labels), labels)
-
-    def leads(self, scores: Sequence[Tensor], labels: Tensor) -> Tensor:
-        """(N, K): how far each label is ahead of every class at the worst pair of places; 0 of itself."""
-        sums = [torch.einsum("pa,nak->npk", kept, part.float()) for kept, part in zip(self.kept, scores, strict=True)]
-        return worst_leads(labels, sums)
+        return _ahead(self.masking.worst_leads(labels, network(images).float()), labels)
 
 
 def ablated(images: Tensor, ablation: Ablation | None, generator: torch.Generator, per: str = "batch") -> Tensor:
@@ -127,10 +115,9 @@ def _right(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.detach().argmax(dim=1) == labels).float()
 
 
-def _bands_right(scores: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """(N,): the share of each image's bands, families alike, that are classified correctly."""
-    shares = [(part.detach().argmax(dim=2) == labels[:, None]).float().mean(dim=1) for part in scores]
-    return sum(shares) / len(shares)
+def _bands_right(scores: Tensor, labels: Tensor) -> Tensor:
+    """(N,): the share of each image's bands that are classified correctly."""
+    return (scores.detach().argmax(dim=2) == labels[:, None]).float().mean(dim=1)
 
 
 def _ahead(leads: Tensor, labels: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ class SharedNetwork:
     """Asks a network whose reach is the ablation once for all copies: nothing need be hidden from it.
 
     Args:
-        network: of one family of bands, images (N, C, H, W) to a list of one (N, A, K).
+        network: images (N, C, H, W) to the logits (N, A, K) of all copies.
     """
 
     def __init__(self, network: LinesNetwork, ablation: Ablation):
@@ -112,8 +112,7 @@ class SharedNetwork:
 
     @torch.inference_mode()
     def logits(self, images: Tensor, indices: Tensor) -> Tensor:
-        (logits,) = self.network(images[:, : images.shape[1] // 2])
-        return logits[:, indices]
+        return self.network(images[:, : images.shape[1] // 2])[:, indices]
 
 
 def engine(name: str, network: nn.Module, ablation: Ablation, channels: int) -> Engine:
