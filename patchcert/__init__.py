@@ -28,7 +28,16 @@ PUBLIC = {
     "attacks.targets": ("Targets", "look_at"),
     "attacks.ascent": ("Ascent", "Attack"),
     "attacks.searches": ("try_all_places", "try_random_places"),
-    "experiments.setting": ("CIFAR_LIKE", "IMAGENET", "MNIST_LIKE", "add_network", "class_count", "data_name"),
+    "experiments.setting": (
+        "CIFAR_LIKE",
+        "IMAGENET",
+        "MNIST_LIKE",
+        "add_image_size",
+        "add_network",
+        "class_count",
+        "data_name",
+    ),
+    "experiments.masking": ("certify_masked", "masked_certification_parser"),
     "experiments.training": ("add_recipe", "masked_training_parser", "train", "train_masked", "training_parser"),
     "experiments.certifying": (
         "add_threshold",
@@ -42,8 +51,10 @@ PUBLIC = {
     "experiments.attacking": (
         "add_attack_threshold",
         "attack_in_ball",
+        "attack_masked",
         "attack_with_patch",
         "ball_attack_parser",
+        "masked_attack_parser",
         "patch_attack_parser",
     ),
 }

@@ -108,6 +108,21 @@ class Copies:
         return {"copies": self.total, "copies_classified": self.classified, "close_votes": self.close_votes}
 
 
+@dataclass(frozen=True)
+class CloseLeads:
+    """Of how many images the numerical margin took the certificate, by patch size."""
+
+    within_margin: dict[int | str, int]
+
+    def lines(self) -> list[str]:
+        """What there is to say."""
+        found = ", ".join(f"{count} at {size}" for size, count in self.within_margin.items() if count)
+        return [f"certificates that the numerical margin took: {found or 'none'}"]
+
+    def as_json(self) -> dict:
+        return {"within_numerical_margin": {str(size): count for size, count in self.within_margin.items()}}
+
+
 def print_answers(
     answers: list[tuple[dict, Counts | AttackCounts]], seconds: float, copies: Copies | None = None
 ) -> None:

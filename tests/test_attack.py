@@ -88,7 +88,7 @@ def test_no_certified_image_flips_and_flips_are_real(smoothed, digits, patch, se
         ]
         assert torch.equal(restored, targets.images[number])
         votes = votes_of_a_loop(smoothed.network, found.images[number])
-        assert torch.equal(votes, found.votes[number])
+        assert torch.equal(votes, found.totals[number])
         assert int(votes.argmax()) != int(targets.labels[number])
 
 
@@ -135,7 +135,7 @@ def test_touched_copies_alone_give_the_trajectory_of_all(make):
     network[3].weight *= 6
     classifier = Classifier(network, ablation, RULE)
     images = torch.rand(12, 1, 12, 12, dtype=torch.float64)
-    p = torch.cat(list(classifier.probabilities(images, 10_000)))
+    p = torch.cat(list(classifier.every_copy(images, 10_000)))
     labels = RULE(p).sum(1).argmax(1)
     targets = Targets(images, labels, torch.arange(12), p, torch.zeros(12, dtype=torch.bool))
     run = Attack(
@@ -187,7 +187,7 @@ def test_an_undefended_look_at_one_pixel_is_broken_at_once(loss):
     )
     classifier = undefended(OnePixel(), 28, 28)
     clean = look(classifier, dataset)
-    assert not any(v.certified.any() for v in clean.verdicts)
+    assert not any(certified.any() for certified in clean.certified)
     run = attacked(classifier, clean.targets(), SQUARE, loss=loss, steps=12, restarts=80)
     assert run.findings.flipped.all()
     for image, place in zip(run.findings.images, run.findings.place.tolist(), strict=True):

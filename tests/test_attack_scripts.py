@@ -102,7 +102,7 @@ def test_a_broken_certificate_ends_with_exit_code_3(folder, monkeypatch, capsys)
     assert differs.any()
     differs[top : top + height, left : left + width] = False
     assert not differs.any()
-    assert found["votes_before"].argmax() == found["label"] != found["votes_after"].argmax()
+    assert found["totals_before"].argmax() == found["label"] != found["totals_after"].argmax()
 
 
 @pytest.mark.parametrize(

@@ -13,35 +13,32 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from patchcert.attacks.classifier import Classifier
+from patchcert.attacks.classifier import TINY, Classifier
 from patchcert.attacks.targets import Targets
 from patchcert.attacks.threats import Threat
 from patchcert.errors import BrokenCertificateError
-from patchcert.smoothing.certificate import predict
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Log-probabilities (R, A, K), votes (R, A, K) and labels (R,) to what the attack on each image raises, (R,)."""
+"""Log-probabilities (R, A, K), ballots (R, A, K) and labels (R,) to what the attack on each image raises, (R,)."""
 
 CONTENT = 1.0
 """Lead over the label, in log-probability, beyond which `margin` counts a copy as won."""
 
-TINY = torch.finfo(torch.float).tiny
 
-
-def log_mean_softmax(log_p: Tensor, votes: Tensor, labels: Tensor) -> Tensor:
+def log_mean_softmax(log_p: Tensor, ballots: Tensor, labels: Tensor) -> Tensor:
     """(R,): −log of the mean probability of the label over all copies; the cross entropy if there is one copy."""
     of_label = _of_class(log_p, labels)
     return math.log(of_label.shape[1]) - of_label.logsumexp(dim=1)
 
 
-def margin(log_p: Tensor, votes: Tensor, labels: Tensor) -> Tensor:
+def margin(log_p: Tensor, ballots: Tensor, labels: Tensor) -> Tensor:
     """(R,): how far the strongest rival is ahead of the label, in log-probability, averaged over the copies.
 
     With one copy it is the difference of two logits. A copy that is ahead by `CONTENT` is won and pulls no more,
     so that the patch serves the copies still to be won. The rival has the most votes, among equals the highest
     mean probability.
     """
-    standing = votes.sum(dim=1) + log_p.detach().exp().mean(dim=1)  # (R, K)
+    standing = ballots.sum(dim=1) + log_p.detach().exp().mean(dim=1)  # (R, K)
     rivals = standing.scatter(1, labels[:, None], -1).argmax(dim=1)
     lead = _of_class(log_p, rivals) - _of_class(log_p, labels)
     return lead.clamp_max(CONTENT).mean(dim=1)
@@ -72,22 +69,25 @@ class Findings:
     Attributes:
         flipped: (N,) bool, whether the hard decision left the label.
         images: (N, C, H, W), the adversarial image; the clean one where none was found.
-        votes: (N, K) int64, votes for `images`.
+        predicted: (N,) int64, the class of `images`.
+        totals: (N, K), all ballots on `images` together: int64, votes, or for double masking float, log-probabilities.
         place, restart, step: (N,) int64, where and when it was found; −1 where none was. A place is numbered
             row-major by the patch's upper left corner, a step is 0 for the random start.
     """
 
     flipped: Tensor
     images: Tensor
-    votes: Tensor
+    predicted: Tensor
+    totals: Tensor
     place: Tensor
     restart: Tensor
     step: Tensor
 
     @classmethod
-    def none_yet(cls, images: Tensor, votes: Tensor) -> "Findings":
-        nowhere = torch.full((len(images),), -1, device=images.device)
-        return cls(nowhere >= 0, images.clone(), votes, nowhere, nowhere.clone(), nowhere.clone())
+    def none_yet(cls, targets: Targets, totals: Tensor) -> "Findings":
+        nowhere = torch.full_like(targets.labels, -1)
+        predicted = targets.labels.clone()
+        return cls(nowhere >= 0, targets.images.clone(), predicted, totals, nowhere, nowhere.clone(), nowhere.clone())
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class _Trials:
         labels, places: (R,) int64.
         lower, upper: (R, C, H, W) float, bounds of every pixel.
         touched: (R, A) bool, the copies that depend on the attack.
-        log_p, votes: (R, A, K), of the copies of the clean image.
+        log_p, ballots: (R, A, K), of the copies of the clean image.
     """
 
     numbers: Tensor
@@ -109,7 +109,7 @@ class _Trials:
     upper: Tensor
     touched: Tensor
     log_p: Tensor
-    votes: Tensor
+    ballots: Tensor
 
     def take(self, chosen: Tensor) -> Self:
         return type(self)(*(tensor[chosen] for tensor in vars(self).values()))
@@ -118,8 +118,8 @@ class _Trials:
 class Attack:
     """The attack on `targets`: who still stands, and how the others fell.
 
-    Only copies that the attacker can reach are computed again at each step; the others keep the probabilities
-    and votes of the clean image.
+    Only copies that the attacker can reach are computed again at each step; the others keep the outputs
+    and ballots of the clean image.
 
     Args:
         batch_size: ablated copies per call of the network, unless one image alone has more.
@@ -129,10 +129,10 @@ class Attack:
         self, classifier: Classifier, threat: Threat, ascent: Ascent, targets: Targets, seed: int, batch_size: int
     ):
         self.classifier, self.threat, self.ascent, self.targets = classifier, threat, ascent, targets
-        self.together = max(1, batch_size // int(threat.touched.sum(dim=1).max()))
-        self.votes = classifier.rule(targets.probabilities)
-        self.log_p = targets.probabilities.clamp_min(TINY).log()
-        self.findings = Findings.none_yet(targets.images, self.votes.sum(dim=1))
+        copies = 1 if classifier.in_one_pass else int(threat.touched.sum(dim=1).max())
+        self.together = max(1, batch_size // copies)
+        self.ballots, self.log_p = classifier.ballots(targets.outputs), classifier.log_p(targets.outputs)
+        self.findings = Findings.none_yet(targets, self.ballots.sum(dim=1))
         self.generators = [
             torch.Generator().manual_seed(seed * 1_000_003 + index) for index in targets.indices.tolist()
         ]
@@ -166,17 +166,18 @@ class Attack:
     def _trials(self, numbers: Tensor, places: Tensor) -> _Trials:
         bounds = self.threat.box(self.targets.images[numbers], places)
         labels, touched = self.targets.labels[numbers], self.threat.touched[places]
-        return _Trials(numbers, labels, places, *bounds, touched, self.log_p[numbers], self.votes[numbers])
+        return _Trials(numbers, labels, places, *bounds, touched, self.log_p[numbers], self.ballots[numbers])
 
     def _climb(self, trials: _Trials, steps: int, step_size: float, losses: Tensor) -> None:
         """`restart` for one batch; puts the loss of trials that still stand into `losses` (N,)."""
         images = self._random_start(trials)
         velocity = torch.zeros_like(images)
         for step in range(steps + 1):
-            loss, gradient, votes = self._look(images, trials, with_gradient=step < steps)
-            flipped = predict(votes) != trials.labels
+            loss, gradient, ballots = self._look(images, trials, with_gradient=step < steps)
+            predicted = self.classifier.decide(ballots)
+            flipped = predicted != trials.labels
             if flipped.any():
-                self._record(trials.take(flipped), images[flipped], votes[flipped], step)
+                self._record(trials.take(flipped), images[flipped], predicted[flipped], ballots[flipped], step)
                 stands = ~flipped
                 trials, images, velocity = trials.take(stands), images[stands], velocity[stands]
                 loss, gradient = loss[stands], gradient[stands]
@@ -196,23 +197,25 @@ class Attack:
         return (trials.lower + spread).clamp(trials.lower, trials.upper)
 
     def _look(self, images: Tensor, trials: _Trials, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss (R,), its gradient (R, C, H, W), zero without `with_gradient`, and votes n_c (R, K) for `images`."""
+        """Loss (R,), its gradient (R, C, H, W), zero without `with_gradient`, and ballots (R, A, K) on `images`."""
         rows, copies = trials.touched.nonzero(as_tuple=True)
         with torch.set_grad_enabled(with_gradient):
             images = images.detach().requires_grad_(with_gradient)
             logits = self.classifier.logits(images, rows, copies)  # (P, K)
             log_p = trials.log_p.index_put((rows, copies), logits.log_softmax(dim=-1))
-            votes = trials.votes.index_put((rows, copies), self.classifier.rule(logits.detach().softmax(dim=-1)))
-            loss = self.ascent.loss(log_p, votes, trials.labels)
+            cast = self.classifier.ballots(self.classifier.outputs(logits.detach()))
+            ballots = trials.ballots.index_put((rows, copies), cast)
+            loss = self.ascent.loss(log_p, ballots, trials.labels)
         gradient = torch.autograd.grad(loss.sum(), images)[0] if with_gradient else torch.zeros_like(images)
-        return loss.detach(), gradient, votes.sum(dim=1)
+        return loss.detach(), gradient, ballots
 
-    def _record(self, trials: _Trials, images: Tensor, votes: Tensor, step: int) -> None:
+    def _record(self, trials: _Trials, images: Tensor, predicted: Tensor, ballots: Tensor, step: int) -> None:
         """Note adversarial `images` of `trials`, all of which flipped at `step` of this restart."""
         for found, value in (
             (self.findings.flipped, True),
             (self.findings.images, images),
-            (self.findings.votes, votes),
+            (self.findings.predicted, predicted),
+            (self.findings.totals, ballots.sum(dim=1)),
             (self.findings.place, trials.places),
             (self.findings.restart, self.restarts),
             (self.findings.step, step),

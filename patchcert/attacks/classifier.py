@@ -1,22 +1,31 @@
-"""The attacked classifier: votes of ablated copies, or one vote of an undefended network."""
+"""The attacked classifier: votes of ablated copies, double masking of their scores, or one undefended network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from patchcert.smoothing import voting
 from patchcert.smoothing.ablation import Ablation, Whole, encode
-from patchcert.smoothing.certificate import predict
-from patchcert.smoothing.voting import DenseNetwork, TopOneVote, VoteRule, softmax_over
+from patchcert.smoothing.certificate import Certifier, Question, predict
+from patchcert.smoothing.columns import LinesNetwork
+from patchcert.smoothing.masking import DoubleMasking
+from patchcert.smoothing.voting import TopOneVote, VoteRule
+
+TINY = torch.finfo(torch.float).tiny
 
 
 @dataclass(frozen=True)
 class Classifier:
     """The class with most votes of ablated copies.
 
+    What is kept of a copy are its `outputs`, here probabilities; its ballot, here its votes, follows from them, and the
+    decision from all ballots.
+
     Attributes:
-        network: base classifier, encoded images (B, 2C, H, W) to logits (B, K), in eval mode, its weights fixed.
+        network: base classifier, encoded images (B, 2C, H, W) to logits (B, K), or one that answers for all copies in
+            one pass; in eval mode, its weights fixed.
         ablation: the copies.
         rule: how they vote.
     """
@@ -27,22 +36,80 @@ class Classifier:
 
     def logits(self, images: Tensor, rows: Tensor, copies: Tensor) -> Tensor:
         """(P, K): what the network says of ablations `copies` (P,) of image `rows` (P,) in `images` (R, C, H, W)."""
+        if self.in_one_pass:
+            return self.network(images)[rows, copies].float()
         visible = self.ablation.masks(copies)[:, None]  # (P, 1, H, W)
         return self.network(encode(images)[rows] * visible).float()
 
-    def probabilities(self, images: Tensor, batch_size: int) -> Iterator[Tensor]:
-        """Yield the softmax of every copy, (N', A, K), for some of `images` (N, C, H, W) after the other.
+    @property
+    def in_one_pass(self) -> bool:
+        """Whether all copies of an image cost no more than one."""
+        return isinstance(self.network, LinesNetwork)
+
+    def every_copy(self, images: Tensor, batch_size: int) -> Iterator[Tensor]:
+        """Yield the outputs of every copy, (N', A, K), for some of `images` (N, C, H, W) after the other.
 
         Args:
             batch_size: ablated copies per call of the network, unless one image alone has more.
         """
-        engine = DenseNetwork(self.network, self.ablation)
+        engine = voting.engine("dense", self.network, self.ablation, 2 * images.shape[1])
+        every = torch.arange(self.ablation.count, device=images.device)
         for part in images.split(max(1, batch_size // self.ablation.count)):
-            yield softmax_over(engine, part, self.ablation, batch_size)
+            chunks = every.split(max(engine.least, batch_size // len(part)))
+            yield self.outputs(torch.cat([engine.logits(encode(part), chunk) for chunk in chunks], dim=1).float())
 
     def predict(self, images: Tensor, batch_size: int) -> Tensor:
         """(N,) int64: the hard decisions, from all copies."""
-        return torch.cat([predict(self.rule(p).sum(dim=1)) for p in self.probabilities(images, batch_size)])
+        return torch.cat([self.decide(self.ballots(part)) for part in self.every_copy(images, batch_size)])
+
+    def outputs(self, logits: Tensor) -> Tensor:
+        """(…, K): probabilities."""
+        return logits.softmax(dim=-1)
+
+    def log_p(self, outputs: Tensor) -> Tensor:
+        """(…, K): log-probabilities."""
+        return outputs.clamp_min(TINY).log()
+
+    def ballots(self, outputs: Tensor) -> Tensor:
+        """(…, K) bool: votes."""
+        return self.rule(outputs)
+
+    def decide(self, ballots: Tensor) -> Tensor:
+        """(N,) int64: the answers to all ballots (N, A, K)."""
+        return predict(ballots.sum(dim=1))
+
+    def certify(self, outputs: Tensor, questions: Sequence[Question]) -> list[Tensor]:
+        """(N,) bool for each of `questions`: whether clean outputs (N, A, K) prove that the answer stands."""
+        every = torch.arange(self.ablation.count, device=outputs.device)
+        return [verdicts.certified for verdicts in Certifier(self.ablation, questions)([(every, outputs)])]
+
+
+@dataclass(frozen=True)
+class MaskedClassifier(Classifier):
+    """The class that double masking gives; ballots are log-probabilities.
+
+    Attributes:
+        rule: of the patch that attacks.
+        numerical_margin: ν, by which the lead of a certified answer is above 0.
+    """
+
+    rule: DoubleMasking
+    numerical_margin: float
+
+    def outputs(self, logits: Tensor) -> Tensor:
+        return logits.log_softmax(dim=-1)
+
+    def log_p(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def ballots(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def decide(self, ballots: Tensor) -> Tensor:
+        return self.rule.predict(ballots)
+
+    def certify(self, outputs: Tensor, questions: Sequence = ()) -> list[Tensor]:
+        return [self.rule.verdicts(outputs, self.numerical_margin).certified]
 
 
 def undefended(network: nn.Module, height: int, width: int) -> Classifier:

@@ -42,7 +42,7 @@ def save_flipped(run: Attack, folder: Path) -> None:
 
 
 def save_counterexample(run: Attack, number: int, folder: Path) -> Path:
-    """Write what breaks a certificate: a .pt file of clean and attacked image, patch and votes, and a picture."""
+    """Write what breaks a certificate: a .pt file of clean and attacked image, patch and ballots, and a picture."""
     found, targets = run.findings, run.targets
     path = folder / f"counterexample_{int(targets.indices[number]):05d}.pt"
     content = {
@@ -51,8 +51,8 @@ def save_counterexample(run: Attack, number: int, folder: Path) -> Path:
         "clean": targets.images[number].cpu(),
         "attacked": found.images[number].cpu(),
         "patch": run.threat.rectangle(int(found.place[number])),  # top, left, height, width
-        "votes_before": run.votes[number].sum(dim=0).cpu(),
-        "votes_after": found.votes[number].cpu(),
+        "totals_before": run.ballots[number].sum(dim=0).cpu(),
+        "totals_after": found.totals[number].cpu(),
     }
     checkpoint.save(content, path)
     save_grid(run, torch.tensor([number], device=targets.labels.device), path.with_suffix(".png"))
@@ -72,7 +72,7 @@ def save_grid(run: Attack, numbers: Tensor, path: Path) -> None:
         for axis, picture, name in zip(row, pictures, ("clean", "attacked", "difference"), strict=True):
             axis.imshow(_pixels(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axis.set(xticks=[], yticks=[], xlabel=name)
-        label, after = int(run.targets.labels[number]), int(run.findings.votes[number].argmax())
+        label, after = int(run.targets.labels[number]), int(run.findings.predicted[number])
         row[1].set_title(f"image {int(run.targets.indices[number])}: class {label}, attacked {after}", fontsize=9)
         patch = run.threat.rectangle(int(run.findings.place[number]))
         if patch is not None:

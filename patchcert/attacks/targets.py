@@ -7,7 +7,7 @@ from torch import Tensor
 
 from patchcert.attacks.classifier import Classifier
 from patchcert.data.dataset import Dataset
-from patchcert.smoothing.certificate import Certifier, Question, Verdicts, predict
+from patchcert.smoothing.certificate import Question
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,14 @@ class Targets:
         images: (N, C, H, W) float in [0, 1].
         labels: (N,) int64.
         indices: (N,) int64, places in the data set's own order; with the seed they fix an image's randomness.
-        probabilities: (N, A, K), the softmax of every copy of the clean image.
+        outputs: (N, A, K), what the classifier keeps of every copy of the clean image.
         certified: (N,) bool, images of which a certificate says that the attack cannot flip them.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
-    probabilities: Tensor
+    outputs: Tensor
     certified: Tensor
 
     def __len__(self) -> int:
@@ -34,32 +34,32 @@ class Targets:
 
 @dataclass(frozen=True)
 class Clean:
-    """What N images are before the attack: `probabilities` (N, A, K), predictions and answers to some questions.
+    """What N images are before the attack, also those that are classified wrongly.
 
     Attributes:
-        images, labels, indices, probabilities: as in `Targets`, also of images that are classified wrongly.
+        images, labels, indices, outputs: as in `Targets`.
         predicted: (N,) int64.
-        verdicts: one for each question.
+        certified: (N,) bool for each question that was asked.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
-    probabilities: Tensor
+    outputs: Tensor
     predicted: Tensor
-    verdicts: list[Verdicts]
+    certified: list[Tensor]
 
     def targets(self) -> Targets:
         """The correctly classified images."""
         right = self.predicted == self.labels
         certified = torch.zeros_like(right)
-        for verdicts in self.verdicts:
-            certified |= verdicts.certified
+        for answers in self.certified:
+            certified |= answers
         return Targets(
             self.images[right],
             self.labels[right],
             self.indices[right.to(self.indices.device)],
-            self.probabilities[right],
+            self.outputs[right],
             certified[right],
         )
 
@@ -70,11 +70,9 @@ def look_at(classifier: Classifier, dataset: Dataset, questions: list[Question],
     Args:
         batch_size: ablated copies per call of the network, unless one image alone has more.
     """
-    certifier = Certifier(classifier.ablation, questions)
-    every_copy = torch.arange(classifier.ablation.count, device=dataset.labels.device)
     images = torch.cat([batch for batch, _ in dataset.batches(batch_size)])
-    parts = list(classifier.probabilities(images, batch_size))
-    answers = zip(*(certifier([(every_copy, part)]) for part in parts), strict=True)
-    verdicts = [Verdicts.concatenate(answer) for answer in answers]
-    p = torch.cat(parts)
-    return Clean(images, dataset.labels, dataset.indices, p, predict(classifier.rule(p).sum(dim=1)), verdicts)
+    parts = list(classifier.every_copy(images, batch_size))
+    outputs = torch.cat(parts)
+    predicted = torch.cat([classifier.decide(classifier.ballots(part)) for part in parts])
+    certified = [torch.cat(answers) for answers in zip(*(classifier.certify(p, questions) for p in parts), strict=True)]
+    return Clean(images, dataset.labels, dataset.indices, outputs, predicted, certified)

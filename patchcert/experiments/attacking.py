@@ -11,7 +11,7 @@ from torch import nn
 from patchcert import distributed, results
 from patchcert.attacks import pictures
 from patchcert.attacks.ascent import LOSSES, Ascent, Attack
-from patchcert.attacks.classifier import Classifier
+from patchcert.attacks.classifier import Classifier, MaskedClassifier
 from patchcert.attacks.searches import SEARCHES, try_random_places
 from patchcert.attacks.targets import Clean, look_at
 from patchcert.attacks.threats import BallThreat, PatchThreat, Threat
@@ -19,13 +19,15 @@ from patchcert.cli import Parser
 from patchcert.data.dataset import Dataset
 from patchcert.errors import BrokenCertificateError, require_within
 from patchcert.experiments.evaluation import evaluation_parser, prepare, write_and_print
+from patchcert.experiments.masking import add_numerical_margin, network_of
 from patchcert.experiments.setting import set_up
 from patchcert.option_values import folder, fraction, positive_int, share_of_255
 from patchcert.patch import Patch
 from patchcert.smoothing import certificate
+from patchcert.smoothing.masking import DoubleMasking
 
-CERTIFIED = ("certified_margin", "certified_exact")
-"""Columns of attacks with a patch; attacks in a ball have no certificate."""
+CERTIFIED = {Classifier: ("certified_margin", "certified_exact"), MaskedClassifier: ("certified_masking",)}
+"""Columns of attacks with a patch on each kind of classifier; attacks in a ball have no certificate."""
 
 
 def patch_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
@@ -41,6 +43,13 @@ def patch_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
         default="random",
         help="random places, or all of them coarse to fine in as many steps",
     )
+    return parser
+
+
+def masked_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
+    """The options of every script that attacks double masking with a patch; the checkpoint knows the network."""
+    parser = patch_attack_parser(description, data_sets)
+    add_numerical_margin(parser)
     return parser
 
 
@@ -87,6 +96,17 @@ def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifie
     questions = [certificate.Question(patch, classifier.rule, kind) for kind in ("margin", "exact")]
     threat = PatchThreat(patch, ablation)
     _attack(options, network, classifier, threat, questions, SEARCHES[options.locations], options.randomizations)
+
+
+def attack_masked(options: argparse.Namespace) -> None:
+    """Attack the two-round prediction of a network for double masking as the options of `patch_attack_parser` say."""
+    network = network_of(options)
+    ablation = network.shape.ablation().to(options.device)
+    patch = _patch(options)
+    ablation.require_fits("size_of_attack", patch)
+    classifier = MaskedClassifier(network, ablation, DoubleMasking(ablation, patch), options.numerical_margin)
+    threat = PatchThreat(patch, ablation)
+    _attack(options, network, classifier, threat, [], SEARCHES[options.locations], options.randomizations)
 
 
 def attack_in_ball(options: argparse.Namespace, network: nn.Module, classifier: Classifier) -> None:
@@ -138,8 +158,14 @@ def _report_attack(options: argparse.Namespace, dataset: Dataset, clean: Clean, 
     if not distributed.is_first():
         return
     right = columns["predicted"] == dataset.labels
-    certified = [int((columns[name] & right).sum()) if name in columns else None for name in CERTIFIED]
-    counts = results.AttackCounts(len(dataset), int(right.sum()), *certified, int((right & ~columns["flipped"]).sum()))
+    certified = {name: int((columns[name] & right).sum()) for name in columns if name.startswith("certified")}
+    counts = results.AttackCounts(
+        len(dataset),
+        int(right.sum()),
+        certified.get("certified_masking", certified.get("certified_margin")),
+        certified.get("certified_exact"),
+        int((right & ~columns["flipped"]).sum()),
+    )
     write_and_print(options, dataset, [({}, counts)], [columns], seconds)
 
 
@@ -162,22 +188,21 @@ def _attack_columns(clean: Clean, run: Attack) -> dict[str, torch.Tensor]:
     def of_all(values: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
         return otherwise.clone().masked_scatter(right, values)
 
-    before = run.classifier.rule(clean.probabilities).sum(dim=1)  # (N, K)
-    after = before.clone()
-    after[right] = found.votes
-    predicted = certificate.predict(after)
+    before = run.classifier.ballots(clean.outputs).sum(dim=1)  # (N, K)
+    after, predicted_after = before.clone(), clean.predicted.clone()
+    after[right], predicted_after[right] = found.totals, found.predicted
     none = torch.full_like(clean.labels, -1)
     columns = run.threat.shape[1]
     return {
         "predicted": clean.predicted,
         "votes": before.amax(dim=1),
-        **{name: v.certified for name, v in zip(CERTIFIED, clean.verdicts, strict=False)},
+        **dict(zip(CERTIFIED[type(run.classifier)], clean.certified, strict=False)),
         "flipped": of_all(found.flipped, none > 0),
         "row": of_all(found.place.div(columns, rounding_mode="floor"), none),
         "column": of_all(found.place.where(~found.flipped, found.place % columns), none),
         "restart": of_all(found.restart, none),
         "step": of_all(found.step, none),
-        "predicted_after": predicted,
+        "predicted_after": predicted_after,
         "votes_after": after.amax(dim=1),
         "votes_of_label_after": after.gather(1, clean.labels[:, None])[:, 0],
     }

@@ -40,6 +40,11 @@ def add_setting(parser: Parser, data_sets: tuple[str, ...]) -> None:
 def add_network(parser: Parser, models: Iterable[str], model: str, image_size: int) -> None:
     """The options of a network for pictures and of their size, where the data set leaves it open."""
     parser.add_argument("--model", choices=list(models), default=model, help="network")
+    add_image_size(parser, image_size)
+
+
+def add_image_size(parser: Parser, image_size: int) -> None:
+    """The option of the pictures' size, where the data set leaves it open."""
     parser.add_argument(
         "--image_size", type=pixels, default=image_size, help="pixels to which pictures are resized both ways"
     )

@@ -6,7 +6,7 @@ function of one band alone, and neighbouring bands share what they have in commo
 the idea of BagCert (Metzen and Yatsura, ICLR 2021); the votes are those of Levine and Feizi, NeurIPS 2020.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,12 @@ from patchcert.smoothing.ablation import Ablation, Band, BandAndRow, Row
 
 LINES = ("columns", "rows", "both")
 """What bands consist of: `both` is one network for columns beside one for rows."""
+
+NAME = "column"
+"""By which scripts and checkpoints call these networks."""
+
+MOST = 4096
+"""Of anything that the shape of a network counts."""
 
 WIDE_LAYERS = 3
 """The stem and the next transitions, which share the band's columns among their kernels."""
@@ -57,8 +63,27 @@ class Shape:
         kind = {"columns": Band, "rows": Row, "both": BandAndRow}[self.lines]
         return kind(self.height, self.width, self.band_size)
 
-    def as_json(self) -> dict:
-        return asdict(self) | {"channels": list(self.channels), "blocks": list(self.blocks)}
+    def description(self) -> dict:
+        """What a checkpoint says of its network, in JSON's types."""
+        lists = {"channels": list(self.channels), "blocks": list(self.blocks)}
+        return {"name": NAME} | asdict(self) | lists
+
+    @classmethod
+    def described(cls, description: dict) -> "Shape":
+        """The shape that gave this description.
+
+        Raises:
+            ValueError: none can have given it.
+        """
+        values = dict(description)
+        if values.pop("name", None) != NAME or values.keys() != {field.name for field in fields(cls)}:
+            raise ValueError("is not of a network that answers for all bands in one pass")
+        lists, text = [values.pop("channels"), values.pop("blocks")], values.pop("lines")
+        numbers = [*values.values(), *(n for found in lists if isinstance(found, list) for n in found)]
+        whole = all(type(number) is int and 0 <= number <= MOST for number in numbers)
+        if not whole or text not in LINES or not all(isinstance(found, list) and found for found in lists):
+            raise ValueError("describes a network that cannot be")
+        return cls(*map(tuple, lists), lines=text, **values)
 
 
 class BandNetwork(nn.Module):
@@ -117,7 +142,7 @@ class LinesNetwork(nn.Module):
 
     def __init__(self, shape: Shape):
         super().__init__()
-        self.shape = shape
+        self.shape, self.description = shape, shape.description()
         rows = {"columns": (False,), "rows": (True,), "both": (False, True)}[shape.lines]
         self.families = nn.ModuleList(BandNetwork(shape, of_rows) for of_rows in rows)
 

@@ -10,11 +10,14 @@ errors behind.
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import reduce
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from patchcert import distributed
 from patchcert.errors import UsageError
 from patchcert.patch import Patch
 from patchcert.smoothing.ablation import Ablation
@@ -24,6 +27,27 @@ BYTES_AT_ONCE = 1 << 28
 
 MOST_PAIRS = 1 << 18
 """Pairs of places of one family; two patches on the bands of 32 columns have 165,000 and fewer."""
+
+
+@dataclass(frozen=True)
+class MaskedVerdicts:
+    """What double masking says of N images; all tensors are (N,).
+
+    Attributes:
+        predicted: int64, by the two rounds.
+        certified: bool, whether its lead at the worst pair of places is above the numerical margin.
+        lead: float64, that over the class that comes nearest; infinite where there is no other class.
+        within_margin: bool, certified but for the numerical margin.
+    """
+
+    predicted: Tensor
+    certified: Tensor
+    lead: Tensor
+    within_margin: Tensor
+
+    def merged(self, count: int) -> Self:
+        """The verdicts on all `count` images, of which these are on this process's share."""
+        return type(self)(*(distributed.merge(tensor, count) for tensor in vars(self).values()))
 
 
 class DoubleMasking:
@@ -58,6 +82,13 @@ class DoubleMasking:
             FloatingPointError: a score is not finite.
         """
         return torch.cat([two_rounds(sums) for sums in self._sums(scores)])
+
+    def verdicts(self, scores: Tensor, numerical_margin: float) -> MaskedVerdicts:
+        """The answers to the scores (N, A, K), certified where they lead by more than the numerical margin ν."""
+        predicted, leads = self.predict_and_lead(scores)
+        certified = beats_all(leads, predicted, numerical_margin)
+        lead = leads.scatter(1, predicted[:, None], math.inf).amin(dim=1)
+        return MaskedVerdicts(predicted, certified, lead, beats_all(leads, predicted) & ~certified)
 
     def predict_and_lead(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """The predictions, and how far each is ahead of every class where a pair of places hurts it most.

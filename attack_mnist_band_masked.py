@@ -1,0 +1,18 @@
+"""Attack MNIST digits with patches: double masking of what a network of limited reach says of every band.
+
+    python3 attack_mnist_band_masked.py --size_of_attack 5 --checkpoint NAME
+    python3 attack_mnist_band_masked.py --size_of_attack 2x8 --locations all --loss margin --test --checkpoint NAME
+
+Projected gradient ascent with sign steps, many restarts with the patch at a new place (Levine and Feizi, NeurIPS 2020),
+judged by the two-round prediction. Stops with exit code 3 if an image flips whose answer is certified.
+"""
+
+from patchcert import MNIST_LIKE, attack_masked, cli, masked_attack_parser
+
+
+def main() -> None:
+    attack_masked(masked_attack_parser(__doc__, MNIST_LIKE).parse_args())
+
+
+if __name__ == "__main__":
+    cli.run(main)

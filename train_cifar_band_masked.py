@@ -1,0 +1,35 @@
+"""Train a network of limited reach on CIFAR-10 pictures for double masking: columns, rows or both.
+
+    python3 train_cifar_band_masked.py
+    python3 train_cifar_band_masked.py --lines columns --size_to_train 2 --end_epoch 19
+    python3 train_cifar_band_masked.py --dataset folder --data DIR --image_size 32
+
+All bands of every picture in one pass, and the loss is that of the certificate itself: the label's lead at the worst
+pair of masks. Pictures are cropped and mirrored at random. Writes checkpoints/cifar_masked_band_….pth and a log.
+"""
+
+from patchcert import (
+    CIFAR_LIKE,
+    Shape,
+    add_image_size,
+    class_count,
+    cli,
+    data_name,
+    masked_training_parser,
+    random_crop,
+    random_flip,
+    train_masked,
+)
+
+
+def main() -> None:
+    parser = masked_training_parser(__doc__, CIFAR_LIKE, "64,128,256,384", "1,1,2,1", lr=0.1, end_epoch=39)
+    add_image_size(parser, 32)
+    options = parser.parse_args()
+    size = options.image_size
+    shape = Shape(options.channels, options.blocks, options.band_size, options.lines, size, size, 3, class_count(options))
+    train_masked(options, shape, stem=f"{data_name(options)}_masked_band", augmentations=(random_crop, random_flip))
+
+
+if __name__ == "__main__":
+    cli.run(main)
