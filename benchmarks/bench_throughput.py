@@ -21,6 +21,7 @@ from patchcert.data.folders import PictureFolder, normalise_imagenet
 from patchcert.option_values import device, output_file, positive_int
 from patchcert.smoothing import training, voting
 from patchcert.smoothing.ablation import Band
+from patchcert.smoothing.objectives import OneCopy, ablated
 from pytorch_cifar import cifar_resnet
 from resnet_imgnt import imagenet_resnet
 
@@ -61,7 +62,7 @@ def stages(
         return random_flip(random_crop(batch / 255, generator), generator)
 
     def step() -> None:
-        training.train_epoch(network.train(), network, optimizer, ablation, held, recipe, epoch=0)
+        training.train_epoch(network.train(), network, optimizer, OneCopy(ablation), held, recipe, epoch=0)
 
     def certify() -> Tensor:
         return voting.softmax_over(engine, normalise_imagenet(certified / 255), ablation, len(certified))
@@ -70,7 +71,7 @@ def stages(
     return {
         "decode and resize": (decode, len(files)),
         "augment": (augment, count),
-        "show an ablation": (lambda: training.ablated(batch / 255, ablation, generator, "sample"), count),
+        "show an ablation": (lambda: ablated(batch / 255, ablation, generator, "sample"), count),
         "training step": (step, count),
         "certify": (certify, len(certified)),
     }

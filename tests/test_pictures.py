@@ -20,6 +20,7 @@ from patchcert.data.dataset import Dataset
 from patchcert.data.folders import PictureFolder, normalise_imagenet
 from patchcert.smoothing import training
 from patchcert.smoothing.ablation import Band, encode
+from patchcert.smoothing.objectives import OneCopy, ablated
 from pytorch_cifar import cifar_resnet
 from tests.helpers import ROOT, run_here, run_in_two_processes, succeed, succeed_in_two_processes
 
@@ -293,7 +294,7 @@ def test_a_schedule_rises_and_falls_and_an_interrupted_run_with_averages_resumes
 
         with monkeypatch.context() as patch:
             patch.setattr(training, "train_epoch", stopping)
-            return training.train(network, Band(8, 8, 3), data, data, recipe, path)
+            return training.train(network, OneCopy(Band(8, 8, 3), recipe.ablation_per, recipe.label_smoothing), data, data, recipe, path)
 
     whole = train(tmp_path / "whole" / "net.pth")
     with pytest.raises(KeyboardInterrupt):
@@ -314,7 +315,7 @@ def test_an_average_weighs_the_past_by_its_decay():
 
 
 def test_samples_show_ablations_of_their_own():
-    inputs = training.ablated(torch.rand(200, 3, 6, 6), Band(6, 6, 2), torch.Generator().manual_seed(0), per="sample")
+    inputs = ablated(torch.rand(200, 3, 6, 6), Band(6, 6, 2), torch.Generator().manual_seed(0), per="sample")
     visible = inputs.sum(dim=1).sum(dim=1) > 0  # (N, W)
     assert len(visible.unique(dim=0)) == 6 and (visible.sum(dim=1) == 2).all()
 

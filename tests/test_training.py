@@ -12,6 +12,7 @@ from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
 from patchcert.smoothing import training
 from patchcert.smoothing.ablation import Band, Block
+from patchcert.smoothing.objectives import OneCopy, ablated
 
 DATA = Dataset(
     torch.randint(0, 256, (50, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8),
@@ -29,7 +30,7 @@ def network():
 
 
 def train(path, recipe=RECIPE, net=None, resumed=None, data=DATA, **more):
-    return training.train(net or network(), Band(8, 8, 3), data, DATA, recipe, path, resumed, **more)
+    return training.train(net or network(), OneCopy(Band(8, 8, 3)), data, DATA, recipe, path, resumed, **more)
 
 
 def same(first, second):
@@ -125,7 +126,7 @@ def test_one_step_is_sgd_with_momentum_and_weight_decay(tmp_path):
     """Two epochs of one batch, against the update written out."""
     recipe = training.Recipe(lr=0.1, regularization=0.01, end_epoch=1, batch_size=50, seed=0)
     net, by_hand = network(), network()
-    training.train(net, None, encoded := double_channels(DATA), encoded, recipe, tmp_path / "net.pth")
+    training.train(net, OneCopy(None), encoded := double_channels(DATA), encoded, recipe, tmp_path / "net.pth")
     momentum = [torch.zeros_like(p) for p in by_hand.parameters()]
     for _ in range(2):
         loss = nn.functional.cross_entropy(by_hand(encoded.images / 255), encoded.labels)
@@ -147,7 +148,7 @@ def test_a_batch_shows_one_ablation_and_all_of_them_come_up():
     images = torch.rand(3, 1, 6, 6)
     seen = set()
     for _ in range(400):
-        inputs = training.ablated(images, ablation, generator)
+        inputs = ablated(images, ablation, generator)
         visible = inputs.sum(dim=1) > 0
         assert (visible == visible[0]).all()
         seen.add((ablation.masks() == visible[0]).flatten(1).all(1).nonzero().item())
@@ -160,7 +161,7 @@ def test_the_log_says_what_happened(tmp_path):
     data = Dataset((255 * labels).to(torch.uint8)[:, None, None, None].expand(-1, 2, 8, 8), labels, DATA.indices)
     with torch.no_grad():
         logits = net(data.images / 255)
-    training.train(net, None, data, data, training.Recipe(0.05, 0, end_epoch=9, batch_size=50), tmp_path / "net.pth")
+    training.train(net, OneCopy(None), data, data, training.Recipe(0.05, 0, end_epoch=9, batch_size=50), tmp_path / "net.pth")
     rows = [json.loads(line) for line in (tmp_path / "net.jsonl").read_text().splitlines()]
     assert set(rows[0]) == {"epoch", "loss", "train_accuracy", "test_accuracy", "lr", "seconds"}
     assert [(row["epoch"], row["lr"]) for row in rows] == [(epoch, 0.05) for epoch in range(10)]

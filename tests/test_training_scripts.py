@@ -58,8 +58,8 @@ def test_scripts_train_with_the_ablation_and_the_recipe_that_they_are_given(
 ):
     given = []
 
-    def train(network, ablation, train_set, test_set, recipe, path, *rest, **more):
-        given.append((network, ablation, recipe))
+    def train(network, objective, train_set, test_set, recipe, path, *rest, **more):
+        given.append((network, objective, recipe))
         return {"acc": 0.0, "epoch": 0}
 
     monkeypatch.setattr(training, "train", train)
@@ -76,7 +76,9 @@ def test_scripts_train_with_the_ablation_and_the_recipe_that_they_are_given(
     assert [of_run for _, _, of_run in given] == [
         replace(of_run, augmentations=augmentations) for of_run in runs.values()
     ]
-    for network, ablation, _ in given:
+    for network, objective, recipe in given:
+        assert (objective.per, objective.label_smoothing) == (recipe.ablation_per, recipe.label_smoothing)
+        ablation = objective.ablation
         assert next(network.parameters()).shape[1] == channels
         assert (ablation is None) == (shown is None)
         if ablation is not None:

@@ -35,7 +35,7 @@ def training_parser(
 ) -> Parser:
     """The options of every training script; the script adds those of its ablation, if it has one."""
     parser = Parser(description)
-    parser.set_defaults(recipe="paper")
+    parser.set_defaults(recipe="paper", ablation_per="batch")
     if data_sets == IMAGENET:
         parser.add_argument(
             "--trainpath", type=Path, default=Path("imagenet-train/train"), metavar="DIR", help="one folder a class"
@@ -138,7 +138,7 @@ def _train(
     distributed.require_images(min(len(train_set), len(test_set)))
     recipe = replace(
         training.RECIPES[options.recipe],
-        **{option: getattr(options, option) for option in RECIPE_OPTIONS if hasattr(options, option)},
+        **{option: getattr(options, option) for option in RECIPE_OPTIONS},
         seed=options.seed,
         augmentations=augmentations,
     )
