@@ -8,15 +8,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from patchcert import checkpoint, distributed, results
+from patchcert import checkpoint, distributed
 from patchcert.cli import Parser
 from patchcert.data import splits
 from patchcert.data.augmentation import Augmentation
 from patchcert.errors import UsageError
+from patchcert.experiments import about
 from patchcert.experiments.setting import IMAGENET, add_setting, load_images, set_up
 from patchcert.option_values import index, nonnegative_float, positive_float, positive_int
 from patchcert.smoothing import training
-from patchcert.smoothing.ablation import Ablation
+from patchcert.smoothing.ablation import Ablation, Whole
 
 RECIPE_OPTIONS = ("lr", "regularization", "end_epoch", "batch_size", "ablation_per", "amp")
 
@@ -31,7 +32,7 @@ def training_parser(
     ablated: bool = True,
 ) -> Parser:
     """The options of every training script; the script adds those of its ablation, if it has one."""
-    parser = Parser(description)
+    parser = about.CheckpointParser(description, "resume")
     parser.set_defaults(recipe="paper", ablation_per="batch")
     if data_sets == IMAGENET:
         parser.add_argument(
@@ -41,6 +42,7 @@ def training_parser(
     parser.add_argument("--regularization", type=nonnegative_float, default=regularization, help="weight decay")
     parser.add_argument("--end_epoch", type=index, default=end_epoch, help="index of the last epoch")
     parser.add_argument("--resume", metavar="NAME", help="checkpoint to go on from: its name or path")
+    parser.add_argument("--overwrite", action="store_true", help="train anew, in place of what a run of this name left")
     if ablated:
         parser.add_argument(
             "--ablation_per",
@@ -76,6 +78,8 @@ def train(
 ) -> Path:
     """Train as the options of `training_parser` say; returns where the checkpoint lies.
 
+    A run that is finished already stays as it is.
+
     Args:
         stem, details: see `checkpoint.run_name`.
     """
@@ -90,6 +94,9 @@ def train(
         splits.spread(load_images(options, part), options.limit).to(options.device) for part in (True, False)
     )
     distributed.require_images(min(len(train_set), len(test_set)))
+    kind = about.of_run(options, network, ablation or Whole(*train_set.image_shape[1:]))
+    if resumed:
+        about.hold_against(options, kind, options.resume)
     recipe = replace(
         training.RECIPES[options.recipe],
         **{option: getattr(options, option) for option in RECIPE_OPTIONS},
@@ -101,20 +108,28 @@ def train(
     if ablation is not None:
         ablation.to(options.device)
     try:
-        state = training.train(
-            network, ablation, train_set, test_set, recipe, path, resumed, options.compile, _start(options, resumed)
+        training.train(
+            network,
+            ablation,
+            train_set,
+            test_set,
+            recipe,
+            path,
+            resumed,
+            compiled=options.compile,
+            start=_start(options, resumed),
+            about=kind,
+            overwrite=options.overwrite,
         )
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("the same command goes on after the last whole epoch") from stop
-    if distributed.is_first():
-        results.print_training(path, state)
     return path
 
 
 def _resumed(options: argparse.Namespace, network: nn.Module) -> dict | None:
     if options.resume is None:
         return None
-    content = checkpoint.load_network("resume", checkpoint.find("resume", options.resume), network)
+    content = about.fill("resume", options, network)
     if not isinstance(content.get("epoch"), int):
         raise UsageError("resume", options.resume, "expected a checkpoint of a training script, it has no epoch")
     if content["epoch"] >= options.end_epoch:
