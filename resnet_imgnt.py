@@ -18,6 +18,7 @@ def imagenet_resnet(model: str, channels: int = 6, classes: int = 1000) -> model
     network = models.get_model(model, num_classes=classes)
     network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.description = {"name": model}
     return network.to(memory_format=torch.channels_last)
 
 

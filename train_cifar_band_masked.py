@@ -26,8 +26,9 @@ def main() -> None:
     parser = masked_training_parser(__doc__, CIFAR_LIKE, "64,128,256,384", "1,1,2,1", lr=0.1, end_epoch=39)
     add_image_size(parser, 32)
     options = parser.parse_args()
-    size = options.image_size
-    shape = Shape(options.channels, options.blocks, options.band_size, options.lines, size, size, 3, class_count(options))
+    images = {"height": options.image_size, "width": options.image_size, "image_channels": 3}
+    bands = {"band_size": options.band_size, "lines": options.lines}
+    shape = Shape(options.channels, options.blocks, **bands, **images, classes=class_count(options))
     train_masked(options, shape, stem=f"{data_name(options)}_masked_band", augmentations=(random_crop, random_flip))
 
 

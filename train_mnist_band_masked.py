@@ -13,7 +13,9 @@ from patchcert import MNIST_LIKE, Shape, cli, masked_training_parser, train_mask
 def main() -> None:
     parser = masked_training_parser(__doc__, MNIST_LIKE, "32,64,96,128", "0,1,1,1", lr=0.1, end_epoch=19)
     options = parser.parse_args()
-    shape = Shape(options.channels, options.blocks, options.band_size, options.lines, 28, 28, 1, classes=10)
+    images = {"height": 28, "width": 28, "image_channels": 1}
+    bands = {"band_size": options.band_size, "lines": options.lines}
+    shape = Shape(options.channels, options.blocks, **bands, **images, classes=10)
     train_masked(options, shape, stem=f"{options.dataset}_masked_band")
 
 

@@ -115,13 +115,23 @@ def load_network(option: str, path: Path, network: nn.Module, entry: str = "net"
     return content
 
 
+def class_count(weights: dict[str, Tensor]) -> int | None:
+    """How many classes the network of these weights tells apart: rows of its last layer; None if it has none."""
+    last = _last_layer(weights)
+    return last and len(weights[last])
+
+
 def other_setting(found: dict[str, object], wanted: dict[str, object]) -> str | None:
     """The first of the `wanted` settings that those of a checkpoint, `found`, do not have; None if it has all."""
     return next((name for name, value in wanted.items() if found.get(name) != value), None)
 
 
+def _last_layer(weights: dict[str, Tensor]) -> str | None:
+    return next((key for key in reversed(weights) if key.endswith("weight")), None)
+
+
 def _first_difference(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
-    last = next((key for key in reversed(wanted) if key.endswith("weight")), None)
+    last = _last_layer(wanted)
     for key, tensor in wanted.items():
         if key not in found:
             return f"it has no tensor {key}, here {tuple(tensor.shape)}"

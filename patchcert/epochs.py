@@ -1,4 +1,4 @@
-"""What every training keeps of its epochs: their randomness, a log, checkpoints, and that the loss is a number."""
+"""What every training keeps of its epochs: randomness, a log, checkpoints, earlier runs, that the loss is a number."""
 
 import json
 import math
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from patchcert import checkpoint, distributed
+from patchcert.errors import UsageError
 
 
 def epoch_generator(seed: int, epoch: int, device: torch.device | str) -> torch.Generator:
@@ -29,6 +30,35 @@ def record_epoch(row: dict, log: Path, state: dict, files: list[Path]) -> None:
         file.write(json.dumps(row) + "\n")
     for path in files:
         checkpoint.save(state, path)
+
+
+def earlier_run(path: Path, partial: Path, settings: dict, overwrite: bool) -> tuple[dict, Path] | tuple[None, None]:
+    """What an earlier run of these settings left, and its file: `path` if it is finished, `partial` if interrupted.
+
+    Raises:
+        UsageError: there is a run of other settings, and no leave to `overwrite` it; the message names the first.
+    """
+    interrupted = checkpoint.read("resume", partial) if partial.exists() else None
+    if interrupted and not checkpoint.other_setting(interrupted.get("settings", {}), settings):
+        return interrupted, partial
+    if overwrite:
+        return None, None
+    if path.exists():
+        finished = checkpoint.read("resume", path)
+        _require_settings(finished, settings, f"{path} is a finished run", "--overwrite trains anew")
+        return finished, path
+    if interrupted:
+        _require_settings(interrupted, settings, f"{partial} is an interrupted run", "finish it, or give --overwrite")
+    return None, None
+
+
+def _require_settings(state: dict, settings: dict, what: str, way_out: str) -> None:
+    """Raise UsageError unless the run that left `state` had these settings; `what` it is and what can be done."""
+    before = state.get("settings", {})
+    other = checkpoint.other_setting(before, settings)
+    if other:
+        how = f"with --{other} {before[other]}" if other in before else "that does not say how it was trained"
+        raise UsageError(other, settings[other], f"{what} {how}; {way_out}")
 
 
 def keep_log_until(log: Path, epoch: int) -> None:

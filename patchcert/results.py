@@ -5,6 +5,7 @@ import io
 import json
 import platform
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -176,6 +177,24 @@ def print_models(rows: list[dict], summary: dict[str, dict[str, float]]) -> None
 def print_training(path: Path, state: dict) -> None:
     """Print where a finished run lies and how accurate its base classifier is on ablated test images."""
     print(f"{path}: {state['acc']:.2f} % of ablated test images right after epoch {state['epoch']}")
+
+
+def print_finished(path: Path, state: dict) -> None:
+    """Print that there is nothing to do: the run that would write `path` is finished."""
+    print(
+        f"{path} is finished: {state['acc']:.2f} % of ablated test images right after epoch {state['epoch']};"
+        " --overwrite trains anew"
+    )
+
+
+def print_going_on(epoch: int, end_epoch: int, partial: Path | None = None) -> None:
+    """Print that training goes on with `epoch`, after an interruption with what `partial` holds."""
+    print(f"going on with epoch {epoch} of {end_epoch}" + (f" from {partial}" if partial else ""), flush=True)
+
+
+def print_other_kind(name: str, trained: str, run: str) -> None:
+    """Print, beside the results, that a network is not run as what it was trained as."""
+    print(f"note: {name} was trained with {trained}; this run has {run}", file=sys.stderr)
 
 
 def print_pictures(folder: Path, count: int, still_wrong: int) -> None:

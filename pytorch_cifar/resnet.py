@@ -106,4 +106,6 @@ def cifar_resnet(model: str, channels: int = 6, classes: int = 10) -> ResNet:
         channels: of the input: 6 for encoded colour images, 3 for the images themselves.
     """
     block, depths = MODELS[model]
-    return ResNet(block, depths, channels, classes).to(memory_format=torch.channels_last)
+    network = ResNet(block, depths, channels, classes)
+    network.description = {"name": model}
+    return network.to(memory_format=torch.channels_last)

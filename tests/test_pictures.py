@@ -294,7 +294,8 @@ def test_a_schedule_rises_and_falls_and_an_interrupted_run_with_averages_resumes
 
         with monkeypatch.context() as patch:
             patch.setattr(training, "train_epoch", stopping)
-            return training.train(network, OneCopy(Band(8, 8, 3), recipe.ablation_per, recipe.label_smoothing), data, data, recipe, path)
+            objective = OneCopy(Band(8, 8, 3), recipe.ablation_per, recipe.label_smoothing)
+            return training.train(network, objective, data, data, recipe, path)
 
     whole = train(tmp_path / "whole" / "net.pth")
     with pytest.raises(KeyboardInterrupt):

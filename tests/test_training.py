@@ -39,18 +39,11 @@ def same(first, second):
 
 def test_an_interrupted_run_comes_to_the_same_result(tmp_path, monkeypatch):
     whole = train(tmp_path / "whole" / "net.pth")
-    epoch_of, stopped = training.train_epoch, tmp_path / "stopped" / "net.pth"
-
-    def stop_in_epoch_2(*arguments):
-        if arguments[-1] == 2:
-            raise KeyboardInterrupt
-        return epoch_of(*arguments)
-
-    monkeypatch.setattr(training, "train_epoch", stop_in_epoch_2)
-    with pytest.raises(KeyboardInterrupt):
+    stopped = tmp_path / "stopped" / "net.pth"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_before(patch, 2)
         train(stopped)
     assert not stopped.exists()
-    monkeypatch.setattr(training, "train_epoch", epoch_of)
     assert same(train(stopped), whole) and stopped.exists()
     rows = [json.loads(line) for line in stopped.with_suffix(".jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
@@ -85,8 +78,85 @@ def test_a_finished_run_stays_until_another_one_is_finished(tmp_path, monkeypatc
     before = path.read_bytes(), log.read_bytes()
     monkeypatch.setattr(checkpoint, "save", mock.Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        train(path, replace(RECIPE, seed=8))
+        train(path, replace(RECIPE, seed=8), overwrite=True)
     assert (path.read_bytes(), log.read_bytes()) == before
+
+
+def test_a_finished_run_says_so_and_nothing_else_happens(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "net.pth"
+    first = train(path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    capsys.readouterr()
+    monkeypatch.setattr(training, "train_epoch", None)
+    assert same(train(path), first)
+    said = capsys.readouterr().out
+    assert said.startswith(f"{path} is finished: ") and "epoch 3; --overwrite trains anew" in said
+    assert said.count("\n") == 1
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"recipe": replace(RECIPE, seed=8)}, "--seed 8: .*net.pth is a finished run with --seed 7; --overwrite"),
+        ({"data": replace(DATA, labels=DATA.labels.flip(0))}, "--data [0-9a-f]{16}: .*finished run with --data"),
+        ({"start": "torchvision's weights"}, "--resume torchvision's weights: .* with --resume no checkpoint"),
+    ],
+)
+def test_another_run_replaces_a_finished_one_only_if_told_to(tmp_path, change, named):
+    path = tmp_path / "net.pth"
+    first = train(path)
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match=named):
+        train(path, **change)
+    assert path.read_bytes() == before
+    second = train(path, **change, overwrite=True)
+    assert ("start" in change) == same(first, second) and path.read_bytes() != before
+
+
+def test_a_file_that_does_not_say_how_it_was_trained_is_kept(tmp_path):
+    path = tmp_path / "net.pth"
+    checkpoint.save({"net": network().state_dict(), "acc": 10.0, "epoch": 3}, path)
+    with pytest.raises(
+        UsageError, match=r"net\.pth is a finished run that does not say how it was trained; --overwrite"
+    ):
+        train(path)
+    assert train(path, overwrite=True)["epoch"] == 3
+
+
+def stop_before(monkeypatch, epoch):
+    """Let training be interrupted as it begins with an epoch."""
+    train_epoch = training.train_epoch
+
+    def stopped(*arguments):
+        if arguments[-1] == epoch:
+            raise KeyboardInterrupt
+        return train_epoch(*arguments)
+
+    monkeypatch.setattr(training, "train_epoch", stopped)
+
+
+def test_overwriting_goes_on_after_an_interruption_and_says_so(tmp_path, monkeypatch, capsys):
+    path, other = tmp_path / "net.pth", replace(RECIPE, seed=8)
+    train(path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_before(patch, 2)
+        train(path, other, overwrite=True)
+    for earlier in (RECIPE, other):  # the finished run is still there; the interrupted one goes on, even without
+        capsys.readouterr()
+        train(path, earlier)
+        said = capsys.readouterr().out
+        assert ("is finished" in said) == (earlier is RECIPE)
+        assert (f"going on with epoch 2 of 3 from {path}.partial\n" in said) == (earlier is other)
+    assert same(torch.load(path, weights_only=True), train(tmp_path / "whole.pth", other))
+
+
+def test_what_another_run_left_is_overwritten_if_told_to(tmp_path):
+    path, partial = tmp_path / "net.pth", tmp_path / "net.pth.partial"
+    train(path, replace(RECIPE, seed=8))
+    path.rename(partial)
+    assert same(train(path, overwrite=True), train(tmp_path / "whole.pth"))
+    assert not partial.exists()
 
 
 def test_a_run_that_diverges_writes_no_checkpoint(tmp_path):
@@ -95,7 +165,7 @@ def test_a_run_that_diverges_writes_no_checkpoint(tmp_path):
     assert not (tmp_path / "net.pth").exists()
 
 
-def test_a_resumed_run_goes_on_where_it_was(tmp_path):
+def test_a_resumed_run_goes_on_where_it_was(tmp_path, capsys):
     whole = train(tmp_path / "whole.pth")
     first = train(tmp_path / "first.pth", replace(RECIPE, end_epoch=1))
     net = network()
@@ -104,6 +174,7 @@ def test_a_resumed_run_goes_on_where_it_was(tmp_path):
     assert same(train(tmp_path / "second.pth", net=net, resumed=resumed), whole)
     rows = [json.loads(line) for line in (tmp_path / "second.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [2, 3]
+    assert "going on with epoch 2 of 3\n" in capsys.readouterr().out
 
 
 def test_a_resumed_run_takes_its_own_learning_rate(tmp_path):
@@ -161,7 +232,8 @@ def test_the_log_says_what_happened(tmp_path):
     data = Dataset((255 * labels).to(torch.uint8)[:, None, None, None].expand(-1, 2, 8, 8), labels, DATA.indices)
     with torch.no_grad():
         logits = net(data.images / 255)
-    training.train(net, OneCopy(None), data, data, training.Recipe(0.05, 0, end_epoch=9, batch_size=50), tmp_path / "net.pth")
+    recipe = training.Recipe(0.05, 0, end_epoch=9, batch_size=50)
+    training.train(net, OneCopy(None), data, data, recipe, tmp_path / "net.pth")
     rows = [json.loads(line) for line in (tmp_path / "net.jsonl").read_text().splitlines()]
     assert set(rows[0]) == {"epoch", "loss", "train_accuracy", "test_accuracy", "lr", "seconds"}
     assert [(row["epoch"], row["lr"]) for row in rows] == [(epoch, 0.05) for epoch in range(10)]

@@ -31,6 +31,11 @@ class Dataset:
     def channels(self) -> int:
         return self.images.shape[1]
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return tuple(self.images.shape[1:])
+
     def take(self, chosen: Tensor | slice) -> "Dataset":
         return Dataset(self.images[chosen], self.labels[chosen], self.indices[chosen])
 

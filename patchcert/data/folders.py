@@ -56,6 +56,11 @@ class PictureFolder:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(3, H, W)."""
+        return self.channels, self.image_size, self.image_size
+
     def take(self, chosen: Tensor | slice) -> "PictureFolder":
         taken = copy.copy(self)
         taken.indices, taken.labels = self.indices[chosen], self.labels[chosen]

@@ -136,7 +136,7 @@ def _attack(
     Each process attacks its share of the images.
     """
     set_up(options)
-    dataset, _ = prepare(options, network, options.skip)
+    dataset, _ = prepare(options, network, classifier.ablation, options.skip)
     network.eval().requires_grad_(False)
     ascent = Ascent(LOSSES[options.loss], options.steps, options.step_size, options.momentum)
     started = time.perf_counter()

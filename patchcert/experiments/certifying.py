@@ -117,7 +117,7 @@ def certify(options: argparse.Namespace, ablation: Ablation, network: nn.Module,
     questions = _questions(options, rules)
     early = not (options.per_image or options.numerical_margin or options.save_votes)
     certifier = certificate.Certifier(ablation.to(options.device), questions)
-    dataset, network = prepare(options, network)
+    dataset, network = prepare(options, network, ablation)
     engine = _engine(options, network, ablation, dataset)
     recorder = saved_votes.Recorder(ablation, rules)
     with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
@@ -154,7 +154,7 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
     for patch in options.attack_size:
         ablation.require_fits("attack_size", patch)
     most_touched = {patch: ablation.to(options.device).most_touched(patch) for patch in options.attack_size}
-    dataset, network = prepare(options, network)
+    dataset, network = prepare(options, network, ablation)
     engine = _engine(options, network, ablation, dataset)
     with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
         _find_batch_size(options, engine, dataset, ablation, use=list)

@@ -5,19 +5,21 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from patchcert import checkpoint, distributed, results
+from patchcert import distributed, results
 from patchcert.cli import Parser, configuration
 from patchcert.data import splits
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
+from patchcert.experiments import about
 from patchcert.experiments.setting import IMAGENET, add_setting, load_images
 from patchcert.option_values import output_file, positive_int
+from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.saved_votes import SavedVotes
 
 
 def evaluation_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
     """The options of every script that looks at test images with a network."""
-    parser = Parser(description)
+    parser = about.CheckpointParser(description, "checkpoint")
     parser.add_argument(
         "--checkpoint", required=True, metavar="NAME", help="the network: a name under checkpoints/ or a path"
     )
@@ -40,9 +42,15 @@ def add_outputs(parser: Parser) -> None:
     parser.add_argument("--per_image", type=output_file, metavar="FILE.csv", help="write one row per image here")
 
 
-def prepare(options: argparse.Namespace, network: nn.Module, skip: int = 1) -> tuple[Images, nn.Module]:
-    """The chosen images, every `skip`-th, and the network, filled, both on the device."""
-    checkpoint.load_network("checkpoint", checkpoint.find("checkpoint", options.checkpoint), network)
+def prepare(
+    options: argparse.Namespace, network: nn.Module, ablation: Ablation, skip: int = 1
+) -> tuple[Images, nn.Module]:
+    """The chosen images, every `skip`-th, and the network, filled, both on the device.
+
+    Says so if the checkpoint was trained with another `ablation` or for other images.
+    """
+    about.fill("checkpoint", options, network)
+    about.hold_against(options, about.of_run(options, network, ablation), options.checkpoint)
     dataset = load_images(options, train=False)
     if options.dataset == "imagenet":
         dataset = dataset.take(slice(options.skip // 2 if options.test else 0, None, options.skip))

@@ -8,15 +8,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from patchcert import checkpoint, distributed, results
+from patchcert import checkpoint, distributed
 from patchcert.cli import Parser
 from patchcert.data import splits
 from patchcert.data.augmentation import Augmentation
 from patchcert.errors import UsageError
+from patchcert.experiments import about
 from patchcert.experiments.setting import IMAGENET, add_setting, load_images, set_up
 from patchcert.option_values import index, nonnegative_float, patch, positive_float, positive_int, whole_numbers
 from patchcert.smoothing import training
-from patchcert.smoothing.ablation import Ablation
+from patchcert.smoothing.ablation import Ablation, Whole
 from patchcert.smoothing.columns import LINES, LinesNetwork, Shape
 from patchcert.smoothing.masking import DoubleMasking
 from patchcert.smoothing.objectives import Objective, OneCopy, WorstPair
@@ -34,7 +35,7 @@ def training_parser(
     ablated: bool = True,
 ) -> Parser:
     """The options of every training script; the script adds those of its ablation, if it has one."""
-    parser = Parser(description)
+    parser = about.CheckpointParser(description, "resume")
     parser.set_defaults(recipe="paper", ablation_per="batch")
     if data_sets == IMAGENET:
         parser.add_argument(
@@ -44,6 +45,7 @@ def training_parser(
     parser.add_argument("--regularization", type=nonnegative_float, default=regularization, help="weight decay")
     parser.add_argument("--end_epoch", type=index, default=end_epoch, help="index of the last epoch")
     parser.add_argument("--resume", metavar="NAME", help="checkpoint to go on from: its name or path")
+    parser.add_argument("--overwrite", action="store_true", help="train anew, in place of what a run of this name left")
     if ablated:
         parser.add_argument(
             "--ablation_per",
@@ -96,6 +98,8 @@ def train(
 ) -> Path:
     """Train as the options of `training_parser` say; returns where the checkpoint lies.
 
+    A run that is finished already stays as it is.
+
     Args:
         stem, details: see `checkpoint.run_name`.
     """
@@ -105,7 +109,7 @@ def train(
         ablation.to(options.device)
     smoothing = training.RECIPES[options.recipe].label_smoothing
     objective = OneCopy(ablation, options.ablation_per, smoothing)
-    return _train(options, objective, build_network, stem, details, augmentations)
+    return _train(options, ablation, objective, build_network, stem, details, augmentations)
 
 
 def train_masked(
@@ -116,11 +120,12 @@ def train_masked(
     ablation.require_fits("size_to_train", options.size_to_train)
     objective = WorstPair(DoubleMasking(ablation, options.size_to_train), options.band_weight)
     details = f"lines_{shape.lines}_size_{options.size_to_train}_band_{shape.band_size}"
-    return _train(options, objective, lambda: LinesNetwork(shape), stem, details, augmentations)
+    return _train(options, ablation, objective, lambda: LinesNetwork(shape), stem, details, augmentations)
 
 
 def _train(
     options: argparse.Namespace,
+    ablation: Ablation | None,
     objective: Objective,
     build_network: Callable[[], nn.Module],
     stem: str,
@@ -136,6 +141,9 @@ def _train(
         splits.spread(load_images(options, part), options.limit).to(options.device) for part in (True, False)
     )
     distributed.require_images(min(len(train_set), len(test_set)))
+    kind = about.of_run(options, network, ablation or Whole(*train_set.image_shape[1:]))
+    if resumed:
+        about.hold_against(options, kind, options.resume)
     recipe = replace(
         training.RECIPES[options.recipe],
         **{option: getattr(options, option) for option in RECIPE_OPTIONS},
@@ -145,20 +153,28 @@ def _train(
     path = checkpoint.FOLDER / name
     network.to(options.device)
     try:
-        state = training.train(
-            network, objective, train_set, test_set, recipe, path, resumed, options.compile, _start(options, resumed)
+        training.train(
+            network,
+            objective,
+            train_set,
+            test_set,
+            recipe,
+            path,
+            resumed,
+            compiled=options.compile,
+            start=_start(options, resumed),
+            about=kind,
+            overwrite=options.overwrite,
         )
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("the same command goes on after the last whole epoch") from stop
-    if distributed.is_first():
-        results.print_training(path, state)
     return path
 
 
 def _resumed(options: argparse.Namespace, network: nn.Module) -> dict | None:
     if options.resume is None:
         return None
-    content = checkpoint.load_network("resume", checkpoint.find("resume", options.resume), network)
+    content = about.fill("resume", options, network)
     if not isinstance(content.get("epoch"), int):
         raise UsageError("resume", options.resume, "expected a checkpoint of a training script, it has no epoch")
     if content["epoch"] >= options.end_epoch:

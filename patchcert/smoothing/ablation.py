@@ -6,6 +6,7 @@ pixel, an aligned band or block) and each ablated copy shows some of the cells. 
 copies and their largest number Δ follow from that alone.
 """
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -129,6 +130,10 @@ class Ablation(ABC):
         """This ablation divided into families, in order, whose copies a patch touches independently of one another."""
         return [self]
 
+    def description(self) -> dict[str, str | int]:
+        """Its kind, and what it was made from, which it keeps under the same names; `described` makes it again."""
+        return {"kind": type(self).__name__} | {name: getattr(self, name) for name in parameters(type(self))}
+
     def _every(self) -> Tensor:
         return torch.arange(self.count, device=self.cells.device)
 
@@ -249,6 +254,20 @@ class MultiBlock(_Combinations):
         on_grid = (rows >= 0) & (columns >= 0)
         self.cells = torch.where(on_grid, rows * (width // block_size) + columns, -1)
         self._choose(keep, f"blocks of {block_size} × {block_size} pixels")
+
+
+KINDS = {kind.__name__: kind for kind in (Band, Row, BandAndRow, Block, MultiBand, MultiBlock, Whole)}
+
+
+def parameters(kind: type[Ablation]) -> list[str]:
+    """What an ablation of this kind is made from: height, width and sizes of its own, all whole numbers."""
+    return list(inspect.signature(kind).parameters)
+
+
+def described(description: dict[str, str | int]) -> Ablation:
+    """The ablation that gave this description."""
+    sizes = dict(description)
+    return KINDS[sizes.pop("kind")](**sizes)
 
 
 def encode(images: Tensor) -> Tensor:

@@ -29,6 +29,9 @@ class Objective(Protocol):
     def right(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """(N,) float: how far each image is classified as it should be, from 0 to 1."""
 
+    def settings(self) -> dict:
+        """What besides the recipe must agree for an interrupted run to go on, in types that a checkpoint can hold."""
+
 
 class OneCopy:
     """One random ablation of each image, or the image itself: the paper's training (section 4).
@@ -50,6 +53,9 @@ class OneCopy:
     def right(self, network, images, labels, generator):
         return _right(network(ablated(images, self.ablation, generator, per="sample")), labels)
 
+    def settings(self):
+        return {}
+
 
 class EveryBand:
     """All bands of every image, each by itself; for networks that answer for all of them in one pass."""
@@ -65,6 +71,9 @@ class EveryBand:
 
     def right(self, network, images, labels, generator):
         return _bands_right(network(images), labels)
+
+    def settings(self):
+        return {}
 
     def of_scores(self, scores: Tensor, labels: Tensor) -> Tensor:
         """The mean cross-entropy of all bands' logits (N, A, K)."""
@@ -95,6 +104,9 @@ class WorstPair:
 
     def right(self, network, images, labels, generator):
         return _ahead(self.masking.worst_leads(labels, network(images).float()), labels)
+
+    def settings(self):
+        return {"band_weight": self.band_weight}
 
 
 def ablated(images: Tensor, ablation: Ablation | None, generator: torch.Generator, per: str = "batch") -> Tensor:

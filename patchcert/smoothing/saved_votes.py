@@ -5,7 +5,6 @@ holds the classes at or above a floor, always the two most probable, and those n
 others count as 0. Votes are then the same, bit for bit, for every θ from the floor on and for top-one voting.
 """
 
-import inspect
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from patchcert.checkpoint import write_atomically
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
 from patchcert.progress import progress_bar
-from patchcert.smoothing.ablation import Ablation, Band, Block, MultiBand, MultiBlock, Row
+from patchcert.smoothing.ablation import Ablation, described
 from patchcert.smoothing.certificate import Certifier, Verdicts
 from patchcert.smoothing.voting import ThresholdVote, VoteRule
 
@@ -34,8 +33,6 @@ FREE = 1 / 3
 """At most two classes are more probable than this, and those are kept anyway: no floor need be higher."""
 
 ABLATIONS_AT_ONCE, PROBABILITIES_AT_ONCE = 512, 1 << 20
-
-KINDS = {kind.__name__: kind for kind in (Band, Row, Block, MultiBand, MultiBlock)}
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ class Recorder:
         about = {
             "format": FORMAT,
             "dataset": config["dataset"],
-            "ablation": _described(self.ablation),
+            "ablation": self.ablation.description(),
             "class_count": self.class_count,
             "floor": self.floor,
             "config": config,
@@ -212,7 +209,7 @@ def read(path: Path) -> SavedVotes:
             raise ValueError(f"format {about['format']}")
         entries = Entries(*(arrays.pop(name) for name in ("kept", "classes", "probabilities")))
         fields = {name: about[name] for name in ("class_count", "floor", "config")}
-        saved = SavedVotes(ablation=_made(about["ablation"]), entries=entries, **fields, **arrays)
+        saved = SavedVotes(ablation=described(about["ablation"]), entries=entries, **fields, **arrays)
         if not saved.is_consistent():
             raise ValueError("sizes differ")
     except Exception as error:  # zip, zlib, NumPy and JSON each have their own for a damaged file
@@ -228,15 +225,3 @@ def certify(saved: SavedVotes, certifier: Certifier) -> list[Verdicts]:
             parts.append(certifier(chunks))
             bar.update(len(parts[-1][0].predicted))
     return [Verdicts.concatenate(answers) for answers in zip(*parts, strict=True)]
-
-
-def _described(ablation: Ablation) -> dict:
-    """The ablation's kind and what it was made from, which it keeps under the same names."""
-    kind = type(ablation)
-    return {"kind": kind.__name__} | {name: getattr(ablation, name) for name in inspect.signature(kind).parameters}
-
-
-def _made(description: dict) -> Ablation:
-    """The ablation of which `_described` gave this."""
-    sizes = dict(description)
-    return KINDS[sizes.pop("kind")](**sizes)

@@ -9,13 +9,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from patchcert import checkpoint, distributed
+from patchcert import distributed
 from patchcert.data.augmentation import Augmentation
 from patchcert.data.folders import Images
-from patchcert.epochs import epoch_generator, keep_log_until, record_epoch, require_finite
-from patchcert.errors import UsageError
+from patchcert.epochs import earlier_run, epoch_generator, keep_log_until, record_epoch, require_finite
 from patchcert.progress import STEPS_BETWEEN_READINGS, progress_bar
-from patchcert.results import print_epoch
+from patchcert.results import print_epoch, print_finished, print_going_on, print_training
 from patchcert.smoothing.objectives import Objective
 
 
@@ -103,11 +102,14 @@ def train(
     resumed: dict | None = None,
     compiled: bool = False,
     start: str = "no checkpoint",
+    about: dict | None = None,
+    overwrite: bool = False,
 ) -> dict:
     """Train `network`, all arguments on one device, and write the checkpoint `path` after the last epoch.
 
     After each epoch `path`.partial holds the run so far; the same call takes it up again and comes to the
-    same result. A log of one JSON object per epoch comes beside the checkpoint; until then it is .partial, too.
+    same result. Once `path` is written there is nothing left to do. A log of one JSON object per epoch comes
+    beside the checkpoint; until then it is .partial, too.
     With several processes each trains on its share of every batch, evaluates its share of `test_set`, and the
     first one writes.
 
@@ -115,21 +117,29 @@ def train(
         objective: what is lowered, on the device, too.
         resumed: content of the checkpoint whose weights `network` has; training goes on after its epoch.
         compiled: run the network through torch.compile.
-        start: which weights `network` begins with; an interrupted run from others is another run.
+        start: which weights `network` begins with; a run from others is another run.
+        about: what the checkpoint says of itself.
+        overwrite: train anew where there is a finished run, or an interrupted one that is another.
 
     Raises:
-        UsageError: there is an interrupted run of another recipe, on other data or from other weights.
+        UsageError: there is a run of another recipe, on other data or from other weights.
         FloatingPointError: training diverged.
 
     Returns:
         The checkpoint: `net` (the averaged weights, if the recipe averages), `acc` (what the objective
-        measures on test images, %), `epoch`, `trained` (the weights that training goes on with), `optimizer` and
-        `settings`.
+        measures on test images, %), `epoch`, `trained` (the weights that training goes on with), `optimizer`,
+        `settings` and `about`.
     """
     known = {"limit": len(train_set), "data": train_set.fingerprint(), "resume": start, "file": path.name}
+    known |= objective.settings() | ({"network": about["network"]} if about else {})
     settings, log = recipe.settings() | known, path.with_suffix(".jsonl")
     partial, partial_log = (file.with_name(file.name + ".partial") for file in (path, log))
-    state = distributed.from_first(_interrupted(partial, settings) or resumed or {"epoch": -1})
+    earlier, source = distributed.from_first(earlier_run(path, partial, settings, overwrite))
+    if source == path:
+        if distributed.is_first():
+            print_finished(path, earlier)
+        return earlier
+    state = earlier or distributed.from_first(resumed or {"epoch": -1})
     averaged = copy.deepcopy(network) if recipe.average else network
     if "trained" in state:
         network.load_state_dict(state["trained"])
@@ -138,6 +148,8 @@ def train(
     if distributed.is_first():
         path.parent.mkdir(parents=True, exist_ok=True)
         keep_log_until(partial_log, state["epoch"])
+        if 0 <= state["epoch"] < recipe.end_epoch:
+            print_going_on(state["epoch"] + 1, recipe.end_epoch, source)
     model = distributed.parallel(torch.compile(network) if compiled else network)
     for epoch in range(state["epoch"] + 1, recipe.end_epoch + 1):
         row = train_epoch(model, averaged, optimizer, objective, train_set, recipe, epoch)
@@ -150,7 +162,7 @@ def train(
             "trained": network.state_dict(),
             "optimizer": optimizer.state_dict(),
             "settings": settings,
-        }
+        } | ({"about": about} if about else {})
         if distributed.is_first():
             record_epoch(row, partial_log, state, [partial])
             print_epoch(row, recipe.end_epoch, objective.measured)
@@ -158,6 +170,7 @@ def train(
         if partial_log.exists():
             partial_log.replace(log)
         partial.replace(path)
+        print_training(path, state)
     return state
 
 
@@ -235,23 +248,6 @@ def measure(network: nn.Module, objective: Objective, dataset: Images, recipe: R
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.amp):
             right += objective.right(network, images, labels, generator).sum()
     return distributed.total(right).item() / len(dataset)
-
-
-def _interrupted(partial: Path, settings: dict) -> dict | None:
-    """The state of an interrupted run; None if there is none.
-
-    Raises:
-        UsageError: it had other settings; the message names the first of them.
-    """
-    if not partial.exists():
-        return None
-    state = checkpoint.read("resume", partial)
-    before = state.get("settings", {})
-    other = checkpoint.other_setting(before, settings)
-    if other:
-        left = f"{partial} is an interrupted run with --{other} {before.get(other)}"
-        raise UsageError(other, settings[other], f"{left}: finish that one, or remove the file")
-    return state
 
 
 def _optimizer(network: nn.Module, recipe: Recipe, state: dict) -> torch.optim.SGD:

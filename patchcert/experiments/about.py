@@ -1,0 +1,122 @@
+"""What a checkpoint says of itself, its entry `about`: defaults for options, and whether a run is of the same kind.
+
+Checkpoints without the entry, those of the paper's scripts among them, say nothing: nothing is taken over or compared.
+"""
+
+import argparse
+from pathlib import Path
+
+from torch import nn
+
+from patchcert import checkpoint, distributed, networks, results
+from patchcert.cli import HelpFormatter, Parser
+from patchcert.errors import UsageError
+from patchcert.smoothing.ablation import KINDS, Ablation, parameters
+from patchcert.version import VERSION
+
+IMAGE_SIZE = ("height", "width")
+
+ABLATION_SIZES = {name for kind in KINDS.values() for name in parameters(kind)} - set(IMAGE_SIZE)
+
+KNOWN = {"dataset", "model", "image_size"} | ABLATION_SIZES
+"""Options that a checkpoint has values for."""
+
+
+class CheckpointParser(Parser):
+    """Options that are not given are what the checkpoint says that `--checkpoint`, or another `option`, names.
+
+    The parsed options have `about` too: what the file says, or None, as its entry `checkpoint`.
+
+    Raises:
+        UsageError: when parsing; there is no such checkpoint.
+    """
+
+    def __init__(self, description: str, option: str):
+        super().__init__(description)
+        self.option, self.formatter_class = option, _CheckpointFirst
+
+    def parse_known_args(self, *arguments, **more) -> tuple[argparse.Namespace, list[str]]:
+        options, rest = super().parse_known_args(*arguments, **more)
+        name = getattr(options, self.option)
+        about = name and of_checkpoint(checkpoint.read(self.option, checkpoint.find(self.option, name)))
+        if about:
+            self.set_defaults(**self._values(about))
+            options, rest = super().parse_known_args(*arguments, **more)
+        options.about = {"checkpoint": about}
+        return options, rest
+
+    def _values(self, about: dict) -> dict[str, object]:
+        """Of what the checkpoint says, the values that options of this parser can have."""
+        ablation, network = about["ablation"], about["network"]
+        said = ablation | {"dataset": about["dataset"], "model": network["name"], "image_size": ablation["height"]}
+        options = {action.dest: action.choices for action in self._actions if action.dest in KNOWN}
+        return {name: said[name] for name in options.keys() & said if said[name] in (options[name] or [said[name]])}
+
+
+class _CheckpointFirst(HelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.dest in KNOWN and action.default is not None:
+            return f"{action.help} (default: the checkpoint's, else %(default)s)"
+        return super()._get_help_string(action)
+
+
+def of_run(options: argparse.Namespace, network: nn.Module, ablation: Ablation) -> dict:
+    """What a checkpoint of this run says of itself; `Whole` is the ablation of an undefended network."""
+    folder = {"folder": options.data.resolve().name} if options.dataset == "folder" else {}
+    return {
+        "dataset": options.dataset,
+        **folder,
+        "classes": checkpoint.class_count(network.state_dict()),
+        "ablation": ablation.description(),
+        "network": networks.description(network),
+        "patchcert": VERSION,
+    }
+
+
+def of_checkpoint(content: dict) -> dict | None:
+    """What a checkpoint's content says of itself; None if it says nothing, or not in this way."""
+    about = content.get("about")
+    entries = {"dataset": str, "ablation": dict, "network": dict}
+    if not isinstance(about, dict) or not all(isinstance(about.get(name), kind) for name, kind in entries.items()):
+        return None
+    return about if {"kind", *IMAGE_SIZE} <= set(about["ablation"]) and "name" in about["network"] else None
+
+
+def fill(option: str, options: argparse.Namespace, network: nn.Module) -> dict:
+    """Fill `network` from the checkpoint that `--option` names; returns the checkpoint's content.
+
+    Raises:
+        UsageError: it is of another network.
+    """
+    path, said = checkpoint.find(option, getattr(options, option)), options.about["checkpoint"]
+    here = networks.description(network)
+    if said and said["network"] != here:
+        names = [_spoken(description, "name") for description in (said["network"], here)]
+        raise UsageError(option, path, f"is of another network: {names[0]}, not {names[1]}")
+    return checkpoint.load_network(option, path, network)
+
+
+def hold_against(options: argparse.Namespace, run: dict, name: str) -> None:
+    """Note what this run is beside what its checkpoint, called `name`, says, and say what differs."""
+    said = options.about["checkpoint"]
+    options.about["run"] = run
+    if said is None or not distributed.is_first():
+        return
+    pairs = zip(_kinds(said), _kinds(run), strict=True)
+    differing = [pair for pair in pairs if pair[0] != pair[1]]
+    if differing:
+        results.print_other_kind(Path(name).name, *map(", ".join, zip(*differing, strict=True)))
+
+
+def _kinds(about: dict) -> list[str]:
+    """In words: data set, ablation, size of pictures."""
+    sizes = {name: value for name, value in about["ablation"].items() if name not in IMAGE_SIZE}
+    height, width = (about["ablation"][name] for name in IMAGE_SIZE)
+    dataset = f"{about['dataset']} {about.get('folder', '')}".strip()
+    return [f"data set {dataset}", f"ablation {_spoken(sizes, 'kind')}", f"{height} × {width} pixels"]
+
+
+def _spoken(description: dict, name: str) -> str:
+    """A description in words, its entry `name` first: Band (band_size 4)."""
+    values = [f"{key} {value}" for key, value in description.items() if key != name]
+    return f"{description[name]} ({', '.join(values)})" if values else str(description[name])

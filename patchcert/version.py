@@ -1,0 +1,3 @@
+"""Which patchcert this is."""
+
+VERSION = "0.1.0"
