@@ -33,7 +33,7 @@ def main() -> None:
     parser = patch_attack_parser(__doc__, MNIST_LIKE)
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     add_attack_threshold(parser)
-    parser.set_defaults(steps=50, randomizations=20, limit=100, batch_size=512)
+    parser.set_defaults(steps=50, randomizations=20, limit=100, batch_size=512, size_of_attack=Patch(5, 5))
     options = parser.parse_args()
     network, ablation = mnist_network(), Band(28, 28, options.band_size).to(options.device)
     checkpoint.load_network("checkpoint", checkpoint.find("checkpoint", options.checkpoint), network)
@@ -44,7 +44,7 @@ def main() -> None:
     ascent = Ascent(LOSSES[options.loss], options.steps, options.step_size, options.momentum)
     record = {"images": len(targets), "config": cli.configuration(options), "environment": results.environment()}
     for name in ("every", "touched"):
-        threat = PatchThreat(Patch(options.size_of_attack, options.size_of_attack), ablation)
+        threat = PatchThreat(options.size_of_attack, ablation)
         if name == "every":
             threat.touched = torch.ones_like(threat.touched)
         run = Attack(classifier, threat, ascent, targets, options.seed, options.batch_size)

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from difflib import SequenceMatcher
@@ -14,6 +16,9 @@ from torch import Tensor, nn
 from patchcert.errors import UsageError
 
 FOLDER = Path("checkpoints")
+
+NAMED = 5
+"""Checkpoints that an error names."""
 
 
 def run_name(stem: str, lr: float, regularization: float, details: str, end_epoch: int, resume: str | None) -> str:
@@ -70,9 +75,30 @@ def find(option: str, name: str) -> Path:
     for path in (FOLDER / name, Path(name)):
         if path.is_file():
             return path
-    there = sorted((p.name for p in FOLDER.glob("*.pth")), key=lambda n: -SequenceMatcher(None, n, name).ratio())
-    known = f"{FOLDER}/ has " + ", ".join(there[:5]) if there else f"{FOLDER}/ has no checkpoints"
-    raise UsageError(option, name, f"no such checkpoint; {known}")
+    raise UsageError(option, name, f"no such checkpoint; {there_are(like=name)}")
+
+
+def there_are(like: str | None = None) -> str:
+    """Which checkpoints there are in `checkpoints/`, in words: those with a name `like` this first, or the newest.
+
+    Where there are none, the script that makes one.
+    """
+    there = list(FOLDER.glob("*.pth"))
+    if not there:
+        return f"{FOLDER}/ has no checkpoints, {_training_script(Path(sys.argv[0]).name)} makes one"
+    there.sort(key=lambda path: -path.stat().st_mtime if like is None else -_similarity(path.name, like))
+    more = f" and {len(there) - NAMED} more" if len(there) > NAMED else ""
+    return f"{FOLDER}/ has {', '.join(path.name for path in there[:NAMED])}{more}"
+
+
+def _similarity(name: str, other: str) -> float:
+    return SequenceMatcher(None, name, other).ratio()
+
+
+def _training_script(script: str) -> str:
+    """The script that trains what `script` looks at: train_mnist_band.py for certify_mnist_band_top_one.py."""
+    looks_at = re.fullmatch(r"(?:certify|attack)_(.+?)(?:_top_one|_randomized|_linf)?\.py", script)
+    return f"train_{looks_at[1]}.py" if looks_at else "a train_*.py script"
 
 
 def read(option: str, path: Path) -> dict:

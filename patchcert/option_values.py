@@ -64,10 +64,10 @@ def patches(text: str) -> list[Patch]:
     return [patch for part in text.split(",") for patch in _patch_range(part)]
 
 
-def patch(text: str) -> Patch:
-    """One patch size: 5 or 2x8."""
+def one_patch(text: str) -> Patch:
+    """One patch size: 5 (a square) or 2x8 (rows × columns)."""
     found = patches(text)
-    if len(found) > 1:
+    if len(found) != 1:
         raise argparse.ArgumentTypeError(f"{text}: expected one size, such as 5 or 2x8")
     return found[0]
 

@@ -117,7 +117,7 @@ def test_a_broken_certificate_ends_with_exit_code_3(folder, monkeypatch, capsys)
         ),
         ("mnist_baseline", {"size_of_attack": 7}, oracle.whole(28, 28), (7, 7), 101),
         ("cifar_band", {"band_size": 3, "patch_height": 4, "patch_width": 2}, oracle.bands(8, 8, 3), (4, 2), 24),
-        ("cifar_baseline", {"size_of_attack": 3}, oracle.whole(8, 8), (3, 3), 24),
+        ("cifar_baseline", {"size_of_attack": "3x2"}, oracle.whole(8, 8), (3, 2), 24),
         ("cifar_band_linf", {"band_size": 3, "epsilon": "9/255"}, oracle.bands(8, 8, 3), None, 24),
         ("cifar_baseline_linf", {"epsilon": "9/255"}, oracle.whole(8, 8), None, 24),
     ],
@@ -193,7 +193,10 @@ def test_help_explains_itself(script, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("script", "arguments", "named"),
     [
-        ("attack_mnist_band.py", ["--size_of_attack", 29], "--size_of_attack 29: expected a whole number from 1 to 28"),
+        ("attack_mnist_band.py", ["--size_of_attack", 29], "29: expected a patch that fits into 28 × 28"),
+        ("attack_mnist_band.py", ["--size_of_attack", "2,5"], "--size_of_attack: 2,5: expected one size, such as 5"),
+        ("attack_mnist_band.py", ["--size_of_attack", "2x8", "--patch_width", 7], "7: contradicts --size_of_attack"),
+        ("attack_mnist_band.py", ["--size_of_attack", 5, "--patch_height", 2], "which has 5 rows; give one"),
         ("attack_mnist_band.py", ["--patch_width", 40], "--patch_width 40: expected a whole number from 1 to 28"),
         ("attack_mnist_band.py", ["--patch_height", 0], "--patch_height: 0: expected"),
         ("attack_mnist_block.py", ["--steps", 0], "--steps: 0: expected"),

@@ -143,8 +143,13 @@ class Attack:
         drawn = [torch.randint(len(self.threat.touched), (), generator=generator) for generator in self.generators]
         return torch.tensor(drawn, device=self.targets.labels.device)
 
-    def restart(self, places: Tensor, steps: int, step_size: float) -> Tensor:
+    def restart(
+        self, places: Tensor, steps: int, step_size: float, done: Callable[[int], object] = lambda looks: None
+    ) -> Tensor:
         """Attack each target that still stands once more, at its place out of `places` (N,).
+
+        Args:
+            done: is told of every look at a target, or that there was no need for it: N · (steps + 1) in all.
 
         Returns:
             (N,) float, the loss after the last step; ∞ for flipped images.
@@ -153,9 +158,11 @@ class Attack:
             BrokenCertificateError: a certified image flipped.
         """
         losses = torch.full((len(self.targets),), math.inf, device=places.device)
-        for numbers in (~self.findings.flipped).nonzero().squeeze(1).split(self.together):
+        standing = (~self.findings.flipped).nonzero().squeeze(1)
+        done((len(self.targets) - len(standing)) * (steps + 1))
+        for numbers in standing.split(self.together):
             if len(numbers):
-                self._climb(self._trials(numbers, places[numbers]), steps, step_size, losses)
+                self._climb(self._trials(numbers, places[numbers]), steps, step_size, losses, done)
         self.restarts += 1
         broken = (self.findings.flipped & self.targets.certified).nonzero().flatten().tolist()
         if broken:
@@ -168,7 +175,9 @@ class Attack:
         labels, touched = self.targets.labels[numbers], self.threat.touched[places]
         return _Trials(numbers, labels, places, *bounds, touched, self.log_p[numbers], self.ballots[numbers])
 
-    def _climb(self, trials: _Trials, steps: int, step_size: float, losses: Tensor) -> None:
+    def _climb(
+        self, trials: _Trials, steps: int, step_size: float, losses: Tensor, done: Callable[[int], object]
+    ) -> None:
         """`restart` for one batch; puts the loss of trials that still stand into `losses` (N,)."""
         images = self._random_start(trials)
         velocity = torch.zeros_like(images)
@@ -179,12 +188,14 @@ class Attack:
             if flipped.any():
                 self._record(trials.take(flipped), images[flipped], predicted[flipped], ballots[flipped], step)
                 stands = ~flipped
+                done(int(flipped.sum()) * (steps + 1 - step))
                 trials, images, velocity = trials.take(stands), images[stands], velocity[stands]
                 loss, gradient = loss[stands], gradient[stands]
             if step < steps:
                 size = gradient.abs().sum(dim=(1, 2, 3), keepdim=True).clamp_min(TINY)
                 velocity = self.ascent.momentum * velocity + gradient / size
                 images = (images + step_size * velocity.sign()).clamp(trials.lower, trials.upper)
+            done(len(images))
             if not len(images):
                 return
         losses[trials.numbers] = loss

@@ -6,6 +6,7 @@ from itertools import product
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from patchcert.attacks.ascent import Attack
 from patchcert.progress import progress_bar
@@ -16,10 +17,11 @@ RANKING_STEPS = 4
 
 def try_random_places(attack: Attack, restarts: int) -> None:
     """Each restart has the patch at a random place."""
-    with progress_bar(restarts, "attacking", "restart") as bar:
+    steps, step_size = attack.ascent.steps, attack.ascent.step_size
+    with _bar(attack, restarts * (steps + 1)) as bar:
         for _ in range(restarts):
-            attack.restart(attack.random_places(), attack.ascent.steps, attack.ascent.step_size)
-            bar.update()
+            attack.restart(attack.random_places(), steps, step_size, bar.update)
+            _show_flipped(attack, bar)
 
 
 def try_all_places(attack: Attack, restarts: int) -> None:
@@ -37,20 +39,30 @@ def try_all_places(attack: Attack, restarts: int) -> None:
     stride = _affordable_stride(grid, looks // 2 // (few + 1))
     ranked = 0
     losses = torch.full((len(attack.targets), grid.numel()), -math.inf, device=device)
-    with progress_bar(looks, "attacking", "step") as bar:
+    with _bar(attack, looks) as bar:
         for places in _coarse_to_fine(grid, stride, losses):
-            losses.scatter_(1, places[:, None], attack.restart(places, few, max(step_size, 1 / few))[:, None])
+            after = attack.restart(places, few, max(step_size, 1 / few), bar.update)
+            losses.scatter_(1, places[:, None], after[:, None])
             looks, ranked = looks - (few + 1), ranked + 1
-            bar.update(few + 1)
+            _show_flipped(attack, bar)
             if looks < few + 1 + steps + 1:
                 break
         best_first = losses.argsort(dim=1, descending=True)
         for k in range(looks // (steps + 1)):
-            attack.restart(best_first[:, k % ranked], steps, step_size)
-            bar.update(steps + 1)
+            attack.restart(best_first[:, k % ranked], steps, step_size, bar.update)
+            _show_flipped(attack, bar)
 
 
 SEARCHES = {"random": try_random_places, "all": try_all_places}
+
+
+def _bar(attack: Attack, looks: int) -> tqdm:
+    """A bar over as many `looks` at each target; those at targets that flipped count as done."""
+    return progress_bar(looks * len(attack.targets), "attacking", "look")
+
+
+def _show_flipped(attack: Attack, bar: tqdm) -> None:
+    bar.set_postfix_str(f"{int(attack.findings.flipped.sum())} of {len(attack.targets)} images flipped")
 
 
 def _affordable_stride(grid: Tensor, most: int) -> int:

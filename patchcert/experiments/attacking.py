@@ -17,14 +17,18 @@ from patchcert.attacks.targets import Clean, look_at
 from patchcert.attacks.threats import BallThreat, PatchThreat, Threat
 from patchcert.cli import Parser
 from patchcert.data.dataset import Dataset
-from patchcert.errors import BrokenCertificateError, require_within
+from patchcert.errors import BrokenCertificateError, UsageError, require_within
 from patchcert.experiments.evaluation import evaluation_parser, prepare, write_and_print
 from patchcert.experiments.masking import add_numerical_margin, network_of
 from patchcert.experiments.setting import set_up
-from patchcert.option_values import folder, fraction, positive_int, share_of_255
+from patchcert.option_values import folder, fraction, one_patch, positive_int, share_of_255
 from patchcert.patch import Patch
 from patchcert.smoothing import certificate
+from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.masking import DoubleMasking
+
+DEFAULT_SIDE = 5
+"""Pixels on a side of the patch that no option gives."""
 
 CERTIFIED = {Classifier: ("certified_margin", "certified_exact"), MaskedClassifier: ("certified_masking",)}
 """Columns of attacks with a patch on each kind of classifier; attacks in a ball have no certificate."""
@@ -33,9 +37,10 @@ CERTIFIED = {Classifier: ("certified_margin", "certified_exact"), MaskedClassifi
 def patch_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
     """The options of every script that attacks with a patch; the script adds those of its classifier."""
     parser = _attack_parser(description, data_sets, steps=150, step_size="0.05")
-    parser.add_argument("--size_of_attack", type=positive_int, default=5, help="m, pixels on each side of the patch")
-    parser.add_argument("--patch_height", type=positive_int, help="rows of the patch (default: --size_of_attack)")
-    parser.add_argument("--patch_width", type=positive_int, help="columns of the patch (default: --size_of_attack)")
+    size = "the patch: 5 for m × m pixels, 2x8 for rows × columns"
+    parser.add_argument("--size_of_attack", type=one_patch, help=f"{size} (default: {DEFAULT_SIDE})")
+    for name, what in (("--patch_height", "rows"), ("--patch_width", "columns")):
+        parser.add_argument(name, type=positive_int, help=f"{what} of the patch (default: as --size_of_attack)")
     parser.add_argument("--randomizations", type=positive_int, default=80, help="restarts, each at a new place")
     parser.add_argument(
         "--locations",
@@ -89,10 +94,8 @@ def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifie
         network: what the checkpoint fills; a part of `classifier`.
     """
     ablation = classifier.ablation.to(options.device)
-    patch = Patch(
-        _patch_side(options, "patch_height", ablation.height, "rows"),
-        _patch_side(options, "patch_width", ablation.width, "columns"),
-    )
+    patch = _patch(options, ablation)
+    options.size_of_attack = patch.size
     questions = [certificate.Question(patch, classifier.rule, kind) for kind in ("margin", "exact")]
     threat = PatchThreat(patch, ablation)
     _attack(options, network, classifier, threat, questions, SEARCHES[options.locations], options.randomizations)
@@ -102,8 +105,8 @@ def attack_masked(options: argparse.Namespace) -> None:
     """Attack the two-round prediction of a network for double masking as the options of `patch_attack_parser` say."""
     network = network_of(options)
     ablation = network.shape.ablation().to(options.device)
-    patch = _patch(options)
-    ablation.require_fits("size_of_attack", patch)
+    patch = _patch(options, ablation)
+    options.size_of_attack = patch.size
     classifier = MaskedClassifier(network, ablation, DoubleMasking(ablation, patch), options.numerical_margin)
     threat = PatchThreat(patch, ablation)
     _attack(options, network, classifier, threat, [], SEARCHES[options.locations], options.randomizations)
@@ -115,11 +118,25 @@ def attack_in_ball(options: argparse.Namespace, network: nn.Module, classifier: 
     _attack(options, network, classifier, threat, [], try_random_places, restarts=1)
 
 
-def _patch_side(options: argparse.Namespace, name: str, pixels: int, what: str) -> int:
-    given = name if getattr(options, name) else "size_of_attack"
-    side = getattr(options, given)
-    require_within(given, side, 1, pixels, f"images have {pixels} {what}")
-    return side
+def _patch(options: argparse.Namespace, ablation: Ablation) -> Patch:
+    """The patch of --size_of_attack, or of --patch_height and --patch_width.
+
+    Raises:
+        UsageError: it does not fit into the image, or the options contradict each other.
+    """
+    size = options.size_of_attack
+    if size:
+        ablation.require_fits("size_of_attack", size)
+    patch = size or Patch(options.patch_height or DEFAULT_SIDE, options.patch_width or DEFAULT_SIDE)
+    for name, side, pixels, what in (
+        ("patch_height", patch.height, ablation.height, "rows"),
+        ("patch_width", patch.width, ablation.width, "columns"),
+    ):
+        given = getattr(options, name) or side
+        require_within(name, given, 1, pixels, f"images have {pixels} {what}")
+        if given != side:
+            raise UsageError(name, given, f"contradicts --size_of_attack {size}, which has {side} {what}; give one")
+    return patch
 
 
 def _attack(

@@ -23,6 +23,7 @@ def evaluation_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
     parser.add_argument(
         "--checkpoint", required=True, metavar="NAME", help="the network: a name under checkpoints/ or a path"
     )
+    parser.if_missing["--checkpoint"] = checkpoint.there_are
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--test", action="store_true", help="images to test on instead of those to validate on")
     if data_sets == IMAGENET:

@@ -15,7 +15,7 @@ from patchcert.data.augmentation import Augmentation
 from patchcert.errors import UsageError
 from patchcert.experiments import about
 from patchcert.experiments.setting import IMAGENET, add_setting, load_images, set_up
-from patchcert.option_values import index, nonnegative_float, patch, positive_float, positive_int, whole_numbers
+from patchcert.option_values import index, nonnegative_float, one_patch, positive_float, positive_int, whole_numbers
 from patchcert.smoothing import training
 from patchcert.smoothing.ablation import Ablation, Whole
 from patchcert.smoothing.columns import LINES, LinesNetwork, Shape
@@ -67,7 +67,7 @@ def masked_training_parser(
     parser.set_defaults(recipe="masked")
     parser.add_argument("--lines", choices=LINES, default="both", help="what bands consist of")
     parser.add_argument("--band_size", type=positive_int, default=4, help="s, columns or rows of a band")
-    parser.add_argument("--size_to_train", type=patch, default="5", help="patch to train against: 5 or 2x8")
+    parser.add_argument("--size_to_train", type=one_patch, default="5", help="patch to train against: 5 or 2x8")
     parser.add_argument(
         "--band_weight", type=nonnegative_float, default=0.5, help="weight of the loss of every band by itself"
     )

@@ -1,0 +1,116 @@
+"""What every script does with its options and with its output, whatever it computes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from patchcert import cli
+from tests.helpers import ROOT, run_here
+from tests.test_scripts import save_random_network
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, generated_mnist):
+    folder = tmp_path_factory.mktemp("line")
+    (folder / "data").symlink_to(generated_mnist)
+    save_random_network(folder)
+    return folder
+
+
+def run_unread(command: list[object], folder) -> tuple[int, str]:
+    """Exit code and standard error of a command whose output goes into a pipe that nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as unread:
+        run = subprocess.run(
+            [sys.executable, *map(str, command)], cwd=folder, stdout=unread, stderr=subprocess.PIPE, text=True
+        )
+    return run.returncode, run.stderr
+
+
+@pytest.mark.parametrize("buffering", [[], ["-u"]])
+def test_a_closed_pipe_ends_quietly_after_the_files_are_written(folder, buffering):
+    for name in ("run.json", "rows.csv"):
+        (folder / name).unlink(missing_ok=True)
+    written = ["--output", "run.json", "--per_image", "rows.csv"]
+    command = [*buffering, ROOT / "certify_mnist_band.py", "--checkpoint", "net.pth", "--limit", 2, *written]
+    assert run_unread(command, folder) == (cli.NOBODY_READS, "")
+    assert json.loads((folder / "run.json").read_text())["total"] == 2
+    assert len((folder / "rows.csv").read_text().splitlines()) == 3
+
+
+def test_help_into_a_closed_pipe_ends_quietly(folder):
+    code, said = run_unread([ROOT / "certify_votes.py", "--help"], folder)
+    assert code in (0, cli.NOBODY_READS) and said == ""  # argparse itself forgives what it could not print
+
+
+def test_another_pipe_that_breaks_is_a_failure():
+    code = "import sys; from patchcert import cli\ndef main(): raise BrokenPipeError('a worker is gone')\ncli.run(main)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 1 and "BrokenPipeError: a worker is gone" in run.stderr and run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "said"),
+    [
+        ("certify_mnist_band.py", ["--size_to_certfy", 5], "--size_to_certfy: did you mean --size_to_certify?"),
+        ("certify_mnist_band.py", ["--chekpoint", "net.pth"], "--chekpoint: did you mean --checkpoint?"),
+        ("certify_mnist_band.py", ["--size=5"], "--size: did you mean --size_to_certify?"),
+        ("certify_mnist_band.py", ["-checkpoint", "net.pth"], "-checkpoint: did you mean --checkpoint?"),
+        ("certify_mnist_band.py", ["--xyz"], "--xyz: --help lists the options"),
+        ("certify_votes.py", ["--topone"], "--topone: did you mean --top_one?"),
+        ("train_mnist_block.py", ["--band_size", 4], "--band_size: did you mean --"),
+        ("attack_mnist_band.py", ["--size-of-attack", 5], "--size-of-attack: did you mean --size_of_attack?"),
+        ("train.py", ["--model_subst", 0, "training_params:epochs=1"], "--model_subst: did you mean --model_subset?"),
+        ("eval.py", ["--confg", "x.json"], "--confg: did you mean --config?"),
+        ("quickstart.py", ["--end_epochs", 3], "--end_epochs: did you mean --end_epoch?"),
+    ],
+)
+def test_a_misspelt_option_is_told_from_the_nearest(folder, script, arguments, said, capsys):
+    assert run_here(script, *arguments, folder=folder) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"{script}: error: unrecognized {said}") and message.count("\n") == 1
+
+
+def test_values_are_not_taken_for_options():
+    parser = cli.Parser("")
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("rest", nargs="*")
+    options = parser.parse_args(["--lr=-0.1", "--", "--lr_decay"])
+    assert (options.lr, options.rest) == (-0.1, ["--lr_decay"])
+
+
+@pytest.mark.parametrize(
+    ("script", "trains"),
+    [
+        ("certify_mnist_band_top_one.py", "train_mnist_band.py"),
+        ("certify_cifar_band_randomized.py", "train_cifar_band.py"),
+        ("certify_mnist_multi_block.py", "train_mnist_multi_block.py"),
+        ("attack_cifar_baseline_linf.py", "train_cifar_baseline.py"),
+    ],
+)
+@pytest.mark.parametrize("arguments", [[], ["--checkpoint", "none.pth"]])
+def test_where_there_is_no_checkpoint_the_script_that_makes_one_is_named(tmp_path, script, trains, arguments, capsys):
+    assert (ROOT / trains).is_file()
+    assert run_here(script, *arguments, folder=tmp_path) == 2
+    message = capsys.readouterr().err
+    assert message.endswith(f"checkpoints/ has no checkpoints, {trains} makes one\n") and message.count("\n") == 1
+
+
+def test_a_missing_checkpoint_lists_the_newest_or_the_nearest(tmp_path, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    for age in range(8):
+        path = tmp_path / "checkpoints" / f"net_{'abcdefgh'[age] * 3}.pth"
+        path.touch()
+        os.utime(path, (1e9 - age, 1e9 - age))
+    said = []
+    for arguments in ([], ["--checkpoint", "net_ggg"]):
+        assert run_here("certify_mnist_band.py", *arguments, folder=tmp_path) == 2
+        said.append(capsys.readouterr().err)
+    newest = ", ".join(f"net_{letter * 3}.pth" for letter in "abcde")
+    assert said[0].endswith(f"--checkpoint is missing: checkpoints/ has {newest} and 3 more\n")
+    assert "checkpoints/ has net_ggg.pth, " in said[1] and said[1].endswith(" and 3 more\n")
+    assert run_here("certify_mnist_band.py", "--help", folder=tmp_path) == 0
