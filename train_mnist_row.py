@@ -4,7 +4,8 @@
     python3 train_mnist_row.py --band_size 4 --lr 0.001 --end_epoch 399 \\
         --resume tmnist_one_band_lr_0.01_regularization_0.0005_band_4_epoch_199.pth
 
-As train_mnist_band.py, with rows in place of columns. Writes checkpoints/t{dataset}_one_band_….pth.
+As train_mnist_band.py, with rows in place of columns: as in the paper, the network sees them as bands of columns of
+the transposed image. Writes checkpoints/t{dataset}_one_band_….pth.
 """
 
 from patchcert import MNIST_LIKE, Row, cli, mnist_network, train, training_parser

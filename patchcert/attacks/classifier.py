@@ -28,7 +28,7 @@ class Classifier:
     def logits(self, images: Tensor, rows: Tensor, copies: Tensor) -> Tensor:
         """(P, K): what the network says of ablations `copies` (P,) of image `rows` (P,) in `images` (R, C, H, W)."""
         visible = self.ablation.masks(copies)[:, None]  # (P, 1, H, W)
-        return self.network(encode(images)[rows] * visible).float()
+        return self.network(self.ablation.as_seen(encode(images)[rows] * visible)).float()
 
     def probabilities(self, images: Tensor, batch_size: int) -> Iterator[Tensor]:
         """Yield the softmax of every copy, (N', A, K), for some of `images` (N, C, H, W) after the other.
