@@ -11,7 +11,7 @@ from patchcert.cli import Parser
 from patchcert.data import folders, named
 from patchcert.data.folders import Images, PictureFolder, normalise_imagenet
 from patchcert.errors import UsageError
-from patchcert.option_values import device, pixels, seed
+from patchcert.option_values import device, named_otherwise, pixels, positive_int, seed
 
 MNIST_LIKE = ("mnist", "fashion-mnist", "digits")
 CIFAR_LIKE = ("cifar10", "folder")
@@ -43,6 +43,15 @@ def add_network(parser: Parser, models: Iterable[str], model: str, image_size: i
     parser.add_argument(
         "--image_size", type=pixels, default=image_size, help="pixels to which pictures are resized both ways"
     )
+
+
+def add_subset(parser: Parser) -> None:
+    """--subset, which training has in place of the --limit of evaluations."""
+    parser.add_argument(
+        "--subset", type=positive_int, metavar="N", help="train and test on N images of each part, evenly spaced"
+    )
+    other = named_otherwise("training has --subset N instead, which takes N images of each part, evenly spaced")
+    parser.add_argument("--limit", type=other, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def data_name(options: argparse.Namespace) -> str:

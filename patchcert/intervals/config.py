@@ -71,7 +71,7 @@ class AttackParams:
 
     Attributes:
         random_mask_count: places for each image.
-        sample_limit: images that are attacked, evenly spaced.
+        sample_limit: images that are looked at, the first of the test set.
     """
 
     steps: int

@@ -136,7 +136,7 @@ def train(
         The checkpoint: `net` (the averaged weights, if the recipe averages), `acc` (accuracy on ablated test
         images, %), `epoch`, `trained` (the weights that training goes on with), `optimizer`, `settings`.
     """
-    known = {"limit": len(train_set), "data": train_set.fingerprint(), "resume": start, "file": path.name}
+    known = {"subset": len(train_set), "data": train_set.fingerprint(), "resume": start, "file": path.name}
     settings, log = recipe.settings() | known, path.with_suffix(".jsonl")
     partial, partial_log = (file.with_name(file.name + ".partial") for file in (path, log))
     state = distributed.from_first(_interrupted(partial, settings) or resumed or {"epoch": -1})
@@ -260,6 +260,7 @@ def _interrupted(partial: Path, settings: dict) -> dict | None:
         return None
     state = checkpoint.read("resume", partial)
     before = state.get("settings", {})
+    before.setdefault("subset", before.get("limit"))  # its name in earlier versions
     other = checkpoint.other_setting(before, settings)
     if other:
         left = f"{partial} is an interrupted run with --{other} {before.get(other)}"

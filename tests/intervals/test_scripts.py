@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from patchcert import distributed
-from patchcert.data import named, splits
+from patchcert.data import named
 from patchcert.errors import UsageError
 from patchcert.intervals import arguments, config_files
 from patchcert.intervals.bounds import certified
@@ -33,7 +33,7 @@ def trained(tmp_path_factory, generated_mnist):
     """A folder in which train.py has trained models 0 and 1 of the 2 × 2 patch config."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "data").symlink_to(generated_mnist)
-    succeed("train.py", "--config", P22, "--model_subset", 0, 1, *FAST, "--limit", 200, folder=folder)
+    succeed("train.py", "--config", P22, "--model_subset", 0, 1, *FAST, "--subset", 200, folder=folder)
     return folder
 
 
@@ -43,7 +43,7 @@ def test_eval_counts_what_the_plain_construction_certifies(trained):
     output = json.loads((trained / "o.json").read_text())
     rows = list(csv.DictReader((trained / "o.csv").open()))
     assert [model["model_id"] for model in output["models"]] == ["mlp_255", "cnn_2layer_width_1"]
-    data = splits.spread(named.load("mnist", trained / "data", train=False), 40)
+    data = named.load("mnist", trained / "data", train=False).take(slice(40))
     images, experiment = data.images / 255, config_files.load(P22)
     for model, entry in zip(experiment.models[:2], output["models"], strict=True):
         folder = trained / "checkpoints" / "mnist_robtrain_p22_all"
@@ -54,6 +54,7 @@ def test_eval_counts_what_the_plain_construction_certifies(trained):
             predicted = network(images).argmax(dim=1)
         expected = certified(margins.amin(0), data.labels)
         mine = [row for row in rows if row["model_id"] == model.model_id]
+        assert [int(row["index"]) for row in mine] == list(range(40))
         assert [row["certified"] == "True" for row in mine] == expected.tolist()
         assert [int(row["predicted"]) for row in mine] == predicted.tolist()
         assert entry["epoch"] == 1 and entry["checkpoint"].endswith(f"mnist_robtrain_p22_all/{model.model_id}_best.pth")
@@ -84,7 +85,7 @@ def test_an_attack_finds_no_more_than_the_certificate_allows(trained):
             folder=trained)  # fmt: skip
     rows = list(csv.DictReader((trained / "o.csv").open()))
     (model,) = json.loads((trained / "o.json").read_text())["models"]
-    assert len(rows) == model["total"] == 60
+    assert [int(row["index"]) for row in rows] == list(range(60)) and model["total"] == 60
     assert not any(row["certified"] == "True" and row["flipped"] == "True" for row in rows)
     assert any(row["certified"] == "True" for row in rows) and any(row["flipped"] == "True" for row in rows)
     wrong = [row["flipped"] == "True" or row["predicted"] != row["label"] for row in rows]
@@ -106,12 +107,12 @@ def test_attacking_a_network_that_is_never_right_flips_nothing(trained):
 
 def test_two_processes_train_certify_and_attack_the_same(generated_mnist, tmp_path):
     """Each with half of every batch; the state after two epochs and the rows per image are those of one process."""
-    arguments = ["--model_subset", 0, "--data", generated_mnist, "--limit", 41, "--device", "cpu", "models_path=models"]
+    arguments = ["--model_subset", 0, "--data", generated_mnist, "--device", "cpu", "models_path=models"]
     effort = [f"eval_params:method_params:{value}" for value in ("steps=5", "random_mask_count=4")]
     runs = [
-        ("train.py", ["--config", P22, *FAST, "training_params:batch_size=20"]),
-        ("eval.py", ["--config", P22, "--per_image", "rows.csv"]),
-        ("eval.py", ["--config", ADV, "--per_image", "attacked.csv", *effort]),
+        ("train.py", ["--config", P22, *FAST, "training_params:batch_size=20", "--subset", 41]),
+        ("eval.py", ["--config", P22, "--per_image", "rows.csv", "--limit", 41]),
+        ("eval.py", ["--config", ADV, "--per_image", "attacked.csv", *effort, "--limit", 41]),
     ]
     states, rows = [], []
     for run in (succeed, succeed_in_two_processes):
@@ -125,6 +126,11 @@ def test_two_processes_train_certify_and_attack_the_same(generated_mnist, tmp_pa
         torch.testing.assert_close(states[0][key], states[1][key], atol=1e-5, rtol=0)
     assert rows[0] == rows[1]
     assert "True" in rows[0][1]
+
+
+def test_training_has_a_subset_in_place_of_a_limit(trained, capsys):
+    assert run_here("train.py", "--config", P22, "--limit", 20, folder=trained) == 2
+    assert "argument --limit: 20: training has --subset N instead" in capsys.readouterr().err
 
 
 def test_gpus_that_are_not_there(trained, capsys):
@@ -203,9 +209,9 @@ def test_what_is_wrong_is_said_in_one_line(name, trained, capsys):
 
 
 def test_a_network_trained_on_few_images_knows_all_classes(generated_mnist, tmp_path):
-    data = ["--config", P22, "--model_subset", 0, "--data", generated_mnist, "--limit", 1]
-    succeed("train.py", *data, *FAST, folder=tmp_path)
-    succeed("eval.py", *data, folder=tmp_path)
+    data = ["--config", P22, "--model_subset", 0, "--data", generated_mnist]
+    succeed("train.py", *data, *FAST, "--subset", 1, folder=tmp_path)
+    succeed("eval.py", *data, "--limit", 1, folder=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +226,7 @@ def test_a_network_trained_on_few_images_knows_all_classes(generated_mnist, tmp_
 )
 def test_resuming_from_something_else_is_an_error(subset, file, right, trained, capsys):
     last = trained / "checkpoints" / "mnist_robtrain_p22_all" / file
-    arguments = ["--config", P22, "--model_subset", *subset, "--resume", last, "--limit", 20, *FAST]
+    arguments = ["--config", P22, "--model_subset", *subset, "--resume", last, "--subset", 20, *FAST]
     assert run_here("train.py", *arguments, folder=trained) == 2
     assert right in capsys.readouterr().err
 
@@ -244,16 +250,16 @@ def test_nothing_starts_where_a_later_model_cannot(trained, tmp_path, capsys):
     assert not (tmp_path / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("script", ["train.py", "eval.py"])
-def test_more_processes_than_images(script, trained, capsys, monkeypatch):
+@pytest.mark.parametrize(("script", "few"), [("train.py", "--subset"), ("eval.py", "--limit")])
+def test_more_processes_than_images(script, few, trained, capsys, monkeypatch):
     monkeypatch.setattr(distributed, "world", lambda: 2)
-    assert run_here(script, "--config", P22, "--model_subset", 0, "--limit", 1, folder=trained) == 2
+    assert run_here(script, "--config", P22, "--model_subset", 0, few, 1, folder=trained) == 2
     assert "more processes than images: expected at most 1" in capsys.readouterr().err
 
 
 def test_a_models_path_that_cannot_be_made(trained, capsys):
     (trained / "file").touch()
-    arguments = ["--config", P22, "--model_subset", 0, *FAST, "--limit", 20, "models_path=file"]
+    arguments = ["--config", P22, "--model_subset", 0, *FAST, "--subset", 20, "models_path=file"]
     assert run_here("train.py", *arguments, folder=trained) == 2
     assert "models_path=file: expected a folder" in capsys.readouterr().err
 
