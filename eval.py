@@ -2,8 +2,11 @@
 
     python eval.py --config config/mnist_robtrain_p22_all.json --model_subset 0
     python eval.py --config config/mnist_robtrain_p22_all.json models_path=DIR --output errors.json
+    python eval.py --config config/mnist_robtrain_p22_all.json eval_params:method_params:patch_w=1
+    python eval.py --config config/mnist_robtrain_k4_sparse.json eval_params:method_params:k=6
 
-Takes MODEL_ID_best.pth where there is one, else MODEL_ID.pth. Bounds are checked at every place of the patch. Configs
+Takes MODEL_ID_best.pth where there is one, else MODEL_ID.pth. Bounds are checked at every place of the patch; where
+eval_params:method_params has no attack_type, bound_type, patch_w, patch_l or k of its own, training's is taken. Configs
 of `method: adv` take the first `sample_limit` images and attack them too; they fail if a certified one flips.
 """
 
@@ -44,11 +47,12 @@ def main() -> None:
         return
     summary = evaluation.summary(models)
     if options.output:
-        record = {"models": models, "summary": summary, "config": cli.configuration(options)}
+        against = {"evaluated_against": config.eval_params.against()}
+        record = against | {"models": models, "summary": summary, "config": cli.configuration(options)}
         results.write_json(record | {"environment": results.environment()}, options.output)
     if options.per_image:
         results.write_csv(image_rows, options.per_image)
-    results.print_models(models, summary)
+    results.print_models(models, summary, config.evaluated_against)
 
 
 if __name__ == "__main__":

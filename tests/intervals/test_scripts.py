@@ -93,6 +93,54 @@ def test_an_attack_finds_no_more_than_the_certificate_allows(trained):
     assert model["clean_error"] < model["attacked_error"] <= model["certified_error"]
 
 
+IN_EVALUATION = "eval_params:method_params"
+
+
+@pytest.mark.parametrize(
+    ("values", "said", "against"),
+    [
+        (["patch_w=1"], "a patch of 1 × 2 pixels anywhere", {"patch": "1x2"}),
+        (["patch_l=1", "patch_w=1"], "a patch of 1 × 1 pixels anywhere", {"patch": 1}),
+        (
+            ["attack_type=sparse", "bound_type=sparse-interval", "k=2"],
+            "any 2 inputs, by sparse-interval bounds",
+            {"k": 2, "bound_type": "sparse-interval"},
+        ),
+    ],
+)
+def test_networks_are_evaluated_against_more_than_they_were_trained_for(trained, values, said, against, capsys):
+    files = ["--output", "o.json", "--per_image", "o.csv"]
+    overrides = [f"{IN_EVALUATION}:{value}" for value in values]
+    succeed("eval.py", "--config", P22, "--model_subset", 0, "--limit", 60, *files, *overrides, folder=trained)
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first == f"evaluated against {said}, ε = 1; trained against a patch of 2 × 2 pixels anywhere"
+    assert json.loads((trained / "o.json").read_text())["evaluated_against"] == against | {"epsilon": 1.0}
+    data, scale = named.load("mnist", trained / "data", train=False).take(slice(60)), Scale((0.0,), (1.0,))
+    network = build("mlp", 1, 28, 10, {"hidden": 255})
+    file = trained / "checkpoints" / "mnist_robtrain_p22_all" / "mlp_255_best.pth"
+    network.load_state_dict(torch.load(file, weights_only=True)["state_dict"])
+    with torch.no_grad():
+        if "k" in against:
+            worst = sparse_margins(network, data.images / 255, data.labels, SparseThreat(2), scale)
+        else:
+            patch = Patch(1, 2) if against["patch"] == "1x2" else Patch(1, 1)
+            worst = plain_margins(network, data.images / 255, data.labels, Threat(patch), scale).amin(0)
+    expected = certified(worst, data.labels).tolist()
+    assert [row["certified"] == "True" for row in csv.DictReader((trained / "o.csv").open())] == expected
+    assert any(expected) and not all(expected)
+
+
+def test_attacks_have_the_patch_of_the_evaluation(trained):
+    """A patch of 12 × 12 flips images that are certified for the 2 × 2 of training."""
+    few = ["--config", ADV, "--model_subset", 0, "--limit", 60, "--output", "o.json"]
+    effort = [f"{IN_EVALUATION}:{value}" for value in ("steps=9", "random_mask_count=8")]
+    errors = []
+    for size in ([], [f"{IN_EVALUATION}:patch_w=12", f"{IN_EVALUATION}:patch_l=12"]):
+        succeed("eval.py", *few, *effort, *size, folder=trained)
+        errors += json.loads((trained / "o.json").read_text())["models"]
+    assert errors[0]["certified_error"] < errors[1]["attacked_error"] <= errors[1]["certified_error"]
+
+
 def test_attacking_a_network_that_is_never_right_flips_nothing(trained):
     content = torch.load(trained / "checkpoints" / "mnist_robtrain_p22_all" / "mlp_255.pth", weights_only=True)
     wrong = (int(named.load("mnist", trained / "data", train=False).labels[0]) + 1) % 10
@@ -144,6 +192,22 @@ WRONG = {
     "unknown attack": (["training_params:method_params:attack_type=patch-most"], "patch-random"),
     "unknown data": (["dataset=emnist"], "expected mnist, fashion-mnist"),
     "unknown bound": (["training_params:method_params:bound_type=exact"], "expected interval"),
+    "larger patch in evaluation": (
+        ["eval_params:method_params:patch_w=29"],
+        "eval_params:method_params:patch_w=29: expected at most 28, images have 28 rows",
+    ),
+    "no patch in evaluation": (["eval_params:method_params:patch_l=0"], "method_params:patch_l=0: expected at least 1"),
+    "bounds of another adversary": (
+        ["eval_params:method_params:attack_type=sparse"],
+        "eval_params:method_params:bound_type=interval: expected sparse-interval or sparse-interval-tight",
+    ),
+    "attack on any inputs": (
+        [
+            "eval_params:method=adv",
+            *(f"eval_params:method_params:{v}" for v in ("attack_type=sparse", "bound_type=sparse-interval", "k=1")),
+        ],
+        "eval_params:method=adv: expected robust",
+    ),
     "patch larger than the image": (["training_params:method_params:patch_w=29"], "images have 28 rows"),
     "text for a number": (["training_params:epochs=many"], "expected a whole number"),
     "model out of range": (["--model_subset", "3"], "0 mlp_255"),
@@ -183,6 +247,7 @@ WRONG = {
         ["training_params:method_params:neighbor=[2,20]"],
         "neighbor=[2, 20], multiplied=40: expected at most 27, there are 27 × 27 places",
     ),
+    "places of training in evaluation": (["eval_params:method_params:patch_count=3"], "no such key to override"),
     "huge network": (['models=[{"model_id":"m","model_class":"mlp","model_params":{"hidden":9999999}}]'], "to 1000000"),
     "no file name": (['models=[{"model_id":"../m","model_class":"mlp","model_params":{}}]'], "letters, digits"),
     "best of another": (
