@@ -8,7 +8,17 @@ Each copy votes for every class whose probability is at least θ. Levine and Fei
 paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
 """
 
-from patchcert import MNIST_LIKE, Row, ThresholdVote, add_threshold, certification_parser, certify, cli, mnist_network
+from patchcert import (
+    MNIST_LIKE,
+    Row,
+    ThresholdVote,
+    add_threshold,
+    certification_parser,
+    certify,
+    class_count,
+    cli,
+    mnist_network,
+)
 
 
 def main() -> None:
@@ -17,7 +27,7 @@ def main() -> None:
     add_threshold(parser)
     options = parser.parse_args()
     rules = [ThresholdVote(threshold) for threshold in options.threshold]
-    certify(options, Row(28, 28, options.band_size), mnist_network(), rules)
+    certify(options, Row(28, 28, options.band_size), mnist_network(classes=class_count(options)), rules)
 
 
 if __name__ == "__main__":

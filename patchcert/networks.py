@@ -3,8 +3,8 @@
 from torch import nn
 
 
-def mnist_network(channels: int = 2) -> nn.Sequential:
-    """The paper's network for 28 × 28 grey images: (N, channels, 28, 28) to logits (N, 10).
+def mnist_network(channels: int = 2, classes: int = 10) -> nn.Sequential:
+    """The paper's network for 28 × 28 grey images: (N, channels, 28, 28) to logits (N, classes).
 
     Args:
         channels: of the input: 2 for encoded images, 1 for the images themselves.
@@ -19,5 +19,5 @@ def mnist_network(channels: int = 2) -> nn.Sequential:
         nn.ReLU(),
         nn.Linear(500, 100),
         nn.ReLU(),
-        nn.Linear(100, 10),
+        nn.Linear(100, classes),
     )
