@@ -15,6 +15,7 @@ from patchcert import (
     ThresholdVote,
     add_attack_threshold,
     attack_with_patch,
+    class_count,
     cli,
     mnist_network,
     patch_attack_parser,
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     add_attack_threshold(parser)
     options = parser.parse_args()
-    network = mnist_network()
+    network = mnist_network(classes=class_count(options))
     classifier = Classifier(network, Band(28, 28, options.band_size), ThresholdVote(options.threshold))
     attack_with_patch(options, network, classifier)
 

@@ -8,12 +8,12 @@ Projected gradient ascent with sign steps, many restarts with the patch at a new
 NeurIPS 2020).
 """
 
-from patchcert import MNIST_LIKE, attack_with_patch, cli, mnist_network, patch_attack_parser, undefended
+from patchcert import MNIST_LIKE, attack_with_patch, class_count, cli, mnist_network, patch_attack_parser, undefended
 
 
 def main() -> None:
     options = patch_attack_parser(__doc__, MNIST_LIKE).parse_args()
-    network = mnist_network(channels=1)
+    network = mnist_network(channels=1, classes=class_count(options))
     attack_with_patch(options, network, undefended(network, 28, 28))
 
 

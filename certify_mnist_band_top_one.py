@@ -8,7 +8,7 @@ Each copy votes for its most probable class alone. Levine and Feizi, NeurIPS 202
 section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
 """
 
-from patchcert import MNIST_LIKE, Band, TopOneVote, certification_parser, certify, cli, mnist_network
+from patchcert import MNIST_LIKE, Band, TopOneVote, certification_parser, certify, class_count, cli, mnist_network
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     options = parser.parse_args()
     rules = [TopOneVote()]
-    certify(options, Band(28, 28, options.band_size), mnist_network(), rules)
+    certify(options, Band(28, 28, options.band_size), mnist_network(classes=class_count(options)), rules)
 
 
 if __name__ == "__main__":

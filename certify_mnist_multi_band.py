@@ -15,6 +15,7 @@ from patchcert import (
     add_threshold,
     certification_parser,
     certify,
+    class_count,
     cli,
     mnist_network,
 )
@@ -28,7 +29,8 @@ def main() -> None:
     parser.set_defaults(engine="dense")  # many ablations with several windows each: planning them costs what they save
     options = parser.parse_args()
     rules = [ThresholdVote(threshold) for threshold in options.threshold]
-    certify(options, MultiBand(28, 28, options.bandwidth, options.keep), mnist_network(), rules)
+    network = mnist_network(classes=class_count(options))
+    certify(options, MultiBand(28, 28, options.bandwidth, options.keep), network, rules)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,22 @@
     python3 certify_mnist_row.py --band_size 4 --size_to_certify 5 --checkpoint NAME
     python3 certify_mnist_row.py --band_size 4 --size_to_certify 1-10 --threshold 0.2,0.3 --test --checkpoint NAME
 
-Each copy votes for every class whose probability is at least θ. Levine and Feizi, NeurIPS 2020,
-section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
+As in the paper, the network sees rows as bands of columns of the transposed image; patches stay upright (2x8: 2 rows).
+Each copy votes for every class whose probability is at least θ. Levine and Feizi, NeurIPS 2020, section 3. The
+paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
 """
 
-from patchcert import MNIST_LIKE, Row, ThresholdVote, add_threshold, certification_parser, certify, cli, mnist_network
+from patchcert import (
+    MNIST_LIKE,
+    Row,
+    ThresholdVote,
+    add_threshold,
+    certification_parser,
+    certify,
+    class_count,
+    cli,
+    mnist_network,
+)
 
 
 def main() -> None:
@@ -16,7 +27,7 @@ def main() -> None:
     add_threshold(parser)
     options = parser.parse_args()
     rules = [ThresholdVote(threshold) for threshold in options.threshold]
-    certify(options, Row(28, 28, options.band_size), mnist_network(), rules)
+    certify(options, Row(28, 28, options.band_size), mnist_network(classes=class_count(options)), rules)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,18 @@
 
     python eval.py --config config/mnist_robtrain_p22_all.json --model_subset 0
     python eval.py --config config/mnist_robtrain_p22_all.json models_path=DIR --output errors.json
+    python eval.py --config config/mnist_robtrain_p22_all.json eval_params:method_params:patch_w=1
+    python eval.py --config config/mnist_robtrain_k4_sparse.json eval_params:method_params:k=6
 
-Takes MODEL_ID_best.pth where there is one, else MODEL_ID.pth. Bounds are checked at every place of the patch. Configs
-of `method: adv` attack `sample_limit` images too, evenly spaced, and fail if a certified one flips.
+Takes MODEL_ID_best.pth where there is one, else MODEL_ID.pth. Bounds are checked at every place of the patch; where
+eval_params:method_params has no attack_type, bound_type, patch_w, patch_l or k of its own, training's is taken. Configs
+of `method: adv` take the first `sample_limit` images and attack them too; they fail if a certified one flips.
 """
 
 import time
 
 from patchcert import cli, distributed, results
-from patchcert.data import named, splits
+from patchcert.data import named
 from patchcert.intervals import arguments, evaluation
 from patchcert.intervals.bounds import exact_float32
 from patchcert.option_values import output_file, positive_int
@@ -18,7 +21,7 @@ from patchcert.option_values import output_file, positive_int
 
 def main() -> None:
     parser = arguments.shared_parser(__doc__)
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="only N images, evenly spaced")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N images")
     parser.add_argument("--output", type=output_file, metavar="FILE.json", help="write the results here")
     parser.add_argument("--per_image", type=output_file, metavar="FILE.csv", help="write one row per image here")
     options = arguments.parse(parser)
@@ -26,9 +29,10 @@ def main() -> None:
     dataset = named.load(config.dataset, options.data, train=False)
     shape, classes = dataset.images.shape[1:], int(dataset.labels.max()) + 1
     networks = [evaluation.trained(config, model, options.folder, shape, classes) for model in options.models]
+    dataset = dataset.take(slice(options.limit))
     if config.eval_params.method == "adv":
-        dataset = splits.spread(dataset, config.eval_params.method_params.sample_limit)
-    dataset = splits.spread(dataset, options.limit).to(options.device)
+        dataset = dataset.take(slice(config.eval_params.method_params.sample_limit))
+    dataset = dataset.to(options.device)
     distributed.require_images(len(dataset))
     for model, (network, origin) in zip(options.models, networks, strict=True):
         started = time.perf_counter()
@@ -43,11 +47,12 @@ def main() -> None:
         return
     summary = evaluation.summary(models)
     if options.output:
-        record = {"models": models, "summary": summary, "config": cli.configuration(options)}
+        against = {"evaluated_against": config.eval_params.against()}
+        record = against | {"models": models, "summary": summary, "config": cli.configuration(options)}
         results.write_json(record | {"environment": results.environment()}, options.output)
     if options.per_image:
         results.write_csv(image_rows, options.per_image)
-    results.print_models(models, summary)
+    results.print_models(models, summary, config.evaluated_against)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 from patchcert import cli, distributed
 from patchcert.data import named, splits
 from patchcert.errors import UsageError
+from patchcert.experiments.setting import add_subset
 from patchcert.intervals import arguments, training
 from patchcert.intervals.bounds import exact_float32
 from patchcert.option_values import positive_int
@@ -21,7 +22,7 @@ from patchcert.option_values import positive_int
 
 def main() -> None:
     parser = arguments.shared_parser(__doc__)
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="only N images of each part, evenly spaced")
+    add_subset(parser)
     parser.add_argument("--resume", type=Path, metavar="FILE", help="checkpoint to go on from: MODEL_ID.pth")
     parser.add_argument("--grad-acc-steps", type=positive_int, default=1, help="parts that a batch is split into")
     options = arguments.parse(parser)
@@ -29,7 +30,7 @@ def main() -> None:
         raise UsageError("resume", options.resume, "goes with one model: choose it with --model_subset")
     parts = [named.load(options.experiment.dataset, options.data, train=part) for part in (True, False)]
     classes = int(parts[0].labels.max()) + 1
-    train_set, test_set = (splits.spread(part, options.limit).to(options.device) for part in parts)
+    train_set, test_set = (splits.spread(part, options.subset).to(options.device) for part in parts)
     distributed.require_images(min(len(train_set), len(test_set)))
     runs = []
     for model in options.models:

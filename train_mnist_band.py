@@ -8,18 +8,19 @@ The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020,
 each batch showing one random band of every image. Writes checkpoints/{dataset}_one_band_….pth and a log beside it.
 """
 
-from patchcert import MNIST_LIKE, Band, cli, mnist_network, train, training_parser
+from patchcert import MNIST_LIKE, Band, class_count, cli, data_name, mnist_network, train, training_parser
 
 
 def main() -> None:
     parser = training_parser(__doc__, MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     options = parser.parse_args()
+    classes = class_count(options)
     train(
         options,
         Band(28, 28, options.band_size),
-        mnist_network,
-        stem=f"{options.dataset}_one_band",
+        lambda: mnist_network(classes=classes),
+        stem=f"{data_name(options)}_one_band",
         details=f"band_{options.band_size}",
     )
 

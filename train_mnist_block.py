@@ -7,18 +7,19 @@
 As train_mnist_band.py, with a block in place of a band. Writes checkpoints/{dataset}_one_block_….pth.
 """
 
-from patchcert import MNIST_LIKE, Block, cli, mnist_network, train, training_parser
+from patchcert import MNIST_LIKE, Block, class_count, cli, data_name, mnist_network, train, training_parser
 
 
 def main() -> None:
     parser = training_parser(__doc__, MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
     parser.add_argument("--block_size", type=int, default=4, help="s, side of the block that an ablated image shows")
     options = parser.parse_args()
+    classes = class_count(options)
     train(
         options,
         Block(28, 28, options.block_size),
-        mnist_network,
-        stem=f"{options.dataset}_one_block",
+        lambda: mnist_network(classes=classes),
+        stem=f"{data_name(options)}_one_block",
         details=f"block_{options.block_size}",
     )
 

@@ -7,7 +7,7 @@
 As train_mnist_band.py, with `keep` of the bands of `bandwidth` columns. Writes checkpoints/{dataset}_bands_….pth.
 """
 
-from patchcert import MNIST_LIKE, MultiBand, cli, mnist_network, train, training_parser
+from patchcert import MNIST_LIKE, MultiBand, class_count, cli, data_name, mnist_network, train, training_parser
 
 
 def main() -> None:
@@ -15,11 +15,12 @@ def main() -> None:
     parser.add_argument("--bandwidth", type=int, default=2, help="b, columns in a band")
     parser.add_argument("--keep", type=int, default=2, help="bands that an ablated image shows")
     options = parser.parse_args()
+    classes = class_count(options)
     train(
         options,
         MultiBand(28, 28, options.bandwidth, options.keep),
-        mnist_network,
-        stem=f"{options.dataset}_bands",
+        lambda: mnist_network(classes=classes),
+        stem=f"{data_name(options)}_bands",
         details=f"keep_{options.keep}_bandwidth_{options.bandwidth}",
     )
 

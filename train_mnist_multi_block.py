@@ -7,7 +7,7 @@
 As train_mnist_band.py, with `keep` of the aligned blocks. Writes checkpoints/{dataset}_block_fixed_exact_….pth.
 """
 
-from patchcert import MNIST_LIKE, MultiBlock, cli, mnist_network, train, training_parser
+from patchcert import MNIST_LIKE, MultiBlock, class_count, cli, data_name, mnist_network, train, training_parser
 
 
 def main() -> None:
@@ -15,11 +15,12 @@ def main() -> None:
     parser.add_argument("--block_size", type=int, default=4, help="b, side of a block in pixels")
     parser.add_argument("--keep", type=int, default=4, help="blocks that an ablated image shows")
     options = parser.parse_args()
+    classes = class_count(options)
     train(
         options,
         MultiBlock(28, 28, options.block_size, options.keep),
-        mnist_network,
-        stem=f"{options.dataset}_block_fixed_exact",
+        lambda: mnist_network(classes=classes),
+        stem=f"{data_name(options)}_block_fixed_exact",
         details=f"block_{options.block_size}_keep_{options.keep}",
     )
 

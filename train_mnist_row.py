@@ -4,21 +4,23 @@
     python3 train_mnist_row.py --band_size 4 --lr 0.001 --end_epoch 399 \\
         --resume tmnist_one_band_lr_0.01_regularization_0.0005_band_4_epoch_199.pth
 
-As train_mnist_band.py, with rows in place of columns. Writes checkpoints/t{dataset}_one_band_….pth.
+As train_mnist_band.py, with rows in place of columns: as in the paper, the network sees them as bands of columns of
+the transposed image. Writes checkpoints/t{dataset}_one_band_….pth.
 """
 
-from patchcert import MNIST_LIKE, Row, cli, mnist_network, train, training_parser
+from patchcert import MNIST_LIKE, Row, class_count, cli, data_name, mnist_network, train, training_parser
 
 
 def main() -> None:
     parser = training_parser(__doc__, MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
     parser.add_argument("--band_size", type=int, default=4, help="s, rows that an ablated image shows")
     options = parser.parse_args()
+    classes = class_count(options)
     train(
         options,
         Row(28, 28, options.band_size),
-        mnist_network,
-        stem=f"t{options.dataset}_one_band",
+        lambda: mnist_network(classes=classes),
+        stem=f"t{data_name(options)}_one_band",
         details=f"band_{options.band_size}",
     )
 

@@ -20,9 +20,8 @@ from patchcert.attacks.classifier import Classifier
 from patchcert.attacks.searches import SEARCHES
 from patchcert.attacks.targets import look_at
 from patchcert.attacks.threats import PatchThreat
-from patchcert.data import named
 from patchcert.experiments.attacking import add_attack_threshold, patch_attack_parser
-from patchcert.experiments.setting import MNIST_LIKE
+from patchcert.experiments.setting import MNIST_LIKE, class_count, load_images
 from patchcert.networks import mnist_network
 from patchcert.patch import Patch
 from patchcert.smoothing.ablation import Band
@@ -35,10 +34,10 @@ def main() -> None:
     add_attack_threshold(parser)
     parser.set_defaults(steps=50, randomizations=20, limit=100, batch_size=512, size_of_attack=Patch(5, 5))
     options = parser.parse_args()
-    network, ablation = mnist_network(), Band(28, 28, options.band_size).to(options.device)
+    network, ablation = mnist_network(classes=class_count(options)), Band(28, 28, options.band_size).to(options.device)
     checkpoint.load_network("checkpoint", checkpoint.find("checkpoint", options.checkpoint), network)
     network.to(options.device).eval().requires_grad_(False)
-    dataset = named.load(options.dataset, options.data, train=False).take(slice(options.limit)).to(options.device)
+    dataset = load_images(options, train=False).take(slice(options.limit)).to(options.device)
     classifier = Classifier(network, ablation, ThresholdVote(options.threshold))
     targets = look_at(classifier, dataset, [], options.batch_size).targets()
     ascent = Ascent(LOSSES[options.loss], options.steps, options.step_size, options.momentum)

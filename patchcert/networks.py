@@ -11,8 +11,8 @@ def description(network: nn.Module) -> dict:
     return getattr(network, "description", {"name": type(network).__name__})
 
 
-def mnist_network(channels: int = 2) -> nn.Sequential:
-    """The paper's network for 28 × 28 grey images: (N, channels, 28, 28) to logits (N, 10).
+def mnist_network(channels: int = 2, classes: int = 10) -> nn.Sequential:
+    """The paper's network for 28 × 28 grey images: (N, channels, 28, 28) to logits (N, classes).
 
     Args:
         channels: of the input: 2 for encoded images, 1 for the images themselves.
@@ -27,7 +27,7 @@ def mnist_network(channels: int = 2) -> nn.Sequential:
         nn.ReLU(),
         nn.Linear(500, 100),
         nn.ReLU(),
-        nn.Linear(100, 10),
+        nn.Linear(100, classes),
     )
     network.description = {"name": "mnist"}
     return network

@@ -42,6 +42,15 @@ def batch_size(text: str) -> int | None:
     return None if text == "auto" else positive_int(text)
 
 
+def named_otherwise(right: str) -> Callable[[str], None]:
+    """Of an option that a script does not have: refuses every value and says what is `right`."""
+
+    def refuse(text: str) -> None:
+        raise argparse.ArgumentTypeError(f"{text}: {right}")
+
+    return refuse
+
+
 def share_of_255(text: str) -> float:
     """A step or distance between pixels above 0 and at most 1, written 0.05 or 0.5/255."""
     numerator, _, denominator = text.partition("/")

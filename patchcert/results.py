@@ -165,8 +165,9 @@ def print_interval_epoch(model_id: str, attack_type: str, row: dict) -> None:
     )
 
 
-def print_models(rows: list[dict], summary: dict[str, dict[str, float]]) -> None:
-    """Print each model's errors, and how they vary over the models."""
+def print_models(rows: list[dict], summary: dict[str, dict[str, float]], against: str) -> None:
+    """Print what was evaluated `against`, each model's errors, and how they vary over the models."""
+    print(f"evaluated against {against}")
     for row in rows:
         found = ", ".join(f"{error.replace('_', ' ')} {row[error]:.2%}" for error in summary)
         print(f"{row['model_id']}: {found}  ({row['total']} images in {row['seconds']:.1f} s)")

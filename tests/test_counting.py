@@ -91,8 +91,11 @@ def test_scripts_count_what_a_loop_over_copies_and_places_counts(
     size, sizes, certificates = SIZES[family], {"1": (1, 1), "2x3": (2, 3), "5x8": (5, 8)}, ("margin", "exact")
     copies = getattr(oracle, f"{ablation}s")(size, size, *options.values())
     images, labels = look_up(family, folder, count)
+    seen, shown = images, copies
+    if ablation == "row":
+        seen, shown = images.transpose(2, 3), oracle.bands(size, size, *options.values())
     torch.manual_seed(0)
-    network = undecided(NETWORKS[family](), torch.cat([oracle.encoded(image, copies[::7]) for image in images]), favour)
+    network = undecided(NETWORKS[family](), torch.cat([oracle.encoded(image, shown[::7]) for image in seen]), favour)
     checkpoint.save({"net": network.state_dict()}, folder / "checkpoints" / "net.pth")
     asked = options | {
         "checkpoint": "net.pth", "limit": count, "size_to_certify": ",".join(sizes),
@@ -104,7 +107,7 @@ def test_scripts_count_what_a_loop_over_copies_and_places_counts(
     flags = chain.from_iterable((f"--{name}", value) for name, value in asked.items())
     succeed(script, *ARGUMENTS[family], *flags, folder=folder)
 
-    p = [oracle.probabilities(network, image, copies) for image in images]
+    p = [oracle.probabilities(network, image, shown) for image in seen]
     touched = {name: oracle.touched(copies, size, size, patch) for name, patch in sizes.items()}
     expected = [
         {"size_to_certify": name, "threshold": threshold or "", "certificate": certificate, "index": i, "label": label}

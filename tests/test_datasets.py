@@ -12,7 +12,24 @@ from patchcert.errors import UsageError
 
 
 def dataset_of(count):
-    return Dataset(torch.zeros(count, 1, 2, 2, dtype=torch.uint8), torch.zeros(count), torch.arange(count))
+    images, labels = torch.zeros(count, 1, 2, 2, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64)
+    return Dataset(images, labels, torch.arange(count))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "named"),
+    [
+        ({"images": torch.rand(6, 1, 2, 2)}, TypeError, "images are torch.float32 .*expected torch.uint8 .*pixels"),
+        ({"images": torch.zeros(6, 4, dtype=torch.uint8)}, ValueError, r"images .* \(6, 4\), expected .*\(N, C, H, W"),
+        ({"labels": torch.zeros(6)}, TypeError, "labels are torch.float32 .*expected torch.int64"),
+        ({"labels": torch.arange(5)}, ValueError, r"labels .* \(5,\), expected .* \(6,\), a class for each image"),
+        ({"labels": torch.eye(6, dtype=torch.int64)}, ValueError, r"labels .* \(6, 6\), expected .* \(6,\)"),
+        ({"indices": torch.arange(7)}, ValueError, r"indices .* \(7,\), expected .* \(6,\)"),
+    ],
+)
+def test_what_is_no_data_set_is_refused(change, error, named):
+    with pytest.raises(error, match=named):
+        Dataset(**(vars(dataset_of(6)) | change))
 
 
 def test_digits_are_all_there_and_split_without_overlap(tmp_path):

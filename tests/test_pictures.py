@@ -198,21 +198,21 @@ def test_the_randomized_script_runs(folder):
 
 def test_imagenet_scripts_run_on_generated_pictures(tmp_path):
     write_pictures(tmp_path / "val", ("n01", "n02"), 6, size=40, suffix="jpg")
-    run_imagenet_scripts(tmp_path, tmp_path / "val", limit=4)
+    run_imagenet_scripts(tmp_path, tmp_path / "val", subset=4)
 
 
 @pytest.mark.skipif(not IMAGENET_SAMPLE.is_dir(), reason=f"no pictures in {IMAGENET_SAMPLE}")
 def test_imagenet_scripts_run_on_the_sample(tmp_path):
-    run_imagenet_scripts(tmp_path, IMAGENET_SAMPLE, limit=50)
+    run_imagenet_scripts(tmp_path, IMAGENET_SAMPLE, subset=50)
 
 
-def run_imagenet_scripts(folder, pictures, limit):
+def run_imagenet_scripts(folder, pictures, subset):
     """Train an epoch and certify every third picture, at 64 × 64 pixels instead of 299 × 299 for speed."""
-    arguments = ["--model", "resnet18", "--image_size", 64, "--valpath", pictures, "--limit", limit]
-    succeed("train_imagenet_band.py", *arguments, "--trainpath", pictures, "--end_epoch", 0, folder=folder)
+    arguments = ["--model", "resnet18", "--image_size", 64, "--valpath", pictures]
+    training = [*arguments, "--trainpath", pictures, "--subset", subset]
+    succeed("train_imagenet_band.py", *training, "--end_epoch", 0, folder=folder)
     name = "imagenet_one_band_lr_0.1_regularization_0.0005_model_resnet18__band_25_epoch_0.pth"
-    arguments[-1] = 2
-    asked = ["--size_to_certify", "1,10", "--per_image"]
+    asked = ["--size_to_certify", "1,10", "--limit", 2, "--per_image"]
     succeed(
         "certify_imagenet_band.py", *arguments, "--checkpoint", name, "--skip", 3, "--test", *asked, "rows.csv",
         "--save_votes", "votes.npz", folder=folder,
@@ -228,7 +228,7 @@ def run_imagenet_scripts(folder, pictures, limit):
 
 def test_two_processes_train_and_certify_as_one(folder):
     """101 images, so that shares are uneven; what two processes trained, one certifies, and the other way round."""
-    training = [*SMALL, "--band_size", 3, "--end_epoch", 1, "--limit", 31]
+    training = [*SMALL, "--band_size", 3, "--end_epoch", 1, "--subset", 31]
     assert succeed_in_two_processes("train_cifar_band.py", *training, folder=folder).count("epoch 1/1") == 1
     name = "pets_one_band_lr_0.1_regularization_0.0005_model_resnet18_band_3_epoch_1.pth"
     arguments = [*SMALL, "--all", "--limit", 101, "--band_size", 3, "--size_to_certify", "1,2"]

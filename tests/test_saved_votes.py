@@ -40,7 +40,8 @@ def recorded(recorder, probabilities, batch_size, chunk_size, order):
 
 
 def data_of(count):
-    return Dataset(torch.zeros(count, 1, 1, 1), torch.arange(count) % 3, 10 * torch.arange(count))
+    images = torch.zeros(count, 1, 1, 1, dtype=torch.uint8)
+    return Dataset(images, torch.arange(count) % 3, 10 * torch.arange(count))
 
 
 @settings(max_examples=60)
@@ -237,7 +238,8 @@ def test_doubling_stops_where_memory_or_gain_ends(monkeypatch, copies_at_once, s
     """The largest thing held is the output of the first convolution and of its ReLU, (B, 64, 14, 14) each."""
     monkeypatch.setattr(batching, "CPU_BYTES", copies_at_once * 2 * 64 * 14 * 14 * 4)
     monkeypatch.setattr(batching, "_seconds_per_copy", lambda engine, images, ablation, size: seconds[size])
-    dataset = Dataset(torch.zeros(1000, 1, 28, 28), torch.zeros(1000), torch.arange(1000))
+    images = torch.zeros(1000, 1, 28, 28, dtype=torch.uint8)
+    dataset = Dataset(images, torch.arange(1000) % 10, torch.arange(1000))
     ablation = Band(28, 28, 4)
     network = DenseNetwork(mnist_network(), ablation)
     assert batching.fastest_batch_size(network, dataset, ablation, use=list) == best

@@ -102,7 +102,7 @@ def test_batch_size_changes_no_count(trained):
     ],
 )
 def test_every_ablation_trains_and_certifies(trained, kind, options, name, capsys):
-    succeed(f"train_mnist_{kind}.py", *options, "--end_epoch", 0, "--limit", 64, folder=trained)
+    succeed(f"train_mnist_{kind}.py", *options, "--end_epoch", 0, "--subset", 64, folder=trained)
     assert (trained / "checkpoints" / name).is_file()
     arguments = [*options, "--checkpoint", name, "--limit", 5, "--size_to_certify", "2x3", "--certificate", "exact"]
     succeed(f"certify_mnist_{kind}.py", *arguments, folder=trained)
@@ -154,7 +154,7 @@ def test_amp_is_bfloat16_in_weights_or_by_autocast(trained, monkeypatch, script,
 
 
 def test_digits_need_no_files_and_name_the_checkpoint(tmp_path):
-    succeed("train_mnist_band.py", "--dataset", "digits", "--end_epoch", 0, "--limit", 100, folder=tmp_path)
+    succeed("train_mnist_band.py", "--dataset", "digits", "--end_epoch", 0, "--subset", 100, folder=tmp_path)
     name = "digits_one_band_lr_0.01_regularization_0.0005_band_4_epoch_0.pth"
     assert (tmp_path / "checkpoints" / name).is_file()
 
@@ -209,6 +209,9 @@ CERTIFY = ["--checkpoint", "net.pth"]
         ("train_mnist_band.py", ["--lr", -0.1], "--lr: -0.1: expected a number above 0"),
         ("train_mnist_band.py", ["--lr", "nan"], "--lr: nan:"),
         ("train_mnist_band.py", ["--end_epoch", -1], "--end_epoch: -1:"),
+        ("train_mnist_band.py", ["--limit", 9], "--limit: 9: training has --subset N instead, which takes"),
+        ("train_mnist_band.py", ["--subset", 0], "--subset: 0: expected a whole number from 1"),
+        ("certify_mnist_band.py", ["--checkpoint", "net.pth", "--subset", 9], "unrecognized arguments: --subset"),
         ("train_mnist_band.py", ["--batch_size", 0], "--batch_size: 0:"),
         ("train_mnist_band.py", ["--dataset", "svhn"], "--dataset: invalid choice: 'svhn'"),
         ("train_mnist_band.py", ["--device", "cuda:9"], "--device: cuda:9:"),

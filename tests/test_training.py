@@ -58,7 +58,7 @@ def test_an_interrupted_run_comes_to_the_same_result(tmp_path, monkeypatch):
             {"data": replace(DATA, labels=DATA.labels.flip(0))},
             "--data [0-9a-f]{16}: .*interrupted run with --data [0-9a-f]{16}",
         ),
-        ({"data": DATA.take(slice(40))}, "--limit 50: .* with --limit 40"),
+        ({"data": DATA.take(slice(40))}, "--subset 50: .* with --subset 40"),
         ({"start": "torchvision's weights"}, "--resume no checkpoint: .* with --resume torchvision's weights"),
     ],
 )
@@ -70,6 +70,16 @@ def test_what_another_run_left_is_neither_taken_up_nor_overwritten(tmp_path, cha
     with pytest.raises(UsageError, match=named):
         train(path)
     assert partial.read_bytes() == left
+
+
+def test_an_interrupted_run_of_an_earlier_version_goes_on(tmp_path):
+    """The number of its images was called `limit`."""
+    path, partial = tmp_path / "net.pth", tmp_path / "net.pth.partial"
+    state = train(path)
+    state["settings"]["limit"] = state["settings"].pop("subset")
+    checkpoint.save(state, partial)
+    path.unlink()
+    assert same(train(path), state) and path.exists()
 
 
 def test_a_finished_run_stays_until_another_one_is_finished(tmp_path, monkeypatch):

@@ -140,7 +140,9 @@ def difference(network: nn.Module, ablation: Ablation, channels: int, dtype: tor
     images = encode(torch.rand(2, channels // 2, ablation.height, ablation.width, dtype=dtype))
     indices = torch.arange(0, ablation.count, -(-ablation.count // most))
     masks = ablation.masks(indices).to(dtype)
-    dense = torch.stack([network(images * mask) for mask in masks], dim=1)
+    copies = [images * mask for mask in masks]
+    lying = isinstance(ablation, Row)
+    dense = torch.stack([network(copy.transpose(2, 3) if lying else copy) for copy in copies], dim=1)
     windowed = WindowedNetwork(network, ablation, channels).logits(images, indices)
     return float((windowed - dense).abs().max() / dense.abs().max())
 

@@ -39,7 +39,7 @@ class Classifier:
         if self.in_one_pass:
             return self.network(images)[rows, copies].float()
         visible = self.ablation.masks(copies)[:, None]  # (P, 1, H, W)
-        return self.network(encode(images)[rows] * visible).float()
+        return self.network(self.ablation.as_seen(encode(images)[rows] * visible)).float()
 
     @property
     def in_one_pass(self) -> bool:

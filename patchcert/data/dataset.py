@@ -9,6 +9,8 @@ from torch import Tensor
 from patchcert import checkpoint, distributed
 from patchcert.data.augmentation import Augmentation, augmented
 
+PIXELS = "pixels from 0 to 255; of floats in [0, 1], (255 * images).round().to(torch.uint8) makes them"
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -18,11 +20,29 @@ class Dataset:
         images: (N, C, H, W) uint8.
         labels: (N,) int64.
         indices: (N,) int64, places in the data set's own order.
+
+    Raises:
+        TypeError: a tensor holds numbers of another type. Floats in [0, 1], say, would be divided by 255 once more.
+        ValueError: a tensor has other axes, or there are not as many labels and indices as images.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
+
+    def __post_init__(self):
+        count = len(self.images)
+        for name, dtype, axes, shape in (
+            ("images", torch.uint8, 4, f"(N, C, H, W), {PIXELS}"),
+            ("labels", torch.int64, 1, f"({count},), a class for each image"),
+            ("indices", torch.int64, 1, f"({count},), a place for each image"),
+        ):
+            tensor = getattr(self, name)
+            message = f"{name} are {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {shape}"
+            if tensor.dtype != dtype:
+                raise TypeError(message)
+            if tensor.dim() != axes or len(tensor) != count:
+                raise ValueError(message)
 
     def __len__(self) -> int:
         return len(self.labels)

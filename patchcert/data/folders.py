@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import default_loader
 from torchvision.transforms.v2 import functional as transforms
 
 from patchcert import checkpoint, distributed
@@ -23,6 +23,9 @@ from patchcert.progress import progress_bar
 DECODED_AT_ONCE = 500
 """Pictures that a worker process hands over together."""
 
+MODES = {1: "L", 3: "RGB"}
+"""What Pillow calls pictures of so many channels."""
+
 
 class PictureFolder:
     """Pictures in one folder per class, decoded by worker processes each time that batches of them are asked for.
@@ -32,23 +35,27 @@ class PictureFolder:
     Args:
         option: the option that named the folder.
         image_size: height and width to which pictures are resized, pixels.
-        normalise: applied to float images (N, 3, H, W) in [0, 1].
+        normalise: applied to float images (N, C, H, W) in [0, 1].
+        channels: C, 3 or 1: pictures are turned to colour or grey.
 
     Raises:
         UsageError: the folder is not laid out so.
     """
 
-    channels = 3
-
     def __init__(
-        self, option: str, root: Path, image_size: int, normalise: Callable[[Tensor], Tensor] = lambda images: images
+        self,
+        option: str,
+        root: Path,
+        image_size: int,
+        normalise: Callable[[Tensor], Tensor] = lambda images: images,
+        channels: int = 3,
     ):
         class_names(option, root)
         try:
             files = ImageFolder(root)
         except FileNotFoundError as error:
             raise UsageError(option, root, f"expected pictures in each class's folder: {error}") from error
-        self.option, self.image_size, self.normalise = option, image_size, normalise
+        self.option, self.image_size, self.normalise, self.channels = option, image_size, normalise, channels
         self.paths = [path for path, _ in files.samples]
         self.indices = torch.arange(len(files))
         self.labels = torch.tensor(files.targets)
@@ -78,10 +85,10 @@ class PictureFolder:
         return checkpoint.fingerprint([torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)])
 
     def decoded(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield uint8 images (B, 3, H, W) for each of `batches`, places (B,) in this data set."""
+        """Yield uint8 images (B, C, H, W) for each of `batches`, places (B,) in this data set."""
         wanted = [self.indices[batch.cpu()] for batch in batches]
         loader = DataLoader(
-            _Decoding(self.paths, self.image_size),
+            _Decoding(self.paths, self.image_size, MODES[self.channels]),
             batch_size=None,
             sampler=wanted,
             num_workers=min(distributed.cores(), len(wanted)),
@@ -93,7 +100,7 @@ class PictureFolder:
             yield images.to(self.labels.device, non_blocking=True)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield float images (B, 3, H, W), normalised, and labels (B,), in order."""
+        """Yield float images (B, C, H, W), normalised, and labels (B,), in order."""
         images = self.decoded(torch.arange(len(self)).split(batch_size))
         for decoded, labels in zip(images, self.labels.split(batch_size), strict=True):
             yield self.normalise(decoded / 255), labels
@@ -101,7 +108,7 @@ class PictureFolder:
     def shuffled_batches(
         self, batch_size: int, generator: torch.Generator, augmentations: tuple[Augmentation, ...] = ()
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield float images (B, 3, H, W), normalised and augmented, and labels (B,), as `Dataset` does."""
+        """Yield float images (B, C, H, W), normalised and augmented, and labels (B,), as `Dataset` does."""
         shares = list(shares_of_shuffled(len(self), batch_size, generator))
         for chosen, decoded in zip(shares, self.decoded(shares), strict=True):
             yield augmented(self.normalise(decoded / 255), generator, augmentations), self.labels[chosen]
@@ -113,13 +120,15 @@ class _Decoding(torch.utils.data.Dataset):
 
     paths: list[str]
     image_size: int
+    mode: str
 
     def __getitem__(self, places: Tensor) -> Tensor | str:
-        """(B, 3, H, W) uint8, or the path of a picture that cannot be decoded."""
+        """(B, C, H, W) uint8, or the path of a picture that cannot be decoded."""
         images = []
         for place in places.tolist():
             try:
-                picture = transforms.pil_to_tensor(default_loader(self.paths[place]))
+                with Image.open(self.paths[place]) as file:
+                    picture = transforms.pil_to_tensor(file.convert(self.mode))
             except (OSError, SyntaxError, ValueError):
                 return self.paths[place]
             images.append(transforms.resize(picture, [self.image_size, self.image_size], antialias=True))
@@ -129,8 +138,11 @@ class _Decoding(torch.utils.data.Dataset):
 Images = Dataset | PictureFolder
 
 
-def load_folder(root: Path, train: bool, image_size: int) -> Dataset:
+def load_folder(root: Path, train: bool, image_size: int, channels: int = 3) -> Dataset:
     """The pictures in `root`/train/CLASS/ or `root`/test/CLASS/, resized to `image_size` both ways, on the CPU.
+
+    Args:
+        channels: 3, or 1 for grey.
 
     Raises:
         UsageError: the folder is not laid out so, or a picture is damaged.
@@ -138,7 +150,7 @@ def load_folder(root: Path, train: bool, image_size: int) -> Dataset:
     parts = [root / "train", root / "test"]
     if class_names("data", parts[0]) != class_names("data", parts[1]):
         raise UsageError("data", root, "train/ and test/ have different classes, expected the same folders in both")
-    pictures = PictureFolder("data", parts[0] if train else parts[1], image_size)
+    pictures = PictureFolder("data", parts[0] if train else parts[1], image_size, channels=channels)
     images = []
     with progress_bar(len(pictures), "decoding") as bar:
         for decoded in pictures.decoded(pictures.indices.split(DECODED_AT_ONCE)):

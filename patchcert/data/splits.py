@@ -15,9 +15,9 @@ from patchcert.errors import UsageError
 SHIPPED_SPLIT = Path(__file__).parent / "permutation_10000.txt"
 
 
-def spread(dataset: Images, limit: int | None) -> Images:
-    """At most `limit` images, evenly spaced, so that all classes remain where they come one after the other."""
-    count = min(limit or len(dataset), len(dataset))
+def spread(dataset: Images, most: int | None) -> Images:
+    """At most so many images, evenly spaced, so that all classes remain where they come one after the other."""
+    count = min(most or len(dataset), len(dataset))
     return dataset.take(torch.arange(count) * len(dataset) // count)
 
 

@@ -11,11 +11,14 @@ from patchcert.cli import Parser
 from patchcert.data import folders, named
 from patchcert.data.folders import Images, PictureFolder, normalise_imagenet
 from patchcert.errors import UsageError
-from patchcert.option_values import device, pixels, seed
+from patchcert.option_values import device, named_otherwise, pixels, positive_int, seed
 
-MNIST_LIKE = ("mnist", "fashion-mnist", "digits")
+MNIST_LIKE = ("mnist", "fashion-mnist", "digits", "folder")
 CIFAR_LIKE = ("cifar10", "folder")
 IMAGENET = ("imagenet",)
+
+PICTURES = {MNIST_LIKE: {"channels": 1, "image_size": 28}, CIFAR_LIKE: {"channels": 3}}
+"""What pictures of the data set `folder` are turned to where no option says it; image_size is both ways, pixels."""
 
 
 def add_setting(parser: Parser, data_sets: tuple[str, ...]) -> None:
@@ -27,7 +30,8 @@ def add_setting(parser: Parser, data_sets: tuple[str, ...]) -> None:
         )
     else:
         parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder of the data sets")
-        parser.add_argument("--dataset", choices=data_sets, default=data_sets[0], help="which data set")
+        parser.add_argument("--dataset", choices=data_sets, default=data_sets[0], help=_data_set_help(data_sets))
+        parser.set_defaults(**PICTURES.get(data_sets, {}))
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--amp", action=argparse.BooleanOptionalAction, default=False, help="products and convolutions in bfloat16"
@@ -35,6 +39,12 @@ def add_setting(parser: Parser, data_sets: tuple[str, ...]) -> None:
     parser.add_argument("--tf32", action="store_true", help="let GPUs round products and convolutions to TF32")
     parser.add_argument("--compile", action="store_true", help="run the network through torch.compile")
     parser.add_argument("--seed", type=seed, default=0, help="fixes everything random")
+
+
+def _data_set_help(data_sets: tuple[str, ...]) -> str:
+    turned = ", turned grey and resized to 28 × 28" if data_sets == MNIST_LIKE else ""
+    of_folder = f"; folder takes the pictures in DIR/{{train,test}}/CLASS/{turned}"
+    return "which data set" + (of_folder if "folder" in data_sets else "")
 
 
 def add_network(parser: Parser, models: Iterable[str], model: str, image_size: int) -> None:
@@ -50,9 +60,18 @@ def add_image_size(parser: Parser, image_size: int) -> None:
     )
 
 
+def add_subset(parser: Parser) -> None:
+    """--subset, which training has in place of the --limit of evaluations."""
+    parser.add_argument(
+        "--subset", type=positive_int, metavar="N", help="train and test on N images of each part, evenly spaced"
+    )
+    other = named_otherwise("training has --subset N instead, which takes N images of each part, evenly spaced")
+    parser.add_argument("--limit", type=other, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
 def data_name(options: argparse.Namespace) -> str:
     """What checkpoint names begin with: the data set, or the name of the folder it is in."""
-    return {"cifar10": "cifar", "folder": options.data.resolve().name}[options.dataset]
+    return {"cifar10": "cifar", "folder": options.data.resolve().name}.get(options.dataset, options.dataset)
 
 
 def class_count(options: argparse.Namespace) -> int:
@@ -61,7 +80,7 @@ def class_count(options: argparse.Namespace) -> int:
         return len(folders.class_names("data", options.data / "test"))
     if options.dataset == "imagenet":
         return len(folders.class_names("valpath", options.valpath))
-    if options.image_size != 32:
+    if options.dataset == "cifar10" and options.image_size != 32:
         raise UsageError("image_size", options.image_size, "CIFAR-10 has 32 × 32 pixels; only --dataset folder resizes")
     return 10
 
@@ -82,4 +101,4 @@ def load_images(options: argparse.Namespace, train: bool) -> Images:
         return PictureFolder(option, pictures, options.image_size, normalise_imagenet)
     if options.dataset != "folder":
         return named.load(options.dataset, options.data, train)
-    return folders.load_folder(options.data, train, options.image_size)
+    return folders.load_folder(options.data, train, options.image_size, options.channels)

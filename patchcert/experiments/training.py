@@ -14,7 +14,7 @@ from patchcert.data import splits
 from patchcert.data.augmentation import Augmentation
 from patchcert.errors import UsageError
 from patchcert.experiments import about
-from patchcert.experiments.setting import IMAGENET, add_setting, load_images, set_up
+from patchcert.experiments.setting import IMAGENET, add_setting, add_subset, load_images, set_up
 from patchcert.option_values import index, nonnegative_float, one_patch, positive_float, positive_int, whole_numbers
 from patchcert.smoothing import training
 from patchcert.smoothing.ablation import Ablation, Whole
@@ -55,7 +55,7 @@ def training_parser(
         )
     parser.add_argument("--batch_size", type=positive_int, default=batch_size, help="images per step")
     add_setting(parser, data_sets)
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="only N images of each part, evenly spaced")
+    add_subset(parser)
     return parser
 
 
@@ -138,7 +138,7 @@ def _train(
     network = build_network()
     resumed = _resumed(options, network)
     train_set, test_set = (
-        splits.spread(load_images(options, part), options.limit).to(options.device) for part in (True, False)
+        splits.spread(load_images(options, part), options.subset).to(options.device) for part in (True, False)
     )
     distributed.require_images(min(len(train_set), len(test_set)))
     kind = about.of_run(options, network, ablation or Whole(*train_set.image_shape[1:]))

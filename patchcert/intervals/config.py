@@ -8,16 +8,14 @@ from patchcert.intervals.places import Scale
 from patchcert.patch import Patch
 
 
-@dataclass(frozen=True)
-class Method:
-    """`training_params:method_params`: the threat, and which places training looks at.
+@dataclass(frozen=True, kw_only=True)
+class Adversary:
+    """Who may change what, in training and in evaluation: a patch anywhere, or any k inputs.
 
     Attributes:
+        attack_type: `sparse`, or a patch, by which of its places training looks at.
         patch_w, patch_l: rows and columns of the patch.
         k: inputs that a sparse attack may change.
-        patch_count: random places of an image and step; for patch-nn, of each class.
-        neighbor: g_i for patch-all-pool, see `places.pooled_corners`.
-        base_width, T: of patch-nn, see `guide`.
     """
 
     attack_type: str
@@ -25,10 +23,6 @@ class Method:
     patch_w: int = 0
     patch_l: int = 0
     k: int = 0
-    patch_count: int = 0
-    neighbor: tuple[int, ...] = ()
-    base_width: int = 0
-    T: float = 1.0
 
     @property
     def sparse(self) -> bool:
@@ -37,6 +31,27 @@ class Method:
     @property
     def patch(self) -> Patch:
         return Patch(self.patch_w, self.patch_l)
+
+    def __str__(self) -> str:
+        if self.sparse:
+            return f"any {self.k} inputs, by {self.bound_type} bounds"
+        return f"a patch of {self.patch_w} × {self.patch_l} pixels anywhere"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Adversary):
+    """`training_params:method_params`: the adversary, and which places training looks at.
+
+    Attributes:
+        patch_count: random places of an image and step; for patch-nn, of each class.
+        neighbor: g_i for patch-all-pool, see `places.pooled_corners`.
+        base_width, T: of patch-nn, see `guide`.
+    """
+
+    patch_count: int = 0
+    neighbor: tuple[int, ...] = ()
+    base_width: int = 0
+    T: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,13 +80,15 @@ class Training:
     augmentations: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class AttackParams:
-    """`eval_params:method_params`, for `method: adv`: PGD on patches at random places.
+@dataclass(frozen=True, kw_only=True)
+class EvaluationMethod(Adversary):
+    """`eval_params:method_params`: the adversary, training's where not said otherwise, and how `method: adv` attacks.
+
+    The attack is PGD on patches at random places; certificates cover every place.
 
     Attributes:
         random_mask_count: places for each image.
-        sample_limit: images that are attacked, evenly spaced.
+        sample_limit: images that are looked at, the first of the test set.
     """
 
     steps: int
@@ -88,7 +105,13 @@ class Evaluation:
     method: str
     epsilon: float
     batch_size: int
-    method_params: AttackParams
+    method_params: EvaluationMethod
+
+    def against(self) -> dict:
+        """What `--output` says of the adversary."""
+        method = self.method_params
+        size = {"k": method.k, "bound_type": method.bound_type} if method.sparse else {"patch": method.patch.size}
+        return size | {"epsilon": self.epsilon}
 
 
 @dataclass(frozen=True)
@@ -120,6 +143,12 @@ class Config:
     @property
     def scale(self) -> Scale:
         return Scale(self.mean, self.std)
+
+    @property
+    def evaluated_against(self) -> str:
+        """In words: the adversary of evaluation, and that of training where it is another one."""
+        here, trained = str(self.eval_params.method_params), str(self.training_params.method_params)
+        return f"{here}, ε = {self.eval_params.epsilon:g}" + (f"; trained against {trained}" if trained != here else "")
 
     def settings(self) -> dict[str, object]:
         """What a run and the checkpoint that it goes on from must have in common; only epochs may become more."""

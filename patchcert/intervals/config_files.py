@@ -8,7 +8,7 @@ from pathlib import Path
 
 from patchcert.data import augmentation, named
 from patchcert.errors import UsageError
-from patchcert.intervals.config import Config
+from patchcert.intervals.config import Adversary, Config
 
 ATTACK_TYPES = ("patch-all", "patch-random", "patch-nn", "patch-all-pool", "sparse")
 
@@ -31,7 +31,7 @@ def load(path: Path, overrides: list[str] = ()) -> Config:
     values = _read(path)
     for override in overrides:
         values = _over(values, _override(override))
-    config = _fill(Config, values, str(path), "")
+    config = _fill(Config, _with_adversary(values), str(path), "")
     config = replace(config, models_path=config.models_path.replace("{name}", path.stem))
     _check(config, path)
     return config
@@ -79,6 +79,16 @@ def _over(base: dict, values: dict) -> dict:
         both = isinstance(value, dict) and isinstance(base.get(key), dict)
         merged[key] = _over(base[key], value) if both else value
     return merged
+
+
+def _with_adversary(values: dict) -> dict:
+    """The values of a config in which evaluation, too, has an adversary: training's, but for values of its own."""
+    training, evaluation = (values.get(section) for section in ("training_params", "eval_params"))
+    method = training.get("method_params") if isinstance(training, dict) else None
+    if not isinstance(method, dict) or not isinstance(evaluation, dict):
+        return values
+    adversary = {field.name: method[field.name] for field in fields(Adversary) if field.name in method}
+    return values | {"eval_params": _over({"method_params": adversary}, evaluation)}
 
 
 def _override(override: str) -> dict:
@@ -139,12 +149,27 @@ def _value(kind: type, value: object, path: str, key: str) -> object:
     return float(value) if kind is float else value
 
 
+Check = tuple[object, str, object, str]
+"""Whether a value fits, its key, the value, what would be right."""
+
+
+def _of_adversary(adversary: Adversary, section: str) -> list[Check]:
+    bound_types = BOUND_TYPES.get(adversary.attack_type, ("interval",))
+    patched = 0 if adversary.sparse else 1
+    checks = (
+        (adversary.attack_type in ATTACK_TYPES, "attack_type", ", ".join(ATTACK_TYPES)),
+        (adversary.bound_type in bound_types, "bound_type", " or ".join(bound_types)),
+        (adversary.patch_w >= patched, "patch_w", "at least 1"),
+        (adversary.patch_l >= patched, "patch_l", "at least 1"),
+        (adversary.k >= 1 - patched, "k", "at least 1"),
+    )
+    return [(fits, f"{section}:method_params:{key}", getattr(adversary, key), right) for fits, key, right in checks]
+
+
 def _check(config: Config, path: Path) -> None:
     """Raise UsageError for values that no run can work with."""
     training, method, evaluation = config.training_params, config.training_params.method_params, config.eval_params
-    bound_types = BOUND_TYPES.get(method.attack_type, ("interval",))
     drawn = {"patch-random": 1, "patch-nn": 1}.get(method.attack_type, 0)
-    patched = 0 if method.sparse else 1
     pooled = method.attack_type == "patch-all-pool"
     ids = [model.model_id for model in config.models]
     files_differ = len({model_id + end for model_id in ids for end in ("", "_best")}) == 2 * len(ids)
@@ -152,17 +177,14 @@ def _check(config: Config, path: Path) -> None:
     attack = evaluation.method_params
     for fits, key, value, right in (
         (config.dataset in named.NAMES, "dataset", config.dataset, ", ".join(named.NAMES)),
-        (method.attack_type in ATTACK_TYPES, "attack_type", method.attack_type, ", ".join(ATTACK_TYPES)),
-        (method.bound_type in bound_types, "bound_type", method.bound_type, " or ".join(bound_types)),
+        *_of_adversary(method, "training_params"),
+        *_of_adversary(attack, "eval_params"),
         (training.method in ("robust", "natural"), "training_params:method", training.method, "robust or natural"),
         (evaluation.method in ("robust", "adv"), "eval_params:method", evaluation.method, "robust or adv"),
-        (not method.sparse or evaluation.method == "robust", "eval_params:method", evaluation.method, "robust"),
+        (not attack.sparse or evaluation.method == "robust", "eval_params:method", evaluation.method, "robust"),
         (evaluation.epsilon == 1 or evaluation.method != "adv", "eval_params:epsilon", evaluation.epsilon, "1 for adv"),
         (attack.random_start, "random_start", "false", "true: every attack begins with a random patch"),
         (training.optimizer in ("adam", "sgd"), "optimizer", training.optimizer, "adam or sgd"),
-        (method.patch_w >= patched, "patch_w", method.patch_w, "at least 1"),
-        (method.patch_l >= patched, "patch_l", method.patch_l, "at least 1"),
-        (method.k >= 1 - patched, "k", method.k, "at least 1"),
         (method.patch_count >= drawn, "patch_count", method.patch_count, "at least 1"),
         (all(g >= 1 for g in method.neighbor), "neighbor", list(method.neighbor), "numbers of at least 1"),
         (method.neighbor or not pooled, "neighbor", "[]", "numbers, as patch-all-pool merges places"),

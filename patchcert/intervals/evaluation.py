@@ -93,7 +93,7 @@ def _certify(
     network: nn.Sequential, images: Tensor, labels: Tensor, right: Tensor, config: Config, max_memory: int
 ) -> Tensor:
     """(N,) bool: which of the images that are classified right (N,) are certified."""
-    method, epsilon = config.training_params.method_params, config.eval_params.epsilon
+    method, epsilon = config.eval_params.method_params, config.eval_params.epsilon
     if method.sparse:
         return _certify_sparse(network, images, labels, right, config, max_memory)
     batch = Batch(network, images, labels, Threat(method.patch, epsilon), config.scale, (), max_memory)
@@ -104,7 +104,7 @@ def _certify_sparse(
     network: nn.Sequential, images: Tensor, labels: Tensor, right: Tensor, config: Config, max_memory: int
 ) -> Tensor:
     """As `_certify`. Tight bounds, which cost more, are computed where the plain ones, never tighter, do not do."""
-    method = config.training_params.method_params
+    method = config.eval_params.method_params
     threat, holds = SparseThreat(method.k, config.eval_params.epsilon), torch.zeros_like(right)
     for tight in (False, True) if method.bound_type == "sparse-interval-tight" else (False,):
         left = (right & ~holds).nonzero().squeeze(1)
@@ -177,11 +177,11 @@ def attacked(network: nn.Sequential, dataset: Dataset, config: Config, verdicts:
 
 def _flipped(network: nn.Sequential, dataset: Dataset, config: Config, certified: Tensor, seed: int) -> Tensor:
     """(N,) bool: which images, all of them classified right, the attack flips."""
-    params, patch = config.eval_params.method_params, config.training_params.method_params.patch
+    params = config.eval_params.method_params
     images, batch_size = dataset.images / 255, config.eval_params.batch_size
     network.requires_grad_(False)
     classifier = undefended(_OnPixels(network, config.scale), *images.shape[2:])
-    threat = PatchThreat(patch, classifier.ablation.to(images.device))
+    threat = PatchThreat(params.patch, classifier.ablation.to(images.device))
     outputs = torch.cat([*classifier.every_copy(images, batch_size)])
     targets = Targets(images, dataset.labels, dataset.indices, outputs, certified)
     ascent = Ascent(margin, params.steps, params.step_size, momentum=0.0)

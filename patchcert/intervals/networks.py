@@ -6,7 +6,7 @@ import math
 from torch import nn
 
 from patchcert.errors import UsageError
-from patchcert.intervals.config import Config, Model
+from patchcert.intervals.config import Adversary, Config, Model
 from patchcert.intervals.sparse import require_k
 
 
@@ -96,17 +96,25 @@ def network_of(config: Config, model: Model, image_shape: tuple[int, int, int], 
     if len(mean) != channels:
         raise UsageError("config", f"mean={mean}", f"expected {channels} numbers, one for each channel of the images")
     network = build(model.model_class, channels, height, classes, model.model_params)
-    if method.sparse:
-        require_k(network, method.k)
-        return network
-    rows, columns = height - method.patch_w + 1, width - method.patch_l + 1
-    merged = f"neighbor={list(method.neighbor)}, multiplied"
-    for key, value, largest, what in (
-        ("patch_w", method.patch_w, height, f"images have {height} rows"),
-        ("patch_l", method.patch_l, width, f"images have {width} columns"),
-        ("patch_count", method.patch_count, rows * columns, f"there are {rows * columns} places"),
-        (merged, math.prod(method.neighbor), max(rows, columns), f"there are {rows} × {columns} places"),
-    ):
-        if value > largest:
-            raise UsageError("config", f"{key}={value}", f"expected at most {largest}, {what}")
+    _require_reach(method, "training_params", network, height, width)
+    _require_reach(config.eval_params.method_params, "eval_params", network, height, width)
+    if not method.sparse:
+        rows, columns = height - method.patch_w + 1, width - method.patch_l + 1
+        merged = f"neighbor={list(method.neighbor)}, multiplied"
+        _require_at_most("patch_count", method.patch_count, rows * columns, f"there are {rows * columns} places")
+        _require_at_most(merged, math.prod(method.neighbor), max(rows, columns), f"there are {rows} × {columns} places")
     return network
+
+
+def _require_reach(adversary: Adversary, section: str, network: nn.Sequential, height: int, width: int) -> None:
+    """Raise UsageError unless the patch fits into images of this size, or a unit sees k inputs."""
+    if adversary.sparse:
+        require_k(network, adversary.k)
+        return
+    _require_at_most(f"{section}:method_params:patch_w", adversary.patch_w, height, f"images have {height} rows")
+    _require_at_most(f"{section}:method_params:patch_l", adversary.patch_l, width, f"images have {width} columns")
+
+
+def _require_at_most(key: str, value: int, largest: int, what: str) -> None:
+    if value > largest:
+        raise UsageError("config", f"{key}={value}", f"expected at most {largest}, {what}")

@@ -61,6 +61,10 @@ class Ablation(ABC):
         with_hidden = torch.cat([shown, shown.new_zeros(len(shown), 1)], dim=1)  # cell −1 is the last column
         return with_hidden[:, self.cells]
 
+    def as_seen(self, pictures: Tensor) -> Tensor:
+        """Images, copies or masks (…, H, W) the way up in which the network gets them."""
+        return pictures
+
     def patch_cells(self, patch: Patch) -> Tensor:
         """(L, cells) bool: the cells that `patch` covers at each of its L = (H−m₁+1)(W−m₂+1) places, row-major.
 
@@ -152,7 +156,10 @@ class Band(Ablation):
 
 
 class Row(Ablation):
-    """`band_size` (s) adjacent rows, one ablation for every start row, wrapping around the border."""
+    """`band_size` (s) adjacent rows, one ablation for every start row, wrapping around the border.
+
+    As in the paper, the network sees them as bands of columns of the transposed image; patches and masks are upright.
+    """
 
     def __init__(self, height: int, width: int, band_size: int):
         require_within("band_size", band_size, 1, height, f"images are {height} pixels high")
@@ -162,6 +169,10 @@ class Row(Ablation):
 
     def cells_shown(self, indices: Tensor) -> Tensor:
         return _run_from(indices, self.band_size, self.height)
+
+    def as_seen(self, pictures: Tensor) -> Tensor:
+        """(…, W, H): transposed."""
+        return pictures.transpose(-2, -1)
 
 
 class BandAndRow(Ablation):

@@ -110,7 +110,7 @@ class WorstPair:
 
 
 def ablated(images: Tensor, ablation: Ablation | None, generator: torch.Generator, per: str = "batch") -> Tensor:
-    """Inputs (N, 2C, H, W) that show random ablations of `images` (N, C, H, W); the images without one.
+    """Inputs (N, 2C, H, W) that show random ablations of `images` (N, C, H, W), as seen; the images without one.
 
     Args:
         per: `batch` shows the same ablation of all images, `sample` one of its own of each.
@@ -120,7 +120,7 @@ def ablated(images: Tensor, ablation: Ablation | None, generator: torch.Generato
     indices = torch.randint(
         ablation.count, (len(images) if per == "sample" else 1,), generator=generator, device=images.device
     )
-    return encode(images) * ablation.masks(indices)[:, None]
+    return ablation.as_seen(encode(images) * ablation.masks(indices)[:, None])
 
 
 def _right(logits: Tensor, labels: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ def train(
         measures on test images, %), `epoch`, `trained` (the weights that training goes on with), `optimizer`,
         `settings` and `about`.
     """
-    known = {"limit": len(train_set), "data": train_set.fingerprint(), "resume": start, "file": path.name}
+    known = {"subset": len(train_set), "data": train_set.fingerprint(), "resume": start, "file": path.name}
     known |= objective.settings() | ({"network": about["network"]} if about else {})
     settings, log = recipe.settings() | known, path.with_suffix(".jsonl")
     partial, partial_log = (file.with_name(file.name + ".partial") for file in (path, log))

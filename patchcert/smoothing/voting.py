@@ -97,7 +97,7 @@ class DenseNetwork:
     def logits(self, images: Tensor, indices: Tensor) -> Tensor:
         visible = self.ablation.masks(indices)[None, :, None]  # (1, A', 1, H, W)
         copies = (images[:, None] * visible).flatten(0, 1)  # (N·A', 2C, H, W)
-        return self.network(copies).view(len(images), len(indices), -1)
+        return self.network(self.ablation.as_seen(copies)).view(len(images), len(indices), -1)
 
 
 class SharedNetwork:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from patchcert import distributed
-from patchcert.data import named, splits
+from patchcert.data import named
 from patchcert.errors import UsageError
 from patchcert.intervals import arguments, config_files
 from patchcert.intervals.bounds import certified
@@ -33,7 +33,7 @@ def trained(tmp_path_factory, generated_mnist):
     """A folder in which train.py has trained models 0 and 1 of the 2 × 2 patch config."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "data").symlink_to(generated_mnist)
-    succeed("train.py", "--config", P22, "--model_subset", 0, 1, *FAST, "--limit", 200, folder=folder)
+    succeed("train.py", "--config", P22, "--model_subset", 0, 1, *FAST, "--subset", 200, folder=folder)
     return folder
 
 
@@ -43,7 +43,7 @@ def test_eval_counts_what_the_plain_construction_certifies(trained):
     output = json.loads((trained / "o.json").read_text())
     rows = list(csv.DictReader((trained / "o.csv").open()))
     assert [model["model_id"] for model in output["models"]] == ["mlp_255", "cnn_2layer_width_1"]
-    data = splits.spread(named.load("mnist", trained / "data", train=False), 40)
+    data = named.load("mnist", trained / "data", train=False).take(slice(40))
     images, experiment = data.images / 255, config_files.load(P22)
     for model, entry in zip(experiment.models[:2], output["models"], strict=True):
         folder = trained / "checkpoints" / "mnist_robtrain_p22_all"
@@ -54,6 +54,7 @@ def test_eval_counts_what_the_plain_construction_certifies(trained):
             predicted = network(images).argmax(dim=1)
         expected = certified(margins.amin(0), data.labels)
         mine = [row for row in rows if row["model_id"] == model.model_id]
+        assert [int(row["index"]) for row in mine] == list(range(40))
         assert [row["certified"] == "True" for row in mine] == expected.tolist()
         assert [int(row["predicted"]) for row in mine] == predicted.tolist()
         assert entry["epoch"] == 1 and entry["checkpoint"].endswith(f"mnist_robtrain_p22_all/{model.model_id}_best.pth")
@@ -84,12 +85,60 @@ def test_an_attack_finds_no_more_than_the_certificate_allows(trained):
             folder=trained)  # fmt: skip
     rows = list(csv.DictReader((trained / "o.csv").open()))
     (model,) = json.loads((trained / "o.json").read_text())["models"]
-    assert len(rows) == model["total"] == 60
+    assert [int(row["index"]) for row in rows] == list(range(60)) and model["total"] == 60
     assert not any(row["certified"] == "True" and row["flipped"] == "True" for row in rows)
     assert any(row["certified"] == "True" for row in rows) and any(row["flipped"] == "True" for row in rows)
     wrong = [row["flipped"] == "True" or row["predicted"] != row["label"] for row in rows]
     assert model["attacked_error"] == pytest.approx(sum(wrong) / 60)
     assert model["clean_error"] < model["attacked_error"] <= model["certified_error"]
+
+
+IN_EVALUATION = "eval_params:method_params"
+
+
+@pytest.mark.parametrize(
+    ("values", "said", "against"),
+    [
+        (["patch_w=1"], "a patch of 1 × 2 pixels anywhere", {"patch": "1x2"}),
+        (["patch_l=1", "patch_w=1"], "a patch of 1 × 1 pixels anywhere", {"patch": 1}),
+        (
+            ["attack_type=sparse", "bound_type=sparse-interval", "k=2"],
+            "any 2 inputs, by sparse-interval bounds",
+            {"k": 2, "bound_type": "sparse-interval"},
+        ),
+    ],
+)
+def test_networks_are_evaluated_against_more_than_they_were_trained_for(trained, values, said, against, capsys):
+    files = ["--output", "o.json", "--per_image", "o.csv"]
+    overrides = [f"{IN_EVALUATION}:{value}" for value in values]
+    succeed("eval.py", "--config", P22, "--model_subset", 0, "--limit", 60, *files, *overrides, folder=trained)
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first == f"evaluated against {said}, ε = 1; trained against a patch of 2 × 2 pixels anywhere"
+    assert json.loads((trained / "o.json").read_text())["evaluated_against"] == against | {"epsilon": 1.0}
+    data, scale = named.load("mnist", trained / "data", train=False).take(slice(60)), Scale((0.0,), (1.0,))
+    network = build("mlp", 1, 28, 10, {"hidden": 255})
+    file = trained / "checkpoints" / "mnist_robtrain_p22_all" / "mlp_255_best.pth"
+    network.load_state_dict(torch.load(file, weights_only=True)["state_dict"])
+    with torch.no_grad():
+        if "k" in against:
+            worst = sparse_margins(network, data.images / 255, data.labels, SparseThreat(2), scale)
+        else:
+            patch = Patch(1, 2) if against["patch"] == "1x2" else Patch(1, 1)
+            worst = plain_margins(network, data.images / 255, data.labels, Threat(patch), scale).amin(0)
+    expected = certified(worst, data.labels).tolist()
+    assert [row["certified"] == "True" for row in csv.DictReader((trained / "o.csv").open())] == expected
+    assert any(expected) and not all(expected)
+
+
+def test_attacks_have_the_patch_of_the_evaluation(trained):
+    """A patch of 12 × 12 flips images that are certified for the 2 × 2 of training."""
+    few = ["--config", ADV, "--model_subset", 0, "--limit", 60, "--output", "o.json"]
+    effort = [f"{IN_EVALUATION}:{value}" for value in ("steps=9", "random_mask_count=8")]
+    errors = []
+    for size in ([], [f"{IN_EVALUATION}:patch_w=12", f"{IN_EVALUATION}:patch_l=12"]):
+        succeed("eval.py", *few, *effort, *size, folder=trained)
+        errors += json.loads((trained / "o.json").read_text())["models"]
+    assert errors[0]["certified_error"] < errors[1]["attacked_error"] <= errors[1]["certified_error"]
 
 
 def test_attacking_a_network_that_is_never_right_flips_nothing(trained):
@@ -106,12 +155,12 @@ def test_attacking_a_network_that_is_never_right_flips_nothing(trained):
 
 def test_two_processes_train_certify_and_attack_the_same(generated_mnist, tmp_path):
     """Each with half of every batch; the state after two epochs and the rows per image are those of one process."""
-    arguments = ["--model_subset", 0, "--data", generated_mnist, "--limit", 41, "--device", "cpu", "models_path=models"]
+    arguments = ["--model_subset", 0, "--data", generated_mnist, "--device", "cpu", "models_path=models"]
     effort = [f"eval_params:method_params:{value}" for value in ("steps=5", "random_mask_count=4")]
     runs = [
-        ("train.py", ["--config", P22, *FAST, "training_params:batch_size=20"]),
-        ("eval.py", ["--config", P22, "--per_image", "rows.csv"]),
-        ("eval.py", ["--config", ADV, "--per_image", "attacked.csv", *effort]),
+        ("train.py", ["--config", P22, *FAST, "training_params:batch_size=20", "--subset", 41]),
+        ("eval.py", ["--config", P22, "--per_image", "rows.csv", "--limit", 41]),
+        ("eval.py", ["--config", ADV, "--per_image", "attacked.csv", *effort, "--limit", 41]),
     ]
     states, rows = [], []
     for run in (succeed, succeed_in_two_processes):
@@ -127,6 +176,11 @@ def test_two_processes_train_certify_and_attack_the_same(generated_mnist, tmp_pa
     assert "True" in rows[0][1]
 
 
+def test_training_has_a_subset_in_place_of_a_limit(trained, capsys):
+    assert run_here("train.py", "--config", P22, "--limit", 20, folder=trained) == 2
+    assert "argument --limit: 20: training has --subset N instead" in capsys.readouterr().err
+
+
 def test_gpus_that_are_not_there(trained, capsys):
     capsys.readouterr()
     assert run_here("eval.py", "--config", P22, "--gpu", "0,99", folder=trained) == 2
@@ -138,6 +192,22 @@ WRONG = {
     "unknown attack": (["training_params:method_params:attack_type=patch-most"], "patch-random"),
     "unknown data": (["dataset=emnist"], "expected mnist, fashion-mnist"),
     "unknown bound": (["training_params:method_params:bound_type=exact"], "expected interval"),
+    "larger patch in evaluation": (
+        ["eval_params:method_params:patch_w=29"],
+        "eval_params:method_params:patch_w=29: expected at most 28, images have 28 rows",
+    ),
+    "no patch in evaluation": (["eval_params:method_params:patch_l=0"], "method_params:patch_l=0: expected at least 1"),
+    "bounds of another adversary": (
+        ["eval_params:method_params:attack_type=sparse"],
+        "eval_params:method_params:bound_type=interval: expected sparse-interval or sparse-interval-tight",
+    ),
+    "attack on any inputs": (
+        [
+            "eval_params:method=adv",
+            *(f"eval_params:method_params:{v}" for v in ("attack_type=sparse", "bound_type=sparse-interval", "k=1")),
+        ],
+        "eval_params:method=adv: expected robust",
+    ),
     "patch larger than the image": (["training_params:method_params:patch_w=29"], "images have 28 rows"),
     "text for a number": (["training_params:epochs=many"], "expected a whole number"),
     "model out of range": (["--model_subset", "3"], "0 mlp_255"),
@@ -177,6 +247,7 @@ WRONG = {
         ["training_params:method_params:neighbor=[2,20]"],
         "neighbor=[2, 20], multiplied=40: expected at most 27, there are 27 × 27 places",
     ),
+    "places of training in evaluation": (["eval_params:method_params:patch_count=3"], "no such key to override"),
     "huge network": (['models=[{"model_id":"m","model_class":"mlp","model_params":{"hidden":9999999}}]'], "to 1000000"),
     "no file name": (['models=[{"model_id":"../m","model_class":"mlp","model_params":{}}]'], "letters, digits"),
     "best of another": (
@@ -203,9 +274,9 @@ def test_what_is_wrong_is_said_in_one_line(name, trained, capsys):
 
 
 def test_a_network_trained_on_few_images_knows_all_classes(generated_mnist, tmp_path):
-    data = ["--config", P22, "--model_subset", 0, "--data", generated_mnist, "--limit", 1]
-    succeed("train.py", *data, *FAST, folder=tmp_path)
-    succeed("eval.py", *data, folder=tmp_path)
+    data = ["--config", P22, "--model_subset", 0, "--data", generated_mnist]
+    succeed("train.py", *data, *FAST, "--subset", 1, folder=tmp_path)
+    succeed("eval.py", *data, "--limit", 1, folder=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +291,7 @@ def test_a_network_trained_on_few_images_knows_all_classes(generated_mnist, tmp_
 )
 def test_resuming_from_something_else_is_an_error(subset, file, right, trained, capsys):
     last = trained / "checkpoints" / "mnist_robtrain_p22_all" / file
-    arguments = ["--config", P22, "--model_subset", *subset, "--resume", last, "--limit", 20, *FAST]
+    arguments = ["--config", P22, "--model_subset", *subset, "--resume", last, "--subset", 20, *FAST]
     assert run_here("train.py", *arguments, folder=trained) == 2
     assert right in capsys.readouterr().err
 
@@ -244,16 +315,16 @@ def test_nothing_starts_where_a_later_model_cannot(trained, tmp_path, capsys):
     assert not (tmp_path / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("script", ["train.py", "eval.py"])
-def test_more_processes_than_images(script, trained, capsys, monkeypatch):
+@pytest.mark.parametrize(("script", "few"), [("train.py", "--subset"), ("eval.py", "--limit")])
+def test_more_processes_than_images(script, few, trained, capsys, monkeypatch):
     monkeypatch.setattr(distributed, "world", lambda: 2)
-    assert run_here(script, "--config", P22, "--model_subset", 0, "--limit", 1, folder=trained) == 2
+    assert run_here(script, "--config", P22, "--model_subset", 0, few, 1, folder=trained) == 2
     assert "more processes than images: expected at most 1" in capsys.readouterr().err
 
 
 def test_a_models_path_that_cannot_be_made(trained, capsys):
     (trained / "file").touch()
-    arguments = ["--config", P22, "--model_subset", 0, *FAST, "--limit", 20, "models_path=file"]
+    arguments = ["--config", P22, "--model_subset", 0, *FAST, "--subset", 20, "models_path=file"]
     assert run_here("train.py", *arguments, folder=trained) == 2
     assert "models_path=file: expected a folder" in capsys.readouterr().err
 

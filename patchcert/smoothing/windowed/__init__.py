@@ -58,7 +58,7 @@ class WindowedNetwork:
         parameter = next(network.parameters())
         self.dtype = parameter.dtype
         empty = parameter.new_zeros(1, channels, ablation.height, ablation.width)
-        self.steps = self._translated(network, self._laid_out(empty))
+        self.steps = self._translated(network, self._laid_out(ablation.as_seen(empty)))
         self._note_readers()
         self.plans: dict[int, Plan] = {}
         self.kept_bytes = 0
@@ -66,7 +66,7 @@ class WindowedNetwork:
     @torch.inference_mode()
     def logits(self, images: Tensor, indices: Tensor) -> Tensor:
         """(N, A', K): the network's outputs for images (N, 2C, H, W) under the ablations `indices` (A',)."""
-        images = self._laid_out(images.to(self.dtype))
+        images = self._laid_out(self.ablation.as_seen(images.to(self.dtype)))
         return torch.stack([self._run(self._plan(index), images) for index in indices.tolist()], dim=1)
 
     def multiply_adds(self, indices: Tensor) -> int:
@@ -74,13 +74,13 @@ class WindowedNetwork:
         return sum(self._plan(index).multiply_adds for index in indices.tolist())
 
     def _laid_out(self, images: Tensor) -> Tensor:
-        """Images (N, 2C, H, W) in the rows, columns and memory order in which the steps work."""
+        """Images (N, 2C, H, W), as seen, in the rows, columns and memory order in which the steps work."""
         turned = images.transpose(2, 3) if self.turned else images
         return turned.contiguous(memory_format=torch.channels_last)
 
     def _shown(self, index: int) -> Tensor:
-        """(H, W) bool: the ablation's mask."""
-        return self.ablation.masks(torch.tensor([index], device=self.ablation.cells.device))[0]
+        """(H, W) bool: the ablation's mask, as seen."""
+        return self.ablation.as_seen(self.ablation.masks(torch.tensor([index], device=self.ablation.cells.device))[0])
 
     def _translated(self, network: nn.Module, empty: Tensor) -> dict[int, Step]:
         """The steps that the network's output depends on, in order."""
