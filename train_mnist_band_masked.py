@@ -7,7 +7,7 @@ All bands of every image in one pass, and the loss is that of the certificate it
 pair of masks. Writes checkpoints/{dataset}_masked_band_….pth and a log beside it.
 """
 
-from patchcert import MNIST_LIKE, Shape, cli, masked_training_parser, train_masked
+from patchcert import MNIST_LIKE, Shape, class_count, cli, data_name, masked_training_parser, train_masked
 
 
 def main() -> None:
@@ -15,8 +15,8 @@ def main() -> None:
     options = parser.parse_args()
     images = {"height": 28, "width": 28, "image_channels": 1}
     bands = {"band_size": options.band_size, "lines": options.lines}
-    shape = Shape(options.channels, options.blocks, **bands, **images, classes=10)
-    train_masked(options, shape, stem=f"{options.dataset}_masked_band")
+    shape = Shape(options.channels, options.blocks, **bands, **images, classes=class_count(options))
+    train_masked(options, shape, stem=f"{data_name(options)}_masked_band")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def earlier_run(path: Path, partial: Path, settings: dict, overwrite: bool) -> t
         UsageError: there is a run of other settings, and no leave to `overwrite` it; the message names the first.
     """
     interrupted = checkpoint.read("resume", partial) if partial.exists() else None
-    if interrupted and not checkpoint.other_setting(interrupted.get("settings", {}), settings):
+    if interrupted and not checkpoint.other_setting(_settings(interrupted), settings):
         return interrupted, partial
     if overwrite:
         return None, None
@@ -52,9 +52,15 @@ def earlier_run(path: Path, partial: Path, settings: dict, overwrite: bool) -> t
     return None, None
 
 
+def _settings(state: dict) -> dict:
+    """The settings that a run left, under today's names."""
+    settings = state.get("settings", {})
+    return {"subset": settings.get("limit")} | settings  # its name in earlier versions
+
+
 def _require_settings(state: dict, settings: dict, what: str, way_out: str) -> None:
     """Raise UsageError unless the run that left `state` had these settings; `what` it is and what can be done."""
-    before = state.get("settings", {})
+    before = _settings(state)
     other = checkpoint.other_setting(before, settings)
     if other:
         how = f"with --{other} {before[other]}" if other in before else "that does not say how it was trained"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from patchcert import distributed, results
+from patchcert import checkpoint, distributed, results
 from patchcert.cli import Parser, configuration
 from patchcert.data import splits
 from patchcert.data.folders import Images

@@ -29,7 +29,7 @@ class Objective(Protocol):
     def right(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """(N,) float: how far each image is classified as it should be, from 0 to 1."""
 
-    def settings(self) -> dict:
+    def settings(self, network: nn.Module) -> dict:
         """What besides the recipe must agree for an interrupted run to go on, in types that a checkpoint can hold."""
 
 
@@ -53,7 +53,7 @@ class OneCopy:
     def right(self, network, images, labels, generator):
         return _right(network(ablated(images, self.ablation, generator, per="sample")), labels)
 
-    def settings(self):
+    def settings(self, network):
         return {}
 
 
@@ -72,7 +72,7 @@ class EveryBand:
     def right(self, network, images, labels, generator):
         return _bands_right(network(images), labels)
 
-    def settings(self):
+    def settings(self, network):
         return {}
 
     def of_scores(self, scores: Tensor, labels: Tensor) -> Tensor:
@@ -105,8 +105,8 @@ class WorstPair:
     def right(self, network, images, labels, generator):
         return _ahead(self.masking.worst_leads(labels, network(images).float()), labels)
 
-    def settings(self):
-        return {"band_weight": self.band_weight}
+    def settings(self, network):
+        return {"band_weight": self.band_weight, "network": network.description}
 
 
 def ablated(images: Tensor, ablation: Ablation | None, generator: torch.Generator, per: str = "batch") -> Tensor:

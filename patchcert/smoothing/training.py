@@ -131,8 +131,7 @@ def train(
         `settings` and `about`.
     """
     known = {"subset": len(train_set), "data": train_set.fingerprint(), "resume": start, "file": path.name}
-    known |= objective.settings() | ({"network": about["network"]} if about else {})
-    settings, log = recipe.settings() | known, path.with_suffix(".jsonl")
+    settings, log = recipe.settings() | objective.settings(network) | known, path.with_suffix(".jsonl")
     partial, partial_log = (file.with_name(file.name + ".partial") for file in (path, log))
     earlier, source = distributed.from_first(earlier_run(path, partial, settings, overwrite))
     if source == path:
