@@ -4,14 +4,15 @@
     python train.py --config config/cifar_robtrain_p55_rand20.json --model_subset 3 --gpu 0,1
 
 Chiang et al., "Certified Defenses for Adversarial Patches", ICLR 2020. Each file in config/ is one experiment: data,
-networks, attack and schedule. Writes MODELS_PATH/MODEL_ID.pth, MODEL_ID_best.pth and MODEL_ID.log.
+networks, attack and schedule. Writes MODELS_PATH/MODEL_ID.pth, MODEL_ID_best.pth and MODEL_ID.log. The same command
+goes on after an interruption, and leaves alone what is finished.
 """
 
 from pathlib import Path
 
 import torch
 
-from patchcert import cli, distributed
+from patchcert import cli, distributed, results
 from patchcert.data import named, splits
 from patchcert.errors import UsageError
 from patchcert.experiments.setting import add_subset
@@ -24,6 +25,9 @@ def main() -> None:
     parser = arguments.shared_parser(__doc__)
     add_subset(parser)
     parser.add_argument("--resume", type=Path, metavar="FILE", help="checkpoint to go on from: MODEL_ID.pth")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="train anew, in place of what earlier runs of these models left"
+    )
     parser.add_argument("--grad-acc-steps", type=positive_int, default=1, help="parts that a batch is split into")
     options = arguments.parse(parser)
     if options.resume and len(options.models) != 1:
@@ -37,11 +41,25 @@ def main() -> None:
         torch.manual_seed(options.seed)
         runs.append(training.Run(options.experiment, model, train_set.images.shape[1:], classes, options.bytes))
     arguments.require_models_folder(options.folder)
+    if not (options.resume or options.overwrite):
+        for run in runs:  # before the first of them trains for hours
+            path, _ = training.files(options.folder, run.model)
+            training.left_by_earlier(run, path, training.settings_of(run, train_set, options.seed))
     for run in runs:
         with exact_float32():
             training.train(
-                run, train_set, test_set, options.folder, options.seed, options.grad_acc_steps, options.resume
+                run,
+                train_set,
+                test_set,
+                options.folder,
+                options.seed,
+                options.grad_acc_steps,
+                options.resume,
+                options.overwrite,
             )
+    if distributed.is_first():
+        for run in runs:
+            results.print_networks(*training.outcome(run, options.folder))
 
 
 if __name__ == "__main__":

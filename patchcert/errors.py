@@ -7,11 +7,12 @@ class UsageError(Exception):
     Args:
         option: the option's name without dashes; parameters that are options carry the same name.
         value: what was given.
-        right: what would be right.
+        right: what would be right; kept as an attribute.
     """
 
     def __init__(self, option: str, value: object, right: str):
         super().__init__(f"--{option} {value}: {right}")
+        self.right = right
 
 
 def require_within(option: str, value: int, low: int, high: int, what: str) -> None:

@@ -188,9 +188,24 @@ def print_finished(path: Path, state: dict) -> None:
     )
 
 
-def print_going_on(epoch: int, end_epoch: int, partial: Path | None = None) -> None:
-    """Print that training goes on with `epoch`, after an interruption with what `partial` holds."""
-    print(f"going on with epoch {epoch} of {end_epoch}" + (f" from {partial}" if partial else ""), flush=True)
+def print_going_on(epoch: int, end_epoch: int, source: Path | None = None) -> None:
+    """Print that training goes on with `epoch`, from the file `source`, unless `--resume` named it."""
+    print(f"going on with epoch {epoch} of {end_epoch}" + (f" from {source}" if source else ""), flush=True)
+
+
+def print_finished_model(path: Path, epoch: int) -> None:
+    """Print that there is nothing to do: the run with interval bounds that writes `path` is finished."""
+    print(f"{path} is finished after epoch {epoch}; --overwrite trains anew", flush=True)
+
+
+def print_networks(states: dict[Path, dict | None], attack_type: str, schedule_end: int) -> None:
+    """Print where a model's last and best state lie and what is known of them; None where there is none."""
+    for path, state in states.items():
+        if state is None:
+            print(f"{path}: there is none, ε grows until epoch {schedule_end}")
+        else:
+            errors = f"robust ({attack_type}) {state['robust_err']:.2%}, clean {state['clean_err']:.2%}"
+            print(f"{path}: epoch {state['epoch']}, test error: {errors}")
 
 
 def print_other_kind(name: str, trained: str, run: str) -> None:

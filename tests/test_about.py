@@ -184,6 +184,15 @@ def test_help_tells_whose_value_comes_first(script, tmp_path, capsys):
     assert text.count("the checkpoint's, else") == 4
 
 
+def all_below(kind):
+    return {found for below in kind.__subclasses__() for found in (below, *all_below(below))}
+
+
+def test_every_ablation_can_be_described():
+    here = {kind for kind in all_below(ablation.Ablation) if kind.__module__ == ablation.__name__}
+    assert {kind for kind in here if not kind.__name__.startswith("_")} == set(ablation.KINDS.values())
+
+
 @pytest.mark.parametrize(
     ("made", "sizes"),
     [

@@ -160,10 +160,12 @@ def test_digits_need_no_files_and_name_the_checkpoint(tmp_path):
 
 
 def test_the_quickstart_trains_certifies_and_attacks(tmp_path, capsys):
-    succeed("quickstart.py", "--end_epoch", 0, "--output", tmp_path / "two words.json", folder=tmp_path)
-    record = json.loads((tmp_path / "two words.json").read_text())
-    assert [answer["size_to_certify"] for answer in record["results"]] == list(range(1, 9))
-    assert "attacked correct" in capsys.readouterr().out
+    for finished in (False, True):
+        succeed("quickstart.py", "--end_epoch", 0, "--output", tmp_path / "two words.json", folder=tmp_path)
+        record = json.loads((tmp_path / "two words.json").read_text())
+        assert [answer["size_to_certify"] for answer in record["results"]] == list(range(1, 9))
+        said = capsys.readouterr().out
+        assert "attacked correct" in said and ("is finished" in said) == finished
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, generated_mnist):

@@ -19,7 +19,7 @@ from patchcert.intervals.networks import network_of
 from patchcert.intervals.schedules import epsilon_at, lr_factor, optimizer_of, schedule_end
 from patchcert.intervals.training_attacks import ATTACKS, GuidedPlaces
 from patchcert.progress import STEPS_BETWEEN_READINGS, progress_bar
-from patchcert.results import print_interval_epoch
+from patchcert.results import print_finished_model, print_going_on, print_interval_epoch
 
 NATURAL = 1e-6
 """Below this ε training is natural: cross-entropy of the logits."""
@@ -165,27 +165,32 @@ def train(
     seed: int,
     parts: int = 1,
     resume: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Train to the config's last epoch; everything is on the data's device.
 
     Every process has all data and the same weights throughout; the first one writes and prints.
 
-    After each epoch MODEL_ID.pth in `folder` is the state to resume from and MODEL_ID.log has a line more. Once the
-    ε schedule has ended, MODEL_ID_best.pth is the state of the lowest robust error on the test set, which is what
-    the published numbers select by. What an earlier run left goes when the first epoch of a new one is over.
+    After each epoch MODEL_ID.pth in `folder` is the state from which the same call goes on, and MODEL_ID.log has a
+    line more. Once the ε schedule has ended, MODEL_ID_best.pth is the state of the lowest robust error on the test set,
+    which is what the published numbers select by. A run that is finished stays as it is. With `overwrite` a new one
+    begins; what an earlier one left goes when the first epoch of it is over.
 
     Raises:
-        UsageError: `resume`, or what lies in `folder` beside it, is of another run.
+        UsageError: `resume`, or what lies in `folder` and may not be overwritten, is of another run.
         FloatingPointError: training diverged.
     """
     device = train_set.labels.device
     run.trained.to(device)
-    path = folder / f"{run.model.model_id}.pth"
-    best_path, log = path.with_name(f"{path.stem}_best.pth"), path.with_suffix(".log")
-    settings = run.config.settings() | {"seed": seed, "data": train_set.fingerprint()}
-    state = _taken_up(run, resume, path, settings) if resume else {"epoch": -1}
-    best = state["best_robust_err"] if resume and best_path.exists() else float("inf")
-    newest, first = resume, state["epoch"] + 1
+    path, best_path = files(folder, run.model)
+    log, settings = path.with_suffix(".log"), settings_of(run, train_set, seed)
+    state, source = _begun(run, path, settings, resume, overwrite)
+    newest, first = source, state["epoch"] + 1
+    if distributed.is_first() and first == run.training.epochs:
+        print_finished_model(path, state["epoch"])
+    elif distributed.is_first() and source:
+        print_going_on(first, run.training.epochs - 1, source)
+    best = state["best_robust_err"] if source and best_path.exists() else float("inf")
     try:
         for epoch in range(first, run.training.epochs):
             generator = epoch_generator(seed, epoch, device)
@@ -197,28 +202,67 @@ def train(
             best = errors["robust_err"] if is_best else best
             if distributed.is_first():
                 if epoch == first:
-                    _clear(log, first, best_path if not resume else None)
-                files = [best_path, path] if is_best else [path]
-                record_epoch(row, log, run.state(epoch, errors | {"best_robust_err": best}, settings), files)
+                    _clear(log, first, best_path if not source else None)
+                written = [best_path, path] if is_best else [path]
+                record_epoch(row, log, run.state(epoch, errors | {"best_robust_err": best}, settings), written)
                 print_interval_epoch(run.model.model_id, run.training.method_params.attack_type, row)
             newest = path
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"go on with --resume {newest}" if newest else "no epoch is over") from stop
 
 
-def _taken_up(run: Run, resume: Path, path: Path, settings: dict[str, object]) -> dict:
-    """The content of the checkpoint `resume`, from which `run` goes on; it will write to `path`.
+def files(folder: Path, model: Model) -> tuple[Path, Path]:
+    """Where the last and the best state of a model lie in `folder`."""
+    return folder / f"{model.model_id}.pth", folder / f"{model.model_id}_best.pth"
+
+
+def outcome(run: Run, folder: Path) -> tuple[dict[Path, dict | None], str, int]:
+    """Of a run that is over, for `results.print_networks`: its files, what robust error means, when ε is full."""
+    states = {path: checkpoint.read("config", path) if path.exists() else None for path in files(folder, run.model)}
+    return states, run.training.method_params.attack_type, schedule_end(run.training)
+
+
+def settings_of(run: Run, train_set: Dataset, seed: int) -> dict[str, object]:
+    """What a run must have in common with one that goes on with its files."""
+    return run.config.settings() | {"seed": seed, "data": train_set.fingerprint()}
+
+
+def left_by_earlier(run: Run, path: Path, settings: dict[str, object]) -> dict | None:
+    """The state in `path`, taken over by `run`, from which an earlier run of these settings can go on; None if none is.
 
     Raises:
-        UsageError: either is of another run, or there is nothing left to do.
+        UsageError: the file is of another run.
     """
-    content = run.restore(resume, settings)
-    if path.exists() and not path.samefile(resume):
-        there = checkpoint.read("config", path).get("settings", {})
-        require_settings("config", f"models_path={path.parent}: {path.name}", there, settings)
-    if content["epoch"] + 1 >= run.training.epochs:
-        raise UsageError("resume", resume, f"expected a checkpoint before epoch {run.training.epochs - 1}, the last")
+    if not distributed.from_first(path.exists()):
+        return None
+    there, way_out = f"models_path={path.parent}: {path.name}", "--overwrite trains anew"
+    try:
+        content = run.restore(path, settings)
+    except UsageError as error:
+        raise UsageError("config", there, f"{error.right}; {way_out}") from error
+    epoch, epochs = content["epoch"], run.training.epochs
+    if epoch >= epochs:
+        right = f"was trained to epoch {epoch}, beyond this run's training_params:epochs={epochs}"
+        raise UsageError("config", there, f"{right}; {way_out}")
     return content
+
+
+def _begun(
+    run: Run, path: Path, settings: dict[str, object], resume: Path | None, overwrite: bool
+) -> tuple[dict, Path | None]:
+    """The state with which `run`, which will write to `path`, begins, and the file that it is from, if there is one.
+
+    Raises:
+        UsageError: `resume` or `path` is of another run, or nothing is left to do after `resume`.
+    """
+    last = run.training.epochs - 1
+    resumed = run.restore(resume, settings) if resume else None
+    earlier = None if overwrite else left_by_earlier(run, path, settings)
+    if earlier and (not resume or earlier["epoch"] == last):
+        return earlier, path
+    if resumed and resumed["epoch"] >= last:
+        raise UsageError("resume", resume, f"expected a checkpoint before epoch {last}, the last")
+    return (run.restore(resume, settings), resume) if resume else ({"epoch": -1}, None)
 
 
 def _clear(log: Path, first: int, best: Path | None) -> None:

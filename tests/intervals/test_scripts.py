@@ -71,6 +71,37 @@ def test_files_have_what_the_specification_says(trained):
     assert [json.loads(line)["epoch"] for line in (folder / "mlp_255.log").open()] == [0, 1]
 
 
+def test_training_again_says_what_is_finished_and_where_the_networks_lie(trained, tmp_path, capsys):
+    folder = trained / "checkpoints" / "mnist_robtrain_p22_all"
+    left = {path.name: path.read_bytes() for path in folder.iterdir()}
+    again = ["--config", P22, "--data", trained / "data", *FAST, "--limit", 200, "--path_prefix", trained]
+    capsys.readouterr()
+    succeed("train.py", *again, "--model_subset", 0, 1, folder=tmp_path)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == left
+    lines = capsys.readouterr().out.splitlines()
+    for line, name in zip(lines[:2], ("mlp_255.pth", "cnn_2layer_width_1.pth"), strict=True):
+        assert line == f"{folder / name} is finished after epoch 1; --overwrite trains anew"
+    for line, name in zip(lines[2:4], ("mlp_255.pth", "mlp_255_best.pth"), strict=True):
+        assert line.startswith(f"{folder / name}: epoch 1, test error: robust (patch-all) ")
+    assert len(lines) == 6
+    assert run_here("train.py", *again, "--model_subset", 2, 0, "--seed", 1, folder=tmp_path) == 2
+    said = capsys.readouterr()
+    assert "mlp_255.pth: was trained with seed=2019, expected the 1 of this run; --overwrite trains anew" in said.err
+    assert said.err.count("\n") == 1 and not said.out and len(list(folder.iterdir())) == len(left)
+
+
+def test_training_says_that_there_is_no_best_network(tmp_path, generated_mnist, capsys):
+    schedule = ["training_params:epochs=1", "training_params:schedule_start=0", "training_params:schedule_length=1"]
+    arguments = ["--config", P22, "--model_subset", 0, "--data", generated_mnist, "--limit", 20, "models_path=models"]
+    succeed("train.py", *arguments, *schedule, folder=tmp_path)
+    last, best = capsys.readouterr().out.splitlines()[-2:]
+    assert last.startswith("models/mlp_255.pth: epoch 0, ")
+    assert best == "models/mlp_255_best.pth: there is none, ε grows until epoch 1"
+    for seed, overwrite in ((0, []), (0, ["--overwrite"])):
+        done = run_here("train.py", *arguments, *schedule, "--seed", seed, *overwrite, folder=tmp_path)
+        assert done == (0 if overwrite else 2)
+
+
 def test_the_path_prefix_comes_before_the_models_path(trained):
     succeed("eval.py", "--config", P22, "--path_prefix", trained, "--data", trained / "data", "--model_subset", 0,
             "--limit", 5, folder=trained.parent)  # fmt: skip

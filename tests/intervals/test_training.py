@@ -181,11 +181,11 @@ def test_below_a_tiny_epsilon_training_is_natural(monkeypatch):
     assert run.loss(images, labels, 2e-6, torch.empty(24, 0))[0] == pytest.approx(7 + math.log(10))
 
 
-def trained(folder, name, *overrides, data=None, resume=None, seed=5):
+def trained(folder, name, *overrides, data=None, resume=None, seed=5, overwrite=False):
     """A run of six epochs, ε rising over the second and third; what its log says, and its state after each."""
     schedule = ["schedule_start=1", "schedule_length=2", "epochs=6", "lr_decay_step=2"]
     run = run_of(name, *(f"training_params:{value}" for value in schedule), *overrides)
-    training.train(run, data or few_images(), few_images(), folder, seed=seed, resume=resume)
+    training.train(run, data or few_images(), few_images(), folder, seed, resume=resume, overwrite=overwrite)
     return run, [json.loads(line) for line in (folder / "mlp_255.log").open()]
 
 
@@ -252,7 +252,7 @@ def test_places_are_merged_only_where_the_config_says_so():
 def test_a_new_run_does_not_leave_the_best_of_an_earlier_one(tmp_path):
     trained(tmp_path, "mnist_robtrain_p22_all")
     assert (tmp_path / "mlp_255_best.pth").exists()
-    trained(tmp_path, "mnist_robtrain_p22_all", "training_params:epochs=2")
+    trained(tmp_path, "mnist_robtrain_p22_all", "training_params:epochs=2", overwrite=True)
     assert not (tmp_path / "mlp_255_best.pth").exists()
 
 
@@ -261,8 +261,63 @@ def test_what_an_earlier_run_left_stays_until_an_epoch_of_the_next_is_over(tmp_p
     left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     monkeypatch.setattr(training.Run, "train_epoch", mock.Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path, "mnist_robtrain_p22_all")
+        trained(tmp_path, "mnist_robtrain_p22_all", overwrite=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == left
+
+
+def stop_before(monkeypatch, epoch):
+    """Let training be interrupted as it begins with an epoch."""
+    train_epoch = training.Run.train_epoch
+
+    def stopped(run, dataset, number, *rest):
+        if number == epoch:
+            raise KeyboardInterrupt
+        return train_epoch(run, dataset, number, *rest)
+
+    monkeypatch.setattr(training.Run, "train_epoch", stopped)
+
+
+def test_the_same_run_goes_on_after_an_interruption_and_then_is_finished(tmp_path, monkeypatch, capsys):
+    once, twice, name = tmp_path / "once", tmp_path / "twice", "mnist_robtrain_p22_guide10"
+    trained(once, name)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_before(patch, 4)
+        trained(twice, name)
+    capsys.readouterr()
+    _, log = trained(twice, name)
+    assert capsys.readouterr().out.startswith(f"going on with epoch 4 of 5 from {twice / 'mlp_255.pth'}\n")
+    assert [row["epoch"] for row in log] == [0, 1, 2, 3, 4, 5]
+    for file in ("mlp_255_best.pth", "mlp_255.pth"):
+        assert_same(*(torch.load(folder / file, weights_only=True) for folder in (once, twice)))
+    left = {path.name: path.read_bytes() for path in twice.iterdir()}
+    for resume in (None, once / "mlp_255.pth", twice / "mlp_255.pth"):
+        trained(twice, name, resume=resume)
+        said = capsys.readouterr().out
+        assert said == f"{twice / 'mlp_255.pth'} is finished after epoch 5; --overwrite trains anew\n"
+        assert {path.name: path.read_bytes() for path in twice.iterdir()} == left
+
+
+@pytest.mark.parametrize(("override", "seed", "said"), [
+    ("training_params:lr=0.1", 5, "mlp_255.pth: was trained with training_params:lr=0.0005, expected the 0.1 of this"),
+    ("training_params:epochs=6", 6, "mlp_255.pth: was trained with seed=5, expected the 6 of this run"),
+    ("training_params:epochs=2", 5, "mlp_255.pth: was trained to epoch 5, beyond this run's training_params:epochs=2"),
+    ('models=[{"model_id":"mlp_255","model_class":"mlp","model_params":{"hidden":9}}]', 5, "is of another network: "),
+])  # fmt: skip
+def test_another_run_replaces_an_earlier_one_only_if_told_to(override, seed, said, tmp_path):
+    trained(tmp_path, "mnist_robtrain_p22_all")
+    left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match=f"--config models_path=.*{said}.*; --overwrite trains anew"):
+        trained(tmp_path, "mnist_robtrain_p22_all", override, seed=seed)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == left
+    _, log = trained(tmp_path, "mnist_robtrain_p22_all", override, seed=seed, overwrite=True)
+    assert [row["epoch"] for row in log] == list(range(2 if "epochs=2" in override else 6))
+
+
+def test_a_longer_schedule_goes_on_with_what_a_shorter_one_left(tmp_path):
+    trained(tmp_path / "one", "mnist_robtrain_p22_all", "training_params:epochs=8")
+    for epochs in (6, 8):
+        trained(tmp_path / "two", "mnist_robtrain_p22_all", f"training_params:epochs={epochs}")
+    assert_same(*(torch.load(tmp_path / run / "mlp_255.pth", weights_only=True) for run in ("one", "two")))
 
 
 def test_a_run_resumed_elsewhere_has_a_best_file(tmp_path, monkeypatch):
@@ -308,13 +363,7 @@ def test_a_run_is_not_resumed_over_the_files_of_another(tmp_path):
 
 @pytest.mark.parametrize("stopped_in", [0, 2])
 def test_an_interruption_says_how_to_go_on(stopped_in, tmp_path, monkeypatch):
-    def train_epoch(run, dataset, epoch, *rest):
-        if epoch == stopped_in:
-            raise KeyboardInterrupt
-        return original(run, dataset, epoch, *rest)
-
-    original = training.Run.train_epoch
-    monkeypatch.setattr(training.Run, "train_epoch", train_epoch)
+    stop_before(monkeypatch, stopped_in)
     said = re.escape(f"--resume {tmp_path / 'mlp_255.pth'}") if stopped_in else "no epoch is over"
     with pytest.raises(KeyboardInterrupt, match=said):
         trained(tmp_path, "mnist_robtrain_p22_all")
