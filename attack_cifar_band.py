@@ -10,13 +10,14 @@ NeurIPS 2020). Stops with exit code 3 if an image flips whose answer is certifie
 
 from patchcert import (
     CIFAR_LIKE,
+    COLUMN,
     Band,
     Classifier,
     ThresholdVote,
     add_attack_threshold,
     add_network,
     attack_with_patch,
-    class_count,
+    base_network,
     cli,
     patch_attack_parser,
 )
@@ -25,12 +26,12 @@ from pytorch_cifar import MODELS, cifar_resnet
 
 def main() -> None:
     parser = patch_attack_parser(__doc__, CIFAR_LIKE)
-    add_network(parser, MODELS, "resnet18", image_size=32)
+    add_network(parser, (*MODELS, COLUMN), "resnet18", image_size=32)
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     add_attack_threshold(parser)
     options = parser.parse_args()
     ablation = Band(options.image_size, options.image_size, options.band_size)
-    network = cifar_resnet(options.model, channels=6, classes=class_count(options))
+    network = base_network(options, ablation, lambda classes: cifar_resnet(options.model, 6, classes), image_channels=3)
     attack_with_patch(options, network, Classifier(network, ablation, ThresholdVote(options.threshold)))
 
 

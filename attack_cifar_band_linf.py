@@ -10,6 +10,7 @@ against patches say nothing about such changes.
 
 from patchcert import (
     CIFAR_LIKE,
+    COLUMN,
     Band,
     Classifier,
     ThresholdVote,
@@ -17,7 +18,7 @@ from patchcert import (
     add_network,
     attack_in_ball,
     ball_attack_parser,
-    class_count,
+    base_network,
     cli,
 )
 from pytorch_cifar import MODELS, cifar_resnet
@@ -25,12 +26,12 @@ from pytorch_cifar import MODELS, cifar_resnet
 
 def main() -> None:
     parser = ball_attack_parser(__doc__, CIFAR_LIKE)
-    add_network(parser, MODELS, "resnet18", image_size=32)
+    add_network(parser, (*MODELS, COLUMN), "resnet18", image_size=32)
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     add_attack_threshold(parser)
     options = parser.parse_args()
     ablation = Band(options.image_size, options.image_size, options.band_size)
-    network = cifar_resnet(options.model, channels=6, classes=class_count(options))
+    network = base_network(options, ablation, lambda classes: cifar_resnet(options.model, 6, classes), image_channels=3)
     attack_in_ball(options, network, Classifier(network, ablation, ThresholdVote(options.threshold)))
 
 

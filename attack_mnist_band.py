@@ -9,13 +9,15 @@ NeurIPS 2020). Stops with exit code 3 if an image flips whose answer is certifie
 """
 
 from patchcert import (
+    COLUMN,
     MNIST_LIKE,
     Band,
     Classifier,
     ThresholdVote,
     add_attack_threshold,
+    add_model,
     attack_with_patch,
-    class_count,
+    base_network,
     cli,
     mnist_network,
     patch_attack_parser,
@@ -24,11 +26,13 @@ from patchcert import (
 
 def main() -> None:
     parser = patch_attack_parser(__doc__, MNIST_LIKE)
+    add_model(parser, ("mnist", COLUMN), "mnist")
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     add_attack_threshold(parser)
     options = parser.parse_args()
-    network = mnist_network(classes=class_count(options))
-    classifier = Classifier(network, Band(28, 28, options.band_size), ThresholdVote(options.threshold))
+    ablation = Band(28, 28, options.band_size)
+    network = base_network(options, ablation, lambda classes: mnist_network(classes=classes), image_channels=1)
+    classifier = Classifier(network, ablation, ThresholdVote(options.threshold))
     attack_with_patch(options, network, classifier)
 
 

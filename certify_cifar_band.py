@@ -9,13 +9,14 @@ section 3. The paper's certificate is `margin`; `exact` certifies everything tha
 
 from patchcert import (
     CIFAR_LIKE,
+    COLUMN,
     Band,
     ThresholdVote,
     add_network,
     add_threshold,
+    base_network,
     certification_parser,
     certify,
-    class_count,
     cli,
 )
 from pytorch_cifar import MODELS, cifar_resnet
@@ -23,13 +24,13 @@ from pytorch_cifar import MODELS, cifar_resnet
 
 def main() -> None:
     parser = certification_parser(__doc__, CIFAR_LIKE)
-    add_network(parser, MODELS, "resnet18", image_size=32)
+    add_network(parser, (*MODELS, COLUMN), "resnet18", image_size=32)
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     add_threshold(parser)
     options = parser.parse_args()
     rules = [ThresholdVote(threshold) for threshold in options.threshold]
-    network = cifar_resnet(options.model, channels=6, classes=class_count(options))
     ablation = Band(options.image_size, options.image_size, options.band_size)
+    network = base_network(options, ablation, lambda classes: cifar_resnet(options.model, 6, classes), image_channels=3)
     certify(options, ablation, network, rules)
 
 

@@ -7,17 +7,17 @@ Each copy votes for its most probable class alone; each certificate may be wrong
 and Feizi, NeurIPS 2020, section 3. The deterministic certify_cifar_band_top_one.py needs no such allowance.
 """
 
-from patchcert import CIFAR_LIKE, Band, add_network, certify_randomized, class_count, cli, randomized_parser
+from patchcert import CIFAR_LIKE, COLUMN, Band, add_network, base_network, certify_randomized, cli, randomized_parser
 from pytorch_cifar import MODELS, cifar_resnet
 
 
 def main() -> None:
     parser = randomized_parser(__doc__, CIFAR_LIKE)
-    add_network(parser, MODELS, "resnet18", image_size=32)
+    add_network(parser, (*MODELS, COLUMN), "resnet18", image_size=32)
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     options = parser.parse_args()
-    network = cifar_resnet(options.model, channels=6, classes=class_count(options))
     ablation = Band(options.image_size, options.image_size, options.band_size)
+    network = base_network(options, ablation, lambda classes: cifar_resnet(options.model, 6, classes), image_channels=3)
     certify_randomized(options, ablation, network)
 
 

@@ -7,14 +7,27 @@ Each copy votes for its most probable class alone; each certificate may be wrong
 and Feizi, NeurIPS 2020, section 3. The deterministic certify_mnist_band_top_one.py needs no such allowance.
 """
 
-from patchcert import MNIST_LIKE, Band, certify_randomized, class_count, cli, mnist_network, randomized_parser
+from patchcert import (
+    COLUMN,
+    MNIST_LIKE,
+    Band,
+    add_model,
+    base_network,
+    certify_randomized,
+    cli,
+    mnist_network,
+    randomized_parser,
+)
 
 
 def main() -> None:
     parser = randomized_parser(__doc__, MNIST_LIKE)
+    add_model(parser, ("mnist", COLUMN), "mnist")
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     options = parser.parse_args()
-    certify_randomized(options, Band(28, 28, options.band_size), mnist_network(classes=class_count(options)))
+    ablation = Band(28, 28, options.band_size)
+    network = base_network(options, ablation, lambda classes: mnist_network(classes=classes), image_channels=1)
+    certify_randomized(options, ablation, network)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,29 @@ Each copy votes for its most probable class alone. Levine and Feizi, NeurIPS 202
 section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
 """
 
-from patchcert import MNIST_LIKE, Band, TopOneVote, certification_parser, certify, class_count, cli, mnist_network
+from patchcert import (
+    COLUMN,
+    MNIST_LIKE,
+    Band,
+    TopOneVote,
+    add_model,
+    base_network,
+    certification_parser,
+    certify,
+    cli,
+    mnist_network,
+)
 
 
 def main() -> None:
     parser = certification_parser(__doc__, MNIST_LIKE)
+    add_model(parser, ("mnist", COLUMN), "mnist")
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     options = parser.parse_args()
     rules = [TopOneVote()]
-    certify(options, Band(28, 28, options.band_size), mnist_network(classes=class_count(options)), rules)
+    ablation = Band(28, 28, options.band_size)
+    network = base_network(options, ablation, lambda classes: mnist_network(classes=classes), image_channels=1)
+    certify(options, ablation, network, rules)
 
 
 if __name__ == "__main__":

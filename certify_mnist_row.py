@@ -9,13 +9,15 @@ paper's certificate is `margin`; `exact` certifies everything that `margin` does
 """
 
 from patchcert import (
+    COLUMN,
     MNIST_LIKE,
     Row,
     ThresholdVote,
+    add_model,
     add_threshold,
+    base_network,
     certification_parser,
     certify,
-    class_count,
     cli,
     mnist_network,
 )
@@ -23,11 +25,14 @@ from patchcert import (
 
 def main() -> None:
     parser = certification_parser(__doc__, MNIST_LIKE)
+    add_model(parser, ("mnist", COLUMN), "mnist")
     parser.add_argument("--band_size", type=int, default=4, help="s, rows that an ablated image shows")
     add_threshold(parser)
     options = parser.parse_args()
     rules = [ThresholdVote(threshold) for threshold in options.threshold]
-    certify(options, Row(28, 28, options.band_size), mnist_network(classes=class_count(options)), rules)
+    ablation = Row(28, 28, options.band_size)
+    network = base_network(options, ablation, lambda classes: mnist_network(classes=classes), image_channels=1)
+    certify(options, ablation, network, rules)
 
 
 if __name__ == "__main__":

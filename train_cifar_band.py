@@ -11,10 +11,11 @@ mirrored at random; recipes stand in patchcert/smoothing/training.py. Writes che
 
 from patchcert import (
     CIFAR_LIKE,
+    COLUMN,
     Band,
     add_network,
     add_recipe,
-    class_count,
+    base_network,
     cli,
     data_name,
     random_crop,
@@ -28,14 +29,14 @@ from pytorch_cifar import MODELS, cifar_resnet
 def main() -> None:
     parser = training_parser(__doc__, CIFAR_LIKE, lr=0.1, regularization=0.0005, end_epoch=199)
     add_recipe(parser)
-    add_network(parser, MODELS, "resnet18", image_size=32)
+    add_network(parser, (*MODELS, COLUMN), "resnet18", image_size=32)
     parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
     options = parser.parse_args()
-    classes = class_count(options)
+    ablation = Band(options.image_size, options.image_size, options.band_size)
     train(
         options,
-        Band(options.image_size, options.image_size, options.band_size),
-        lambda: cifar_resnet(options.model, channels=6, classes=classes),
+        ablation,
+        lambda: base_network(options, ablation, lambda classes: cifar_resnet(options.model, 6, classes), 3),
         stem=f"{data_name(options)}_one_band",
         details=f"model_{options.model}_band_{options.band_size}",
         augmentations=(random_crop, random_flip),

@@ -8,20 +8,32 @@ As train_mnist_band.py, with rows in place of columns: as in the paper, the netw
 the transposed image. Writes checkpoints/t{dataset}_one_band_….pth.
 """
 
-from patchcert import MNIST_LIKE, Row, class_count, cli, data_name, mnist_network, train, training_parser
+from patchcert import (
+    COLUMN,
+    MNIST_LIKE,
+    Row,
+    add_model,
+    base_network,
+    cli,
+    data_name,
+    mnist_network,
+    train,
+    training_parser,
+)
 
 
 def main() -> None:
     parser = training_parser(__doc__, MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
+    add_model(parser, ("mnist", COLUMN), "mnist")
     parser.add_argument("--band_size", type=int, default=4, help="s, rows that an ablated image shows")
     options = parser.parse_args()
-    classes = class_count(options)
+    ablation = Row(28, 28, options.band_size)
     train(
         options,
-        Row(28, 28, options.band_size),
-        lambda: mnist_network(classes=classes),
+        ablation,
+        lambda: base_network(options, ablation, lambda classes: mnist_network(classes=classes), image_channels=1),
         stem=f"t{data_name(options)}_one_band",
-        details=f"band_{options.band_size}",
+        details=f"model_column_band_{options.band_size}" if options.model == COLUMN else f"band_{options.band_size}",
     )
 
 

@@ -226,8 +226,9 @@ def run_record(
     An answer with a numerical margin goes with the plain one and does not count as another.
     """
     entries = [question | counts.as_json() for question, counts in answers]
-    plain = [counts.as_json() for question, counts in answers if not question.get("numerical_margin")]
-    record = plain[0] if len(plain) == 1 else {}
+    counted = [counts.as_json() for _, counts in answers]
+    plain = [shares for entry, shares in zip(entries, counted, strict=True) if not entry.get("numerical_margin")]
+    record = plain[0] if len(plain) == 1 else counted[0] if len(counted) == 1 else {}
     record |= {"seconds": seconds, "results": entries} | (copies.as_json() if copies else {})
     return record | {"config": config, "environment": environment()}
 

@@ -96,11 +96,10 @@ def double_masked(scores, places):
     first = [_best(scores[~place].sum(0)) for place in places]
     most_frequent = min(set(first), key=lambda c: (-first.count(c), c))
     for place, answer in zip(places, first, strict=True):
-        second = {_best(scores[~(place | other)].sum(0)) for other in places}
-        if answer != most_frequent and second == {answer}:
+        if answer != most_frequent and all(_best(scores[~(place | other)].sum(0)) == answer for other in places):
             return answer
     return most_frequent
 
 
 def _best(sums):
-    return min(range(len(sums)), key=lambda c: (-sums[c], c))
+    return sums.tolist().index(max(sums.tolist()))

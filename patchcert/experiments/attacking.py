@@ -19,7 +19,8 @@ from patchcert.cli import Parser
 from patchcert.data.dataset import Dataset
 from patchcert.errors import BrokenCertificateError, UsageError, require_within
 from patchcert.experiments.evaluation import evaluation_parser, prepare, write_and_print
-from patchcert.experiments.masking import add_numerical_margin, network_of
+from patchcert.experiments.masking import add_numerical_margin
+from patchcert.experiments.networks import masked_network
 from patchcert.experiments.setting import set_up
 from patchcert.option_values import folder, fraction, one_patch, positive_int, share_of_255
 from patchcert.patch import Patch
@@ -103,8 +104,7 @@ def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifie
 
 def attack_masked(options: argparse.Namespace) -> None:
     """Attack the two-round prediction of a network for double masking as the options of `patch_attack_parser` say."""
-    network = network_of(options)
-    ablation = network.shape.ablation().to(options.device)
+    network, ablation = masked_network(options)
     patch = _patch(options, ablation)
     options.size_of_attack = patch.size
     classifier = MaskedClassifier(network, ablation, DoubleMasking(ablation, patch), options.numerical_margin)

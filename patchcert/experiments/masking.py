@@ -9,12 +9,12 @@ from torch import Tensor
 from patchcert import distributed, results
 from patchcert.cli import Parser
 from patchcert.data.folders import Images
-from patchcert.errors import UsageError
 from patchcert.experiments.evaluation import evaluation_parser, prepare, write_and_print
+from patchcert.experiments.networks import masked_network
 from patchcert.experiments.setting import set_up
 from patchcert.option_values import nonnegative_float, patches, positive_int
 from patchcert.progress import progress_bar
-from patchcert.smoothing.columns import LinesNetwork, Shape
+from patchcert.smoothing.columns import LinesNetwork
 from patchcert.smoothing.masking import DoubleMasking
 
 
@@ -39,25 +39,10 @@ def add_numerical_margin(parser: Parser) -> None:
     )
 
 
-def network_of(options: argparse.Namespace) -> LinesNetwork:
-    """The network that the checkpoint describes, not yet filled.
-
-    Raises:
-        UsageError: it describes none that answers for all bands in one pass.
-    """
-    said = options.about["checkpoint"] or {}
-    try:
-        return LinesNetwork(Shape.described(said.get("network", {})))
-    except (ValueError, UsageError) as error:
-        right = "expected a checkpoint of train_*_band_masked.py or of --model column"
-        raise UsageError("checkpoint", options.checkpoint, f"{error}; {right}") from error
-
-
 def certify_masked(options: argparse.Namespace) -> None:
     """Certify as the options of `masked_certification_parser` say, all patch sizes from one pass."""
     set_up(options)
-    network = network_of(options)
-    ablation = network.shape.ablation().to(options.device)
+    network, ablation = masked_network(options)
     maskings = {patch: DoubleMasking(ablation, patch, options.patches) for patch in options.size_to_certify}
     dataset, network = prepare(options, network, ablation)
     started = time.perf_counter()

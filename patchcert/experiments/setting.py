@@ -17,7 +17,7 @@ MNIST_LIKE = ("mnist", "fashion-mnist", "digits", "folder")
 CIFAR_LIKE = ("cifar10", "folder")
 IMAGENET = ("imagenet",)
 
-PICTURES = {MNIST_LIKE: {"channels": 1, "image_size": 28}, CIFAR_LIKE: {"channels": 3}}
+PICTURES = {MNIST_LIKE: {"image_channels": 1, "image_size": 28}, CIFAR_LIKE: {"image_channels": 3}}
 """What pictures of the data set `folder` are turned to where no option says it; image_size is both ways, pixels."""
 
 
@@ -49,8 +49,13 @@ def _data_set_help(data_sets: tuple[str, ...]) -> str:
 
 def add_network(parser: Parser, models: Iterable[str], model: str, image_size: int) -> None:
     """The options of a network for pictures and of their size, where the data set leaves it open."""
-    parser.add_argument("--model", choices=list(models), default=model, help="network")
+    add_model(parser, models, model)
     add_image_size(parser, image_size)
+
+
+def add_model(parser: Parser, models: Iterable[str], model: str) -> None:
+    """--model, of `models`, where there is a choice; column answers for all bands in one pass."""
+    parser.add_argument("--model", choices=list(models), default=model, help="network")
 
 
 def add_image_size(parser: Parser, image_size: int) -> None:
@@ -101,4 +106,4 @@ def load_images(options: argparse.Namespace, train: bool) -> Images:
         return PictureFolder(option, pictures, options.image_size, normalise_imagenet)
     if options.dataset != "folder":
         return named.load(options.dataset, options.data, train)
-    return folders.load_folder(options.data, train, options.image_size, options.channels)
+    return folders.load_folder(options.data, train, options.image_size, options.image_channels)

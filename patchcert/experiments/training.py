@@ -18,9 +18,9 @@ from patchcert.experiments.setting import IMAGENET, add_setting, add_subset, loa
 from patchcert.option_values import index, nonnegative_float, one_patch, positive_float, positive_int, whole_numbers
 from patchcert.smoothing import training
 from patchcert.smoothing.ablation import Ablation, Whole
-from patchcert.smoothing.columns import LINES, LinesNetwork, Shape
+from patchcert.smoothing.columns import COLUMN, LINES, LinesNetwork, Shape
 from patchcert.smoothing.masking import DoubleMasking
-from patchcert.smoothing.objectives import Objective, OneCopy, WorstPair
+from patchcert.smoothing.objectives import EveryBand, Objective, OneCopy, WorstPair
 
 RECIPE_OPTIONS = ("lr", "regularization", "end_epoch", "batch_size", "ablation_per", "amp")
 
@@ -108,7 +108,10 @@ def train(
     if ablation is not None:
         ablation.to(options.device)
     smoothing = training.RECIPES[options.recipe].label_smoothing
-    objective = OneCopy(ablation, options.ablation_per, smoothing)
+    if getattr(options, "model", None) == COLUMN:
+        objective = EveryBand(smoothing)
+    else:
+        objective = OneCopy(ablation, options.ablation_per, smoothing)
     return _train(options, ablation, objective, build_network, stem, details, augmentations)
 
 

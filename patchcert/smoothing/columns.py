@@ -17,7 +17,7 @@ from patchcert.smoothing.ablation import Ablation, Band, BandAndRow, Row
 LINES = ("columns", "rows", "both")
 """What bands consist of: `both` is one network for columns beside one for rows."""
 
-NAME = "column"
+COLUMN = "column"
 """By which scripts and checkpoints call these networks."""
 
 MOST = 4096
@@ -66,7 +66,7 @@ class Shape:
     def description(self) -> dict:
         """What a checkpoint says of its network, in JSON's types."""
         lists = {"channels": list(self.channels), "blocks": list(self.blocks)}
-        return {"name": NAME} | asdict(self) | lists
+        return {"name": COLUMN} | asdict(self) | lists
 
     @classmethod
     def described(cls, description: dict) -> "Shape":
@@ -76,7 +76,7 @@ class Shape:
             ValueError: none can have given it.
         """
         values = dict(description)
-        if values.pop("name", None) != NAME or values.keys() != {field.name for field in fields(cls)}:
+        if values.pop("name", None) != COLUMN or values.keys() != {field.name for field in fields(cls)}:
             raise ValueError("is not of a network that answers for all bands in one pass")
         lists, text = [values.pop("channels"), values.pop("blocks")], values.pop("lines")
         numbers = [*values.values(), *(n for found in lists if isinstance(found, list) for n in found)]
@@ -145,6 +145,13 @@ class LinesNetwork(nn.Module):
         self.shape, self.description = shape, shape.description()
         rows = {"columns": (False,), "rows": (True,), "both": (False, True)}[shape.lines]
         self.families = nn.ModuleList(BandNetwork(shape, of_rows) for of_rows in rows)
+
+    def require(self, ablation: Ablation) -> None:
+        """Raise UsageError unless the network tells of the copies of `ablation`."""
+        wanted, here = (a.description() for a in (ablation, self.shape.ablation()))
+        if wanted != here:
+            right = f"this one answers for {here['kind']} of {here['band_size']} pixels alone"
+            raise UsageError("model", COLUMN, f"{right}, not for {wanted['kind']} of {wanted.get('band_size')}")
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.cat([family(images) for family in self.families], dim=1)

@@ -105,9 +105,13 @@ class SharedNetwork:
 
     Args:
         network: images (N, C, H, W) to the logits (N, A, K) of all copies.
+
+    Raises:
+        UsageError: its reach is that of another ablation.
     """
 
     def __init__(self, network: LinesNetwork, ablation: Ablation):
+        network.require(ablation)
         self.network, self.least = network.eval(), ablation.count
 
     @torch.inference_mode()

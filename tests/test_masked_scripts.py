@@ -1,0 +1,197 @@
+"""The scripts of networks of limited reach, run as people run them, against bands cut out one by one."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from patchcert import checkpoint
+from patchcert.data import named
+from patchcert.patch import Patch
+from patchcert.smoothing import masking, training
+from patchcert.smoothing.ablation import BandAndRow
+from patchcert.smoothing.columns import LinesNetwork, Shape
+from tests import oracle
+from tests.helpers import run_here, succeed, succeed_in_two_processes
+from tests.test_pictures import write_pictures
+
+SMALL = ["--channels", "8,16", "--blocks", "0,0", "--batch_size", 16, "--band_size", 7, "--lr", 0.002]
+NAME = "mnist_masked_band_lr_0.002_regularization_0.0005_lines_both_size_2_band_7_epoch_0.pth"
+COLUMN = "mnist_one_band_lr_0.05_regularization_0.0005_model_column_band_4_epoch_1.pth"
+CERTIFY = "certify_mnist_band_masked.py"
+BAR = Patch(6, 5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, generated_mnist):
+    """A folder in which a small network for masking and a column network for votes were trained on generated digits."""
+    folder = tmp_path_factory.mktemp("masked")
+    (folder / "data").symlink_to(generated_mnist)
+    succeed("train_mnist_band_masked.py", *SMALL, "--size_to_train", 2, "--end_epoch", 0, folder=folder)
+    succeed("train_mnist_band.py", "--model", "column", "--lr", 0.05, "--end_epoch", 1, folder=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scores(folder):
+    """(N, A, K) of the test images: each band cut out alone, by a network built from the checkpoint."""
+    content = torch.load(folder / "checkpoints" / NAME, weights_only=True)
+    network = LinesNetwork(Shape.described(content["about"]["network"])).eval()
+    network.load_state_dict(content["net"])
+    images, found = named.load("mnist", folder / "data", train=False).images / 255, []
+    for family, axis in zip(network.families, (3, 2), strict=True):
+        for start in range(28):
+            band = images.index_select(axis, (start + torch.arange(7)) % 28)
+            found.append(family.of_bands(band, torch.full((len(images),), start)))
+    return torch.stack(found, dim=1).detach()
+
+
+def test_training_writes_the_promised_names(folder):
+    assert {NAME, COLUMN} <= {path.name for path in (folder / "checkpoints").iterdir()}
+    about = torch.load(folder / "checkpoints" / NAME, weights_only=True)["about"]
+    assert about["ablation"] == {"kind": "BandAndRow", "height": 28, "width": 28, "band_size": 7}
+    assert about["network"]["channels"] == [8, 16] and about["network"]["lines"] == "both"
+
+
+def test_certifying_counts_what_the_definition_gives(folder, scores):
+    written = ["--output", "run.json", "--per_image", "run.csv"]
+    arguments = ["--all", "--limit", 16, "--size_to_certify", "6x5", *written, "--checkpoint", NAME]
+    succeed("certify_mnist_band_masked.py", *arguments, folder=folder)
+    record, rows = json.loads((folder / "run.json").read_text()), list(csv.DictReader((folder / "run.csv").open()))
+    shown = oracle.bands(28, 28, 7) + oracle.rows(28, 28, 7)
+    places = oracle.touched(shown, 28, 28, (BAR.height, BAR.width)).unique(dim=0)
+    kept = ~(places[:, None] | places).flatten(0, 1)  # (pairs, A)
+    for row, image in zip(rows, scores, strict=False):
+        sums = kept.double() @ image.double()
+        predicted = oracle.double_masked(image.double(), places)
+        leads = sums[:, [predicted]] - sums
+        leads[:, predicted] = float("inf")
+        assert int(row["predicted"]) == predicted
+        assert float(row["lead"]) == pytest.approx(leads.min().item(), abs=1e-4)
+        assert (row["certified"] == "True") == (leads.min() > 1e-3)
+    right = [row for row in rows if row["predicted"] == row["label"]]
+    assert len(rows) == 16 and record["correct"] == len(right) > 3
+    assert 0 < record["certified_correct"] == sum(row["certified"] == "True" for row in right) < 16
+
+
+def test_one_pass_answers_every_size_whatever_the_batch(folder):
+    results = []
+    for batch in (7, 64):
+        arguments = ["--size_to_certify", "1-4,2x8", "--batch_size", batch, "--output", "run.json"]
+        succeed("certify_mnist_band_masked.py", *arguments, "--checkpoint", NAME, folder=folder)
+        results.append(json.loads((folder / "run.json").read_text())["results"])
+    assert results[0] == results[1] and [entry["size_to_certify"] for entry in results[0]] == [1, 2, 3, 4, "2x8"]
+    certified = [entry["certified_correct"] for entry in results[0]]
+    assert certified == sorted(certified, reverse=True) or certified[4] > certified[3]
+
+
+def test_two_patches_and_two_processes(folder):
+    shared = ["--size_to_certify", "1,2", "--patches", 2, "--limit", 9, "--checkpoint", NAME]
+    succeed("certify_mnist_band_masked.py", *shared, "--output", "one.json", folder=folder)
+    succeed_in_two_processes("certify_mnist_band_masked.py", *shared, "--output", "two.json", folder=folder)
+    one, two = (json.loads((folder / name).read_text())["results"] for name in ("one.json", "two.json"))
+    assert one == two and one[0]["patches"] == 2
+
+
+ATTACK = ["--all", "--skip", 5, "--steps", 6, "--randomizations", 4, "--step_size", 0.3, "--loss", "margin"]
+
+
+def test_attacks_flip_images_but_none_that_is_certified(folder):
+    options = ["--size_of_attack", 6, "--output", "run.json", "--per_image", "run.csv", "--checkpoint", NAME]
+    succeed("attack_mnist_band_masked.py", *ATTACK, *options, folder=folder)
+    record, rows = json.loads((folder / "run.json").read_text()), list(csv.DictReader((folder / "run.csv").open()))
+    assert 0 < record["certified_correct"] <= record["attacked_correct"] < record["correct"]
+    assert not any(row["flipped"] == row["certified_masking"] == "True" for row in rows)
+
+
+def test_a_broken_certificate_is_caught(folder, monkeypatch, capsys):
+    monkeypatch.setattr(masking, "beats_all", lambda leads, *_: torch.ones(leads.shape[:-1], dtype=torch.bool))
+    options = ["--size_of_attack", "14x12", "--save_images", "pictures", "--checkpoint", NAME]
+    assert run_here("attack_mnist_band_masked.py", *ATTACK, *options, folder=folder) == 3
+    assert "is certified, and was flipped: the counterexample is in pictures/" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["band", "band_top_one"])
+def test_votes_of_a_column_network_are_certified_by_masking_too(folder, script):
+    options = ["--certificate", "margin,exact,masking", "--size_to_certify", "1,2", "--all", "--output", "run.json"]
+    succeed(f"certify_mnist_{script}.py", *options, "--checkpoint", COLUMN, folder=folder)
+    results = json.loads((folder / "run.json").read_text())["results"]
+    for margin, exact, masked in zip(results[::3], results[1::3], results[2::3], strict=True):
+        certified = [entry["certified_correct"] + entry["certified_wrong"] for entry in (margin, exact, masked)]
+        assert certified == sorted(certified) and certified[2] > 0
+
+
+def test_saved_votes_and_attacks_take_column_networks(folder):
+    save = ["--threshold", 0.2, "--all", "--save_votes", "votes.npz", "--output", "direct.json"]
+    succeed("certify_mnist_band.py", *save, "--certificate", "masking", "--checkpoint", COLUMN, folder=folder)
+    votes = ["--votes", "votes.npz", "--threshold", 0.2, "--certificate", "masking", "--output", "saved.json"]
+    succeed("certify_votes.py", *votes, folder=folder)
+    direct, saved = (json.loads((folder / name).read_text())["results"] for name in ("direct.json", "saved.json"))
+    assert direct == saved
+    succeed("attack_mnist_band.py", *ATTACK, "--size_of_attack", 12, "--checkpoint", COLUMN, folder=folder)
+
+
+def test_pictures_in_folders(folder):
+    for part in ("train", "test"):
+        write_pictures(folder / "pictures" / part, ("cat", "dog", "eel"), 4)
+    pictures = ["--dataset", "folder", "--data", "pictures", "--image_size", 12]
+    small = ["--channels", "4,6", "--blocks", "0,1", "--lines", "columns", "--size_to_train", "2x3"]
+    succeed("train_cifar_band_masked.py", *pictures, *small, "--end_epoch", 0, folder=folder)
+    name = "pictures_masked_band_lr_0.1_regularization_0.0005_lines_columns_size_2x3_band_4_epoch_0.pth"
+    shared = ["--data", "pictures", "--all", "--checkpoint", name]
+    succeed("certify_cifar_band_masked.py", *shared, folder=folder)
+    succeed("attack_cifar_band_masked.py", *shared, "--steps", 1, "--randomizations", 2, folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "message"),
+    [
+        (CERTIFY, ["--checkpoint", "plain.pth"], "--checkpoint plain.pth: is not of a network"),
+        (CERTIFY, ["--checkpoint", "odd.pth"], "describes a network that cannot be"),
+        (CERTIFY, ["--checkpoint", NAME, "--size_to_certify", 29], "29: expected a patch that fits"),
+        ("certify_mnist_band.py", ["--checkpoint", COLUMN, "--band_size", 6], "this one answers for Band of 4 pixels alone, not for Band of 6"),
+        ("certify_mnist_row.py", ["--checkpoint", COLUMN], "alone, not for Row of 4"),
+        ("train_mnist_band_masked.py", ["--size_to_train", 30], "--size_to_train 30: expected a patch that fits"),
+        ("train_mnist_band_masked.py", ["--blocks", "1,1"], "--blocks 1,1: expected one number for each"),
+        ("train_mnist_band_masked.py", ["--band_size", 40], "--band_size 40: expected a whole number from 1 to 28"),
+    ],
+)
+def test_bad_input_is_one_clear_line(folder, capsys, script, options, message):
+    about = torch.load(folder / "checkpoints" / NAME, weights_only=True)
+    checkpoint.save({"net": {}, "acc": 0.0, "epoch": 0}, folder / "checkpoints" / "plain.pth")
+    about["about"]["network"]["channels"] = [-1]
+    checkpoint.save(about, folder / "checkpoints" / "odd.pth")
+    capsys.readouterr()
+    assert run_here(script, *options, folder=folder) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and message in printed, printed
+
+
+def test_an_interrupted_run_comes_to_the_same_network(folder, tmp_path, monkeypatch):
+    arguments = [*SMALL, "--size_to_train", 2, "--end_epoch", 2]
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data").symlink_to(folder / "data")
+    succeed("train_mnist_band_masked.py", *arguments, folder=tmp_path / "whole")
+    epoch_of = training.train_epoch
+
+    def stop_in_epoch_1(*given):
+        if given[-1] == 1:
+            raise KeyboardInterrupt
+        return epoch_of(*given)
+
+    monkeypatch.setattr(training, "train_epoch", stop_in_epoch_1)
+    assert run_here("train_mnist_band_masked.py", *arguments, folder=tmp_path / "stopped") == 130
+    monkeypatch.setattr(training, "train_epoch", epoch_of)
+    succeed("train_mnist_band_masked.py", *arguments, folder=tmp_path / "stopped")
+    name = NAME.replace("epoch_0", "epoch_2")
+    files = [torch.load(tmp_path / run / "checkpoints" / name, weights_only=True) for run in ("whole", "stopped")]
+    assert all(torch.equal(files[0]["net"][key], files[1]["net"][key]) for key in files[0]["net"])
+
+
+def test_both_is_the_ablation_of_columns_and_rows():
+    ablation = BandAndRow(5, 6, 2)
+    shown = oracle.bands(5, 6, 2) + oracle.rows(5, 6, 2)
+    assert [{tuple(pixel) for pixel in mask.nonzero().tolist()} for mask in ablation.masks()] == shown
+    assert torch.equal(ablation.touched_by(Patch(2, 3)), oracle.touched(shown, 5, 6, (2, 3)))
