@@ -150,7 +150,7 @@ def test_pictures_in_folders(folder):
         (CERTIFY, ["--checkpoint", "plain.pth"], "--checkpoint plain.pth: is not of a network"),
         (CERTIFY, ["--checkpoint", "odd.pth"], "describes a network that cannot be"),
         (CERTIFY, ["--checkpoint", NAME, "--size_to_certify", 29], "29: expected a patch that fits"),
-        ("certify_mnist_band.py", ["--checkpoint", COLUMN, "--band_size", 6], "this one answers for Band of 4 pixels alone, not for Band of 6"),
+        ("certify_mnist_band.py", ["--checkpoint", COLUMN, "--band_size", 6], "4 pixels alone, not for Band of 6"),
         ("certify_mnist_row.py", ["--checkpoint", COLUMN], "alone, not for Row of 4"),
         ("train_mnist_band_masked.py", ["--size_to_train", 30], "--size_to_train 30: expected a patch that fits"),
         ("train_mnist_band_masked.py", ["--blocks", "1,1"], "--blocks 1,1: expected one number for each"),
