@@ -24,8 +24,9 @@ from patchcert.option_values import positive_int
 def main() -> None:
     parser = arguments.shared_parser(__doc__)
     add_subset(parser)
-    parser.add_argument("--resume", type=Path, metavar="FILE", help="checkpoint to go on from: MODEL_ID.pth")
-    parser.add_argument(
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--resume", type=Path, metavar="FILE", help="checkpoint to go on from: MODEL_ID.pth")
+    start.add_argument(
         "--overwrite", action="store_true", help="train anew, in place of what earlier runs of these models left"
     )
     parser.add_argument("--grad-acc-steps", type=positive_int, default=1, help="parts that a batch is split into")

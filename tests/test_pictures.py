@@ -370,8 +370,9 @@ def test_imagenet_folders_that_do_not_fit(tmp_path, capsys):
     succeed(*train, "val", "--image_size", 32, folder=tmp_path)
     (path,) = (tmp_path / "checkpoints").glob("*.pth")
     message = refused(
-        "certify_imagenet_band.py", *common, "--test", "--checkpoint", path.name, folder=tmp_path, capsys=capsys
-    )
+        "certify_imagenet_band.py", *common, "--test", "--size_to_certify", 5, "--checkpoint", path.name,
+        folder=tmp_path, capsys=capsys,
+    )  # fmt: skip
     assert "--valpath val: has too few images: none is left of this half" in message
     path.rename(f"{path}.partial")
     message = refused(*train, "val", "--image_size", 40, folder=tmp_path, capsys=capsys)

@@ -90,6 +90,11 @@ def test_training_again_says_what_is_finished_and_where_the_networks_lie(trained
     assert said.err.count("\n") == 1 and not said.out and len(list(folder.iterdir())) == len(left)
 
 
+def test_a_run_goes_on_or_begins_anew(tmp_path, capsys):
+    assert run_here("train.py", "--config", P22, "--resume", "m.pth", "--overwrite", folder=tmp_path) == 2
+    assert "--overwrite: not allowed with argument --resume" in capsys.readouterr().err
+
+
 def test_training_says_that_there_is_no_best_network(tmp_path, generated_mnist, capsys):
     schedule = ["training_params:epochs=1", "training_params:schedule_start=0", "training_params:schedule_length=1"]
     arguments = ["--config", P22, "--model_subset", 0, "--data", generated_mnist, "--limit", 20, "models_path=models"]
