@@ -62,6 +62,7 @@ def prepare(options: argparse.Namespace, network: nn.Module, skip: int = 1) -> t
 
 def write_and_print(
     options: argparse.Namespace,
+    about: str,
     dataset: Images | SavedVotes,
     answers: list[tuple[dict, results.Counts | results.AttackCounts]],
     columns: list[dict[str, Tensor]],
@@ -71,6 +72,7 @@ def write_and_print(
     """Files first: printing may fail, to a pipe that nobody reads any more.
 
     Args:
+        about: what was asked, see `summaries`.
         columns: (N,) tensors by name for the rows per image, for each of `answers`.
     """
     if options.output:
@@ -78,4 +80,4 @@ def write_and_print(
     if options.per_image:
         questions = [question for question, _ in answers]
         results.write_csv(results.image_rows(dataset, list(zip(questions, columns, strict=True))), options.per_image)
-    results.print_answers(answers, seconds, copies)
+    results.print_answers(about, answers, seconds, copies)

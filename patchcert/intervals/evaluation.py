@@ -190,6 +190,21 @@ def _flipped(network: nn.Sequential, dataset: Dataset, config: Config, certified
     return run.findings.flipped
 
 
+def about(config: Config, count: int, total: int) -> str:
+    """What was asked of `count` of the data set's `total` test images, in one line."""
+    method, asked = config.training_params.method_params, config.eval_params
+    threat = f"any {method.k} inputs" if method.sparse else f"patch {method.patch_w} × {method.patch_l}, every place"
+    parts = [
+        f"{config.dataset}: {count} of {total} test images",
+        f"{threat}, ε = {asked.epsilon:g}",
+        f"certified by {method.bound_type} bounds",
+    ]
+    if asked.method == "adv":
+        attack = asked.method_params
+        parts.append(f"attacked at {attack.random_mask_count} random places × {attack.steps} steps")
+    return "; ".join(parts)
+
+
 def errors(verdicts: Verdicts, labels: Tensor, seconds: float) -> dict:
     """What `--output` says of a model; errors are fractions of 1."""
     total, correct = len(labels), int((verdicts.predicted == labels).sum())

@@ -77,11 +77,16 @@ def test_the_path_prefix_comes_before_the_models_path(trained):
             "--limit", 5, folder=trained)  # fmt: skip
 
 
-def test_an_attack_finds_no_more_than_the_certificate_allows(trained):
+def test_an_attack_finds_no_more_than_the_certificate_allows(trained, capsys):
     params = "eval_params:method_params"
     effort = [f"{params}:{value}" for value in ("steps=9", "random_mask_count=8", "sample_limit=60")]
+    capsys.readouterr()
     succeed("eval.py", "--config", ADV, "--model_subset", 0, *effort, "--output", "o.json", "--per_image", "o.csv",
             folder=trained)  # fmt: skip
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "mnist_adveval_patch_22: mnist: 60 of 101 test images; patch 2 × 2, every place, ε = 1; "
+        "certified by interval bounds; attacked at 8 random places × 9 steps"
+    )
     rows = list(csv.DictReader((trained / "o.csv").open()))
     (model,) = json.loads((trained / "o.json").read_text())["models"]
     assert len(rows) == model["total"] == 60
