@@ -2,10 +2,12 @@
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -163,7 +165,13 @@ def test_the_quickstart_trains_certifies_and_attacks(tmp_path, capsys):
     succeed("quickstart.py", "--end_epoch", 0, "--output", tmp_path / "two words.json", folder=tmp_path)
     record = json.loads((tmp_path / "two words.json").read_text())
     assert [answer["size_to_certify"] for answer in record["results"]] == list(range(1, 9))
-    assert "attacked correct" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    parts = ["1. Training", "epoch 0/0", "2. Certifying", "digits, both halves: 360 images", "3. Attacking"]
+    parts += ["digits, both halves, one image in 8: 45 images; 28 bands of 4 columns, θ = 0.2; patch 5 × 5 at random"]
+    assert [said.index(part) for part in parts] == sorted(said.index(part) for part in parts)
+    assert "attacked correct" in said
+    picture = re.search(r"\nclean, attacked, difference: (/.*)\n$|\nno digit flipped", said)
+    assert picture and (picture[1] is None or Path(picture[1]).is_file())
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, generated_mnist):
