@@ -27,6 +27,7 @@ def main() -> None:
     options = arguments.parse(parser)
     config, models, image_rows = options.experiment, [], []
     dataset = named.load(config.dataset, options.data, train=False)
+    total = len(dataset)
     shape, classes = dataset.images.shape[1:], int(dataset.labels.max()) + 1
     networks = [evaluation.trained(config, model, options.folder, shape, classes) for model in options.models]
     dataset = dataset.take(slice(options.limit))
@@ -52,7 +53,8 @@ def main() -> None:
         results.write_json(record | {"environment": results.environment()}, options.output)
     if options.per_image:
         results.write_csv(image_rows, options.per_image)
-    results.print_models(models, summary, config.evaluated_against)
+    about = evaluation.about(config, len(dataset), total)
+    results.print_models(f"{options.config.stem}: {about}", models, summary)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,18 @@ class AttackCounts(_Shares):
     certified_correct_exact: int | None
     attacked_correct: int
 
+    def relation(self) -> str:
+        """A sentence on what certified and attacked accuracy say of robust accuracy, which lies between them."""
+        attacked = f"{self.attacked_correct / self.total:.2%}"
+        bounds = [count for count in (self.certified_correct, self.certified_correct_exact) if count is not None]
+        if not bounds:
+            return f"robust accuracy is at most the attacked, {attacked}; no certificate bounds it from below"
+        certified, between = max(bounds), self.attacked_correct - max(bounds)
+        return (
+            f"robust accuracy is at least the certified, {certified / self.total:.2%}, and at most the attacked, "
+            f"{attacked}: {between} of {self.total} images lie between, neither certified nor flipped"
+        )
+
     def as_json(self) -> dict:
         shares = {
             "clean_accuracy": self.correct,
@@ -125,11 +137,19 @@ class CloseLeads:
 
 
 def print_answers(
-    answers: list[tuple[dict, Counts | AttackCounts]], seconds: float, copies: Copies | None = None
+    about: str, answers: list[tuple[dict, Counts | AttackCounts]], seconds: float, copies: Copies | None = None
 ) -> None:
-    """Print (question, counts) pairs: a block of lines for one, a table for several, less columns of one value."""
+    """Print (question, counts) pairs: a block of lines for one, a table for several, less columns of one value.
+
+    Args:
+        about: a line above them that says what was asked of which images.
+    """
+    print(about)
     if len(answers) == 1:
-        print(answers[0][1])
+        counts = answers[0][1]
+        print(counts)
+        if isinstance(counts, AttackCounts):
+            print(counts.relation())
     else:
         varying = [name for name in answers[0][0] if len({question[name] for question, _ in answers}) > 1]
         print("  ".join(f"{name:>18s}" for name in [*varying, *COUNTED]))
@@ -165,9 +185,9 @@ def print_interval_epoch(model_id: str, attack_type: str, row: dict) -> None:
     )
 
 
-def print_models(rows: list[dict], summary: dict[str, dict[str, float]], against: str) -> None:
-    """Print what was evaluated `against`, each model's errors, and how they vary over the models."""
-    print(f"evaluated against {against}")
+def print_models(about: str, rows: list[dict], summary: dict[str, dict[str, float]]) -> None:
+    """Print what was asked of which images, each model's errors, and how they vary over the models."""
+    print(about)
     for row in rows:
         found = ", ".join(f"{error.replace('_', ' ')} {row[error]:.2%}" for error in summary)
         print(f"{row['model_id']}: {found}  ({row['total']} images in {row['seconds']:.1f} s)")

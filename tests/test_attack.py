@@ -102,19 +102,21 @@ def votes_of_a_loop(network, image):
 
 
 def test_all_places_find_more_at_the_same_cost(smoothed, digits, monkeypatch):
-    targets, looks, flips = look(smoothed, digits).targets(), {}, {}
+    targets, looks, done, flips = look(smoothed, digits).targets(), {}, [], {}
     restart = Attack.restart
     for search in ("random", "all"):
         looks[search] = 0
 
-        def counted(run, places, steps, step_size, search=search):
+        def counted(run, places, steps, step_size, _, search=search):
             looks[search] += steps + 1
-            return restart(run, places, steps, step_size)
+            return restart(run, places, steps, step_size, done.append)
 
         monkeypatch.setattr(Attack, "restart", counted)
         flips[search] = int(attacked(smoothed, targets, SQUARE, search=search, restarts=6).findings.flipped.sum())
     assert looks["all"] <= looks["random"] == 6 * 7
     assert flips["all"] >= flips["random"] > 0
+    assert sum(done) == len(targets) * sum(looks.values())  # the bar's total, whoever flips when
+    assert len(done) > sum(looks.values()) and max(done) < len(targets) * 7
 
 
 def test_a_false_certificate_is_caught(smoothed, digits):
@@ -138,9 +140,7 @@ def test_touched_copies_alone_give_the_trajectory_of_all(make):
     p = torch.cat(list(classifier.every_copy(images, 10_000)))
     labels = RULE(p).sum(1).argmax(1)
     targets = Targets(images, labels, torch.arange(12), p, torch.zeros(12, dtype=torch.bool))
-    run = Attack(
-        classifier, PatchThreat(Patch(3, 4), ablation), Ascent(log_mean_softmax, 6, 0.07, 0.5), targets, 5, 64
-    )
+    run = Attack(classifier, PatchThreat(Patch(3, 4), ablation), Ascent(log_mean_softmax, 6, 0.07, 0.5), targets, 5, 64)
     try_random_places(run, 3)
     expected = [plain_attack(network, ablation.masks(), image, label, 5 * 1_000_003 + i)
                 for i, (image, label) in enumerate(zip(images, labels.tolist(), strict=True))]  # fmt: skip
@@ -182,9 +182,7 @@ class OnePixel(nn.Module):
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_an_undefended_look_at_one_pixel_is_broken_at_once(loss):
-    dataset = Dataset(
-        torch.zeros(6, 1, 28, 28, dtype=torch.uint8), torch.zeros(6, dtype=torch.int64), torch.arange(6)
-    )
+    dataset = Dataset(torch.zeros(6, 1, 28, 28, dtype=torch.uint8), torch.zeros(6, dtype=torch.int64), torch.arange(6))
     classifier = undefended(OnePixel(), 28, 28)
     clean = look(classifier, dataset)
     assert not any(certified.any() for certified in clean.certified)
@@ -216,9 +214,7 @@ def test_the_ball_is_respected_to_the_last_bit(numerator, denominator):
 def test_attacks_in_the_ball_stay_there(smoothed, digits):
     targets = replace(look(smoothed, digits.take(slice(80))).targets())
     targets = replace(targets, certified=torch.zeros_like(targets.certified))
-    run = Attack(
-        smoothed, BallThreat(0.1, smoothed.ablation), Ascent(log_mean_softmax, 8, 0.05, 0.0), targets, 0, 512
-    )
+    run = Attack(smoothed, BallThreat(0.1, smoothed.ablation), Ascent(log_mean_softmax, 8, 0.05, 0.0), targets, 0, 512)
     try_random_places(run, 1)
     found = run.findings
     assert int(found.flipped.sum()) > 5

@@ -19,6 +19,7 @@ from tests.test_pictures import write_pictures
 SMALL = ["--channels", "8,16", "--blocks", "0,0", "--batch_size", 16, "--band_size", 7, "--lr", 0.002]
 NAME = "mnist_masked_band_lr_0.002_regularization_0.0005_lines_both_size_2_band_7_epoch_0.pth"
 COLUMN = "mnist_one_band_lr_0.05_regularization_0.0005_model_column_band_4_epoch_1.pth"
+CIFAR = "certify_cifar_band_masked.py"
 CERTIFY = "certify_mnist_band_masked.py"
 BAR = Patch(6, 5)
 
@@ -49,6 +50,8 @@ def scores(folder):
 
 def test_training_writes_the_promised_names(folder):
     assert {NAME, COLUMN} <= {path.name for path in (folder / "checkpoints").iterdir()}
+    for part in ("train", "test"):
+        write_pictures(folder / "pictures" / part, [f"class_{label}" for label in range(10)], 1)
     about = torch.load(folder / "checkpoints" / NAME, weights_only=True)["about"]
     assert about["ablation"] == {"kind": "BandAndRow", "height": 28, "width": 28, "band_size": 7}
     assert about["network"]["channels"] == [8, 16] and about["network"]["lines"] == "both"
@@ -150,6 +153,7 @@ def test_pictures_in_folders(folder):
         (CERTIFY, ["--checkpoint", "plain.pth"], "--checkpoint plain.pth: is not of a network"),
         (CERTIFY, ["--checkpoint", "odd.pth"], "describes a network that cannot be"),
         (CERTIFY, ["--checkpoint", NAME, "--size_to_certify", 29], "29: expected a patch that fits"),
+        (CIFAR, ["--dataset", "folder", "--data", "pictures", "--checkpoint", NAME], "has images of 3 × 28 × 28"),
         ("certify_mnist_band.py", ["--checkpoint", COLUMN, "--band_size", 6], "4 pixels alone, not for Band of 6"),
         ("certify_mnist_row.py", ["--checkpoint", COLUMN], "alone, not for Row of 4"),
         ("train_mnist_band_masked.py", ["--size_to_train", 30], "--size_to_train 30: expected a patch that fits"),
@@ -158,6 +162,8 @@ def test_pictures_in_folders(folder):
     ],
 )
 def test_bad_input_is_one_clear_line(folder, capsys, script, options, message):
+    for part in ("train", "test"):
+        write_pictures(folder / "pictures" / part, [f"class_{label}" for label in range(10)], 1)
     about = torch.load(folder / "checkpoints" / NAME, weights_only=True)
     checkpoint.save({"net": {}, "acc": 0.0, "epoch": 0}, folder / "checkpoints" / "plain.pth")
     about["about"]["network"]["channels"] = [-1]

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -160,12 +162,18 @@ def test_digits_need_no_files_and_name_the_checkpoint(tmp_path):
 
 
 def test_the_quickstart_trains_certifies_and_attacks(tmp_path, capsys):
+    parts = ["1. Training", "epoch 0/0", "2. Certifying", "digits, both halves: 360 images", "3. Attacking"]
+    parts += ["digits, both halves, one image in 8: 45 images; 28 bands of 4 columns, θ = 0.2; patch 5 × 5 at random"]
     for finished in (False, True):
         succeed("quickstart.py", "--end_epoch", 0, "--output", tmp_path / "two words.json", folder=tmp_path)
         record = json.loads((tmp_path / "two words.json").read_text())
         assert [answer["size_to_certify"] for answer in record["results"]] == list(range(1, 9))
         said = capsys.readouterr().out
+        told = [part for part in parts if part != "epoch 0/0" or not finished]
+        assert [said.index(part) for part in told] == sorted(said.index(part) for part in told)
         assert "attacked correct" in said and ("is finished" in said) == finished
+        picture = re.search(r"\nclean, attacked, difference: (/.*)\n$|\nno digit flipped", said)
+        assert picture and (picture[1] is None or Path(picture[1]).is_file())
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, generated_mnist):

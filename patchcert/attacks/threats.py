@@ -14,7 +14,7 @@ from patchcert.smoothing.ablation import Ablation
 
 
 class Threat(Protocol):
-    """The attacker's freedom at each of `places`.
+    """The attacker's freedom at each of `places`; as text, in words.
 
     Attributes:
         shape: rows and columns of places.
@@ -41,6 +41,9 @@ class PatchThreat:
         self.shape = ablation.height - patch.height + 1, ablation.width - patch.width + 1
         self.touched = ablation.touched_by(patch)
 
+    def __str__(self) -> str:
+        return f"patch {self.patch.height} × {self.patch.width}"
+
     def rectangle(self, place: int) -> tuple[int, int, int, int]:
         return *divmod(place, self.shape[1]), self.patch.height, self.patch.width
 
@@ -66,6 +69,9 @@ class BallThreat:
     def __init__(self, epsilon: float, ablation: Ablation):
         self.epsilon = epsilon
         self.touched = torch.ones(1, ablation.count, dtype=torch.bool, device=ablation.cells.device)
+
+    def __str__(self) -> str:
+        return f"every pixel by up to {255 * self.epsilon:g}/255 (L∞)"
 
     def rectangle(self, place: int) -> None:
         return None

@@ -18,6 +18,7 @@ from patchcert.attacks.threats import BallThreat, PatchThreat, Threat
 from patchcert.cli import Parser
 from patchcert.data.dataset import Dataset
 from patchcert.errors import BrokenCertificateError, UsageError, require_within
+from patchcert.experiments import summaries
 from patchcert.experiments.evaluation import evaluation_parser, prepare, write_and_print
 from patchcert.experiments.masking import add_numerical_margin
 from patchcert.experiments.networks import masked_network
@@ -165,12 +166,15 @@ def _attack(
         except BrokenCertificateError as error:
             path = pictures.save_counterexample(run, error.number, options.save_images or Path("results"))
             raise BrokenCertificateError(error.number, f"{error}: the counterexample is in {path}") from error
-        _report_attack(options, dataset, clean, run, time.perf_counter() - started)
+        about = summaries.of_attack(options, len(dataset), classifier, threat, restarts)
+        _report_attack(options, about, dataset, clean, run, time.perf_counter() - started)
         if options.save_images:
             _save_pictures(options, run)
 
 
-def _report_attack(options: argparse.Namespace, dataset: Dataset, clean: Clean, run: Attack, seconds: float) -> None:
+def _report_attack(
+    options: argparse.Namespace, about: str, dataset: Dataset, clean: Clean, run: Attack, seconds: float
+) -> None:
     columns = {name: distributed.merge(part, len(dataset)) for name, part in _attack_columns(clean, run).items()}
     if not distributed.is_first():
         return
@@ -183,7 +187,7 @@ def _report_attack(options: argparse.Namespace, dataset: Dataset, clean: Clean, 
         certified.get("certified_exact"),
         int((right & ~columns["flipped"]).sum()),
     )
-    write_and_print(options, dataset, [({}, counts)], [columns], seconds)
+    write_and_print(options, about, dataset, [({}, counts)], [columns], seconds)
 
 
 def _save_pictures(options: argparse.Namespace, run: Attack) -> None:

@@ -14,6 +14,7 @@ from patchcert import distributed, results
 from patchcert.cli import Parser, configuration
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
+from patchcert.experiments import summaries
 from patchcert.experiments.evaluation import add_outputs, evaluation_parser, prepare, write_and_print
 from patchcert.experiments.setting import set_up
 from patchcert.option_values import (
@@ -129,7 +130,8 @@ def certify(options: argparse.Namespace, ablation: Ablation, network: nn.Module,
     if options.save_votes:
         recorder.write(options.save_votes, dataset, configuration(options))
     copies = results.Copies(len(dataset) * ablation.count, classified, _close_votes(questions, verdicts))
-    _report(options, dataset, [question.as_json() for question in questions], verdicts, seconds, copies)
+    about = summaries.of_certificates(vars(options), len(dataset), ablation, questions)
+    _report(options, about, dataset, [question.as_json() for question in questions], verdicts, seconds, copies)
 
 
 def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, rules: list[VoteRule]) -> None:
@@ -138,14 +140,18 @@ def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, ru
         saved.require(rule, options.numerical_margin)
     questions = _questions(options, rules)
     certifier = certificate.Certifier(saved.ablation, questions)
-    saved = saved.first(options.limit or len(saved))
+    saved = saved.take(slice(options.limit))
+    distributed.start(torch.device("cpu"))
+    distributed.require_images(len(saved))
     started = time.perf_counter()
     verdicts = saved_votes.certify(saved, certifier)
     seconds = time.perf_counter() - started
     options.config_of_votes = saved.config
     count = len(saved) * saved.ablation.count
     copies = results.Copies(count, count, _close_votes(questions, verdicts))
-    _report(options, saved, [question.as_json() for question in questions], verdicts, seconds, copies)
+    looked_at = saved.config | ({"limit": options.limit} if options.limit else {})
+    about = summaries.of_certificates(looked_at, len(saved), saved.ablation, questions)
+    _report(options, about, saved, [question.as_json() for question in questions], verdicts, seconds, copies)
 
 
 def certify_randomized(options: argparse.Namespace, ablation: Ablation, network: nn.Module) -> None:
@@ -167,7 +173,8 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
         for most in most_touched.values()
     ]
     seconds = time.perf_counter() - started
-    _report(options, dataset, [{"attack_size": patch.size} for patch in most_touched], verdicts, seconds)
+    about = summaries.of_randomized(options, len(dataset), ablation)
+    _report(options, about, dataset, [{"attack_size": patch.size} for patch in most_touched], verdicts, seconds)
 
 
 def _questions(options: argparse.Namespace, rules: list[VoteRule]) -> list[certificate.Question]:
@@ -206,6 +213,7 @@ def _find_batch_size(
 
 def _report(
     options: argparse.Namespace,
+    about: str,
     dataset: Images | saved_votes.SavedVotes,
     questions: list[dict],
     verdicts: list[certificate.Verdicts],
@@ -216,4 +224,4 @@ def _report(
         return
     counts = [results.Counts.of(v.predicted, v.certified, dataset.labels) for v in verdicts]
     answers = list(zip(questions, counts, strict=True))
-    write_and_print(options, dataset, answers, [vars(v) for v in verdicts], seconds, copies)
+    write_and_print(options, about, dataset, answers, [vars(v) for v in verdicts], seconds, copies)

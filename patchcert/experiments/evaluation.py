@@ -14,6 +14,7 @@ from patchcert.experiments import about
 from patchcert.experiments.setting import IMAGENET, add_setting, load_images
 from patchcert.option_values import output_file, positive_int
 from patchcert.smoothing.ablation import Ablation
+from patchcert.smoothing.columns import LinesNetwork
 from patchcert.smoothing.saved_votes import SavedVotes
 
 
@@ -61,6 +62,8 @@ def prepare(
     if not len(dataset):
         option = "valpath" if options.dataset == "imagenet" else "data"
         raise UsageError(option, getattr(options, option), "has too few images: none is left of this half")
+    if isinstance(network, LinesNetwork):
+        network.require_images(options.dataset, dataset.image_shape)
     distributed.require_images(len(dataset))
     network.to(options.device)
     if options.compile:
@@ -70,6 +73,7 @@ def prepare(
 
 def write_and_print(
     options: argparse.Namespace,
+    about: str,
     dataset: Images | SavedVotes,
     answers: list[tuple[dict, results.Counts | results.AttackCounts]],
     columns: list[dict[str, Tensor]],
@@ -79,6 +83,7 @@ def write_and_print(
     """Files first: printing may fail, to a pipe that nobody reads any more.
 
     Args:
+        about: what was asked, see `summaries`.
         columns: (N,) tensors by name for the rows per image, for each of `answers`.
     """
     if options.output:
@@ -86,4 +91,4 @@ def write_and_print(
     if options.per_image:
         questions = [question for question, _ in answers]
         results.write_csv(results.image_rows(dataset, list(zip(questions, columns, strict=True))), options.per_image)
-    results.print_answers(answers, seconds, copies)
+    results.print_answers(about, answers, seconds, copies)

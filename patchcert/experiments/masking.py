@@ -9,6 +9,7 @@ from torch import Tensor
 from patchcert import distributed, results
 from patchcert.cli import Parser
 from patchcert.data.folders import Images
+from patchcert.experiments import summaries
 from patchcert.experiments.evaluation import evaluation_parser, prepare, write_and_print
 from patchcert.experiments.networks import masked_network
 from patchcert.experiments.setting import set_up
@@ -61,7 +62,8 @@ def certify_masked(options: argparse.Namespace) -> None:
             for patch, v in zip(maskings, verdicts, strict=True)
         ]
         within = {patch.size: int(v.within_margin.sum()) for patch, v in zip(maskings, verdicts, strict=True)}
-        write_and_print(options, dataset, answers, [vars(v) for v in verdicts], seconds, results.CloseLeads(within))
+        about, close = summaries.of_masking(options, len(dataset), ablation), results.CloseLeads(within)
+        write_and_print(options, about, dataset, answers, [vars(v) for v in verdicts], seconds, close)
 
 
 @torch.inference_mode()

@@ -190,6 +190,16 @@ def _flipped(network: nn.Sequential, dataset: Dataset, config: Config, certified
     return run.findings.flipped
 
 
+def about(config: Config, count: int, total: int) -> str:
+    """What was asked of `count` of the data set's `total` test images, in one line."""
+    asked = config.eval_params
+    parts = [f"{config.dataset}: {count} of {total} test images", f"evaluated against {config.evaluated_against}"]
+    if asked.method == "adv":
+        attack = asked.method_params
+        parts.append(f"attacked at {attack.random_mask_count} random places × {attack.steps} steps")
+    return "; ".join(parts)
+
+
 def errors(verdicts: Verdicts, labels: Tensor, seconds: float) -> dict:
     """What `--output` says of a model; errors are fractions of 1."""
     total, correct = len(labels), int((verdicts.predicted == labels).sum())

@@ -31,7 +31,8 @@ MOST_PAIRS = 4096
 class Ablation(ABC):
     """A family of `count` ablated copies of an H × W image.
 
-    A subclass says into which cells the image falls and which cells each copy shows.
+    A subclass says into which cells the image falls and which cells each copy shows. As text it says what copies
+    there are.
 
     Attributes:
         height, width: H and W, pixels.
@@ -151,6 +152,9 @@ class Band(Ablation):
         self.count = self.cell_count = width
         self.cells = torch.arange(width).expand(height, width)
 
+    def __str__(self) -> str:
+        return f"{self.count} bands of {self.band_size} columns"
+
     def cells_shown(self, indices: Tensor) -> Tensor:
         return _run_from(indices, self.band_size, self.width)
 
@@ -166,6 +170,9 @@ class Row(Ablation):
         self.height, self.width, self.band_size = height, width, band_size
         self.count = self.cell_count = height
         self.cells = torch.arange(height)[:, None].expand(height, width)
+
+    def __str__(self) -> str:
+        return f"{self.count} bands of {self.band_size} rows"
 
     def cells_shown(self, indices: Tensor) -> Tensor:
         return _run_from(indices, self.band_size, self.height)
@@ -187,6 +194,9 @@ class BandAndRow(Ablation):
         self.cells = torch.arange(height * width).view(height, width)
         self.families()
 
+    def __str__(self) -> str:
+        return " and ".join(map(str, self.families()))
+
     def families(self) -> list[Ablation]:
         kinds = (Band, Row)
         return [kind(self.height, self.width, self.band_size).to(self.cells.device) for kind in kinds]
@@ -205,6 +215,9 @@ class Block(Ablation):
         self.count = self.cell_count = height * width
         self.cells = torch.arange(height * width).view(height, width)
 
+    def __str__(self) -> str:
+        return f"{self.count} blocks of {self.block_size} × {self.block_size} pixels"
+
     def cells_shown(self, indices: Tensor) -> Tensor:
         rows = _run_from(indices // self.width, self.block_size, self.height)
         columns = _run_from(indices % self.width, self.block_size, self.width)
@@ -219,6 +232,9 @@ class Whole(Ablation):
         self.count = self.cell_count = 1
         self.cells = torch.zeros(height, width, dtype=torch.int64)
 
+    def __str__(self) -> str:
+        return "no defence"
+
     def cells_shown(self, indices: Tensor) -> Tensor:
         return torch.ones(len(indices), 1, dtype=torch.bool, device=indices.device)
 
@@ -227,12 +243,15 @@ class _Combinations(Ablation):
     """Every choice of `keep` cells: C(cells, keep) ablations."""
 
     def _choose(self, keep: int, what: str) -> None:
-        self.cell_count = int(self.cells.max()) + 1
+        self.cell_count, self.what = int(self.cells.max()) + 1, what
         require_within("keep", keep, 1, self.cell_count, f"there are {self.cell_count} {what}")
         self.keep, self.count = keep, math.comb(self.cell_count, keep)
         if self.count > MOST_ABLATIONS:
             right = f"expected at most {MOST_ABLATIONS} ablations, {self.cell_count} {what} give {self.count}"
             raise UsageError("keep", keep, right)
+
+    def __str__(self) -> str:
+        return f"{self.count} choices of {self.keep} of {self.cell_count} {self.what}"
 
     def cells_shown(self, indices: Tensor) -> Tensor:
         """The combinatorial number system: index = Σ_j C(c_j, j) for the cells c_keep > … > c_1 that are shown."""

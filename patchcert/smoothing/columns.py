@@ -153,6 +153,13 @@ class LinesNetwork(nn.Module):
             right = f"this one answers for {here['kind']} of {here['band_size']} pixels alone"
             raise UsageError("model", COLUMN, f"{right}, not for {wanted['kind']} of {wanted.get('band_size')}")
 
+    def require_images(self, dataset: str, image_shape: tuple[int, int, int]) -> None:
+        """Raise UsageError, about the data set, unless its images (C, H, W) are such as the network takes."""
+        wanted = self.shape.image_channels, self.shape.height, self.shape.width
+        if image_shape != wanted:
+            found = " × ".join(map(str, image_shape))
+            raise UsageError("dataset", dataset, f"has images of {found}, the network takes {' × '.join(map(str, wanted))}")
+
     def forward(self, images: Tensor) -> Tensor:
         return torch.cat([family(images) for family in self.families], dim=1)
 

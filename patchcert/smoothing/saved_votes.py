@@ -59,10 +59,12 @@ class Entries:
         order = of_entries.argsort(stable=True)
         return Entries(self.kept[numbers.argsort()], self.classes[order], self.probabilities[order])
 
-    def first(self, count: int) -> "Entries":
-        """Those of the first `count` images."""
-        end = int(self.kept[:count].sum())
-        return Entries(self.kept[:count], self.classes[:end], self.probabilities[:end])
+    def take(self, chosen: slice) -> "Entries":
+        """Those of some images."""
+        taken = torch.zeros(len(self.kept), dtype=torch.bool)
+        taken[chosen] = True
+        of_entries = taken.repeat_interleave(self.kept.sum(dim=1))
+        return Entries(self.kept[taken], self.classes[of_entries], self.probabilities[of_entries])
 
 
 class Recorder:
@@ -139,10 +141,10 @@ class SavedVotes:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def first(self, count: int) -> "SavedVotes":
-        """Those of the first `count` images."""
+    def take(self, chosen: slice) -> "SavedVotes":
+        """Those of some images."""
         return replace(
-            self, indices=self.indices[:count], labels=self.labels[:count], entries=self.entries.first(count)
+            self, indices=self.indices[chosen], labels=self.labels[chosen], entries=self.entries.take(chosen)
         )
 
     def require(self, rule: VoteRule, numerical_margin: float = 0.0) -> None:
@@ -218,10 +220,13 @@ def read(path: Path) -> SavedVotes:
 
 
 def certify(saved: SavedVotes, certifier: Certifier) -> list[Verdicts]:
-    """One `Verdicts` per question of `certifier` for all saved images, with a progress bar."""
+    """One `Verdicts` per question of `certifier` for all saved images, with a progress bar.
+
+    Each process looks at its share of the images and gets the verdicts on all.
+    """
     parts = []
     with progress_bar(len(saved), "certifying") as bar:
-        for chunks in saved.batches():
+        for chunks in saved.take(distributed.share()).batches():
             parts.append(certifier(chunks))
-            bar.update(len(parts[-1][0].predicted))
-    return [Verdicts.concatenate(answers) for answers in zip(*parts, strict=True)]
+            bar.update(len(parts[-1][0].predicted) * distributed.world())
+    return [Verdicts.concatenate(answers).merged(len(saved)) for answers in zip(*parts, strict=True)]

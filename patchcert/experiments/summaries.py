@@ -1,0 +1,107 @@
+"""What a run is about, in one line above its numbers: images, defence, adversary, certificate."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+
+from patchcert.attacks.classifier import Classifier
+from patchcert.attacks.threats import Threat
+from patchcert.patch import Patch
+from patchcert.smoothing.ablation import Ablation
+from patchcert.smoothing.certificate import Question
+from patchcert.smoothing.masking import DoubleMasking
+from patchcert.smoothing.voting import VoteRule
+
+LISTED = 8
+"""Values that are named one by one."""
+
+
+def of_certificates(config: dict, count: int, ablation: Ablation, questions: Sequence[Question]) -> str:
+    """What deterministic certificates were asked for.
+
+    Args:
+        config: the options by name, of the run that looked at the images.
+        count: N, of the images.
+    """
+    sizes, rules, kinds, margins = (
+        list(dict.fromkeys(getattr(question, name) for question in questions))
+        for name in ("patch", "rule", "certificate", "numerical_margin")
+    )
+    close = [f"numerical margin {_listed([margin for margin in margins if margin])}"] if any(margins) else []
+    certificate = f"{' and '.join(kinds)} certificate{'s' if len(kinds) > 1 else ''}"
+    two = "two patches, each" if questions[0].patches == 2 else "patch"
+    return "; ".join(
+        [_images(config, count), _defence(ablation, rules), f"{two} {_listed(map(_sides, sizes))}", certificate, *close]
+    )
+
+
+def of_randomized(options: argparse.Namespace, count: int, ablation: Ablation) -> str:
+    """What certificates by random samples, of `count` images, were asked for."""
+    samples = f"{options.predsamples} samples pick the class, {options.boundsamples} bound its share"
+    return "; ".join(
+        [
+            _images(vars(options), count),
+            f"{ablation}, top-one votes",
+            f"patch {_listed(map(_sides, options.attack_size))}",
+            f"randomized certificate, α = {options.alpha}, {samples}",
+        ]
+    )
+
+
+def of_masking(options: argparse.Namespace, count: int, ablation: Ablation) -> str:
+    """What certificates by double masking of scores, of `count` images, were asked for."""
+    two = "two patches, each" if options.patches == 2 else "patch"
+    return "; ".join(
+        [
+            _images(vars(options), count),
+            f"{ablation}, double masking of their scores",
+            f"{two} {_listed(map(_sides, options.size_to_certify))}",
+            f"numerical margin {options.numerical_margin}",
+        ]
+    )
+
+
+def of_attack(options: argparse.Namespace, count: int, classifier: Classifier, threat: Threat, restarts: int) -> str:
+    """What `count` images are attacked by."""
+    where = {"random": " at random places", "all": " at all places", None: ""}[getattr(options, "locations", None)]
+    effort = f"{restarts} restart{'s' if restarts > 1 else ''} × {options.steps} steps, {options.loss} loss"
+    defence = _defence(classifier.ablation, [classifier.rule])
+    return "; ".join([_images(vars(options), count), defence, f"{threat}{where}, {effort}"])
+
+
+def _images(config: dict, count: int) -> str:
+    """Data set, part of it and number of images."""
+    named = f"folder {config['data']}" if config["dataset"] == "folder" else config["dataset"]
+    parts = [named, _part(config)]
+    if config.get("skip", 1) > 1:
+        parts.append(f"one image in {config['skip']}")
+    first = "the first " if config.get("limit") == count else ""
+    return f"{', '.join(parts)}: {first}{count} image{'s' if count > 1 else ''}"
+
+
+def _part(config: dict) -> str:
+    half = "test" if config["test"] else "validation"
+    if config["dataset"] == "imagenet":
+        return f"{half} pictures, from number {config['skip'] // 2 if config['test'] else 0} on"
+    if config["all"]:
+        return "both halves"
+    return f"{half} half" + (f" of {config['split_file']}" if config["split_file"] else "")
+
+
+def _defence(ablation: Ablation, rules: Sequence[VoteRule | DoubleMasking]) -> str:
+    """The copies that vote, and how they do."""
+    if ablation.count == 1:
+        return str(ablation)
+    if isinstance(rules[0], DoubleMasking):
+        return f"{ablation}, double masking of their scores"
+    thresholds = [rule.threshold for rule in rules if hasattr(rule, "threshold")]
+    return f"{ablation}, " + (f"θ = {_listed(thresholds)}" if thresholds else "top-one votes")
+
+
+def _sides(patch: Patch) -> str:
+    return f"{patch.height} × {patch.width}"
+
+
+def _listed(values: Iterable[object]) -> str:
+    """All of few values; of many the first two and the last."""
+    shown = list(map(str, values))
+    return ", ".join(shown if len(shown) <= LISTED else [*shown[:2], "…", shown[-1]])
