@@ -29,6 +29,8 @@ def folder(tmp_path_factory, generated_mnist):
     """A folder in which a small network for masking and a column network for votes were trained on generated digits."""
     folder = tmp_path_factory.mktemp("masked")
     (folder / "data").symlink_to(generated_mnist)
+    for part in ("train", "test"):
+        write_pictures(folder / "ten" / part, [f"class_{label}" for label in range(10)], 1)
     succeed("train_mnist_band_masked.py", *SMALL, "--size_to_train", 2, "--end_epoch", 0, folder=folder)
     succeed("train_mnist_band.py", "--model", "column", "--lr", 0.05, "--end_epoch", 1, folder=folder)
     return folder
@@ -50,8 +52,6 @@ def scores(folder):
 
 def test_training_writes_the_promised_names(folder):
     assert {NAME, COLUMN} <= {path.name for path in (folder / "checkpoints").iterdir()}
-    for part in ("train", "test"):
-        write_pictures(folder / "pictures" / part, [f"class_{label}" for label in range(10)], 1)
     about = torch.load(folder / "checkpoints" / NAME, weights_only=True)["about"]
     assert about["ablation"] == {"kind": "BandAndRow", "height": 28, "width": 28, "band_size": 7}
     assert about["network"]["channels"] == [8, 16] and about["network"]["lines"] == "both"
@@ -153,7 +153,7 @@ def test_pictures_in_folders(folder):
         (CERTIFY, ["--checkpoint", "plain.pth"], "--checkpoint plain.pth: is not of a network"),
         (CERTIFY, ["--checkpoint", "odd.pth"], "describes a network that cannot be"),
         (CERTIFY, ["--checkpoint", NAME, "--size_to_certify", 29], "29: expected a patch that fits"),
-        (CIFAR, ["--dataset", "folder", "--data", "pictures", "--checkpoint", NAME], "has images of 3 × 28 × 28"),
+        (CIFAR, ["--dataset", "folder", "--data", "ten", "--checkpoint", NAME], "has images of 3 × 28 × 28"),
         ("certify_mnist_band.py", ["--checkpoint", COLUMN, "--band_size", 6], "4 pixels alone, not for Band of 6"),
         ("certify_mnist_row.py", ["--checkpoint", COLUMN], "alone, not for Row of 4"),
         ("train_mnist_band_masked.py", ["--size_to_train", 30], "--size_to_train 30: expected a patch that fits"),
@@ -162,8 +162,6 @@ def test_pictures_in_folders(folder):
     ],
 )
 def test_bad_input_is_one_clear_line(folder, capsys, script, options, message):
-    for part in ("train", "test"):
-        write_pictures(folder / "pictures" / part, [f"class_{label}" for label in range(10)], 1)
     about = torch.load(folder / "checkpoints" / NAME, weights_only=True)
     checkpoint.save({"net": {}, "acc": 0.0, "epoch": 0}, folder / "checkpoints" / "plain.pth")
     about["about"]["network"]["channels"] = [-1]

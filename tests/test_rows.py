@@ -12,7 +12,7 @@ from patchcert.patch import Patch
 from patchcert.smoothing.ablation import Band, Row
 from patchcert.smoothing.voting import ThresholdVote
 from tests import oracle
-from tests.helpers import succeed
+from tests.helpers import run_here, succeed
 from tests.test_scripts import save_random_network
 
 ROWS = [Row(28, 28, 5), Row(6, 9, 2)]
@@ -93,7 +93,7 @@ def test_an_attacker_climbs_on_upright_images_what_the_network_sees_lying(ablati
     torch.testing.assert_close(gradient, wanted.transpose(2, 3))
     shown = oracle.bands(ablation.width, ablation.height, ablation.band_size)
     plain = torch.stack([oracle.probabilities(network, image.T[None], shown) for image in images[:, 0]])
-    torch.testing.assert_close(torch.cat([*classifier.probabilities(images, 50)]), plain)
+    torch.testing.assert_close(torch.cat([*classifier.every_copy(images, 50)]), plain)
 
 
 @pytest.mark.parametrize("ablation", ROWS, ids=lambda row: f"{row.height}x{row.width}")
@@ -104,5 +104,13 @@ def test_an_attacked_patch_changes_the_copies_that_it_is_said_to_touch_and_no_ot
     places = torch.arange(len(threat.touched))
     images = torch.full((len(places), 1, ablation.height, ablation.width), 0.3)
     attacked = images.where(~threat.inside(images, places), 0.9)
-    before, after = (torch.cat([*classifier.probabilities(batch, 500)]) for batch in (images, attacked))
+    before, after = (torch.cat([*classifier.every_copy(batch, 500)]) for batch in (images, attacked))
     assert torch.equal((before != after).any(dim=2), threat.touched)
+
+
+def test_row_networks_of_earlier_versions_are_refused(folder, capsys):
+    """They have settings, which the paper's have not, but say nothing of themselves; they saw upright pictures."""
+    content = torch.load(folder / "checkpoints" / "net.pth", weights_only=True)
+    torch.save(content | {"settings": {"lr": 0.01}}, folder / "checkpoints" / "before.pth")
+    assert run_here("certify_mnist_row.py", "--checkpoint", "before.pth", "--data", "upright", folder=folder) == 2
+    assert "row networks of earlier versions saw upright images" in capsys.readouterr().err

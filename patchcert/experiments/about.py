@@ -11,7 +11,7 @@ from torch import nn
 from patchcert import checkpoint, distributed, networks, results
 from patchcert.cli import HelpFormatter, Parser
 from patchcert.errors import UsageError
-from patchcert.smoothing.ablation import KINDS, Ablation, parameters
+from patchcert.smoothing.ablation import KINDS, Ablation, Row, parameters
 from patchcert.version import VERSION
 
 IMAGE_SIZE = ("height", "width")
@@ -82,18 +82,22 @@ def of_checkpoint(content: dict) -> dict | None:
     return about if {"kind", *IMAGE_SIZE} <= set(about["ablation"]) and "name" in about["network"] else None
 
 
-def fill(option: str, options: argparse.Namespace, network: nn.Module) -> dict:
+def fill(option: str, options: argparse.Namespace, network: nn.Module, ablation: Ablation | None) -> dict:
     """Fill `network` from the checkpoint that `--option` names; returns the checkpoint's content.
 
     Raises:
-        UsageError: it is of another network.
+        UsageError: it is of another network, or a row network of a version that showed it upright images.
     """
     path, said = checkpoint.find(option, getattr(options, option)), options.about["checkpoint"]
     here = networks.description(network)
     if said and said["network"] != here:
         names = [_spoken(description, "name") for description in (said["network"], here)]
         raise UsageError(option, path, f"is of another network: {names[0]}, not {names[1]}")
-    return checkpoint.load_network(option, path, network)
+    content = checkpoint.load_network(option, path, network)
+    if isinstance(ablation, Row) and "settings" in content and said is None:
+        right = "expected one trained anew: row networks of earlier versions saw upright images"
+        raise UsageError(option, path, right)
+    return content
 
 
 def hold_against(options: argparse.Namespace, run: dict, name: str) -> None:

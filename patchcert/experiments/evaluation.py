@@ -51,7 +51,7 @@ def prepare(
 
     Says so if the checkpoint was trained with another `ablation` or for other images.
     """
-    about.fill("checkpoint", options, network)
+    about.fill("checkpoint", options, network, ablation)
     about.hold_against(options, about.of_run(options, network, ablation), options.checkpoint)
     dataset = load_images(options, train=False)
     if options.dataset == "imagenet":

@@ -139,7 +139,7 @@ def _train(
     set_up(options)
     torch.manual_seed(options.seed)
     network = build_network()
-    resumed = _resumed(options, network)
+    resumed = _resumed(options, network, ablation)
     train_set, test_set = (
         splits.spread(load_images(options, part), options.subset).to(options.device) for part in (True, False)
     )
@@ -174,10 +174,10 @@ def _train(
     return path
 
 
-def _resumed(options: argparse.Namespace, network: nn.Module) -> dict | None:
+def _resumed(options: argparse.Namespace, network: nn.Module, ablation: Ablation | None) -> dict | None:
     if options.resume is None:
         return None
-    content = about.fill("resume", options, network)
+    content = about.fill("resume", options, network, ablation)
     if not isinstance(content.get("epoch"), int):
         raise UsageError("resume", options.resume, "expected a checkpoint of a training script, it has no epoch")
     if content["epoch"] >= options.end_epoch:

@@ -157,8 +157,8 @@ class LinesNetwork(nn.Module):
         """Raise UsageError, about the data set, unless its images (C, H, W) are such as the network takes."""
         wanted = self.shape.image_channels, self.shape.height, self.shape.width
         if image_shape != wanted:
-            found = " × ".join(map(str, image_shape))
-            raise UsageError("dataset", dataset, f"has images of {found}, the network takes {' × '.join(map(str, wanted))}")
+            found, taken = (" × ".join(map(str, sizes)) for sizes in (image_shape, wanted))
+            raise UsageError("dataset", dataset, f"has images of {found}, the network takes {taken}")
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.cat([family(images) for family in self.families], dim=1)
