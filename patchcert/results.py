@@ -161,6 +161,20 @@ def print_answers(
         print(line)
 
 
+def print_side_by_side(outputs: dict[str, Path]) -> None:
+    """Print accuracies by patch size from the files that `--output` wrote, by the name of each defence.
+
+    The files answer one question for each of the same patch sizes.
+    """
+    records = {name: json.loads(path.read_text())["results"] for name, path in outputs.items()}
+    columns = [f"{name}: {what}" for name in records for what in ("clean", "certified")]
+    print("  ".join(f"{cell:>18s}" for cell in ["patch", *columns]))
+    for answers in zip(*records.values(), strict=True):
+        shares = [answer[f"{what}_accuracy"] for answer in answers for what in ("clean", "certified")]
+        cells = [str(answers[0]["size_to_certify"]), *(f"{share:.2%}" for share in shares)]
+        print("  ".join(f"{cell:>18s}" for cell in cells))
+
+
 def print_batch_size(found: int) -> None:
     """Print what `--batch_size auto` took."""
     print(f"--batch_size {found}")
@@ -195,17 +209,15 @@ def print_models(about: str, rows: list[dict], summary: dict[str, dict[str, floa
         print(f"{error.replace('_', ' '):15s}  " + "  ".join(f"{name} {value:.2%}" for name, value in values.items()))
 
 
-def print_training(path: Path, state: dict) -> None:
-    """Print where a finished run lies and how accurate its base classifier is on ablated test images."""
-    print(f"{path}: {state['acc']:.2f} % of ablated test images right after epoch {state['epoch']}")
+def print_training(path: Path, state: dict, measured: str) -> None:
+    """Print where a finished run lies and what was `measured` of it at the end."""
+    print(f"{path}: {measured} {state['acc']:.2f} % after epoch {state['epoch']}")
 
 
-def print_finished(path: Path, state: dict) -> None:
+def print_finished(path: Path, state: dict, measured: str) -> None:
     """Print that there is nothing to do: the run that would write `path` is finished."""
-    print(
-        f"{path} is finished: {state['acc']:.2f} % of ablated test images right after epoch {state['epoch']};"
-        " --overwrite trains anew"
-    )
+    reached = f"{measured} {state['acc']:.2f} % after epoch {state['epoch']}"
+    print(f"{path} is finished: {reached}; --overwrite trains anew")
 
 
 def print_going_on(epoch: int, end_epoch: int, source: Path | None = None) -> None:

@@ -136,7 +136,7 @@ def train(
     earlier, source = distributed.from_first(earlier_run(path, partial, settings, overwrite))
     if source == path:
         if distributed.is_first():
-            print_finished(path, earlier)
+            print_finished(path, earlier, objective.measured)
         return earlier
     state = earlier or distributed.from_first(resumed or {"epoch": -1})
     averaged = copy.deepcopy(network) if recipe.average else network
@@ -169,7 +169,7 @@ def train(
         if partial_log.exists():
             partial_log.replace(log)
         partial.replace(path)
-        print_training(path, state)
+        print_training(path, state, objective.measured)
     return state
 
 
