@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test clean
+.PHONY: quickstart test results clean
 
 quickstart: .venv/runtime
 	$(BIN)/python quickstart.py
@@ -20,6 +20,9 @@ test: .venv/development
 .venv/development: .venv/runtime requirements-dev.txt
 	$(BIN)/pip install --quiet -r requirements-dev.txt
 	touch $@
+
+results: .venv/runtime
+	$(BIN)/python benchmarks/reproduce.py
 
 clean:
 	rm -rf .venv results

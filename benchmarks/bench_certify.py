@@ -12,6 +12,12 @@ images, in turn, several times; the table shows medians, and medians of the rati
     dense     images and ablations folded into batches of --dense_batch copies, weights in the networks' own layout
     windowed  patchcert.smoothing.windowed: only what differs from the empty image
     bfloat16  (--amp) windowed with weights and activations in bfloat16, which is another classifier
+
+The case cifar_column times another network against the plain loop of its case: one that answers for all bands in one
+pass, and whose answers are its own.
+
+    column    patchcert.smoothing.columns in float32, weights in channels-last order
+    autocast  (--amp) the same under autocast to bfloat16
 """
 
 import argparse
@@ -38,6 +44,7 @@ from patchcert.networks import mnist_network  # noqa: E402
 from patchcert.patch import Patch  # noqa: E402
 from patchcert.smoothing.ablation import Ablation, Band, Block, encode  # noqa: E402
 from patchcert.smoothing.certificate import Certifier, Question  # noqa: E402
+from patchcert.smoothing.columns import LinesNetwork, Shape  # noqa: E402
 from patchcert.smoothing.voting import ThresholdVote  # noqa: E402
 from patchcert.smoothing.windowed import WindowedNetwork  # noqa: E402
 
@@ -48,7 +55,8 @@ THRESHOLD, NEAR = 0.2, 1e-4
 @dataclass
 class Case:
     """A network, an ablation, test images with C channels, the side of the patch that is certified against (pixels),
-    and how many ablations and images are timed by default.
+    and how many ablations and images are timed by default. With `columns`, the shape of a network that answers for all
+    ablations in one pass, which is timed against the plain loop in place of the engines.
     """
 
     network: Callable[[], nn.Module]
@@ -58,6 +66,7 @@ class Case:
     patch: int
     positions: int
     images: int
+    columns: Shape | None = None
 
 
 def cifar_network() -> nn.Module:
@@ -76,6 +85,16 @@ CASES = {
     "mnist_band_4": Case(mnist_network, Band(28, 28, 4), "mnist", channels=1, patch=5, positions=28, images=100),
     "mnist_block_4": Case(mnist_network, Block(28, 28, 4), "mnist", channels=1, patch=5, positions=49, images=100),
     "cifar_band_4": Case(cifar_network, Band(32, 32, 4), "cifar10", channels=3, patch=5, positions=8, images=100),
+    "cifar_column": Case(
+        cifar_network,
+        Band(32, 32, 4),
+        "cifar10",
+        channels=3,
+        patch=5,
+        positions=32,
+        images=50,
+        columns=Shape((64, 128, 256, 384), (1, 1, 2, 1), 4, "columns", 32, 32, 3, 10),
+    ),
     "cifar_block_8": Case(cifar_network, Block(32, 32, 8), "cifar10", channels=3, patch=5, positions=16, images=100),
     "imagenet_band_25": Case(
         imagenet_network, Band(299, 299, 25), "imagenet", channels=3, patch=42, positions=4, images=20
@@ -130,6 +149,8 @@ def ways(case: Case, network: nn.Module, indices: Tensor, options: argparse.Name
         batches = [(images[:, None] * some[:, None]).flatten(0, 1) for some in masks.split(folded)]
         return torch.cat([network(batch).unflatten(0, (len(images), -1)) for batch in batches], dim=1)
 
+    if case.columns:
+        return {"plain": plain} | in_one_pass(case.columns, options)
     found = {"plain": plain, "dense": dense, "windowed": lambda images: engine.logits(images, indices)}
     if options.amp:
         half = WindowedNetwork(copy.deepcopy(network).bfloat16(), case.ablation, 2 * case.channels)
@@ -137,10 +158,43 @@ def ways(case: Case, network: nn.Module, indices: Tensor, options: argparse.Name
     return found
 
 
+def in_one_pass(shape: Shape, options: argparse.Namespace) -> dict[str, Callable]:
+    """The ways of a network that answers for all bands in one pass, with random weights."""
+    device = torch.device(options.device)
+    network = LinesNetwork(shape).to(device, memory_format=torch.channels_last).eval()
+
+    def column(images: Tensor) -> Tensor:
+        return network(images[:, : shape.image_channels])
+
+    def autocast(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16):
+            return column(images).float()
+
+    return {"column": column} | ({"autocast": autocast} if options.amp else {})
+
+
+def convolutions(network: nn.Module, images: Tensor) -> int:
+    """Multiply-adds of all convolutions of `network` on one image (1, C, H, W)."""
+    counted = []
+
+    def count(layer: nn.Conv2d, _inputs: tuple, output: Tensor) -> None:
+        counted.append(output[0].numel() * layer.weight[0].numel())
+
+    hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    network.eval()(images)
+    for hook in hooks:
+        hook.remove()
+    return sum(counted)
+
+
 def multiply_adds(case: Case, network: nn.Module, indices: Tensor) -> dict[str, int]:
-    """Per image under the ablations `indices`, for the network as it is and in windows."""
+    """Per image under the ablations `indices`, for the network as it is, in windows, and in one pass."""
     height, width = case.ablation.height, case.ablation.width
     whole = WindowedNetwork(network, Band(height, width, width), 2 * case.channels)
+    if case.columns:
+        one_pass = convolutions(LinesNetwork(case.columns), torch.zeros(1, case.channels, height, width))
+        full = whole.multiply_adds(torch.tensor([0])) * len(indices)
+        return {"plain": full, "column": one_pass, "autocast": one_pass}
     windowed = WindowedNetwork(network, case.ablation, 2 * case.channels).multiply_adds(indices)
     full = whole.multiply_adds(torch.tensor([0])) * len(indices)
     return {"plain": full, "dense": full, "windowed": windowed, "bfloat16": windowed}
@@ -250,7 +304,7 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Measured]:
                 costs[name] * options.images / s / p for s, p in zip(seconds, peak, strict=True)
             ),
             peak_mib=first[name][1],
-            **compared(case, probabilities[name], probabilities["dense"]),
+            **compared(case, probabilities[name], probabilities["plain" if case.columns else "dense"]),
         )
     return found
 
@@ -262,6 +316,8 @@ def printed(found: dict[str, Measured]) -> str:
             f"{name:9s} {m.seconds:8.3f} {m.ratio:6.2f} {m.images_per_second:9.2f} {m.multiply_adds / 1e6:24.1f} "
             f"{m.peak_share:7.0%} {m.peak_mib:9.0f}"
         )
+    if "column" in found:
+        return "\n".join(lines)
     lines.append(f"\nagainst dense, θ = {THRESHOLD}: what differs, and how many probabilities are within {NEAR} of θ")
     lines.append("way        probability   votes  predictions  certificates   near θ")
     for name, m in found.items():
@@ -291,6 +347,8 @@ def parsed() -> argparse.Namespace:
     options = parser.parse_args()
     options.images = options.images or CASES[options.case].images
     options.positions = min(options.positions or CASES[options.case].positions, CASES[options.case].ablation.count)
+    if CASES[options.case].columns and (options.checkpoint or options.positions != CASES[options.case].positions):
+        parser.error(f"--case {options.case} times all ablations and random weights: no --positions, no --checkpoint")
     return options
 
 

@@ -13,6 +13,10 @@ TEMPERATURE = 1 / 8
 """τ: leads, sums over the copies that a pair of places leaves, count as so much of a difference of logits."""
 
 
+Loss = tuple[Tensor, Tensor]
+"""The mean loss () to lower, and (N,) float, how far each image is classified as it should be."""
+
+
 class Objective(Protocol):
     """How a network is judged on a batch of images (N, C, H, W) with labels (N,).
 
@@ -23,8 +27,8 @@ class Objective(Protocol):
 
     measured: str
 
-    def loss(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple:
-        """The mean loss () to lower, and what `right` returns, for a training batch."""
+    def loss(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Loss:
+        """What to lower, and what `right` returns, for a training batch."""
 
     def right(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """(N,) float: how far each image is classified as it should be, from 0 to 1."""
@@ -46,14 +50,14 @@ class OneCopy:
     def __init__(self, ablation: Ablation | None, per: str = "batch", label_smoothing: float = 0.0):
         self.ablation, self.per, self.label_smoothing = ablation, per, label_smoothing
 
-    def loss(self, network, images, labels, generator):
+    def loss(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Loss:
         logits = network(ablated(images, self.ablation, generator, self.per))
         return cross_entropy(logits, labels, label_smoothing=self.label_smoothing), _right(logits, labels)
 
-    def right(self, network, images, labels, generator):
+    def right(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         return _right(network(ablated(images, self.ablation, generator, per="sample")), labels)
 
-    def settings(self, network):
+    def settings(self, network: nn.Module) -> dict:
         return {}
 
 
@@ -65,14 +69,14 @@ class EveryBand:
     def __init__(self, label_smoothing: float = 0.0):
         self.label_smoothing = label_smoothing
 
-    def loss(self, network, images, labels, generator):
+    def loss(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Loss:
         scores = network(images)
         return self.of_scores(scores, labels), _bands_right(scores, labels)
 
-    def right(self, network, images, labels, generator):
+    def right(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         return _bands_right(network(images), labels)
 
-    def settings(self, network):
+    def settings(self, network: nn.Module) -> dict:
         return {}
 
     def of_scores(self, scores: Tensor, labels: Tensor) -> Tensor:
@@ -96,16 +100,16 @@ class WorstPair:
     def __init__(self, masking: DoubleMasking, band_weight: float, label_smoothing: float = 0.0):
         self.masking, self.bands, self.band_weight = masking, EveryBand(label_smoothing), band_weight
 
-    def loss(self, network, images, labels, generator):
+    def loss(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Loss:
         scores = network(images).float()
         leads = self.masking.worst_leads(labels, scores)
         loss = cross_entropy(-TEMPERATURE * leads, labels, label_smoothing=self.bands.label_smoothing)
         return loss + self.band_weight * self.bands.of_scores(scores, labels), _ahead(leads, labels)
 
-    def right(self, network, images, labels, generator):
+    def right(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         return _ahead(self.masking.worst_leads(labels, network(images).float()), labels)
 
-    def settings(self, network):
+    def settings(self, network: nn.Module) -> dict:
         return {"band_weight": self.band_weight, "network": network.description}
 
 
