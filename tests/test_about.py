@@ -27,7 +27,7 @@ def folder(tmp_path_factory, generated_mnist):
     (folder / "data").symlink_to(generated_mnist)
     for part in ("train", "test"):
         write_pictures(folder / "pets" / part, ("cat", "dog", "eel"), 4)
-    short = ["--end_epoch", 0, "--limit", 60]
+    short = ["--end_epoch", 0, "--subset", 60]
     succeed("train_mnist_band.py", "--dataset", "digits", "--band_size", 5, *short, folder=folder)
     succeed("train_mnist_baseline.py", "--dataset", "digits", *short, folder=folder)
     succeed("train_cifar_band.py", *FOLDER, "--image_size", 8, "--band_size", 3, *short, folder=folder)
@@ -152,7 +152,7 @@ def test_a_checkpoint_that_says_nothing_is_run_as_the_script_says(folder, capsys
 
 
 def test_training_that_resumes_takes_over_what_the_checkpoint_says(folder, capsys):
-    more = ["--end_epoch", 1, "--limit", 60, "--resume", DIGITS]
+    more = ["--end_epoch", 1, "--subset", 60, "--resume", DIGITS]
     for given, name in (([], "digits_one_band"), (["--dataset", "mnist"], "mnist_one_band")):
         capsys.readouterr()
         succeed("train_mnist_band.py", *given, *more, folder=folder)

@@ -236,7 +236,7 @@ def test_two_processes_train_and_certify_as_one(folder):
     arguments += ["--checkpoint", "net.pth", "--per_image"]
     succeed("certify_cifar_band.py", *arguments, "one.csv", folder=folder)
     arguments += ["two.csv", "--save_votes", "two.npz"]
-    assert succeed_in_two_processes("certify_cifar_band.py", *arguments, folder=folder).count("101 images") == 1
+    assert succeed_in_two_processes("certify_cifar_band.py", *arguments, folder=folder).count("\n101 images in") == 1
     saved = ["--votes", "two.npz", "--size_to_certify", "1,2", "--per_image", "saved.csv"]
     succeed("certify_votes.py", *saved, folder=folder)
     for name in ("two.csv", "saved.csv"):

@@ -222,7 +222,7 @@ CERTIFY = ["--checkpoint", "net.pth"]
         ("train_mnist_band.py", ["--end_epoch", -1], "--end_epoch: -1:"),
         ("train_mnist_band.py", ["--limit", 9], "--limit: 9: training has --subset N instead, which takes"),
         ("train_mnist_band.py", ["--subset", 0], "--subset: 0: expected a whole number from 1"),
-        ("certify_mnist_band.py", ["--checkpoint", "net.pth", "--subset", 9], "unrecognized arguments: --subset"),
+        ("certify_mnist_band.py", ["--checkpoint", "net.pth", "--subset", 9], "unrecognized --subset"),
         ("train_mnist_band.py", ["--batch_size", 0], "--batch_size: 0:"),
         ("train_mnist_band.py", ["--dataset", "svhn"], "--dataset: invalid choice: 'svhn'"),
         ("train_mnist_band.py", ["--device", "cuda:9"], "--device: cuda:9:"),

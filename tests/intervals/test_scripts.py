@@ -74,7 +74,7 @@ def test_files_have_what_the_specification_says(trained):
 def test_training_again_says_what_is_finished_and_where_the_networks_lie(trained, tmp_path, capsys):
     folder = trained / "checkpoints" / "mnist_robtrain_p22_all"
     left = {path.name: path.read_bytes() for path in folder.iterdir()}
-    again = ["--config", P22, "--data", trained / "data", *FAST, "--limit", 200, "--path_prefix", trained]
+    again = ["--config", P22, "--data", trained / "data", *FAST, "--subset", 200, "--path_prefix", trained]
     capsys.readouterr()
     succeed("train.py", *again, "--model_subset", 0, 1, folder=tmp_path)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == left
@@ -97,7 +97,7 @@ def test_a_run_goes_on_or_begins_anew(tmp_path, capsys):
 
 def test_training_says_that_there_is_no_best_network(tmp_path, generated_mnist, capsys):
     schedule = ["training_params:epochs=1", "training_params:schedule_start=0", "training_params:schedule_length=1"]
-    arguments = ["--config", P22, "--model_subset", 0, "--data", generated_mnist, "--limit", 20, "models_path=models"]
+    arguments = ["--config", P22, "--model_subset", 0, "--data", generated_mnist, "--subset", 20, "models_path=models"]
     succeed("train.py", *arguments, *schedule, folder=tmp_path)
     last, best = capsys.readouterr().out.splitlines()[-2:]
     assert last.startswith("models/mlp_255.pth: epoch 0, ")
