@@ -18,7 +18,10 @@ IMAGE_SIZE = ("height", "width")
 
 ABLATION_SIZES = {name for kind in KINDS.values() for name in parameters(kind)} - set(IMAGE_SIZE)
 
-KNOWN = {"dataset", "model", "image_size"} | ABLATION_SIZES
+OF_BANDS = ("channels", "blocks", "lines")
+"""Options that describe a network which answers for all bands in one pass."""
+
+KNOWN = {"dataset", "model", "image_size", *OF_BANDS} | ABLATION_SIZES
 """Options that a checkpoint has values for."""
 
 
@@ -49,6 +52,8 @@ class CheckpointParser(Parser):
         """Of what the checkpoint says, the values that options of this parser can have."""
         ablation, network = about["ablation"], about["network"]
         said = ablation | {"dataset": about["dataset"], "model": network["name"], "image_size": ablation["height"]}
+        said |= {name: network[name] for name in OF_BANDS if name in network}
+        said = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
         options = {action.dest: action.choices for action in self._actions if action.dest in KNOWN}
         return {name: said[name] for name in options.keys() & said if said[name] in (options[name] or [said[name]])}
 
