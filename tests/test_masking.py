@@ -129,6 +129,24 @@ def test_masking_of_votes_certifies_all_that_exact_does(rule):
     assert torch.equal(masked.predicted[exact.certified], exact.predicted[exact.certified])
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_no_ballots_flip_votes_that_masking_certifies(size):
+    """Every choice of ballots for the copies touched at each place, against the prediction of masking itself."""
+    ablation, patch, rule = Band(3, 6, size), Patch(1, 1), ThresholdVote(0.5)
+    certifier, every = Certifier(ablation, [Question(patch, rule, "masking")]), torch.arange(6)
+    votes = torch.randint(2, (60, 6, 2), generator=torch.Generator().manual_seed(size)).float()
+    votes[::2, :, 1] = (votes[::2, :, 1] + 1).clamp_max(1)
+    (clean,) = certifier([(every, votes)])
+    assert 5 < clean.certified.sum() < 60
+    for image in clean.certified.nonzero().flatten():
+        for place in ablation.touched_by(patch).unique(dim=0):
+            ballots = torch.tensor(list(product((0.0, 1.0), repeat=2 * size))).view(-1, size, 2)
+            attacked = votes[image].repeat(len(ballots), 1, 1)
+            attacked[:, place] = ballots
+            (after,) = certifier([(every, attacked)])
+            assert (after.predicted == clean.predicted[image]).all()
+
+
 def test_the_numerical_margin_covers_rounding_in_both_directions():
     masking = DoubleMasking(Band(4, 6, 1), Patch(1, 1))
     scores = torch.zeros(1, 6, 2)
