@@ -61,7 +61,8 @@ class Counts(_Shares):
 class AttackCounts(_Shares):
     """How many of `total` images are classified correctly, before and under attack.
 
-    The certified ones, by the margin and by the exact certificate, are None where there is no certificate.
+    The certified ones, by the margin and by the exact certificate of votes, are None where there is no certificate;
+    double masking has one, the first.
     """
 
     total: int
@@ -121,6 +122,16 @@ class Copies:
         return {"copies": self.total, "copies_classified": self.classified, "close_votes": self.close_votes}
 
 
+class Remarks(Protocol):
+    """What there is to say of a run besides its counts."""
+
+    def lines(self) -> list[str]:
+        """For people."""
+
+    def as_json(self) -> dict:
+        """For `--output`."""
+
+
 @dataclass(frozen=True)
 class CloseLeads:
     """Of how many images the numerical margin took the certificate, by patch size."""
@@ -137,7 +148,7 @@ class CloseLeads:
 
 
 def print_answers(
-    about: str, answers: list[tuple[dict, Counts | AttackCounts]], seconds: float, copies: Copies | None = None
+    about: str, answers: list[tuple[dict, Counts | AttackCounts]], seconds: float, remarks: Remarks | None = None
 ) -> None:
     """Print (question, counts) pairs: a block of lines for one, a table for several, less columns of one value.
 
@@ -157,7 +168,7 @@ def print_answers(
             asked = ["-" if question[name] is None else str(question[name]) for name in varying]
             print("  ".join(f"{cell:>18s}" for cell in [*asked, *(counts.share(name) for name in COUNTED)]))
     print(f"{answers[0][1].total} images in {seconds:.1f} s")
-    for line in copies.lines() if copies else ():
+    for line in remarks.lines() if remarks else ():
         print(line)
 
 
@@ -251,7 +262,7 @@ def print_pictures(folder: Path, count: int, still_wrong: int) -> None:
 
 
 def run_record(
-    answers: list[tuple[dict, Counts | AttackCounts]], seconds: float, config: dict, copies: Copies | None = None
+    answers: list[tuple[dict, Counts | AttackCounts]], seconds: float, config: dict, remarks: Remarks | None = None
 ) -> dict:
     """What `--output` holds: the list `results`, one entry per question; a single one also at the top level.
 
@@ -261,7 +272,7 @@ def run_record(
     counted = [counts.as_json() for _, counts in answers]
     plain = [shares for entry, shares in zip(entries, counted, strict=True) if not entry.get("numerical_margin")]
     record = plain[0] if len(plain) == 1 else counted[0] if len(counted) == 1 else {}
-    record |= {"seconds": seconds, "results": entries} | (copies.as_json() if copies else {})
+    record |= {"seconds": seconds, "results": entries} | (remarks.as_json() if remarks else {})
     return record | {"config": config, "environment": environment()}
 
 

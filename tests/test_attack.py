@@ -232,3 +232,12 @@ def test_the_seed_fixes_everything_and_other_images_change_nothing(smoothed, dig
     assert all(torch.equal(a, b) for a, b in zip(vars(first).values(), vars(again).values(), strict=True))
     assert not torch.equal(first.place, other.place)
     assert torch.equal(first.place[: len(half)], alone.place) and torch.equal(first.step[: len(half)], alone.step)
+
+
+def test_the_margin_climbs_on_scores_too():
+    """Ballots that are log-probabilities are all negative; the rival must still be another class than the label."""
+    log_p = torch.randn(5, 12, 4, generator=torch.Generator().manual_seed(0)).log_softmax(2).requires_grad_()
+    labels = torch.tensor([0, 1, 2, 3, 0])
+    (gradient,) = torch.autograd.grad(margin(log_p, log_p.detach(), labels).sum(), log_p)
+    of_rivals = gradient.sum(dim=1).scatter(1, labels[:, None], 0)
+    assert (gradient.sum(dim=1).gather(1, labels[:, None]) < 0).all() and ((of_rivals > 0).sum(dim=1) == 1).all()

@@ -30,6 +30,7 @@ def folder(tmp_path_factory, generated_mnist):
     folder = tmp_path_factory.mktemp("masked")
     (folder / "data").symlink_to(generated_mnist)
     for part in ("train", "test"):
+        write_pictures(folder / "three" / part, ("cat", "dog", "eel"), 1)
         write_pictures(folder / "ten" / part, [f"class_{label}" for label in range(10)], 1)
     succeed("train_mnist_band_masked.py", *SMALL, "--size_to_train", 2, "--end_epoch", 0, folder=folder)
     succeed("train_mnist_band.py", "--model", "column", "--lr", 0.05, "--end_epoch", 1, folder=folder)
@@ -154,6 +155,7 @@ def test_pictures_in_folders(folder):
         (CERTIFY, ["--checkpoint", "odd.pth"], "describes a network that cannot be"),
         (CERTIFY, ["--checkpoint", NAME, "--size_to_certify", 29], "29: expected a patch that fits"),
         (CIFAR, ["--dataset", "folder", "--data", "ten", "--checkpoint", NAME], "has images of 3 × 28 × 28"),
+        (CIFAR, ["--dataset", "folder", "--data", "three", "--checkpoint", NAME], "it tells 10 classes apart"),
         ("certify_mnist_band.py", ["--checkpoint", COLUMN, "--band_size", 6], "4 pixels alone, not for Band of 6"),
         ("certify_mnist_row.py", ["--checkpoint", COLUMN], "alone, not for Row of 4"),
         ("train_mnist_band_masked.py", ["--size_to_train", 30], "--size_to_train 30: expected a patch that fits"),

@@ -129,6 +129,14 @@ def test_masking_of_votes_certifies_all_that_exact_does(rule):
     assert torch.equal(masked.predicted[exact.certified], exact.predicted[exact.certified])
 
 
+def test_leads_to_train_on_keep_their_digits_under_autocast():
+    masking = DoubleMasking(BandAndRow(8, 8, 2), Patch(1, 1))
+    scores, labels = 9 * torch.randn(20, 16, 3, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3
+    plain = masking.worst_leads(labels, scores)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(masking.worst_leads(labels, scores), plain)
+
+
 @pytest.mark.parametrize("size", [1, 2])
 def test_no_ballots_flip_votes_that_masking_certifies(size):
     """Every choice of ballots for the copies touched at each place, against the prediction of masking itself."""

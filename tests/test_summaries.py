@@ -91,7 +91,7 @@ def test_a_table_has_the_line_too(folder, capsys):
             "attack_mnist_band.py",
             [*NET, *PATCH, "--patch_height", 2, "--patch_width", 8],
             "mnist, validation half, one image in 10: the first 4 images; 28 bands of 4 columns, θ = 0.3; "
-            "patch 2 × 8 at random places, 3 restarts × 2 steps, softmax loss",
+            "patch 2 × 8 at random places, 3 restarts × 2 steps, softmax loss; margin and exact certificates",
         ),
         (
             "attack_mnist_baseline.py",

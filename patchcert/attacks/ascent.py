@@ -36,10 +36,10 @@ def margin(log_p: Tensor, ballots: Tensor, labels: Tensor) -> Tensor:
 
     With one copy it is the difference of two logits. A copy that is ahead by `CONTENT` is won and pulls no more,
     so that the patch serves the copies still to be won. The rival has the most votes, among equals the highest
-    mean probability.
+    mean probability; of ballots that are log-probabilities, the highest sum.
     """
     standing = ballots.sum(dim=1) + log_p.detach().exp().mean(dim=1)  # (R, K)
-    rivals = standing.scatter(1, labels[:, None], -1).argmax(dim=1)
+    rivals = standing.scatter(1, labels[:, None], -math.inf).argmax(dim=1)
     lead = _of_class(log_p, rivals) - _of_class(log_p, labels)
     return lead.clamp_max(CONTENT).mean(dim=1)
 

@@ -50,11 +50,13 @@ class Classifier:
         """Yield the outputs of every copy, (N', A, K), for some of `images` (N, C, H, W) after the other.
 
         Args:
-            batch_size: ablated copies per call of the network, unless one image alone has more.
+            batch_size: ablated copies per call of the network, unless one image alone has more; images, where all of
+                their copies take one pass.
         """
         engine = voting.engine("dense", self.network, self.ablation, 2 * images.shape[1])
         every = torch.arange(self.ablation.count, device=images.device)
-        for part in images.split(max(1, batch_size // self.ablation.count)):
+        copies = 1 if self.in_one_pass else self.ablation.count
+        for part in images.split(max(1, batch_size // copies)):
             chunks = every.split(max(engine.least, batch_size // len(part)))
             yield self.outputs(torch.cat([engine.logits(encode(part), chunk) for chunk in chunks], dim=1).float())
 

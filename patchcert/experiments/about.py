@@ -84,7 +84,8 @@ def of_checkpoint(content: dict) -> dict | None:
     entries = {"dataset": str, "ablation": dict, "network": dict}
     if not isinstance(about, dict) or not all(isinstance(about.get(name), kind) for name, kind in entries.items()):
         return None
-    return about if {"kind", *IMAGE_SIZE} <= set(about["ablation"]) and "name" in about["network"] else None
+    whole = all(type(size) is int for name, size in about["ablation"].items() if name != "kind")
+    return about if whole and {"kind", *IMAGE_SIZE} <= set(about["ablation"]) and "name" in about["network"] else None
 
 
 def fill(option: str, options: argparse.Namespace, network: nn.Module, ablation: Ablation | None) -> dict:

@@ -95,6 +95,7 @@ def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifie
     Args:
         network: what the checkpoint fills; a part of `classifier`.
     """
+    set_up(options)
     ablation = classifier.ablation.to(options.device)
     patch = _patch(options, ablation)
     options.size_of_attack = patch.size
@@ -105,6 +106,7 @@ def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifie
 
 def attack_masked(options: argparse.Namespace) -> None:
     """Attack the two-round prediction of a network for double masking as the options of `patch_attack_parser` say."""
+    set_up(options)
     network, ablation = masked_network(options)
     patch = _patch(options, ablation)
     options.size_of_attack = patch.size
@@ -115,6 +117,7 @@ def attack_masked(options: argparse.Namespace) -> None:
 
 def attack_in_ball(options: argparse.Namespace, network: nn.Module, classifier: Classifier) -> None:
     """Attack as the options of `ball_attack_parser` say; see `attack_with_patch`."""
+    set_up(options)
     threat = BallThreat(options.epsilon, classifier.ablation.to(options.device))
     _attack(options, network, classifier, threat, [], try_random_places, restarts=1)
 
@@ -153,7 +156,6 @@ def _attack(
 
     Each process attacks its share of the images.
     """
-    set_up(options)
     dataset, _ = prepare(options, network, classifier.ablation, options.skip)
     network.eval().requires_grad_(False)
     ascent = Ascent(LOSSES[options.loss], options.steps, options.step_size, options.momentum)
@@ -187,7 +189,8 @@ def _report_attack(
         certified.get("certified_exact"),
         int((right & ~columns["flipped"]).sum()),
     )
-    write_and_print(options, about, dataset, [({}, counts)], [columns], seconds)
+    question = {name: getattr(options, name) for name in ("numerical_margin",) if name in options}
+    write_and_print(options, about, dataset, [(question, counts)], [columns], seconds)
 
 
 def _save_pictures(options: argparse.Namespace, run: Attack) -> None:
@@ -214,9 +217,10 @@ def _attack_columns(clean: Clean, run: Attack) -> dict[str, torch.Tensor]:
     after[right], predicted_after[right] = found.totals, found.predicted
     none = torch.full_like(clean.labels, -1)
     columns = run.threat.shape[1]
+    kept = "scores" if isinstance(run.classifier, MaskedClassifier) else "votes"
     return {
         "predicted": clean.predicted,
-        "votes": before.amax(dim=1),
+        kept: before.amax(dim=1),
         **dict(zip(CERTIFIED[type(run.classifier)], clean.certified, strict=False)),
         "flipped": of_all(found.flipped, none > 0),
         "row": of_all(found.place.div(columns, rounding_mode="floor"), none),
@@ -224,6 +228,6 @@ def _attack_columns(clean: Clean, run: Attack) -> dict[str, torch.Tensor]:
         "restart": of_all(found.restart, none),
         "step": of_all(found.step, none),
         "predicted_after": predicted_after,
-        "votes_after": after.amax(dim=1),
-        "votes_of_label_after": after.gather(1, clean.labels[:, None])[:, 0],
+        f"{kept}_after": after.amax(dim=1),
+        f"{kept}_of_label_after": after.gather(1, clean.labels[:, None])[:, 0],
     }

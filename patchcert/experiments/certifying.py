@@ -29,6 +29,7 @@ from patchcert.option_values import (
 )
 from patchcert.smoothing import batching, certificate, randomized, saved_votes, voting
 from patchcert.smoothing.ablation import Ablation
+from patchcert.smoothing.columns import LinesNetwork
 from patchcert.smoothing.voting import Engine, VoteRule
 
 
@@ -193,6 +194,8 @@ def _close_votes(questions: list[certificate.Question], verdicts: list[certifica
 
 
 def _engine(options: argparse.Namespace, network: nn.Module, ablation: Ablation, dataset: Images) -> Engine:
+    if isinstance(network, LinesNetwork):
+        return voting.SharedNetwork(network, ablation)
     if options.compile and options.engine != "dense":
         raise UsageError("engine", options.engine, "torch.compile needs the whole network: give --engine dense too")
     if options.amp and options.engine == "windowed":

@@ -78,7 +78,7 @@ def write_and_print(
     answers: list[tuple[dict, results.Counts | results.AttackCounts]],
     columns: list[dict[str, Tensor]],
     seconds: float,
-    copies: results.Copies | None = None,
+    remarks: results.Remarks | None = None,
 ) -> None:
     """Files first: printing may fail, to a pipe that nobody reads any more.
 
@@ -87,8 +87,8 @@ def write_and_print(
         columns: (N,) tensors by name for the rows per image, for each of `answers`.
     """
     if options.output:
-        results.write_json(results.run_record(answers, seconds, configuration(options), copies), options.output)
+        results.write_json(results.run_record(answers, seconds, configuration(options), remarks), options.output)
     if options.per_image:
         questions = [question for question, _ in answers]
         results.write_csv(results.image_rows(dataset, list(zip(questions, columns, strict=True))), options.per_image)
-    results.print_answers(about, answers, seconds, copies)
+    results.print_answers(about, answers, seconds, remarks)

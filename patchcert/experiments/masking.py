@@ -36,7 +36,7 @@ def add_numerical_margin(parser: Parser) -> None:
         type=nonnegative_float,
         default=1e-3,
         metavar="NU",
-        help="certify only leads above NU, which rounding in other batches cannot undo",
+        help="certify only leads above NU, so that no rounding undoes them; the default is for float32",
     )
 
 

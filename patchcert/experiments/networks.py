@@ -26,19 +26,19 @@ def base_network(
         image_channels: of the data set's images.
 
     Raises:
-        UsageError: the checkpoint's column network is one for other bands.
+        UsageError: the checkpoint's column network is one for other bands or another number of classes.
     """
-    classes = class_count(options)
     if options.model != COLUMN:
-        return build(classes)
+        return build(class_count(options))
     if options.about["checkpoint"]:
         network = described_network(options)
         network.require(ablation)
+        _require_classes(options, network)
         return network
     channels, blocks = STAGES[image_channels]
     bands = {"band_size": ablation.band_size, "lines": LINES[type(ablation).__name__]}
     images = {"height": ablation.height, "width": ablation.width, "image_channels": image_channels}
-    return LinesNetwork(Shape(channels, blocks, **bands, **images, classes=classes))
+    return LinesNetwork(Shape(channels, blocks, **bands, **images, classes=class_count(options)))
 
 
 def masked_network(options: argparse.Namespace) -> tuple[LinesNetwork, Ablation]:
@@ -51,6 +51,7 @@ def masked_network(options: argparse.Namespace) -> tuple[LinesNetwork, Ablation]
     """
     network = described_network(options)
     options.image_size = network.shape.height
+    _require_classes(options, network)
     return network, network.shape.ablation().to(options.device)
 
 
@@ -60,10 +61,21 @@ def described_network(options: argparse.Namespace) -> LinesNetwork:
     Raises:
         UsageError: it describes none that answers for all bands in one pass.
     """
-    option = "checkpoint" if "checkpoint" in options else "resume"
     said = options.about["checkpoint"] or {}
     try:
         return LinesNetwork(Shape.described(said.get("network", {})))
     except (ValueError, UsageError) as error:
         right = "expected a checkpoint of train_*_band_masked.py or of --model column"
-        raise UsageError(option, getattr(options, option), f"{error}; {right}") from error
+        raise UsageError(*_source(options), f"{error}; {right}") from error
+
+
+def _require_classes(options: argparse.Namespace, network: LinesNetwork) -> None:
+    found, wanted = network.shape.classes, class_count(options)
+    if found != wanted:
+        raise UsageError(*_source(options), f"it tells {found} classes apart, the data set has {wanted}")
+
+
+def _source(options: argparse.Namespace) -> tuple[str, str]:
+    """The option that names a checkpoint, and its value."""
+    option = "checkpoint" if "checkpoint" in options else "resume"
+    return option, getattr(options, option)

@@ -55,7 +55,7 @@ def of_masking(options: argparse.Namespace, count: int, ablation: Ablation) -> s
             _images(vars(options), count),
             f"{ablation}, double masking of their scores",
             f"{two} {_listed(map(_sides, options.size_to_certify))}",
-            f"numerical margin {options.numerical_margin}",
+            f"masking certificate, numerical margin {options.numerical_margin}",
         ]
     )
 
@@ -65,7 +65,12 @@ def of_attack(options: argparse.Namespace, count: int, classifier: Classifier, t
     where = {"random": " at random places", "all": " at all places", None: ""}[getattr(options, "locations", None)]
     effort = f"{restarts} restart{'s' if restarts > 1 else ''} × {options.steps} steps, {options.loss} loss"
     defence = _defence(classifier.ablation, [classifier.rule])
-    return "; ".join([_images(vars(options), count), defence, f"{threat}{where}, {effort}"])
+    held_against = []
+    if isinstance(classifier.rule, DoubleMasking):
+        held_against = [f"masking certificate, numerical margin {classifier.numerical_margin}"]
+    elif where and classifier.ablation.count > 1:
+        held_against = ["margin and exact certificates"]
+    return "; ".join([_images(vars(options), count), defence, f"{threat}{where}, {effort}", *held_against])
 
 
 def _images(config: dict, count: int) -> str:

@@ -45,7 +45,9 @@ def training_parser(
     parser.add_argument("--regularization", type=nonnegative_float, default=regularization, help="weight decay")
     parser.add_argument("--end_epoch", type=index, default=end_epoch, help="index of the last epoch")
     parser.add_argument("--resume", metavar="NAME", help="checkpoint to go on from: its name or path")
-    parser.add_argument("--overwrite", action="store_true", help="train anew, in place of what a run of this name left")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="train anew, in place of a finished run or what another one left"
+    )
     if ablated:
         parser.add_argument(
             "--ablation_per",
@@ -103,6 +105,7 @@ def train(
     Args:
         stem, details: see `checkpoint.run_name`.
     """
+    set_up(options)
     if options.recipe != "paper":
         details += f"_recipe_{options.recipe}"
     if ablation is not None:
@@ -119,6 +122,7 @@ def train_masked(
     options: argparse.Namespace, shape: Shape, stem: str, augmentations: tuple[Augmentation, ...] = ()
 ) -> Path:
     """Train a network for double masking as the options of `masked_training_parser` say; see `train`."""
+    set_up(options)
     ablation = shape.ablation().to(options.device)
     ablation.require_fits("size_to_train", options.size_to_train)
     objective = WorstPair(DoubleMasking(ablation, options.size_to_train), options.band_weight)
@@ -136,7 +140,6 @@ def _train(
     augmentations: tuple[Augmentation, ...],
 ) -> Path:
     name = checkpoint.run_name(stem, options.lr, options.regularization, details, options.end_epoch, options.resume)
-    set_up(options)
     torch.manual_seed(options.seed)
     network = build_network()
     resumed = _resumed(options, network, ablation)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from patchcert.errors import UsageError
+from patchcert.errors import UsageError, require_within
 from patchcert.smoothing.ablation import Ablation, Band, BandAndRow, Row
 
 LINES = ("columns", "rows", "both")
@@ -22,6 +22,9 @@ COLUMN = "column"
 
 MOST = 4096
 """Of anything that the shape of a network counts."""
+
+MOST_LAYERS = 100
+"""Stages and residual blocks."""
 
 WIDE_LAYERS = 3
 """The stem and the next transitions, which share the band's columns among their kernels."""
@@ -54,6 +57,8 @@ class Shape:
 
     def __post_init__(self):
         self.ablation()
+        require_within("channels", min(self.channels), 1, MOST, "channels of each stage")
+        require_within("blocks", sum(self.blocks) + len(self.blocks), 1, MOST_LAYERS, "blocks and stages together")
         if len(self.channels) != len(self.blocks):
             stages = f"expected one number for each of the {len(self.channels)} stages that --channels names"
             raise UsageError("blocks", ",".join(map(str, self.blocks)), stages)

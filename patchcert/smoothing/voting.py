@@ -123,6 +123,9 @@ def engine(name: str, network: nn.Module, ablation: Ablation, channels: int) -> 
     """The engine called "windowed" or "dense"; `channels` is the number 2C of the network's input channels.
 
     A network that answers for all bands in one pass is its own engine.
+
+    Raises:
+        UsageError: its bands are others.
     """
     if isinstance(network, LinesNetwork):
         return SharedNetwork(network, ablation)
