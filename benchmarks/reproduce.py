@@ -2,7 +2,8 @@
 
     python3 benchmarks/reproduce.py
 
-Needs the data sets under ./data. Ends with exit code 1 if a count differs.
+Needs the data sets under ./data. Another processor rounds otherwise, which may move an image across the numerical
+margin: counts that differ by few images are named, and more of them end with exit code 1.
 """
 
 import json
@@ -21,19 +22,30 @@ COMMANDS = {
 }
 """By the file in docs/results that holds what they found."""
 
+COUNTED = ("total", "correct", "certified_correct", "certified_wrong")
+
+FEW = 3
+"""Images by which rounding may change a count of 10,000."""
+
+
+def largest_difference(found: list[dict], written: list[dict]) -> int:
+    """Of all counts, in images."""
+    pairs = zip(found, written, strict=True)
+    return max(abs(here[name] - there[name]) for here, there in pairs for name in COUNTED)
+
 
 def main() -> None:
-    differing = []
+    worst = 0
     for name, command in COMMANDS.items():
         print(f"{name}: {command}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / name
             subprocess.run([sys.executable, *shlex.split(command), "--output", str(output)], cwd=ROOT, check=True)
             files = output, ROOT / "docs" / "results" / name
-            found, written = (json.loads(path.read_text())["results"] for path in files)
-        differing += [name] * (found != written)
-    print(f"other counts than in docs/results: {', '.join(differing)}" if differing else "all as in docs/results")
-    sys.exit(bool(differing))
+            difference = largest_difference(*(json.loads(path.read_text())["results"] for path in files))
+        print(f"{name}: counts differ from docs/results by {difference} images at most")
+        worst = max(worst, difference)
+    sys.exit(worst > FEW)
 
 
 if __name__ == "__main__":
