@@ -5,8 +5,6 @@ from itertools import product
 
 import torch
 
-# ---- the pixels (row, column) that each ablated copy shows -------------------------------------------------------
-
 
 def rectangle(top, left, height, width):
     return set(product(range(top, top + height), range(left, left + width)))
@@ -37,9 +35,6 @@ def multi_bands(height, width, size, keep):
 def multi_blocks(height, width, size, keep):
     corners = product(range(0, height - size + 1, size), range(0, width - size + 1, size))
     return [set.union(*chosen) for chosen in choices([rectangle(*corner, size, size) for corner in corners], keep)]
-
-
-# ---- votes and certificates ---------------------------------------------------------------------------------------
 
 
 def encoded(image, copies):

@@ -190,9 +190,6 @@ def test_votes_are_counted_exactly_under_autocast():
     assert [(v.votes.item(), v.runner_up_votes.item()) for v in answers] == [(331, 270)] * 2
 
 
-# ---- votes that rounding may change ------------------------------------------------------------------------------
-
-
 def reachable_winners(ballots_of_each, classes):
     """The winners under every choice of one ballot (K zeros and ones) for each ablation."""
     reached = {(0,) * classes}
@@ -265,9 +262,6 @@ def test_a_margin_takes_a_certificate_that_hangs_on_rounding():
     assert [v.close_votes.item() for v in answers] == 2 * [0, 0, 1]
 
 
-# ---- two patches -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "ablation",
     [Band(3, 6, 2), Row(5, 4, 1), Block(3, 3, 1), Block(4, 3, 2), MultiBand(2, 7, 2, 2), MultiBlock(4, 5, 2, 1)],
@@ -328,9 +322,6 @@ def test_too_many_pairs_are_refused_for_exact_alone():
     ):
         Certifier(Block(28, 28, 4), two[1:])
     assert Block(28, 28, 4).most_touched(Patch(5, 5), 2) == 2 * 8 * 8
-
-
-# ---- random samples ----------------------------------------------------------------------------------------------
 
 
 def share_votes(of_winner, ablations, images):

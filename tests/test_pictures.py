@@ -59,9 +59,6 @@ def save_random_network(path):
     return network.eval()
 
 
-# ---- networks ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("model", "weights", "width"), [("resnet18", 20, 512), ("resnet34", 36, 512), ("resnet50", 53, 2048)]
 )
@@ -104,9 +101,6 @@ def test_pretrained_weights_give_a_fully_visible_picture_the_same_output(monkeyp
     other = resnet_imgnt.pretrained_imagenet_resnet("resnet18", classes=5)
     assert other.fc.weight.shape == (5, 512)
     assert torch.equal(other.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight)
-
-
-# ---- pictures ---------------------------------------------------------------------------------------------------
 
 
 def test_torchvisions_files_and_the_tree_give_the_same_tensors(tmp_path, monkeypatch):
@@ -154,9 +148,6 @@ def test_imagenet_is_normalised_as_torchvision_does():
         normalise_imagenet(images),
         (images - torch.tensor(wanted.mean)[:, None, None]) / torch.tensor(wanted.std)[:, None, None],
     )
-
-
-# ---- scripts ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -223,9 +214,6 @@ def run_imagenet_scripts(folder, pictures, subset):
     assert [row["index"] for row in rows] == ["1", "4", "1", "4"]
 
 
-# ---- one process and two ----------------------------------------------------------------------------------------
-
-
 def test_two_processes_train_and_certify_as_one(folder):
     """101 images, so that shares are uneven; what two processes trained, one certifies, and the other way round."""
     training = [*SMALL, "--band_size", 3, "--end_epoch", 1, "--subset", 31]
@@ -269,9 +257,6 @@ def test_shares_come_together_again(world, monkeypatch):
         lambda parts, _: [part[: len(share)].copy_(share) for part, share in zip(parts, shares, strict=True)],
     )  # fmt: skip
     assert torch.equal(distributed.merge(shares[0], 101), whole)
-
-
-# ---- recipes ----------------------------------------------------------------------------------------------------
 
 
 def test_a_schedule_rises_and_falls_and_an_interrupted_run_with_averages_resumes_to_the_same(tmp_path, monkeypatch):
@@ -319,9 +304,6 @@ def test_samples_show_ablations_of_their_own():
     inputs = ablated(torch.rand(200, 3, 6, 6), Band(6, 6, 2), torch.Generator().manual_seed(0), per="sample")
     visible = inputs.sum(dim=1).sum(dim=1) > 0  # (N, W)
     assert len(visible.unique(dim=0)) == 6 and (visible.sum(dim=1) == 2).all()
-
-
-# ---- bad input --------------------------------------------------------------------------------------------------
 
 
 def refused(script, *arguments, folder, capsys):

@@ -122,9 +122,6 @@ def test_shares_of_several_processes_come_together_in_order(tmp_path, monkeypatc
         assert set(shared) == set(alone) and all(np.array_equal(shared[name], alone[name]) for name in shared)
 
 
-# ---- scripts ----------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with a checkpoint, and the votes of 40 digits in votes.npz."""
@@ -209,9 +206,6 @@ def test_bad_input_is_one_clear_line(folder, arguments, named, capsys):
     assert run_here("certify_votes.py", *arguments, folder=folder) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and message.startswith("certify_votes.py: error: ") and named in message
-
-
-# ---- batch size -------------------------------------------------------------------------------------------------
 
 
 def test_the_batch_size_that_is_found_changes_no_count(folder, capsys):
