@@ -49,7 +49,8 @@ A digit that is certified for m = 5 cannot flip; if one did, this script would f
 MASKING = """
 4. The same digits by double masking: one network answers for all bands of columns and of rows in one pass, each answer
 from its band alone. Instead of voting, their scores are added up, and wherever two patches may lie, the bands that they
-touch are left out: if the answer is always the same, it is proven. `certified test` is that share, for m = 5."""
+touch are left out: if the answer is always the same, it is proven. `worst pair test` is how often the right answer
+leads at the worst pair for m = 5; certifying then asks for a lead that no rounding undoes."""
 
 
 def main() -> None:

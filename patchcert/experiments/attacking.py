@@ -96,11 +96,8 @@ def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifie
         network: what the checkpoint fills; a part of `classifier`.
     """
     set_up(options)
-    ablation = classifier.ablation.to(options.device)
-    patch = _patch(options, ablation)
-    options.size_of_attack = patch.size
-    questions = [certificate.Question(patch, classifier.rule, kind) for kind in ("margin", "exact")]
-    threat = PatchThreat(patch, ablation)
+    threat = _threat(options, classifier.ablation.to(options.device))
+    questions = [certificate.Question(threat.patch, classifier.rule, kind) for kind in ("margin", "exact")]
     _attack(options, network, classifier, threat, questions, SEARCHES[options.locations], options.randomizations)
 
 
@@ -108,10 +105,8 @@ def attack_masked(options: argparse.Namespace) -> None:
     """Attack the two-round prediction of a network for double masking as the options of `patch_attack_parser` say."""
     set_up(options)
     network, ablation = masked_network(options)
-    patch = _patch(options, ablation)
-    options.size_of_attack = patch.size
-    classifier = MaskedClassifier(network, ablation, DoubleMasking(ablation, patch), options.numerical_margin)
-    threat = PatchThreat(patch, ablation)
+    threat = _threat(options, ablation)
+    classifier = MaskedClassifier(network, ablation, DoubleMasking(ablation, threat.patch), options.numerical_margin)
     _attack(options, network, classifier, threat, [], SEARCHES[options.locations], options.randomizations)
 
 
@@ -122,8 +117,8 @@ def attack_in_ball(options: argparse.Namespace, network: nn.Module, classifier: 
     _attack(options, network, classifier, threat, [], try_random_places, restarts=1)
 
 
-def _patch(options: argparse.Namespace, ablation: Ablation) -> Patch:
-    """The patch of --size_of_attack, or of --patch_height and --patch_width.
+def _threat(options: argparse.Namespace, ablation: Ablation) -> PatchThreat:
+    """The patch of --size_of_attack, or of --patch_height and --patch_width; its size becomes --size_of_attack.
 
     Raises:
         UsageError: it does not fit into the image, or the options contradict each other.
@@ -140,7 +135,8 @@ def _patch(options: argparse.Namespace, ablation: Ablation) -> Patch:
         require_within(name, given, 1, pixels, f"images have {pixels} {what}")
         if given != side:
             raise UsageError(name, given, f"contradicts --size_of_attack {size}, which has {side} {what}; give one")
-    return patch
+    options.size_of_attack = patch.size
+    return PatchThreat(patch, ablation)
 
 
 def _attack(

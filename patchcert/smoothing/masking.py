@@ -63,7 +63,7 @@ class DoubleMasking:
 
     Attributes:
         touched: for each family (L, A) bool, the distinct sets T_ℓ of copies that the patches touch at some place.
-        kept: for each family (L, L, A) bool, the copies that are left by each pair of places.
+        kept: for each family (L(L+1)/2, A) bool, the copies that pairs of places ℓ ≤ ℓ' leave, as `paired` takes them.
 
     Raises:
         UsageError: a patch does not fit into the image, or there are too many pairs of places.
@@ -73,7 +73,10 @@ class DoubleMasking:
         families = ablation.families()
         self.sizes = [family.count for family in families]
         self.touched = [_touched_sets(family, patch, patches) for family in families]
-        self.kept = [~(sets[:, None] | sets) for sets in self.touched]
+        self.kept = []
+        for sets in self.touched:
+            first, second = torch.triu_indices(len(sets), len(sets), device=sets.device)
+            self.kept.append(~(sets[first] | sets[second]))
 
     def predict(self, scores: Tensor) -> Tensor:
         """(N,) int64: the answers of both rounds to the scores (N, A, K) of all copies; ties to the lower class.
@@ -81,7 +84,7 @@ class DoubleMasking:
         Raises:
             FloatingPointError: a score is not finite.
         """
-        return torch.cat([two_rounds(sums) for sums in self._sums(scores)])
+        return torch.cat([two_rounds(list(map(paired, sums))) for sums in self._in_parts(scores)])
 
     def verdicts(self, scores: Tensor, numerical_margin: float) -> MaskedVerdicts:
         """The answers to the scores (N, A, K), certified where they lead by more than the numerical margin ν."""
@@ -97,28 +100,32 @@ class DoubleMasking:
             (N,) int64 and (N, K) float64, from which `beats_all` tells what is certified.
         """
         predicted, leads = [], []
-        for sums in self._sums(scores):
-            predicted.append(two_rounds(sums))
+        for sums in self._in_parts(scores):
+            predicted.append(two_rounds(list(map(paired, sums))))
             leads.append(worst_leads(predicted[-1], sums))
         return torch.cat(predicted), torch.cat(leads)
 
     def worst_leads(self, labels: Tensor, scores: Tensor) -> Tensor:
         """(N, K): how far the `labels` (N,) are ahead at the worst pairs, for training: differentiable, no float64."""
-        sums = []
         with torch.autocast(scores.device.type, enabled=False):  # sums over copies need more digits than bfloat16 has
-            for kept, part in zip(self.kept, scores.split(self.sizes, dim=1), strict=True):
-                pairs = kept[*torch.triu_indices(len(kept), len(kept), device=kept.device)]
-                sums.append(torch.einsum("pa,nak->npk", pairs.to(part.dtype), part))
-            return worst_leads(labels, sums)
+            return worst_leads(labels, self._sums(scores))
 
-    def _sums(self, scores: Tensor) -> Iterator[list[Tensor]]:
-        """Yield for some images at a time the sums (N', L, L, K) float64 of each family that pairs of places leave."""
+    def _sums(self, scores: Tensor) -> list[Tensor]:
+        """For each family the sums (N, L(L+1)/2, K) of the copies that pairs of places leave."""
+        families = zip(self.kept, scores.split(self.sizes, dim=1), strict=True)
+        return [torch.einsum("pa,nak->npk", kept.to(part.dtype), part) for kept, part in families]
+
+    def _in_parts(self, scores: Tensor) -> Iterator[list[Tensor]]:
+        """Yield `_sums` in float64 for some images at a time.
+
+        Raises:
+            FloatingPointError: a score is not finite.
+        """
         if not scores.isfinite().all():
             raise FloatingPointError("the network's scores are not finite: no answer can be given")
         places = sum(len(sets) ** 2 for sets in self.touched) + math.prod(len(sets) for sets in self.touched)
         for some in scores.double().split(max(1, BYTES_AT_ONCE // (8 * places * scores.shape[2]))):
-            families = zip(self.kept, some.split(self.sizes, dim=1), strict=True)
-            yield [torch.einsum("lma,nak->nlmk", kept.double(), part) for kept, part in families]
+            yield self._sums(some)
 
 
 def two_rounds(sums: Sequence[Tensor]) -> Tensor:
