@@ -27,7 +27,7 @@ def main() -> None:
     add_image_size(parser, 32)
     options = parser.parse_args()
     images = {"height": options.image_size, "width": options.image_size, "image_channels": 3}
-    bands = {"band_size": options.band_size, "lines": options.lines}
+    bands = {"band_size": options.band_size, "lines": options.lines, "stem": options.stem}
     shape = Shape(options.channels, options.blocks, **bands, **images, classes=class_count(options))
     train_masked(options, shape, stem=f"{data_name(options)}_masked_band", augmentations=(random_crop, random_flip))
 

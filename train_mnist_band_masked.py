@@ -14,7 +14,7 @@ def main() -> None:
     parser = masked_training_parser(__doc__, MNIST_LIKE, "32,64,96,128", "0,1,1,1", lr=0.1, end_epoch=19)
     options = parser.parse_args()
     images = {"height": 28, "width": 28, "image_channels": 1}
-    bands = {"band_size": options.band_size, "lines": options.lines}
+    bands = {"band_size": options.band_size, "lines": options.lines, "stem": options.stem}
     shape = Shape(options.channels, options.blocks, **bands, **images, classes=class_count(options))
     train_masked(options, shape, stem=f"{data_name(options)}_masked_band")
 

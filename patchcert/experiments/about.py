@@ -18,7 +18,7 @@ IMAGE_SIZE = ("height", "width")
 
 ABLATION_SIZES = {name for kind in KINDS.values() for name in parameters(kind)} - set(IMAGE_SIZE)
 
-OF_BANDS = ("channels", "blocks", "lines")
+OF_BANDS = ("channels", "blocks", "lines", "stem")
 """Options that describe a network which answers for all bands in one pass."""
 
 KNOWN = {"dataset", "model", "image_size", *OF_BANDS} | ABLATION_SIZES

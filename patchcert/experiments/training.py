@@ -12,14 +12,13 @@ from patchcert import checkpoint, distributed
 from patchcert.cli import Parser
 from patchcert.data import splits
 from patchcert.data.augmentation import Augmentation
-from patchcert.errors import UsageError
+from patchcert.errors import UsageError, require_within
 from patchcert.experiments import about
 from patchcert.experiments.setting import IMAGENET, add_setting, add_subset, load_images, set_up
 from patchcert.option_values import index, nonnegative_float, one_patch, positive_float, positive_int, whole_numbers
 from patchcert.smoothing import training
 from patchcert.smoothing.ablation import Ablation, Whole
-from patchcert.smoothing.columns import COLUMN, LINES, LinesNetwork, Shape
-from patchcert.smoothing.masking import DoubleMasking
+from patchcert.smoothing.columns import COLUMN, LINES, STEMS, LinesNetwork, Shape
 from patchcert.smoothing.objectives import EveryBand, Objective, OneCopy, WorstPair
 
 RECIPE_OPTIONS = ("lr", "regularization", "end_epoch", "batch_size", "ablation_per", "amp")
@@ -73,6 +72,16 @@ def masked_training_parser(
     parser.add_argument(
         "--band_weight", type=nonnegative_float, default=0.5, help="weight of the loss of every band by itself"
     )
+    parser.add_argument(
+        "--band_stride",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="each training step looks at every N-th band, from a random one on; certifying looks at all",
+    )
+    parser.add_argument(
+        "--stem", choices=STEMS, default="shared", help="of the network: shared by neighbouring bands, or a whole band"
+    )
     parser.add_argument("--channels", type=whole_numbers, default=channels, help="of the network's stages")
     parser.add_argument("--blocks", type=whole_numbers, default=blocks, help="residual blocks of each stage")
     return parser
@@ -125,7 +134,8 @@ def train_masked(
     set_up(options)
     ablation = shape.ablation().to(options.device)
     ablation.require_fits("size_to_train", options.size_to_train)
-    objective = WorstPair(DoubleMasking(ablation, options.size_to_train), options.band_weight)
+    require_within("band_stride", options.band_stride, 1, options.band_size, "further apart, bands miss pixels")
+    objective = WorstPair(ablation, options.size_to_train, options.band_weight, options.band_stride)
     details = f"lines_{shape.lines}_size_{options.size_to_train}_band_{shape.band_size}"
     return _train(options, ablation, objective, lambda: LinesNetwork(shape), stem, details, augmentations)
 

@@ -26,8 +26,15 @@ MOST = 4096
 MOST_LAYERS = 100
 """Stages and residual blocks."""
 
+STEMS = ("shared", "whole")
+"""`shared`: the first layers look across a few columns each, and neighbouring bands share them. `whole`: the first one
+sees the whole band, at half its length, so that all layers cost in proportion to the bands that are looked at."""
+
 WIDE_LAYERS = 3
-"""The stem and the next transitions, which share the band's columns among their kernels."""
+"""Layers of a shared stem: the first ones of that many stages, which share the band's columns among their kernels."""
+
+WHOLE_STEM = 5
+"""Pixels along the band that the kernel of a whole stem sees."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Shape:
         lines: of `LINES`.
         height, width, image_channels: of the images.
         classes: K.
+        stem: of `STEMS`.
 
     Raises:
         UsageError: no such network can be built.
@@ -54,6 +62,7 @@ class Shape:
     width: int
     image_channels: int
     classes: int
+    stem: str = "shared"
 
     def __post_init__(self):
         self.ablation()
@@ -69,9 +78,10 @@ class Shape:
         return kind(self.height, self.width, self.band_size)
 
     def description(self) -> dict:
-        """What a checkpoint says of its network, in JSON's types."""
+        """What a checkpoint says of its network, in JSON's types; nothing of a shared stem, once the only one."""
         lists = {"channels": list(self.channels), "blocks": list(self.blocks)}
-        return {"name": COLUMN} | asdict(self) | lists
+        said = {"name": COLUMN} | asdict(self) | lists
+        return {name: value for name, value in said.items() if (name, value) != ("stem", "shared")}
 
     @classmethod
     def described(cls, description: dict) -> "Shape":
@@ -80,15 +90,16 @@ class Shape:
         Raises:
             ValueError: none can have given it.
         """
-        values = dict(description)
+        values = {"stem": "shared"} | description
         if values.pop("name", None) != COLUMN or values.keys() != {field.name for field in fields(cls)}:
             raise ValueError("is not of a network that answers for all bands in one pass")
-        lists, text = [values.pop("channels"), values.pop("blocks")], values.pop("lines")
+        lists, texts = [values.pop("channels"), values.pop("blocks")], (values.pop("lines"), values.pop("stem"))
         numbers = [*values.values(), *(n for found in lists if isinstance(found, list) for n in found)]
         whole = all(type(number) is int and 0 <= number <= MOST for number in numbers)
-        if not whole or text not in LINES or not all(isinstance(found, list) and found for found in lists):
+        named = texts[0] in LINES and texts[1] in STEMS
+        if not whole or not named or not all(isinstance(found, list) and found for found in lists):
             raise ValueError("describes a network that cannot be")
-        return cls(*map(tuple, lists), lines=text, **values)
+        return cls(*map(tuple, lists), lines=texts[0], stem=texts[1], **values)
 
 
 class BandNetwork(nn.Module):
@@ -105,11 +116,13 @@ class BandNetwork(nn.Module):
         super().__init__()
         self.rows, self.band_size = rows, shape.band_size
         length, self.count = (shape.width, shape.height) if rows else (shape.height, shape.width)
-        widths = _kernel_widths(shape.band_size, len(shape.channels))
+        self.whole = shape.stem == "whole"
+        widths = _kernel_widths(shape.band_size, len(shape.channels), 1 if self.whole else WIDE_LAYERS)
         layers, before = [], shape.image_channels
         for stage, (channels, blocks, width) in enumerate(zip(shape.channels, shape.blocks, widths, strict=True)):
-            stride = 1 if stage == 0 else 2
-            layers.append(_Transition(before, channels, width, stride))
+            kernel = (WHOLE_STEM if self.whole and stage == 0 else 3), width
+            stride = 2 if self.whole or stage > 0 else 1
+            layers.append(_Transition(before, channels, kernel, stride))
             layers += [_ResidualBlock(channels) for _ in range(blocks)]
             length, before = (length - 1) // stride + 1, channels
         self.layers = nn.ModuleList(layers)
@@ -119,21 +132,27 @@ class BandNetwork(nn.Module):
         self.head = nn.Conv2d(before, shape.classes, (length, 1))
         nn.init.zeros_(self.head.weight)  # sums over many bands would begin with leads that drown the labels
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, chosen: slice = slice(None)) -> Tensor:
+        """The logits (N, A', K) of the bands with the `chosen` starts, upwards, by default all of them."""
         images = images.transpose(2, 3) if self.rows else images
         wrapped = torch.cat([images, images[..., : self.band_size - 1]], dim=3)
-        return self._logits(wrapped, self.position.T[None, :, None])
+        first, _, step = chosen.indices(self.count)
+        return self._logits(wrapped, self.position[chosen].T[None, :, None], first, step)
 
     def of_bands(self, bands: Tensor, starts: Tensor) -> Tensor:
         """(P, K): the logits of bands (P, C, H, s), or (P, C, s, W) of rows, cut out alone at `starts` (P,)."""
         bands = bands.transpose(2, 3) if self.rows else bands
         return self._logits(bands, self.position[starts][:, :, None, None])[:, 0]
 
-    def _logits(self, pixels: Tensor, position: Tensor) -> Tensor:
-        """(P, A, K) for pixels (P, C, length, A + s − 1); `position` broadcasts to (P, channels, 1, A)."""
-        features = pixels.contiguous(memory_format=torch.channels_last)
+    def _logits(self, pixels: Tensor, position: Tensor, first: int = 0, step: int = 1) -> Tensor:
+        """(P, A', K) for pixels (P, C, length, A + s − 1): of every `step`-th band from the `first` on.
+
+        `position` broadcasts to (P, channels, 1, A').
+        """
+        centred = 4 * pixels - 2 if self.whole else pixels
+        features = centred.contiguous(memory_format=torch.channels_last)
         for layer in self.layers:
-            features = layer(features, position) if layer is self.last_wide else layer(features)
+            features = layer(features[..., first:], position, step) if layer is self.last_wide else layer(features)
         return self.head(features).squeeze(2).transpose(1, 2)
 
 
@@ -165,20 +184,29 @@ class LinesNetwork(nn.Module):
             found, taken = (" × ".join(map(str, sizes)) for sizes in (image_shape, wanted))
             raise UsageError("dataset", dataset, f"has images of {found}, the network takes {taken}")
 
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.cat([family(images) for family in self.families], dim=1)
+    def forward(self, images: Tensor, chosen: slice = slice(None)) -> Tensor:
+        """The logits (N, A', K) of the bands with the `chosen` starts of each family, by default all of them."""
+        return torch.cat([family(images, chosen) for family in self.families], dim=1)
 
 
 class _Transition(nn.Module):
-    """A convolution to other channels, 3 × `width`, at `stride` along the band; normalised, rectified."""
+    """A convolution to other channels, at `stride` along the band; normalised, rectified.
 
-    def __init__(self, before: int, channels: int, width: int, stride: int):
+    Args:
+        kernel: pixels along the band, an odd number, and across it.
+    """
+
+    def __init__(self, before: int, channels: int, kernel: tuple[int, int], stride: int):
         super().__init__()
-        self.convolution = nn.Conv2d(before, channels, (3, width), (stride, 1), (1, 0), bias=False)
+        self.convolution = nn.Conv2d(before, channels, kernel, (stride, 1), (kernel[0] // 2, 0), bias=False)
         self.norm = nn.BatchNorm2d(channels)
 
-    def forward(self, features: Tensor, position: Tensor | float = 0.0) -> Tensor:
-        return self.norm(self.convolution(features) + position).relu()
+    def forward(self, features: Tensor, position: Tensor | float = 0.0, step: int = 1) -> Tensor:
+        """Across the band, every `step`-th column; `position` is added."""
+        convolution = self.convolution
+        stride = convolution.stride[0], step
+        convolved = nn.functional.conv2d(features, convolution.weight, None, stride, convolution.padding)
+        return self.norm(convolved + position).relu()
 
 
 class _ResidualBlock(nn.Module):
@@ -199,7 +227,7 @@ class _ResidualBlock(nn.Module):
         return (features + self.body(features)).relu()
 
 
-def _kernel_widths(band_size: int, stages: int) -> list[int]:
-    """Widths of the stages' first kernels: Σ(width − 1) = s − 1, spread over the first `WIDE_LAYERS` of them."""
-    wide = min(WIDE_LAYERS, stages)
+def _kernel_widths(band_size: int, stages: int, wide: int) -> list[int]:
+    """Widths of the stages' first kernels: Σ(width − 1) = s − 1, spread over the first `wide` of them."""
+    wide = min(wide, stages)
     return [1 + (band_size - 1 + wide - 1 - stage) // wide if stage < wide else 1 for stage in range(stages)]

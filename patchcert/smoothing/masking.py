@@ -60,6 +60,7 @@ class DoubleMasking:
     Args:
         ablation: the copies.
         patch, patches: anywhere, one or two of them at once.
+        chosen: of each family, the copies of which there are scores; training looks at some of them.
 
     Attributes:
         touched: for each family (L, A) bool, the distinct sets T_ℓ of copies that the patches touch at some place.
@@ -69,10 +70,9 @@ class DoubleMasking:
         UsageError: a patch does not fit into the image, or there are too many pairs of places.
     """
 
-    def __init__(self, ablation: Ablation, patch: Patch, patches: int = 1):
-        families = ablation.families()
-        self.sizes = [family.count for family in families]
-        self.touched = [_touched_sets(family, patch, patches) for family in families]
+    def __init__(self, ablation: Ablation, patch: Patch, patches: int = 1, chosen: slice = slice(None)):
+        self.touched = [_touched_sets(family, patch, patches, chosen) for family in ablation.families()]
+        self.sizes = [sets.shape[1] for sets in self.touched]
         self.kept = []
         for sets in self.touched:
             first, second = torch.triu_indices(len(sets), len(sets), device=sets.device)
@@ -188,14 +188,14 @@ def _over_places(parts: Sequence[Tensor]) -> Tensor:
     return reduce(lambda a, b: (a[:, :, None] + b[:, None]).flatten(1, 2), parts)
 
 
-def _touched_sets(ablation: Ablation, patch: Patch, patches: int) -> Tensor:
-    """(L, A) bool: the distinct sets of copies that `patches` (1 or 2) such patches touch at some place.
+def _touched_sets(ablation: Ablation, patch: Patch, patches: int, chosen: slice) -> Tensor:
+    """(L, A) bool: the distinct sets of `chosen` copies that `patches` (1 or 2) such patches touch at some place.
 
     Raises:
         UsageError: see `DoubleMasking`.
     """
-    every = torch.arange(ablation.count, device=ablation.cells.device)
-    sets = ablation.touching(ablation.places(patch, patches), every).unique(dim=0)
+    copies = torch.arange(ablation.count, device=ablation.cells.device)[chosen]
+    sets = ablation.touching(ablation.places(patch, patches), copies).unique(dim=0)
     if len(sets) ** 2 > MOST_PAIRS:
         right = f"patches of {patch} have {len(sets) ** 2} pairs of places here, masking takes at most {MOST_PAIRS}"
         raise UsageError("patches", patches, right)
