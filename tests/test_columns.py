@@ -6,7 +6,7 @@ from torch import nn
 
 from patchcert.errors import UsageError
 from patchcert.smoothing.ablation import Band, Row
-from patchcert.smoothing.columns import LinesNetwork, Shape
+from patchcert.smoothing.columns import STEMS, LinesNetwork, Shape
 
 
 def shape(lines="columns", band_size=4, height=10, width=12, **changes):
@@ -27,18 +27,20 @@ def network_of(shape, seed=0):
     return network.double().eval()
 
 
+@pytest.mark.parametrize("stem", STEMS)
 @pytest.mark.parametrize("band_size", range(1, 11))
-def test_kernel_widths_add_up_to_the_band(band_size):
-    (family,) = LinesNetwork(shape(band_size=band_size, width=10)).families
+def test_kernel_widths_add_up_to_the_band(band_size, stem):
+    (family,) = LinesNetwork(shape(band_size=band_size, width=10, stem=stem)).families
     convolutions = [m for m in family.modules() if isinstance(m, nn.Conv2d)]
     assert sum(c.kernel_size[1] - 1 for c in convolutions) == band_size - 1
     assert all(c.stride[1] == 1 and c.padding[1] == 0 for c in convolutions)
 
 
+@pytest.mark.parametrize("stem", STEMS)
 @pytest.mark.parametrize(("lines", "ablation"), [("columns", Band), ("rows", Row)])
 @pytest.mark.parametrize("band_size", [1, 3, 4, 7])
-def test_what_is_outside_of_a_band_changes_nothing_and_what_is_inside_does(lines, ablation, band_size):
-    network = network_of(shape(lines, band_size))
+def test_what_is_outside_of_a_band_changes_nothing_and_what_is_inside_does(lines, ablation, band_size, stem):
+    network = network_of(shape(lines, band_size, stem=stem))
     images = torch.rand(2, 3, 10, 12, dtype=torch.double)
     with torch.no_grad():
         before = network(images)
@@ -51,9 +53,10 @@ def test_what_is_outside_of_a_band_changes_nothing_and_what_is_inside_does(lines
                 assert not torch.allclose(network(changed)[:, copy], before[:, copy], atol=1e-6)
 
 
+@pytest.mark.parametrize("stem", STEMS)
 @pytest.mark.parametrize(("lines", "ablation"), [("columns", Band), ("rows", Row)])
-def test_a_band_cut_out_alone_gives_the_same_logits(lines, ablation):
-    network = network_of(shape(lines))
+def test_a_band_cut_out_alone_gives_the_same_logits(lines, ablation, stem):
+    network = network_of(shape(lines, stem=stem))
     (family,) = network.families
     images = torch.rand(2, 3, 10, 12, dtype=torch.double)
     length = 12 if lines == "columns" else 10
@@ -64,6 +67,24 @@ def test_a_band_cut_out_alone_gives_the_same_logits(lines, ablation):
             band = images[..., shown] if lines == "columns" else images[..., shown, :]
             alone = family.of_bands(band, torch.full((2,), start))
             assert torch.allclose(alone, together[:, start], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("chosen", [slice(0, None, 4), slice(3, None, 4), slice(1, None, 3), slice(9, None, 5)])
+def test_bands_looked_at_alone_say_what_they_say_among_all(chosen, stem):
+    network = network_of(shape("both", stem=stem))
+    images = torch.rand(2, 3, 10, 12, dtype=torch.double)
+    with torch.no_grad():
+        of_each = [family[:, chosen] for family in network(images).split([12, 10], dim=1)]
+        assert torch.allclose(network(images, chosen), torch.cat(of_each, dim=1), rtol=0, atol=1e-12)
+
+
+def test_descriptions_build_the_network_again_and_those_without_a_stem_share_it():
+    for stem in STEMS:
+        assert Shape.described(shape(stem=stem).description()) == shape(stem=stem)
+    assert "stem" not in shape().description()
+    with pytest.raises(ValueError, match="cannot be"):
+        Shape.described(shape(stem="whole").description() | {"stem": "broken"})
 
 
 def test_bands_know_where_they_lie():

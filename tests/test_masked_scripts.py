@@ -58,6 +58,18 @@ def test_training_writes_the_promised_names(folder):
     assert about["network"]["channels"] == [8, 16] and about["network"]["lines"] == "both"
 
 
+def test_a_whole_stem_trained_on_every_third_band_certifies_without_further_options(folder, capsys):
+    arguments = ["--stem", "whole", "--band_stride", 3, "--size_to_train", 3, "--end_epoch", 0, "--subset", 64]
+    succeed("train_mnist_band_masked.py", *SMALL, *arguments, folder=folder)
+    name = NAME.replace("size_2", "size_3")
+    content = torch.load(folder / "checkpoints" / name, weights_only=True)
+    assert content["about"]["network"]["stem"] == "whole" and content["settings"]["band_stride"] == 3
+    succeed(CERTIFY, "--limit", 8, "--checkpoint", name, folder=folder)
+    assert "certified correct" in capsys.readouterr().out
+    assert run_here("train_mnist_band_masked.py", *SMALL, "--band_stride", 8, folder=folder) == 2
+    assert "--band_stride 8: expected a whole number from 1 to 7" in capsys.readouterr().err
+
+
 def test_certifying_counts_what_the_definition_gives(folder, scores):
     written = ["--output", "run.json", "--per_image", "run.csv"]
     arguments = ["--all", "--limit", 16, "--size_to_certify", "6x5", *written, "--checkpoint", NAME]

@@ -6,12 +6,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
 
 from patchcert.errors import UsageError
 from patchcert.patch import Patch
 from patchcert.smoothing.ablation import Band, BandAndRow, Block, Row
 from patchcert.smoothing.certificate import Certifier, Question
 from patchcert.smoothing.masking import DoubleMasking, beats_all
+from patchcert.smoothing.objectives import WorstPair
 from patchcert.smoothing.voting import ThresholdVote, TopOneVote
 from tests import oracle
 
@@ -50,6 +52,31 @@ def test_touched_sets_are_the_windows():
     assert len(sets) == 28 - 5 + 1 and set(sets.sum(dim=1).tolist()) == {5 + 4 - 1}
     columns, rows = DoubleMasking(BandAndRow(28, 30, 4), Patch(2, 5)).touched
     assert columns.shape == (30 - 5 + 1, 30) and rows.shape == (28 - 2 + 1, 28)
+
+
+@pytest.mark.parametrize("chosen", [slice(0, None, 2), slice(1, None, 3)])
+def test_of_chosen_copies_the_touched_sets_are_restricted_to_them(chosen):
+    every, some = (DoubleMasking(BandAndRow(8, 9, 2), Patch(2, 3), chosen=c) for c in (slice(None), chosen))
+    for sets, restricted in zip(every.touched, some.touched, strict=True):
+        assert torch.equal(sets[:, chosen].unique(dim=0), restricted)
+
+
+def test_training_on_some_bands_lowers_the_loss_of_their_worst_pair_as_often_as_they_stand_for_others():
+    ablation, labels = BandAndRow(6, 8, 2), torch.tensor([0, 2, 1])
+    scores = random_scores(3, 14, 3, seed=1)
+
+    def network(images, chosen):
+        return torch.cat([family[:, chosen] for family in scores.split([8, 6], dim=1)], dim=1)
+
+    objective, images = WorstPair(ablation, Patch(1, 2), band_weight=0.5, stride=2), torch.zeros(3, 1, 6, 8)
+    found, wanted = set(), []
+    for seed in range(8):
+        found.add(objective.loss(network, images, labels, torch.Generator().manual_seed(seed))[0].item())
+    for chosen in (slice(0, None, 2), slice(1, None, 2)):
+        leads = DoubleMasking(ablation, Patch(1, 2), chosen=chosen).worst_leads(labels, network(images, chosen))
+        of_bands = cross_entropy(network(images, chosen).flatten(0, 1), labels.repeat_interleave(7))
+        wanted.append((cross_entropy(-2 * leads / 8, labels) + of_bands / 2).item())
+    assert sorted(found) == pytest.approx(sorted(wanted))
 
 
 def test_leads_to_train_on_are_those_of_the_certificate():
