@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test results clean
+.PHONY: quickstart test results docs clean
 
 quickstart: .venv/runtime
 	$(BIN)/python quickstart.py
@@ -23,6 +23,9 @@ test: .venv/development
 
 results: .venv/runtime
 	$(BIN)/python benchmarks/reproduce.py
+
+docs: .venv/runtime
+	$(BIN)/python -m docs.make_pages
 
 clean:
 	rm -rf .venv results

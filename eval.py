@@ -21,9 +21,9 @@ from patchcert.option_values import output_file, positive_int
 
 def main() -> None:
     parser = arguments.shared_parser(__doc__)
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N images")
-    parser.add_argument("--output", type=output_file, metavar="FILE.json", help="write the results here")
-    parser.add_argument("--per_image", type=output_file, metavar="FILE.csv", help="write one row per image here")
+    parser.data.add_argument("--limit", type=positive_int, metavar="N", help="only the first N images")
+    parser.output.add_argument("--output", type=output_file, metavar="FILE.json", help="write the results here")
+    parser.output.add_argument("--per_image", type=output_file, metavar="FILE.csv", help="write one row per image here")
     options = arguments.parse(parser)
     config, models, image_rows = options.experiment, [], []
     dataset = named.load(config.dataset, options.data, train=False)

@@ -27,6 +27,7 @@ from patchcert import (
     output_file,
     patch_attack_parser,
     print_side_by_side,
+    say,
     train,
     train_masked,
     training_parser,
@@ -56,19 +57,19 @@ leads at the worst pair for m = 5; certifying then asks for a lead that no round
 def main() -> None:
     parser = training_parser(__doc__, ("digits",), lr=0.03, regularization=0.0005, end_epoch=59)
     default = Path("results/quickstart.json")
-    parser.add_argument("--output", type=output_file, default=default, help="the certified numbers")
+    parser.output.add_argument("--output", type=output_file, default=default, help="the certified numbers")
     options = parser.parse_args()
     pictures = options.output.with_name(f"{options.output.stem}_flipped")
     pictures.mkdir(parents=True, exist_ok=True)
     for of_earlier_run in pictures.glob("*.png"):
         of_earlier_run.unlink()
     ablation, rule, network = Band(28, 28, 4), ThresholdVote(0.2), mnist_network()
-    print(TRAINING, flush=True)
+    say(TRAINING)
     trained = train(options, ablation, mnist_network, "digits_one_band", "band_4")
     shared = ["--all", "--device", str(options.device)]
     sizes = ["--size_to_certify", "1-8", "--checkpoint"]
 
-    print(CERTIFYING, flush=True)
+    say(CERTIFYING)
     certifying = certification_parser(__doc__, ("digits",))
     certify(
         certifying.parse_args([*shared, *sizes, str(trained), "--output", str(options.output)]),
@@ -78,7 +79,7 @@ def main() -> None:
     )
     print(f"written to {options.output}")
 
-    print(ATTACKING, flush=True)
+    say(ATTACKING)
     attacking = patch_attack_parser(__doc__, ("digits",))
     effort = "--size_of_attack 5 --skip 8 --loss margin --randomizations 6 --steps 20 --batch_size 512"
     attack_with_patch(
@@ -89,7 +90,7 @@ def main() -> None:
     grids = sorted(pictures.resolve().glob("grid_*.png"))
     print(f"clean, attacked, difference: {grids[0]}" if grids else "no digit flipped, so there is no picture")
 
-    print(MASKING, flush=True)
+    say(MASKING)
     parser = masked_training_parser(__doc__, ("digits",), "16,32,64", "0,1,1", lr=0.02, end_epoch=14)
     masked = parser.parse_args(["--batch_size", "64", "--end_epoch", str(min(options.end_epoch, 14))])
     for name in ("device", "seed", "overwrite", "subset", "amp"):

@@ -29,7 +29,9 @@ def main() -> None:
     start.add_argument(
         "--overwrite", action="store_true", help="train anew, in place of what earlier runs of these models left"
     )
-    parser.add_argument("--grad-acc-steps", type=positive_int, default=1, help="parts that a batch is split into")
+    parser.engine.add_argument(
+        "--grad-acc-steps", type=positive_int, default=1, help="parts that a batch is split into"
+    )
     options = arguments.parse(parser)
     if options.resume and len(options.models) != 1:
         raise UsageError("resume", options.resume, "goes with one model: choose it with --model_subset")

@@ -11,6 +11,7 @@ PUBLIC = {
     "networks": ("mnist_network",),
     "option_values": ("output_file", "positive_int"),
     "patch": ("Patch",),
+    "progress": ("say",),
     "results": ("print_side_by_side",),
     "data.augmentation": ("random_crop", "random_flip"),
     "data.dataset": ("Dataset",),

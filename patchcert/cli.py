@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
 
-from patchcert import distributed
+from patchcert import distributed, progress
 from patchcert.errors import BrokenCertificateError, UsageError
 from patchcert.option_values import output_file
 
@@ -24,12 +24,21 @@ class Parser(argparse.ArgumentParser):
     """Shows defaults, takes whole option names only, and reports a wrong option in one line.
 
     Attributes:
+        what, data, recipe, attack, certificate, engine, output: the groups of options, in the order of --help. What a
+            script adds to the parser itself is of the first: the network, and what its copies show.
         if_missing: for some required options, what to say when they are not given.
     """
 
     def __init__(self, description: str):
-        super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
-        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False, add_help=False)
+        self.what = self._optionals
+        self.what.title = "what"
+        self.data, self.recipe, self.attack, self.certificate, self.engine, self.output = map(
+            self.add_argument_group, ("data", "recipe", "attack", "certificate", "engine", "output")
+        )
+        self.output.add_argument("-h", "--help", action="help", help="show this message and exit")
+        self.output.add_argument("--quiet", action="store_true", help="print only what came out, nothing on the way")
+        self.output.add_argument("--debug", action="store_true", help="show the traceback of an error")
         self.if_missing: dict[str, Callable[[], str]] = {}
 
     def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None):
@@ -87,6 +96,7 @@ def run(main: Callable[[], None]) -> None:
 
     Where nobody reads the output any more it ends without a word, with exit code `NOBODY_READS`.
     """
+    progress.be_quiet("--quiet" in sys.argv)
     try:
         try:
             _run(main)

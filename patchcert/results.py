@@ -15,6 +15,7 @@ from torch import Tensor
 
 from patchcert import distributed
 from patchcert.checkpoint import write_atomically
+from patchcert.progress import say
 
 COUNTED = ("correct", "certified_correct", "certified_wrong")
 
@@ -188,25 +189,23 @@ def print_side_by_side(outputs: dict[str, Path]) -> None:
 
 def print_batch_size(found: int) -> None:
     """Print what `--batch_size auto` took."""
-    print(f"--batch_size {found}")
+    say(f"--batch_size {found}")
 
 
 def print_epoch(row: dict, end_epoch: int, measured: str) -> None:
     """Print one row of the training log; `measured` is what the accuracy on test images is called."""
-    print(
+    say(
         f"epoch {row['epoch']}/{end_epoch}  loss {row['loss']:.4f}  training {row['train_accuracy']:.2%}"
-        f"  {measured} {row['test_accuracy']:.2%}  {row['seconds']:.1f} s",
-        flush=True,
+        f"  {measured} {row['test_accuracy']:.2%}  {row['seconds']:.1f} s"
     )
 
 
 def print_interval_epoch(model_id: str, attack_type: str, row: dict) -> None:
     """Print one row of the log of training with interval bounds; robust is measured at the places of `attack_type`."""
-    print(
+    say(
         f"{model_id} epoch {row['epoch']}  eps {row['epsilon']:.4f}  lr {row['lr']:.1e}  loss {row['loss']:.4f}"
         f"  test error: robust ({attack_type}) {row['robust_err']:.2%}, clean {row['clean_err']:.2%}"
-        f"  {row['train_seconds']:.1f} s",
-        flush=True,
+        f"  {row['train_seconds']:.1f} s"
     )
 
 
@@ -233,7 +232,7 @@ def print_finished(path: Path, state: dict, measured: str) -> None:
 
 def print_going_on(epoch: int, end_epoch: int, source: Path | None = None) -> None:
     """Print that training goes on with `epoch`, from the file `source`, unless `--resume` named it."""
-    print(f"going on with epoch {epoch} of {end_epoch}" + (f" from {source}" if source else ""), flush=True)
+    say(f"going on with epoch {epoch} of {end_epoch}" + (f" from {source}" if source else ""))
 
 
 def print_finished_model(path: Path, epoch: int) -> None:

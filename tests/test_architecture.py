@@ -21,8 +21,8 @@ NETWORKS = ("pytorch_cifar", "resnet_imgnt")
 
 
 def sources() -> dict[str, Path]:
-    """The file of each module, by its dotted name: the package, the networks, scripts and benchmarks."""
-    folders = (ROOT / folder for folder in ("patchcert", "pytorch_cifar", "benchmarks"))
+    """The file of each module, by its dotted name: package, networks, scripts, benchmarks and docs."""
+    folders = (ROOT / folder for folder in ("patchcert", "pytorch_cifar", "benchmarks", "docs"))
     files = [*ROOT.glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))]
     dotted = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
     return dict(sorted(dotted.items()))

@@ -40,11 +40,11 @@ def patch_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
     """The options of every script that attacks with a patch; the script adds those of its classifier."""
     parser = _attack_parser(description, data_sets, steps=150, step_size="0.05")
     size = "the patch: 5 for m × m pixels, 2x8 for rows × columns"
-    parser.add_argument("--size_of_attack", type=one_patch, help=f"{size} (default: {DEFAULT_SIDE})")
+    parser.attack.add_argument("--size_of_attack", type=one_patch, help=f"{size} (default: {DEFAULT_SIDE})")
     for name, what in (("--patch_height", "rows"), ("--patch_width", "columns")):
-        parser.add_argument(name, type=positive_int, help=f"{what} of the patch (default: as --size_of_attack)")
-    parser.add_argument("--randomizations", type=positive_int, default=80, help="restarts, each at a new place")
-    parser.add_argument(
+        parser.attack.add_argument(name, type=positive_int, help=f"{what} of the patch (default: as --size_of_attack)")
+    parser.attack.add_argument("--randomizations", type=positive_int, default=80, help="restarts, each at a new place")
+    parser.attack.add_argument(
         "--locations",
         choices=SEARCHES,
         default="random",
@@ -63,30 +63,38 @@ def masked_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser
 def ball_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
     """The options of every script that attacks in an L∞ ball; the script adds those of its classifier."""
     parser = _attack_parser(description, data_sets, steps=50, step_size="0.5/255")
-    parser.add_argument("--epsilon", type=share_of_255, default="1/255", help="ε, the most that a pixel may change")
+    parser.attack.add_argument(
+        "--epsilon", type=share_of_255, default="1/255", help="ε, the most that a pixel may change"
+    )
     return parser
 
 
 def _attack_parser(description: str, data_sets: tuple[str, ...], steps: int, step_size: str) -> Parser:
     parser = evaluation_parser(description, data_sets)
-    parser.add_argument("--batch_size", type=positive_int, default=128, help="images per call of the network")
-    parser.add_argument("--steps", type=positive_int, default=steps, help="sign steps of a restart")
-    parser.add_argument("--step_size", type=share_of_255, default=step_size, help="pixel change of a step, 1 is white")
-    parser.add_argument("--momentum", type=fraction, default=0.0, help="share of earlier gradients kept in a step")
-    parser.add_argument(
+    parser.engine.add_argument("--batch_size", type=positive_int, default=128, help="images per call of the network")
+    parser.attack.add_argument("--steps", type=positive_int, default=steps, help="sign steps of a restart")
+    parser.attack.add_argument(
+        "--step_size", type=share_of_255, default=step_size, help="pixel change of a step, 1 is white"
+    )
+    parser.attack.add_argument(
+        "--momentum", type=fraction, default=0.0, help="share of earlier gradients kept in a step"
+    )
+    parser.attack.add_argument(
         "--loss",
         choices=LOSSES,
         default="softmax",
         help="what steps raise: -log of the label's mean softmax, or the margin of the strongest rival",
     )
-    parser.add_argument("--skip", type=positive_int, default=10, metavar="N", help="take every N-th image")
-    parser.add_argument("--save_images", type=folder, metavar="DIR", help="write PNG pictures of what flipped here")
+    parser.data.add_argument("--skip", type=positive_int, default=10, metavar="N", help="take every N-th image")
+    parser.output.add_argument(
+        "--save_images", type=folder, metavar="DIR", help="write PNG pictures of what flipped here"
+    )
     return parser
 
 
 def add_attack_threshold(parser: Parser) -> None:
     """θ of votes and certificates under attack, in both spellings that published commands use."""
-    parser.add_argument("--threshold", "--threshhold", type=fraction, default=0.3, help="θ of the vote")
+    parser.certificate.add_argument("--threshold", "--threshhold", type=fraction, default=0.3, help="θ of the vote")
 
 
 def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifier: Classifier) -> None:

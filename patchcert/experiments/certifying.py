@@ -37,7 +37,7 @@ def certification_parser(description: str, data_sets: tuple[str, ...], size_to_c
     """The options of every deterministic certification script; the script adds those of its ablation."""
     parser = evaluation_parser(description, data_sets)
     _add_questions(parser, size_to_certify)
-    parser.add_argument(
+    parser.output.add_argument(
         "--save_votes", type=output_file, metavar="FILE.npz", help="write here what certify_votes.py answers from"
     )
     _add_engine(parser)
@@ -51,35 +51,41 @@ def votes_parser(description: str) -> Parser:
         "--votes", type=Path, required=True, metavar="FILE.npz", help="what a certify script wrote by --save_votes"
     )
     _add_questions(parser, size_to_certify=5)
-    rule = parser.add_mutually_exclusive_group()
-    add_threshold(rule)
+    rule = parser.certificate.add_mutually_exclusive_group()
+    _add_threshold(rule)
     rule.add_argument("--top_one", action="store_true", help="each copy votes for its most probable class alone")
     add_outputs(parser)
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N of the images")
+    parser.data.add_argument("--limit", type=positive_int, metavar="N", help="only the first N of the images")
     return parser
 
 
 def randomized_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
     """The options of every randomized certification script; the script adds those of its ablation."""
     parser = evaluation_parser(description, data_sets)
-    parser.add_argument("--attack_size", type=patches, default="5", help="patch sizes: 5, 1-10, 2,5 or 2x8")
-    parser.add_argument("--alpha", type=level, default=0.05, help="chance that a certificate may be wrong")
-    parser.add_argument("--predsamples", type=positive_int, default=1000, help="samples that pick the class")
-    parser.add_argument("--boundsamples", type=positive_int, default=10_000, help="samples that bound its share")
+    parser.certificate.add_argument("--attack_size", type=patches, default="5", help="patch sizes: 5, 1-10, 2,5 or 2x8")
+    parser.certificate.add_argument("--alpha", type=level, default=0.05, help="chance that a certificate may be wrong")
+    parser.certificate.add_argument(
+        "--predsamples", type=positive_int, default=1000, help="samples that pick the class"
+    )
+    parser.certificate.add_argument(
+        "--boundsamples", type=positive_int, default=10_000, help="samples that bound its share"
+    )
     _add_engine(parser)
     return parser
 
 
 def _add_questions(parser: Parser, size_to_certify: int) -> None:
     """What is asked of the votes, whether a network casts them or a file holds them."""
-    parser.add_argument(
+    parser.certificate.add_argument(
         "--size_to_certify", type=patches, default=str(size_to_certify), help="patch sizes: 5, 1-10, 2,5 or 2x8"
     )
-    parser.add_argument(
+    parser.certificate.add_argument(
         "--certificate", type=certificates, default="margin", help="margin, exact, masking, or several: margin,exact"
     )
-    parser.add_argument("--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere")
-    parser.add_argument(
+    parser.certificate.add_argument(
+        "--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere"
+    )
+    parser.certificate.add_argument(
         "--numerical_margin",
         type=fraction,
         default=0.0,
@@ -89,13 +95,13 @@ def _add_questions(parser: Parser, size_to_certify: int) -> None:
 
 
 def _add_engine(parser: Parser) -> None:
-    parser.add_argument(
+    parser.engine.add_argument(
         "--engine",
         choices=("windowed", "dense"),
         default="windowed",
         help="windowed computes only what differs from the empty image; dense runs the whole network on every copy",
     )
-    parser.add_argument(
+    parser.engine.add_argument(
         "--batch_size",
         type=batch_size,
         default="128",
@@ -103,9 +109,13 @@ def _add_engine(parser: Parser) -> None:
     )
 
 
-def add_threshold(parser: Parser | argparse._ArgumentGroup, default: float = 0.2) -> None:
+def add_threshold(parser: Parser, default: float = 0.2) -> None:
     """θ, in both spellings that published commands use."""
-    parser.add_argument(
+    _add_threshold(parser.certificate, default)
+
+
+def _add_threshold(group: argparse._ArgumentGroup, default: float = 0.2) -> None:
+    group.add_argument(
         "--threshold", "--threshhold", type=fractions, default=str(default), help="θ of the vote, or several: 0.1,0.2"
     )
 

@@ -25,23 +25,25 @@ def evaluation_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
         "--checkpoint", required=True, metavar="NAME", help="the network: a name under checkpoints/ or a path"
     )
     parser.if_missing["--checkpoint"] = checkpoint.there_are
-    part = parser.add_mutually_exclusive_group()
+    part = parser.data.add_mutually_exclusive_group()
     part.add_argument("--test", action="store_true", help="images to test on instead of those to validate on")
     if data_sets == IMAGENET:
-        parser.add_argument("--skip", type=positive_int, default=50, metavar="N", help="take every N-th image")
+        parser.data.add_argument("--skip", type=positive_int, default=50, metavar="N", help="take every N-th image")
     else:
         part.add_argument("--all", action="store_true", help="both halves, in the data set's own order")
-        parser.add_argument("--split_file", type=Path, metavar="FILE", help="another split: saved index tensor or text")
+        parser.data.add_argument(
+            "--split_file", type=Path, metavar="FILE", help="another split: saved index tensor or text"
+        )
     add_outputs(parser)
     add_setting(parser, data_sets)
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N of these images")
+    parser.data.add_argument("--limit", type=positive_int, metavar="N", help="only the first N of these images")
     return parser
 
 
 def add_outputs(parser: Parser) -> None:
     """The files that results can be written to."""
-    parser.add_argument("--output", type=output_file, metavar="FILE.json", help="write the results here")
-    parser.add_argument("--per_image", type=output_file, metavar="FILE.csv", help="write one row per image here")
+    parser.output.add_argument("--output", type=output_file, metavar="FILE.json", help="write the results here")
+    parser.output.add_argument("--per_image", type=output_file, metavar="FILE.csv", help="write one row per image here")
 
 
 def prepare(

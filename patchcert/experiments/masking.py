@@ -22,16 +22,20 @@ from patchcert.smoothing.masking import DoubleMasking
 def masked_certification_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
     """The options of every script that certifies by double masking; the checkpoint knows the network."""
     parser = evaluation_parser(description, data_sets)
-    parser.add_argument("--size_to_certify", type=patches, default="5", help="patch sizes: 5, 1-10, 2,5 or 2x8")
-    parser.add_argument("--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere")
+    parser.certificate.add_argument(
+        "--size_to_certify", type=patches, default="5", help="patch sizes: 5, 1-10, 2,5 or 2x8"
+    )
+    parser.certificate.add_argument(
+        "--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere"
+    )
     add_numerical_margin(parser)
-    parser.add_argument("--batch_size", type=positive_int, default=128, help="images per call of the network")
+    parser.engine.add_argument("--batch_size", type=positive_int, default=128, help="images per call of the network")
     return parser
 
 
 def add_numerical_margin(parser: Parser) -> None:
     """ν, in units of the network's logits."""
-    parser.add_argument(
+    parser.certificate.add_argument(
         "--numerical_margin",
         type=nonnegative_float,
         default=1e-3,

@@ -25,20 +25,22 @@ def add_setting(parser: Parser, data_sets: tuple[str, ...]) -> None:
     """The options of data set, device and arithmetic; `data_sets` are the ones to choose from, the default first."""
     if data_sets == IMAGENET:
         parser.set_defaults(dataset="imagenet")
-        parser.add_argument(
+        parser.data.add_argument(
             "--valpath", type=Path, default=Path("imagenet-val/val"), metavar="DIR", help="one folder a class"
         )
     else:
-        parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder of the data sets")
-        parser.add_argument("--dataset", choices=data_sets, default=data_sets[0], help=_data_set_help(data_sets))
+        parser.data.add_argument(
+            "--data", type=Path, default=Path("data"), metavar="DIR", help="folder of the data sets"
+        )
+        parser.data.add_argument("--dataset", choices=data_sets, default=data_sets[0], help=_data_set_help(data_sets))
         parser.set_defaults(**PICTURES.get(data_sets, {}))
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu or cuda")
-    parser.add_argument(
+    parser.engine.add_argument("--device", type=device, default="auto", help="auto, cpu or cuda")
+    parser.engine.add_argument(
         "--amp", action=argparse.BooleanOptionalAction, default=False, help="products and convolutions in bfloat16"
     )
-    parser.add_argument("--tf32", action="store_true", help="let GPUs round products and convolutions to TF32")
-    parser.add_argument("--compile", action="store_true", help="run the network through torch.compile")
-    parser.add_argument("--seed", type=seed, default=0, help="fixes everything random")
+    parser.engine.add_argument("--tf32", action="store_true", help="let GPUs round products and convolutions to TF32")
+    parser.engine.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+    parser.engine.add_argument("--seed", type=seed, default=0, help="fixes everything random")
 
 
 def _data_set_help(data_sets: tuple[str, ...]) -> str:
@@ -60,18 +62,18 @@ def add_model(parser: Parser, models: Iterable[str], model: str) -> None:
 
 def add_image_size(parser: Parser, image_size: int) -> None:
     """The option of the pictures' size, where the data set leaves it open."""
-    parser.add_argument(
+    parser.data.add_argument(
         "--image_size", type=pixels, default=image_size, help="pixels to which pictures are resized both ways"
     )
 
 
 def add_subset(parser: Parser) -> None:
     """--subset, which training has in place of the --limit of evaluations."""
-    parser.add_argument(
+    parser.data.add_argument(
         "--subset", type=positive_int, metavar="N", help="train and test on N images of each part, evenly spaced"
     )
     other = named_otherwise("training has --subset N instead, which takes N images of each part, evenly spaced")
-    parser.add_argument("--limit", type=other, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.data.add_argument("--limit", type=other, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def data_name(options: argparse.Namespace) -> str:

@@ -37,24 +37,24 @@ def training_parser(
     parser = about.CheckpointParser(description, "resume")
     parser.set_defaults(recipe="paper", ablation_per="batch")
     if data_sets == IMAGENET:
-        parser.add_argument(
+        parser.data.add_argument(
             "--trainpath", type=Path, default=Path("imagenet-train/train"), metavar="DIR", help="one folder a class"
         )
-    parser.add_argument("--lr", type=positive_float, default=lr, help="learning rate")
-    parser.add_argument("--regularization", type=nonnegative_float, default=regularization, help="weight decay")
-    parser.add_argument("--end_epoch", type=index, default=end_epoch, help="index of the last epoch")
+    parser.recipe.add_argument("--lr", type=positive_float, default=lr, help="learning rate")
+    parser.recipe.add_argument("--regularization", type=nonnegative_float, default=regularization, help="weight decay")
+    parser.recipe.add_argument("--end_epoch", type=index, default=end_epoch, help="index of the last epoch")
     parser.add_argument("--resume", metavar="NAME", help="checkpoint to go on from: its name or path")
     parser.add_argument(
         "--overwrite", action="store_true", help="train anew, in place of a finished run or what another one left"
     )
     if ablated:
-        parser.add_argument(
+        parser.recipe.add_argument(
             "--ablation_per",
             choices=("batch", "sample"),
             default="batch",
             help="what shows a random ablation of its own",
         )
-    parser.add_argument("--batch_size", type=positive_int, default=batch_size, help="images per step")
+    parser.recipe.add_argument("--batch_size", type=positive_int, default=batch_size, help="images per step")
     add_setting(parser, data_sets)
     add_subset(parser)
     return parser
@@ -68,8 +68,8 @@ def masked_training_parser(
     parser.set_defaults(recipe="masked")
     parser.add_argument("--lines", choices=LINES, default="both", help="what bands consist of")
     parser.add_argument("--band_size", type=positive_int, default=4, help="s, columns or rows of a band")
-    parser.add_argument("--size_to_train", type=one_patch, default="5", help="patch to train against: 5 or 2x8")
-    parser.add_argument(
+    parser.recipe.add_argument("--size_to_train", type=one_patch, default="5", help="patch to train against: 5 or 2x8")
+    parser.recipe.add_argument(
         "--band_weight", type=nonnegative_float, default=0.5, help="weight of the loss of every band by itself"
     )
     parser.add_argument(
@@ -89,7 +89,7 @@ def masked_training_parser(
 
 def add_recipe(parser: Parser) -> None:
     """--recipe; the options that a recipe has a value for start from it, here and in --help."""
-    parser.add_argument(
+    parser.recipe.add_argument(
         "--recipe", choices=("paper", "fast"), default="paper", help="the paper's, or a fast one for a recent GPU"
     )
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

@@ -16,15 +16,17 @@ from patchcert.option_values import device, folder, gigabytes, seed
 def shared_parser(description: str) -> cli.Parser:
     """The options that train.py and eval.py share; `parse` reads them."""
     parser = cli.Parser(description)
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE.json", help="the experiment")
-    parser.add_argument("--model_subset", nargs="+", metavar="N", help="which of the config's models, by default all")
-    parser.add_argument("--path_prefix", type=Path, default=Path(), metavar="DIR", help="put before models_path")
-    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder of the data sets")
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--max_memory", type=gigabytes, default=2.0, metavar="GB", help="for bounds, at a time")
-    parser.add_argument("--seed", type=seed, default=2019, help="fixes everything random")
-    parser.add_argument("--gpu", metavar="0,1", help="run on these GPUs, one process each")
-    parser.add_argument("overrides", nargs="*", metavar="section:key=value", help="values instead of the config's")
+    parser.what.add_argument("--config", type=Path, required=True, metavar="FILE.json", help="the experiment")
+    parser.what.add_argument(
+        "--model_subset", nargs="+", metavar="N", help="which of the config's models, by default all"
+    )
+    parser.what.add_argument("--path_prefix", type=Path, default=Path(), metavar="DIR", help="put before models_path")
+    parser.data.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder of the data sets")
+    parser.engine.add_argument("--device", type=device, default="auto", help="auto, cpu or cuda")
+    parser.engine.add_argument("--max_memory", type=gigabytes, default=2.0, metavar="GB", help="for bounds, at a time")
+    parser.engine.add_argument("--seed", type=seed, default=2019, help="fixes everything random")
+    parser.engine.add_argument("--gpu", metavar="0,1", help="run on these GPUs, one process each")
+    parser.what.add_argument("overrides", nargs="*", metavar="section:key=value", help="values instead of the config's")
     return parser
 
 
