@@ -16,7 +16,7 @@ from patchcert import (
     add_threshold,
     base_network,
     certification_parser,
-    certify,
+    certify_by_votes,
     cli,
 )
 from pytorch_cifar import MODELS, cifar_resnet
@@ -31,7 +31,7 @@ def main() -> None:
     rules = [ThresholdVote(threshold) for threshold in options.threshold]
     ablation = Band(options.image_size, options.image_size, options.band_size)
     network = base_network(options, ablation, lambda classes: cifar_resnet(options.model, 6, classes), image_channels=3)
-    certify(options, ablation, network, rules)
+    certify_by_votes(options, ablation, network, rules)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from patchcert import (
     add_network,
     add_threshold,
     certification_parser,
-    certify,
+    certify_by_votes,
     class_count,
     cli,
 )
@@ -30,7 +30,7 @@ def main() -> None:
     rules = [ThresholdVote(threshold) for threshold in options.threshold]
     network = cifar_resnet(options.model, channels=6, classes=class_count(options))
     ablation = Block(options.image_size, options.image_size, options.block_size)
-    certify(options, ablation, network, rules)
+    certify_by_votes(options, ablation, network, rules)
 
 
 if __name__ == "__main__":

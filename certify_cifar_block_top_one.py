@@ -8,7 +8,16 @@ Each copy votes for its most probable class alone. Levine and Feizi, NeurIPS 202
 section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
 """
 
-from patchcert import CIFAR_LIKE, Block, TopOneVote, add_network, certification_parser, certify, class_count, cli
+from patchcert import (
+    CIFAR_LIKE,
+    Block,
+    TopOneVote,
+    add_network,
+    certification_parser,
+    certify_by_votes,
+    class_count,
+    cli,
+)
 from pytorch_cifar import MODELS, cifar_resnet
 
 
@@ -20,7 +29,7 @@ def main() -> None:
     rules = [TopOneVote()]
     network = cifar_resnet(options.model, channels=6, classes=class_count(options))
     ablation = Block(options.image_size, options.image_size, options.block_size)
-    certify(options, ablation, network, rules)
+    certify_by_votes(options, ablation, network, rules)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from patchcert import (
     add_network,
     add_threshold,
     certification_parser,
-    certify,
+    certify_by_votes,
     class_count,
     cli,
 )
@@ -30,7 +30,7 @@ def main() -> None:
     rules = [ThresholdVote(threshold) for threshold in options.threshold]
     ablation = Band(options.image_size, options.image_size, options.band_size)
     network = imagenet_resnet(options.model, classes=class_count(options))
-    certify(options, ablation, network, rules)
+    certify_by_votes(options, ablation, network, rules)
 
 
 if __name__ == "__main__":

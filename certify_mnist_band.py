@@ -16,7 +16,7 @@ from patchcert import (
     add_threshold,
     base_network,
     certification_parser,
-    certify,
+    certify_by_votes,
     cli,
     mnist_network,
 )
@@ -31,7 +31,7 @@ def main() -> None:
     rules = [ThresholdVote(threshold) for threshold in options.threshold]
     ablation = Band(28, 28, options.band_size)
     network = base_network(options, ablation, lambda classes: mnist_network(classes=classes), image_channels=1)
-    certify(options, ablation, network, rules)
+    certify_by_votes(options, ablation, network, rules)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from patchcert import (
     add_model,
     base_network,
     certification_parser,
-    certify,
+    certify_by_votes,
     cli,
     mnist_network,
 )
@@ -30,7 +30,7 @@ def main() -> None:
     rules = [TopOneVote()]
     ablation = Band(28, 28, options.band_size)
     network = base_network(options, ablation, lambda classes: mnist_network(classes=classes), image_channels=1)
-    certify(options, ablation, network, rules)
+    certify_by_votes(options, ablation, network, rules)
 
 
 if __name__ == "__main__":

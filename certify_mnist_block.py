@@ -13,7 +13,7 @@ from patchcert import (
     ThresholdVote,
     add_threshold,
     certification_parser,
-    certify,
+    certify_by_votes,
     class_count,
     cli,
     mnist_network,
@@ -26,7 +26,7 @@ def main() -> None:
     add_threshold(parser)
     options = parser.parse_args()
     rules = [ThresholdVote(threshold) for threshold in options.threshold]
-    certify(options, Block(28, 28, options.block_size), mnist_network(classes=class_count(options)), rules)
+    certify_by_votes(options, Block(28, 28, options.block_size), mnist_network(classes=class_count(options)), rules)
 
 
 if __name__ == "__main__":

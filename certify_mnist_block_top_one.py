@@ -8,7 +8,16 @@ Each copy votes for its most probable class alone. Levine and Feizi, NeurIPS 202
 section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
 """
 
-from patchcert import MNIST_LIKE, Block, TopOneVote, certification_parser, certify, class_count, cli, mnist_network
+from patchcert import (
+    MNIST_LIKE,
+    Block,
+    TopOneVote,
+    certification_parser,
+    certify_by_votes,
+    class_count,
+    cli,
+    mnist_network,
+)
 
 
 def main() -> None:
@@ -16,7 +25,7 @@ def main() -> None:
     parser.add_argument("--block_size", type=int, default=4, help="s, side of the block that an ablated image shows")
     options = parser.parse_args()
     rules = [TopOneVote()]
-    certify(options, Block(28, 28, options.block_size), mnist_network(classes=class_count(options)), rules)
+    certify_by_votes(options, Block(28, 28, options.block_size), mnist_network(classes=class_count(options)), rules)
 
 
 if __name__ == "__main__":

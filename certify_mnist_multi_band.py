@@ -14,7 +14,7 @@ from patchcert import (
     ThresholdVote,
     add_threshold,
     certification_parser,
-    certify,
+    certify_by_votes,
     class_count,
     cli,
     mnist_network,
@@ -30,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     rules = [ThresholdVote(threshold) for threshold in options.threshold]
     network = mnist_network(classes=class_count(options))
-    certify(options, MultiBand(28, 28, options.bandwidth, options.keep), network, rules)
+    certify_by_votes(options, MultiBand(28, 28, options.bandwidth, options.keep), network, rules)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from patchcert import (
     ThresholdVote,
     attack_with_patch,
     certification_parser,
-    certify,
+    certify_by_votes,
     certify_masked,
     cli,
     masked_certification_parser,
@@ -71,7 +71,7 @@ def main() -> None:
 
     say(CERTIFYING)
     certifying = certification_parser(__doc__, ("digits",))
-    certify(
+    certify_by_votes(
         certifying.parse_args([*shared, *sizes, str(trained), "--output", str(options.output)]),
         ablation,
         network,

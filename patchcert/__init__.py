@@ -1,45 +1,27 @@
 """Certified defences against adversarial patches: (de)randomized smoothing and interval bounds.
 
-`PUBLIC` names what scripts and users import from here, by the module that holds it. A module is loaded when one of its
-names is asked for, so that `import patchcert` costs nothing. Modules of the package import from each other directly.
+`INTERFACE` names what users import from here (docs/python.md), `FOR_SCRIPTS` what the scripts of this repository need
+besides, each by the module that holds it. A module is loaded when one of its names is asked for, so that
+`import patchcert` costs nothing. Modules of the package import from each other directly.
 """
 
 from importlib import import_module
 
-PUBLIC = {
-    "errors": ("BrokenCertificateError", "UsageError"),
-    "networks": ("mnist_network",),
-    "option_values": ("output_file", "positive_int"),
+INTERFACE = {
     "patch": ("Patch",),
+    "smoothing.ablation": ("Band", "BandAndRow", "Block", "MultiBand", "MultiBlock", "Row", "encode"),
+    "smoothing.columns": ("LinesNetwork",),
+}
+
+FOR_SCRIPTS = {
+    "networks": ("mnist_network",),
+    "option_values": ("output_file",),
     "progress": ("say",),
     "results": ("print_side_by_side",),
     "data.augmentation": ("random_crop", "random_flip"),
-    "data.dataset": ("Dataset",),
-    "data.folders": ("PictureFolder", "normalise_imagenet"),
-    "smoothing.ablation": (
-        "Ablation",
-        "Band",
-        "BandAndRow",
-        "Block",
-        "MultiBand",
-        "MultiBlock",
-        "Row",
-        "Whole",
-        "encode",
-    ),
-    "smoothing.columns": ("COLUMN", "LinesNetwork", "Shape"),
-    "smoothing.masking": ("DoubleMasking", "MaskedVerdicts"),
-    "smoothing.objectives": ("EveryBand", "OneCopy", "WorstPair"),
-    "smoothing.voting": ("DenseNetwork", "ThresholdVote", "TopOneVote", "softmax_over"),
-    "smoothing.windowed": ("WindowedNetwork",),
-    "smoothing.certificate": ("Certifier", "Question", "Verdicts", "predict"),
-    "smoothing.randomized": ("randomized_verdicts", "top_one_votes"),
-    "smoothing.training": ("Recipe",),
-    "attacks.classifier": ("Classifier", "MaskedClassifier", "undefended"),
-    "attacks.threats": ("BallThreat", "PatchThreat"),
-    "attacks.targets": ("Targets", "look_at"),
-    "attacks.ascent": ("Ascent", "Attack"),
-    "attacks.searches": ("try_all_places", "try_random_places"),
+    "smoothing.columns": ("COLUMN", "Shape"),
+    "smoothing.voting": ("ThresholdVote", "TopOneVote"),
+    "attacks.classifier": ("Classifier", "undefended"),
     "experiments.setting": (
         "CIFAR_LIKE",
         "IMAGENET",
@@ -56,7 +38,7 @@ PUBLIC = {
     "experiments.certifying": (
         "add_threshold",
         "certification_parser",
-        "certify",
+        "certify_by_votes",
         "certify_randomized",
         "certify_saved",
         "randomized_parser",
@@ -73,9 +55,9 @@ PUBLIC = {
     ),
 }
 
-_HOMES = {name: module for module, names in PUBLIC.items() for name in names}
+__all__ = [name for names in INTERFACE.values() for name in names]
 
-__all__ = list(_HOMES)
+_HOMES = {name: module for part in (INTERFACE, FOR_SCRIPTS) for module, names in part.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
@@ -85,4 +67,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+    return [*globals(), *__all__]

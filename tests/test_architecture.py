@@ -139,11 +139,21 @@ def test_a_circle_is_caught():
 
 
 def test_what_is_public_is_there_once():
-    assert len(patchcert.__all__) == len(set(patchcert.__all__))
-    for name in patchcert.__all__:
+    parts = (patchcert.INTERFACE, patchcert.FOR_SCRIPTS)
+    listed = [name for part in parts for names in part.values() for name in names]
+    assert len(listed) == len(set(listed)) and set(patchcert.__all__) < set(listed)
+    for name in listed:
         assert getattr(patchcert, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Bend'"):
         _ = patchcert.Bend
+
+
+def test_what_is_for_scripts_is_what_scripts_import():
+    asked = set()
+    for script in ROOT.glob("*.py"):
+        nodes = [node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.ImportFrom)]
+        asked |= {alias.name for node in nodes if node.module == "patchcert" for alias in node.names}
+    assert {name for names in patchcert.FOR_SCRIPTS.values() for name in names} <= asked
 
 
 def test_importing_the_package_costs_nothing():

@@ -120,7 +120,9 @@ def _add_threshold(group: argparse._ArgumentGroup, default: float = 0.2) -> None
     )
 
 
-def certify(options: argparse.Namespace, ablation: Ablation, network: nn.Module, rules: list[VoteRule]) -> None:
+def certify_by_votes(
+    options: argparse.Namespace, ablation: Ablation, network: nn.Module, rules: list[VoteRule]
+) -> None:
     """Certify as the options of `certification_parser` say, for every patch size, vote rule and certificate.
 
     Images leave early unless something is reported that needs all votes.
@@ -146,7 +148,7 @@ def certify(options: argparse.Namespace, ablation: Ablation, network: nn.Module,
 
 
 def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, rules: list[VoteRule]) -> None:
-    """Answer what the options of `votes_parser` ask of saved votes, as `certify` does with a network."""
+    """Answer what the options of `votes_parser` ask of saved votes, as `certify_by_votes` does with a network."""
     for rule in rules:
         saved.require(rule, options.numerical_margin)
     questions = _questions(options, rules)
