@@ -12,7 +12,7 @@ of `method: adv` take the first `sample_limit` images and attack them too; they 
 
 import time
 
-from patchcert import cli, distributed, results
+from patchcert import cli, distributed, result_format, results
 from patchcert.data import named
 from patchcert.intervals import arguments, evaluation
 from patchcert.intervals.bounds import exact_float32
@@ -48,7 +48,7 @@ def main() -> None:
         return
     summary = evaluation.summary(models)
     if options.output:
-        against = {"evaluated_against": config.eval_params.against()}
+        against = result_format.stamp("evaluate") | {"evaluated_against": config.eval_params.against()}
         record = against | {"models": models, "summary": summary, "config": cli.configuration(options)}
         results.write_json(record | {"environment": results.environment()}, options.output)
     if options.per_image:

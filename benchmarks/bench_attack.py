@@ -14,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from patchcert import checkpoint, cli, results
+from patchcert import checkpoint, cli, result_format, results
 from patchcert.attacks.ascent import LOSSES, Ascent, Attack
 from patchcert.attacks.classifier import Classifier
 from patchcert.attacks.searches import SEARCHES
@@ -55,7 +55,7 @@ def main() -> None:
     record["ratio"] = record["every_seconds"] / record["touched_seconds"]
     print(f"{record['ratio']:.2f} times as fast")
     if options.output:
-        results.write_json(record, options.output)
+        results.write_json(result_format.stamp("benchmark") | record, options.output)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ pass, and whose answers are its own.
 
 import argparse
 import copy
-import json
 import platform
 import statistics
 import sys
@@ -37,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from patchcert import checkpoint  # noqa: E402
+from patchcert import checkpoint, result_format, results  # noqa: E402
 from patchcert.data import named  # noqa: E402
 from patchcert.data.folders import PictureFolder, normalise_imagenet  # noqa: E402
 from patchcert.networks import mnist_network  # noqa: E402
@@ -361,14 +360,14 @@ def main() -> None:
     print(f"{about}; {machine}, torch {torch.__version__}\n{printed(found)}")
     if options.output:
         settings = {key: str(value) for key, value in vars(options).items()}
-        record = {
+        record = result_format.stamp("benchmark") | {
             "settings": settings,
             "machine": machine,
             "torch": torch.__version__,
             "python": platform.python_version(),
         }
         record["ways"] = {name: asdict(m) for name, m in found.items()}
-        options.output.write_text(json.dumps(record, indent=1) + "\n")
+        results.write_json(record | {"environment": results.environment()}, options.output)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from benchmarks.timing import compare  # noqa: E402
-from patchcert import results  # noqa: E402
+from patchcert import result_format, results  # noqa: E402
 from patchcert.intervals.bounds import robust_loss  # noqa: E402
 from patchcert.intervals.evaluation import spread  # noqa: E402
 from patchcert.intervals.networks import build  # noqa: E402
@@ -110,7 +110,7 @@ def main() -> None:
         "evaluate_cnn5_p55": lambda: evaluate_cnn(options.eval_batch_size, options.places, options.repetitions),
         "evaluate_mlp_k4_tight": lambda: evaluate_sparse(options.sparse_batch_size, options.repetitions),
     }
-    record = {}
+    record = result_format.stamp("benchmark")
     for name, measure in found.items():
         record[name] = measure()
         print(name, {key: round(value, 6) for key, value in record[name].items()}, flush=True)

@@ -21,7 +21,7 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from benchmarks.timing import compare  # noqa: E402
-from patchcert import results  # noqa: E402
+from patchcert import result_format, results  # noqa: E402
 from patchcert.data.dataset import Dataset  # noqa: E402
 from patchcert.networks import mnist_network  # noqa: E402
 from patchcert.patch import Patch  # noqa: E402
@@ -106,7 +106,7 @@ def main() -> None:
         print(f"peak memory certifying {name:26s} {megabytes:7.0f} MB")
     if options.output:
         content = measured | {"peak_megabytes": memory, "environment": results.environment()}
-        results.write_json(content, options.output)
+        results.write_json(result_format.stamp("benchmark") | content, options.output)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from patchcert import cli, results
+from patchcert import cli, result_format, results
 from patchcert.data.augmentation import random_crop, random_flip
 from patchcert.data.dataset import Dataset
 from patchcert.data.folders import PictureFolder, normalise_imagenet
@@ -103,7 +103,8 @@ def main() -> None:
             print(f"{name:20s} {measured[name]:10.1f} images/s", flush=True)
     if options.output:
         content = {"images_per_second": measured, "config": cli.configuration(options)}
-        results.write_json(content | {"environment": results.environment()}, options.output)
+        record = result_format.stamp("benchmark") | content | {"environment": results.environment()}
+        results.write_json(record, options.output)
 
 
 if __name__ == "__main__":

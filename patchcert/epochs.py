@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from patchcert import checkpoint, distributed
+from patchcert import checkpoint, distributed, result_format
 from patchcert.errors import UsageError
 
 
@@ -26,6 +26,7 @@ def require_finite(loss: float, epoch: int) -> None:
 
 def record_epoch(row: dict, log: Path, state: dict, files: list[Path]) -> None:
     """Add a line to the log, then save the state; in this order nothing is lost by a stop in between."""
+    result_format.require(row, f"epoch {row['epoch']} of {log}", result_format.EPOCH)
     with log.open("a") as file:
         file.write(json.dumps(row) + "\n")
     for path in files:

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from patchcert import distributed
+from patchcert import distributed, result_format
 from patchcert.checkpoint import write_atomically
 from patchcert.progress import say
 
@@ -263,7 +263,7 @@ def print_pictures(folder: Path, count: int, still_wrong: int) -> None:
 def run_record(
     answers: list[tuple[dict, Counts | AttackCounts]], seconds: float, config: dict, remarks: Remarks | None = None
 ) -> dict:
-    """What `--output` holds: the list `results`, one entry per question; a single one also at the top level.
+    """What `--output` holds: the list `results`, one entry per question; a single one also beside it.
 
     An answer with a numerical margin goes with the plain one and does not count as another.
     """
@@ -271,6 +271,7 @@ def run_record(
     counted = [counts.as_json() for _, counts in answers]
     plain = [shares for entry, shares in zip(entries, counted, strict=True) if not entry.get("numerical_margin")]
     record = plain[0] if len(plain) == 1 else counted[0] if len(counted) == 1 else {}
+    record = result_format.stamp("attack" if isinstance(answers[0][1], AttackCounts) else "certify") | record
     record |= {"seconds": seconds, "results": entries} | (remarks.as_json() if remarks else {})
     return record | {"config": config, "environment": environment()}
 
@@ -293,8 +294,10 @@ def image_rows(dataset: Labelled, answers: list[tuple[dict, dict[str, Tensor]]])
 
 
 def write_json(content: dict, path: Path) -> None:
+    """Write a result, and raise ValueError if it is not in `result_format`; even then the file is there."""
     text = json.dumps(content, indent=2) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
+    result_format.require(content, str(path))
 
 
 def write_csv(rows: list[dict], path: Path) -> None:
