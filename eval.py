@@ -14,6 +14,7 @@ import time
 
 from patchcert import cli, distributed, result_format, results
 from patchcert.data import named
+from patchcert.files import what_fits
 from patchcert.intervals import arguments, evaluation
 from patchcert.intervals.bounds import exact_float32
 from patchcert.option_values import output_file, positive_int
@@ -47,14 +48,15 @@ def main() -> None:
     if not distributed.is_first():
         return
     summary = evaluation.summary(models)
-    if options.output:
-        against = result_format.stamp("evaluate") | {"evaluated_against": config.eval_params.against()}
-        record = against | {"models": models, "summary": summary, "config": cli.configuration(options)}
-        results.write_json(record | {"environment": results.environment()}, options.output)
-    if options.per_image:
-        results.write_csv(image_rows, options.per_image)
     about = evaluation.about(config, len(dataset), total)
-    results.print_models(f"{options.config.stem}: {about}", models, summary)
+    with what_fits() as attempt:
+        if options.output:
+            against = result_format.stamp("evaluate") | {"evaluated_against": config.eval_params.against()}
+            record = against | {"models": models, "summary": summary, "config": cli.configuration(options)}
+            attempt(results.write_json, record | {"environment": results.environment()}, options.output)
+        if options.per_image:
+            attempt(results.write_csv, image_rows, options.per_image)
+        results.print_models(f"{options.config.stem}: {about}", models, summary)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ networks, attack and schedule. Writes MODELS_PATH/MODEL_ID.pth, MODEL_ID_best.pt
 goes on after an interruption, and leaves alone what is finished.
 """
 
+import argparse
 from pathlib import Path
 
 import torch
 
 from patchcert import cli, distributed, results
 from patchcert.data import named, splits
+from patchcert.epochs import no_other_run
 from patchcert.errors import UsageError
 from patchcert.experiments.setting import add_subset
 from patchcert.intervals import arguments, training
@@ -35,6 +37,12 @@ def main() -> None:
     options = arguments.parse(parser)
     if options.resume and len(options.models) != 1:
         raise UsageError("resume", options.resume, "goes with one model: choose it with --model_subset")
+    arguments.require_models_folder(options.folder)
+    with no_other_run(training.files(options.folder, model)[0] for model in options.models):
+        train(options)
+
+
+def train(options: argparse.Namespace) -> None:
     parts = [named.load(options.experiment.dataset, options.data, train=part) for part in (True, False)]
     classes = int(parts[0].labels.max()) + 1
     train_set, test_set = (splits.spread(part, options.subset).to(options.device) for part in parts)
@@ -43,7 +51,6 @@ def main() -> None:
     for model in options.models:
         torch.manual_seed(options.seed)
         runs.append(training.Run(options.experiment, model, train_set.images.shape[1:], classes, options.bytes))
-    arguments.require_models_folder(options.folder)
     if not (options.resume or options.overwrite):
         for run in runs:  # before the first of them trains for hours
             path, _ = training.files(options.folder, run.model)

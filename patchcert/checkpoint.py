@@ -1,19 +1,17 @@
-"""Names of checkpoints, atomic saving, safe loading."""
+"""Names of checkpoints, saving, safe loading."""
 
 import hashlib
-import os
 import re
 import sys
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import IO
 
 import torch
 from torch import Tensor, nn
 
 from patchcert.errors import UsageError
+from patchcert.files import write_atomically
 
 FOLDER = Path("checkpoints")
 
@@ -36,21 +34,6 @@ def run_name(stem: str, lr: float, regularization: float, details: str, end_epoc
     if len(name.encode()) > 240:
         raise UsageError("resume", resume, "the new checkpoint's name would be too long for a file; rename this one")
     return name
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: `path` is whole at every moment."""
-    path = path.resolve()  # of a link, the file that it points to
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def save(content: dict, path: Path) -> None:

@@ -13,7 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from patchcert import distributed, progress
-from patchcert.errors import BrokenCertificateError, UsageError
+from patchcert.errors import BrokenCertificateError, UsageError, WriteError
 from patchcert.option_values import output_file
 
 NOBODY_READS = 141
@@ -117,6 +117,8 @@ def _run(main: Callable[[], None]) -> None:
         _stop(str(error), 2)
     except BrokenCertificateError as error:
         _stop(str(error), 3)
+    except WriteError as error:
+        _stop(str(error), 1)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_has_left():
             raise

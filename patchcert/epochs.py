@@ -2,12 +2,38 @@
 
 import json
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 
-from patchcert import checkpoint, distributed, result_format
-from patchcert.errors import UsageError
+from patchcert import checkpoint, distributed, files, result_format
+from patchcert.errors import PlaceError, UsageError, WriteError
+from patchcert.results import print_unlocked
+
+
+@contextmanager
+def no_other_run(paths: Iterable[Path]) -> Iterator[None]:
+    """Keep other processes from training into `paths`; of those that torchrun started, the first one does it.
+
+    Raises:
+        UsageError: another process trains into one of them, or its folder takes no new files.
+    """
+    with ExitStack() as held:
+        refused = None
+        if distributed.is_first():
+            try:
+                unlocked = {path.parent for path in paths if not held.enter_context(files.locked(path))}
+            except PlaceError as error:
+                refused = error.path, error.right
+            else:
+                for folder in unlocked:
+                    print_unlocked(folder)
+        refused = distributed.from_first(refused)
+        if refused:
+            raise PlaceError(*refused)
+        yield
 
 
 def epoch_generator(seed: int, epoch: int, device: torch.device | str) -> torch.Generator:
@@ -24,13 +50,19 @@ def require_finite(loss: float, epoch: int) -> None:
         raise FloatingPointError(f"the loss of epoch {epoch} is {loss}: a lower learning rate may help")
 
 
-def record_epoch(row: dict, log: Path, state: dict, files: list[Path]) -> None:
-    """Add a line to the log, then save the state; in this order nothing is lost by a stop in between."""
+def record_epoch(row: dict, log: Path, state: dict, paths: list[Path]) -> None:
+    """Add a line to the log, then save the state; in this order nothing is lost by a stop in between.
+
+    Raises:
+        WriteError: the disk takes no more; what was there of earlier epochs still is.
+    """
     result_format.require(row, f"epoch {row['epoch']} of {log}", result_format.EPOCH)
-    with log.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    for path in files:
-        checkpoint.save(state, path)
+    try:
+        files.append_line(log, json.dumps(row))
+        for path in paths:
+            checkpoint.save(state, path)
+    except WriteError as error:
+        raise WriteError(error.reasons, "; the same command goes on after the last whole epoch") from error
 
 
 def earlier_run(path: Path, partial: Path, settings: dict, overwrite: bool) -> tuple[dict, Path] | tuple[None, None]:
@@ -74,7 +106,7 @@ def keep_log_until(log: Path, epoch: int) -> None:
         return
     lines = log.read_bytes().splitlines(keepends=True)
     kept = b"".join(line for line in lines if _epoch_of(line) <= epoch)
-    checkpoint.write_atomically(log, lambda file: file.write(kept))
+    files.write_atomically(log, lambda file: file.write(kept))
 
 
 def _epoch_of(line: bytes) -> float:

@@ -1,5 +1,10 @@
 """The mistakes that a person at the shell can mend, and the one that nobody there can."""
 
+from pathlib import Path
+
+NAMED = 5
+"""Files that an error names."""
+
 
 class UsageError(Exception):
     """An option has a value that cannot work; scripts print it as one line and exit with code 2.
@@ -13,6 +18,14 @@ class UsageError(Exception):
     def __init__(self, option: str, value: object, right: str):
         super().__init__(f"--{option} {value}: {right}")
         self.right = right
+
+
+class PlaceError(UsageError):
+    """A file or folder that no option names cannot be used; what is printed of it is one line, and the exit code 2."""
+
+    def __init__(self, path: Path, right: str):
+        Exception.__init__(self, f"{path}: {right}")
+        self.path, self.right = path, right
 
 
 def require_within(option: str, value: int, low: int, high: int, what: str) -> None:
@@ -32,3 +45,18 @@ class BrokenCertificateError(Exception):
     def __init__(self, number: int, message: str = ""):
         super().__init__(message)
         self.number = number
+
+
+class WriteError(Exception):
+    """Files that cannot be written; scripts print it as one line and exit with code 1.
+
+    Args:
+        reasons: why, by the path of each; kept as an attribute.
+        way_out: what the person at the shell can do; ends the message.
+    """
+
+    def __init__(self, reasons: dict[Path, str], way_out: str = ""):
+        named = [f"{path}: {reason}" for path, reason in reasons.items()]
+        more = [f"and {len(named) - NAMED} more"] if len(named) > NAMED else []
+        super().__init__(f"cannot be written: {', '.join(named[:NAMED] + more)}{way_out}")
+        self.reasons = reasons

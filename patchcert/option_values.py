@@ -1,12 +1,12 @@
 """What an option's text means: a parser's `type=` for each kind of value that options have."""
 
 import argparse
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from patchcert import files
 from patchcert.patch import Patch
 
 MOST_PIXELS = 4096
@@ -144,7 +144,6 @@ def output_file(text: str) -> Path:
 def _require_writable(text: str, folder: Path) -> None:
     """Raise ArgumentTypeError about the option's value `text` unless `folder` exists and takes new files."""
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        files.prepare(folder)
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{text}: cannot be written: {folder}: {error.strerror}") from error

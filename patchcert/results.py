@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from patchcert import distributed, result_format
-from patchcert.checkpoint import write_atomically
+from patchcert.files import write_atomically
 from patchcert.progress import say
 
 COUNTED = ("correct", "certified_correct", "certified_wrong")
@@ -233,6 +233,11 @@ def print_finished(path: Path, state: dict, measured: str) -> None:
 def print_going_on(epoch: int, end_epoch: int, source: Path | None = None) -> None:
     """Print that training goes on with `epoch`, from the file `source`, unless `--resume` named it."""
     say(f"going on with epoch {epoch} of {end_epoch}" + (f" from {source}" if source else ""))
+
+
+def print_unlocked(folder: Path) -> None:
+    """Print that two runs at once would go unnoticed."""
+    print(f"note: the file system of {folder} has no locks; see that nobody trains the same there", file=sys.stderr)
 
 
 def print_finished_model(path: Path, epoch: int) -> None:

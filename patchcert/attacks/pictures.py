@@ -8,6 +8,7 @@ from torch import Tensor
 
 from patchcert import checkpoint
 from patchcert.attacks.ascent import Attack
+from patchcert.files import what_fits, write_atomically
 
 ROWS = 8
 """Images in one picture."""
@@ -22,23 +23,26 @@ def save_png(image: Tensor, path: Path) -> None:
     """Write one image (C, H, W) uint8, C 1 or 3, pixel for pixel and without loss."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(_pixels(image)).save(path)
+    write_atomically(path, lambda file: Image.fromarray(_pixels(image)).save(file, "png"))
 
 
 def save_flipped(run: Attack, folder: Path) -> None:
     """Write what an attack flipped: image_I_clean.png and image_I_attacked.png, pixel for pixel, and grids of them.
 
     I is the image's place in the data set. Rounding to a PNG's 256 values moves a pixel by up to 1/510.
+
+    Raises:
+        WriteError: at the end; some cannot be written.
     """
     flipped = run.findings.flipped.nonzero().squeeze(1)
     clean, attacked = to_bytes(run.targets.images), to_bytes(run.findings.images)
-    for number in flipped.tolist():
-        name = f"image_{int(run.targets.indices[number]):05d}"
-        save_png(clean[number], folder / f"{name}_clean.png")
-        save_png(attacked[number], folder / f"{name}_attacked.png")
-    for numbers in flipped.split(ROWS) if len(flipped) else ():
-        save_grid(run, numbers, folder / f"grid_from_{int(run.targets.indices[numbers[0]]):05d}.png")
+    with what_fits() as attempt:
+        for number in flipped.tolist():
+            name = f"image_{int(run.targets.indices[number]):05d}"
+            attempt(save_png, clean[number], folder / f"{name}_clean.png")
+            attempt(save_png, attacked[number], folder / f"{name}_attacked.png")
+        for numbers in flipped.split(ROWS) if len(flipped) else ():
+            attempt(save_grid, run, numbers, folder / f"grid_from_{int(run.targets.indices[numbers[0]]):05d}.png")
 
 
 def save_counterexample(run: Attack, number: int, folder: Path) -> Path:
@@ -54,8 +58,9 @@ def save_counterexample(run: Attack, number: int, folder: Path) -> Path:
         "totals_before": run.ballots[number].sum(dim=0).cpu(),
         "totals_after": found.totals[number].cpu(),
     }
-    checkpoint.save(content, path)
-    save_grid(run, torch.tensor([number], device=targets.labels.device), path.with_suffix(".png"))
+    with what_fits() as attempt:
+        attempt(checkpoint.save, content, path)
+        attempt(save_grid, run, torch.tensor([number], device=targets.labels.device), path.with_suffix(".png"))
     return path
 
 
@@ -79,8 +84,7 @@ def save_grid(run: Attack, numbers: Tensor, path: Path) -> None:
             top, left, height, width = patch
             for axis in row:
                 axis.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor="red"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 def _pixels(image: Tensor) -> np.ndarray:

@@ -17,12 +17,13 @@ from patchcert.attacks.targets import Clean, look_at
 from patchcert.attacks.threats import BallThreat, PatchThreat, Threat
 from patchcert.cli import Parser
 from patchcert.data.dataset import Dataset
-from patchcert.errors import BrokenCertificateError, UsageError, require_within
+from patchcert.errors import BrokenCertificateError, UsageError, WriteError, require_within
 from patchcert.experiments import summaries
 from patchcert.experiments.evaluation import evaluation_parser, prepare, write_and_print
 from patchcert.experiments.masking import add_numerical_margin
 from patchcert.experiments.networks import masked_network
 from patchcert.experiments.setting import set_up
+from patchcert.files import what_fits
 from patchcert.option_values import folder, fraction, one_patch, positive_int, share_of_255
 from patchcert.patch import Patch
 from patchcert.smoothing import certificate
@@ -170,12 +171,22 @@ def _attack(
         try:
             search(run, restarts)
         except BrokenCertificateError as error:
-            path = pictures.save_counterexample(run, error.number, options.save_images or Path("results"))
-            raise BrokenCertificateError(error.number, f"{error}: the counterexample is in {path}") from error
+            kept = _keep_counterexample(run, error.number, options.save_images or Path("results"))
+            raise BrokenCertificateError(error.number, f"{error}: the counterexample {kept}") from error
         about = summaries.of_attack(options, len(dataset), classifier, threat, restarts)
-        _report_attack(options, about, dataset, clean, run, time.perf_counter() - started)
-        if options.save_images:
-            _save_pictures(options, run)
+        with what_fits() as attempt:
+            attempt(_report_attack, options, about, dataset, clean, run, time.perf_counter() - started)
+            if options.save_images:
+                attempt(pictures.save_flipped, run, options.save_images)
+                _report_pictures(options, run)
+
+
+def _keep_counterexample(run: Attack, number: int, folder: Path) -> str:
+    """Write what breaks a certificate and say where it is, or why it cannot be written, which counts for less."""
+    try:
+        return f"is in {pictures.save_counterexample(run, number, folder)}"
+    except WriteError as error:
+        return str(error)
 
 
 def _report_attack(
@@ -197,8 +208,7 @@ def _report_attack(
     write_and_print(options, about, dataset, [(question, counts)], [columns], seconds)
 
 
-def _save_pictures(options: argparse.Namespace, run: Attack) -> None:
-    pictures.save_flipped(run, options.save_images)
+def _report_pictures(options: argparse.Namespace, run: Attack) -> None:
     flipped = run.findings.flipped
     still_wrong = flipped.clone()
     if flipped.any():

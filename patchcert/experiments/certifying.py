@@ -17,6 +17,7 @@ from patchcert.errors import UsageError
 from patchcert.experiments import summaries
 from patchcert.experiments.evaluation import add_outputs, evaluation_parser, prepare, write_and_print
 from patchcert.experiments.setting import set_up
+from patchcert.files import what_fits
 from patchcert.option_values import (
     batch_size,
     certificates,
@@ -140,11 +141,13 @@ def certify_by_votes(
         listener = recorder if options.save_votes else iter
         verdicts, classified = certificate.certify(engine, dataset, certifier, options.batch_size, listener, early)
     seconds = time.perf_counter() - started
-    if options.save_votes:
-        recorder.write(options.save_votes, dataset, configuration(options))
     copies = results.Copies(len(dataset) * ablation.count, classified, _close_votes(questions, verdicts))
     about = summaries.of_certificates(vars(options), len(dataset), ablation, questions)
-    _report(options, about, dataset, [question.as_json() for question in questions], verdicts, seconds, copies)
+    asked = [question.as_json() for question in questions]
+    with what_fits() as attempt:
+        if options.save_votes:
+            attempt(recorder.write, options.save_votes, dataset, configuration(options))
+        attempt(_report, options, about, dataset, asked, verdicts, seconds, copies)
 
 
 def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, rules: list[VoteRule]) -> None:

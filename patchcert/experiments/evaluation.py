@@ -12,6 +12,7 @@ from patchcert.data.folders import Images
 from patchcert.errors import UsageError
 from patchcert.experiments import about
 from patchcert.experiments.setting import IMAGENET, add_setting, load_images
+from patchcert.files import what_fits
 from patchcert.option_values import output_file, positive_int
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.columns import LinesNetwork
@@ -84,13 +85,19 @@ def write_and_print(
 ) -> None:
     """Files first: printing may fail, to a pipe that nobody reads any more.
 
+    Raises:
+        WriteError: at the end; a file cannot be written.
+
     Args:
         about: what was asked, see `summaries`.
         columns: (N,) tensors by name for the rows per image, for each of `answers`.
     """
-    if options.output:
-        results.write_json(results.run_record(answers, seconds, configuration(options), remarks), options.output)
-    if options.per_image:
-        questions = [question for question, _ in answers]
-        results.write_csv(results.image_rows(dataset, list(zip(questions, columns, strict=True))), options.per_image)
-    results.print_answers(about, answers, seconds, remarks)
+    with what_fits() as attempt:
+        if options.output:
+            record = results.run_record(answers, seconds, configuration(options), remarks)
+            attempt(results.write_json, record, options.output)
+        if options.per_image:
+            questions = [question for question, _ in answers]
+            rows = results.image_rows(dataset, list(zip(questions, columns, strict=True)))
+            attempt(results.write_csv, rows, options.per_image)
+        results.print_answers(about, answers, seconds, remarks)

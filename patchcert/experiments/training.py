@@ -12,6 +12,7 @@ from patchcert import checkpoint, distributed
 from patchcert.cli import Parser
 from patchcert.data import splits
 from patchcert.data.augmentation import Augmentation
+from patchcert.epochs import no_other_run
 from patchcert.errors import UsageError, require_within
 from patchcert.experiments import about
 from patchcert.experiments.setting import IMAGENET, add_setting, add_subset, load_images, set_up
@@ -150,6 +151,20 @@ def _train(
     augmentations: tuple[Augmentation, ...],
 ) -> Path:
     name = checkpoint.run_name(stem, options.lr, options.regularization, details, options.end_epoch, options.resume)
+    path = checkpoint.FOLDER / name
+    with no_other_run([path]):
+        _train_into(path, options, ablation, objective, build_network, augmentations)
+    return path
+
+
+def _train_into(
+    path: Path,
+    options: argparse.Namespace,
+    ablation: Ablation | None,
+    objective: Objective,
+    build_network: Callable[[], nn.Module],
+    augmentations: tuple[Augmentation, ...],
+) -> None:
     torch.manual_seed(options.seed)
     network = build_network()
     resumed = _resumed(options, network, ablation)
@@ -166,7 +181,6 @@ def _train(
         seed=options.seed,
         augmentations=augmentations,
     )
-    path = checkpoint.FOLDER / name
     network.to(options.device)
     try:
         training.train(
@@ -184,7 +198,6 @@ def _train(
         )
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("the same command goes on after the last whole epoch") from stop
-    return path
 
 
 def _resumed(options: argparse.Namespace, network: nn.Module, ablation: Ablation | None) -> dict | None:

@@ -56,7 +56,8 @@ def require_models_folder(path: Path) -> None:
     try:
         folder(str(path))
     except argparse.ArgumentTypeError as error:
-        raise UsageError("config", f"models_path={path}", "expected a folder that exists or can be made") from error
+        right = f"expected a folder that takes new files: {str(error).removeprefix(f'{path}: ')}"
+        raise UsageError("config", f"models_path={path}", right) from error
 
 
 def _restart_on_gpus(gpus: str) -> None:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from patchcert import distributed
-from patchcert.checkpoint import write_atomically
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
+from patchcert.files import write_atomically
 from patchcert.progress import progress_bar
 from patchcert.smoothing.ablation import Ablation, described
 from patchcert.smoothing.certificate import Certifier, Verdicts

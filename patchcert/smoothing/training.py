@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from patchcert import distributed
+from patchcert import distributed, files
 from patchcert.data.augmentation import Augmentation
 from patchcert.data.folders import Images
 from patchcert.epochs import earlier_run, epoch_generator, keep_log_until, record_epoch, require_finite
@@ -167,8 +167,8 @@ def train(
             print_epoch(row, recipe.end_epoch, objective.measured)
     if distributed.is_first():
         if partial_log.exists():
-            partial_log.replace(log)
-        partial.replace(path)
+            files.rename(partial_log, log)
+        files.rename(partial, path)
         print_training(path, state, objective.measured)
     return state
 
