@@ -171,6 +171,7 @@ def _train(
             start=_start(options, resumed),
             about=kind,
             overwrite=options.overwrite,
+            origin=options.resume and Path(options.resume),
         )
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("the same command goes on after the last whole epoch") from stop
@@ -181,10 +182,9 @@ def _resumed(options: argparse.Namespace, network: nn.Module, ablation: Ablation
     if options.resume is None:
         return None
     content = about.fill("resume", options, network, ablation)
-    if not isinstance(content.get("epoch"), int):
-        raise UsageError("resume", options.resume, "expected a checkpoint of a training script, it has no epoch")
-    if content["epoch"] >= options.end_epoch:
-        right = f"expected a checkpoint before --end_epoch {options.end_epoch}, this one is at {content['epoch']}"
+    epoch = checkpoint.require_epoch("resume", Path(options.resume), content)
+    if epoch >= options.end_epoch:
+        right = f"expected a checkpoint before --end_epoch {options.end_epoch}, this one is at {epoch}"
         raise UsageError("resume", options.resume, right)
     return content
 
