@@ -1,22 +1,32 @@
 """Names of checkpoints, saving, safe loading."""
 
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from patchcert.errors import UsageError
+from patchcert import tensor_files
+from patchcert.errors import UsageError, one_line
 from patchcert.files import write_atomically
+from patchcert.inputs import InputError
 
 FOLDER = Path("checkpoints")
 
-NAMED = 5
-"""Checkpoints that an error names."""
+NAMED, MOST_OF_NAMES = 5, 260
+"""Checkpoints that an error names, and characters of them all, unless the first has more."""
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types in which the weights of a network may be saved."""
+
+DIGEST = "digest"
+"""The entry that tells whether the others are as they were saved."""
 
 
 def run_name(stem: str, lr: float, regularization: float, details: str, end_epoch: int, resume: str | None) -> str:
@@ -37,7 +47,9 @@ def run_name(stem: str, lr: float, regularization: float, details: str, end_epoc
 
 
 def save(content: dict, path: Path) -> None:
-    """Write `content` (tensors, numbers, strings, lists and dicts of them) to `path`."""
+    """Write `content` (tensors, numbers, strings, lists and dicts of them) to `path`, with a digest of it."""
+    content = {key: value for key, value in content.items() if key != DIGEST}
+    content[DIGEST] = tensor_files.digest(content)
     write_atomically(path, lambda file: torch.save(content, file))
 
 
@@ -45,7 +57,7 @@ def fingerprint(tensors: Iterable[Tensor]) -> str:
     """A hash of the content of tensors of any type, 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        digest.update(tensor.cpu().flatten().contiguous().view(torch.uint8).numpy())
+        digest.update(tensor_files.bytes_of(tensor))
     return digest.hexdigest()[:16]
 
 
@@ -56,7 +68,7 @@ def find(option: str, name: str) -> Path:
         UsageError: there is none; the message lists those that exist, nearest first.
     """
     for path in (FOLDER / name, Path(name)):
-        if path.is_file():
+        if os.path.lexists(path):
             return path
     raise UsageError(option, name, f"no such checkpoint; {there_are(like=name)}")
 
@@ -66,12 +78,14 @@ def there_are(like: str | None = None) -> str:
 
     Where there are none, the script that makes one.
     """
-    there = list(FOLDER.glob("*.pth"))
+    there = [path for path in FOLDER.glob("*.pth") if path.is_file()]
     if not there:
         return f"{FOLDER}/ has no checkpoints, {_training_script(Path(sys.argv[0]).name)} makes one"
     there.sort(key=lambda path: -path.stat().st_mtime if like is None else -_similarity(path.name, like))
-    more = f" and {len(there) - NAMED} more" if len(there) > NAMED else ""
-    return f"{FOLDER}/ has {', '.join(path.name for path in there[:NAMED])}{more}"
+    lengths = accumulate(len(path.name) for path in there[:NAMED])
+    named = max(1, sum(length <= MOST_OF_NAMES for length in lengths))
+    more = f" and {len(there) - named} more" if len(there) > named else ""
+    return f"{FOLDER}/ has {', '.join(path.name for path in there[:named])}{more}"
 
 
 def _similarity(name: str, other: str) -> float:
@@ -88,40 +102,129 @@ def read(option: str, path: Path) -> dict:
     """The content of a checkpoint, on the CPU; loading it executes no code.
 
     Raises:
-        UsageError: there is no such file, or it is not a checkpoint.
+        UsageError: there is no such file, it is not a checkpoint, or its content is not what was saved.
     """
+    if not os.path.lexists(path):
+        raise UsageError(option, path, "no such checkpoint")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UsageError(option, path, "no such checkpoint") from error
-    except Exception as error:  # files that are no checkpoints make torch's reader fail in every way there is
-        raise UsageError(option, path, "not a checkpoint that can be loaded safely (weights only)") from error
+        content = tensor_files.load(path)
+    except InputError as error:
+        right = f"not a checkpoint that can be loaded safely (weights only): {error}"
+        raise UsageError(option, path, right) from error
     if not isinstance(content, dict):
         raise UsageError(option, path, f"expected a dict with the network's weights, found {type(content).__name__}")
+    _require_unchanged(option, path, content)
     return content
+
+
+def _require_unchanged(option: str, path: Path, content: dict) -> None:
+    """Raise UsageError unless the digest, which goes, is that of the rest; files of others have none."""
+    if DIGEST not in content:
+        return
+    said = content.pop(DIGEST)
+    try:
+        found = tensor_files.digest(content)
+    except TypeError:
+        found = None  # it holds what we do not save
+    if found != said:
+        raise UsageError(option, path, "is damaged: its digest is not that of its content")
 
 
 def load_network(option: str, path: Path, network: nn.Module, entry: str = "net") -> dict:
     """Fill `network` from an entry of a checkpoint and return the checkpoint's content.
 
     Raises:
-        UsageError: the file is of another architecture; the message names the tensor that differs. Or its weights
-            are not finite, which would make all copies vote alike.
+        UsageError: see `fill`.
     """
     content = read(option, path)
-    found = content.get(entry)
-    named = isinstance(found, dict) and all(isinstance(key, str) for key in found)
-    if not named or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise UsageError(option, path, f"expected a checkpoint with an entry `{entry}` that holds tensors")
-    weights = {key.removeprefix("module."): tensor for key, tensor in found.items()}
-    difference = _first_difference(network.state_dict(), weights)
-    if difference:
-        raise UsageError(option, path, f"is of another network: {difference}")
+    fill(option, path, network, content, entry)
+    return content
+
+
+def fill(option: str, path: Path, network: nn.Module, content: dict, entry: str = "net") -> None:
+    """Fill `network` from an entry of the `content` of the checkpoint `path`.
+
+    Raises:
+        UsageError: the file is of another architecture; the message names the tensor that differs. Or its weights
+            are not finite, which would make all copies vote alike, or not of one type of floating point.
+    """
+    weights = weights_of(option, path, content, entry)
+    require_same(option, path, network, weights)
     broken = next((key for key, tensor in weights.items() if not tensor.isfinite().all()), None)
     if broken:
         raise UsageError(option, path, f"tensor {broken} is not finite: its training diverged")
     network.load_state_dict(weights)
-    return content
+
+
+def weights_of(option: str, path: Path, content: dict, entry: str = "net") -> dict[str, Tensor]:
+    """The tensors of an entry of the checkpoint's `content`, by the names that networks have for them.
+
+    Raises:
+        UsageError: it has no such entry.
+    """
+    found = content.get(entry)
+    named = isinstance(found, dict) and all(isinstance(key, str) for key in found)
+    if not named or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise UsageError(option, path, f"expected a checkpoint with an entry `{entry}` that holds tensors")
+    return {key.removeprefix("module."): tensor for key, tensor in found.items()}
+
+
+def require_same(option: str, path: Path, network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Raise UsageError unless the `weights` in a checkpoint are those of such a network, by names, shapes and types."""
+    wanted = network.state_dict()
+    difference = _first_difference(wanted, weights)
+    if difference:
+        raise UsageError(option, path, f"is of another network: {difference}")
+    floating = set()
+    for key, tensor in wanted.items():
+        found, types = weights[key].dtype, FLOATING if tensor.is_floating_point() else (tensor.dtype,)
+        if found not in types:
+            raise UsageError(option, path, f"tensor {key} is {found}, expected {' or '.join(map(str, types))}")
+        floating |= {found} & set(FLOATING)
+    if len(floating) > 1:
+        right = f"has weights of {' and '.join(sorted(map(str, floating)))}, expected one type for all"
+        raise UsageError(option, path, right)
+
+
+def require_optimizer(option: str, path: Path, optimizer: torch.optim.Optimizer, found: object) -> None:
+    """Raise UsageError unless `found`, in the checkpoint `path`, is a state of such an optimizer of such weights."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    states = found.get("state") if isinstance(found, dict) else None
+    names = _state_names(optimizer)
+    if not isinstance(states, dict) or not all(
+        type(number) is int
+        and 0 <= number < len(weights)
+        and isinstance(state, dict)
+        and state.keys() == names
+        and all(_fits(value, weights[number]) for value in state.values())
+        for number, state in states.items()
+    ):
+        kind = type(optimizer).__name__
+        raise UsageError(option, path, f"its optimizer's state is broken, or not one of {kind} for this network")
+
+
+def _state_names(optimizer: torch.optim.Optimizer) -> set[str]:
+    """What the optimizer keeps of each weight: it is tried on one."""
+    weight = nn.Parameter(torch.zeros(1))
+    weight.grad = torch.zeros(1)
+    other = type(optimizer)([weight], **optimizer.defaults)
+    other.step()
+    return set(other.state[weight])
+
+
+def _fits(value: object, weight: Tensor) -> bool:
+    """Whether a value of an optimizer's state can be one of this weight: finite, a number or of the same shape."""
+    shaped = isinstance(value, Tensor) and value.shape in ((), weight.shape) and value.dtype in FLOATING
+    return shaped and bool(value.isfinite().all())
+
+
+def require_epoch(option: str, path: Path, content: dict, least: int = 0) -> int:
+    """The last epoch before a checkpoint was saved; UsageError unless it has one, a number from `least` on."""
+    epoch = content.get("epoch")
+    if type(epoch) is not int or epoch < least:
+        found = f"its epoch is {one_line(repr(epoch))}" if "epoch" in content else "it has no epoch"
+        raise UsageError(option, path, f"expected a checkpoint of a training script, {found}")
+    return epoch
 
 
 def class_count(weights: dict[str, Tensor]) -> int | None:

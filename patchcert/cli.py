@@ -13,11 +13,14 @@ from itertools import takewhile
 from pathlib import Path
 
 from patchcert import distributed, progress
-from patchcert.errors import BrokenCertificateError, UsageError, WriteError
+from patchcert.errors import BrokenCertificateError, UsageError, WriteError, one_line
 from patchcert.option_values import output_file
 
 NOBODY_READS = 141
 """Exit code where the output's reader has left, as in `| head -1`: that of a program that SIGPIPE ends, 128 + 13."""
+
+MOST_SAID = 500
+"""Characters that an error has."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,7 +82,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         distributed.let_first_speak()
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message, MOST_SAID)}\n")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -138,7 +141,7 @@ def _stop(message: str, code: int) -> None:
     distributed.let_first_speak()
     if "--debug" in sys.argv:
         traceback.print_exc()
-    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    print(f"{Path(sys.argv[0]).name}: error: {one_line(message, MOST_SAID)}", file=sys.stderr)
     sys.exit(code)
 
 

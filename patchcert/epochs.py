@@ -72,6 +72,8 @@ def earlier_run(path: Path, partial: Path, settings: dict, overwrite: bool) -> t
         UsageError: there is a run of other settings, and no leave to `overwrite` it; the message names the first.
     """
     interrupted = checkpoint.read("resume", partial) if partial.exists() else None
+    if interrupted:
+        checkpoint.require_epoch("resume", partial, interrupted, least=-1)
     if interrupted and not checkpoint.other_setting(_settings(interrupted), settings):
         return interrupted, partial
     if overwrite:
@@ -87,7 +89,8 @@ def earlier_run(path: Path, partial: Path, settings: dict, overwrite: bool) -> t
 
 def _settings(state: dict) -> dict:
     """The settings that a run left, under today's names."""
-    settings = state.get("settings", {})
+    settings = state.get("settings")
+    settings = settings if isinstance(settings, dict) else {}
     return {"subset": settings.get("limit")} | settings  # its name in earlier versions
 
 
@@ -102,7 +105,7 @@ def _require_settings(state: dict, settings: dict, what: str, way_out: str) -> N
 
 def keep_log_until(log: Path, epoch: int) -> None:
     """Drop what an interrupted run wrote of epochs that will run again; a new run starts with an empty log."""
-    if not log.exists():
+    if not log.is_file():
         return
     lines = log.read_bytes().splitlines(keepends=True)
     kept = b"".join(line for line in lines if _epoch_of(line) <= epoch)
@@ -112,6 +115,7 @@ def keep_log_until(log: Path, epoch: int) -> None:
 def _epoch_of(line: bytes) -> float:
     """The epoch that a line of the log tells of; infinite where an interruption cut the line off."""
     try:
-        return json.loads(line)["epoch"]
-    except ValueError:
-        return float("inf")
+        epoch = json.loads(line)["epoch"]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return math.inf
+    return epoch if isinstance(epoch, (int, float)) else math.inf

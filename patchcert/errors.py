@@ -5,6 +5,20 @@ from pathlib import Path
 NAMED = 5
 """Files that an error names."""
 
+MOST_OF_VALUE, MOST_OF_RIGHT = 160, 320
+"""Characters that an error shows of what was given, and of what would be right."""
+
+
+def one_line(text: object, most: int = MOST_OF_VALUE) -> str:
+    """`text` as a terminal may show it: in one line, of at most so many characters, without control characters."""
+    shown = _shortened(str(text), most)
+    return _shortened("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown), most)
+
+
+def _shortened(text: str, most: int) -> str:
+    """The text, or its beginning and its end: of a path, say, where it lies and what it is."""
+    return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
+
 
 class UsageError(Exception):
     """An option has a value that cannot work; scripts print it as one line and exit with code 2.
@@ -16,7 +30,7 @@ class UsageError(Exception):
     """
 
     def __init__(self, option: str, value: object, right: str):
-        super().__init__(f"--{option} {value}: {right}")
+        super().__init__(f"--{option} {one_line(value)}: {one_line(right, MOST_OF_RIGHT)}")
         self.right = right
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from patchcert import distributed, result_format
+from patchcert.errors import one_line
 from patchcert.files import write_atomically
 from patchcert.progress import say
 
@@ -257,7 +258,13 @@ def print_networks(states: dict[Path, dict | None], attack_type: str, schedule_e
 
 def print_other_kind(name: str, trained: str, run: str) -> None:
     """Print, beside the results, that a network is not run as what it was trained as."""
-    print(f"note: {name} was trained with {trained}; this run has {run}", file=sys.stderr)
+    said = f"{one_line(name)} was trained with {one_line(trained)}; this run has {one_line(run)}"
+    print(f"note: {said}", file=sys.stderr)
+
+
+def print_in_both(root: Path, count: int) -> None:
+    """Print, beside the results, how many pictures in `root` are trained on and tested on."""
+    print(f"note: {one_line(root)}: {count} files in test/ are in train/ too, byte for byte", file=sys.stderr)
 
 
 def print_pictures(folder: Path, count: int, still_wrong: int) -> None:

@@ -1,18 +1,20 @@
 """Which images of a data set: its halves, and few of it that stand for all."""
 
-import pickle
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from patchcert import inputs, tensor_files
 from patchcert.data.dataset import Dataset
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
 
 SHIPPED_SPLIT = Path(__file__).parent / "permutation_10000.txt"
+
+MOST_OF_INDEX = 30
+"""Characters that an index takes in a text file."""
 
 
 def spread(dataset: Images, most: int | None) -> Images:
@@ -55,22 +57,23 @@ def read_indices(path: Path, count: int) -> Tensor:
         UsageError: the file holds something else.
     """
     try:
-        indices = _saved_tensor(path) if zipfile.is_zipfile(path) else torch.tensor(_numbers(path), dtype=torch.double)
-    except (ValueError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UsageError("split_file", path, "expected a saved index tensor or a text file of indices") from error
-    indices = indices.double()
+        indices = _indices(path, MOST_OF_INDEX * (count + 1)).double()
+    except ValueError as error:
+        right = f"expected a saved index tensor or a text file of indices: {error}"
+        raise UsageError("split_file", path, right) from error
     in_range = (indices >= 0) & (indices < count) & (indices == indices.round())
     if indices.dim() != 1 or not len(indices) or not in_range.all() or len(indices.unique()) < len(indices):
         raise UsageError("split_file", path, f"expected distinct whole numbers from 0 to {count - 1}")
     return indices.to(torch.int64)
 
 
-def _numbers(path: Path) -> list[float]:
-    return [float(word) for word in path.read_text().split()]
-
-
-def _saved_tensor(path: Path) -> Tensor:
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, Tensor):
-        raise ValueError("not a tensor")
-    return content
+def _indices(path: Path, most: int) -> Tensor:
+    """What a saved tensor or a text file of at most so many bytes holds."""
+    with inputs.opened(path) as file:
+        saved = file.read(len(tensor_files.ZIP)) == tensor_files.ZIP
+    if not saved:
+        return torch.tensor([float(word) for word in inputs.content(path, most).split()], dtype=torch.double)
+    found = tensor_files.load(path)
+    if not isinstance(found, Tensor) or found.is_complex():
+        raise inputs.InputError("it holds something else")
+    return found

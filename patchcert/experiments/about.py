@@ -6,12 +6,15 @@ Checkpoints without the entry, those of the paper's scripts among them, say noth
 import argparse
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from patchcert import checkpoint, distributed, networks, results
 from patchcert.cli import HelpFormatter, Parser
 from patchcert.errors import UsageError
+from patchcert.option_values import MOST_PIXELS
 from patchcert.smoothing.ablation import KINDS, Ablation, Row, parameters
+from patchcert.smoothing.columns import LinesNetwork, Shape
 from patchcert.version import VERSION
 
 IMAGE_SIZE = ("height", "width")
@@ -40,13 +43,28 @@ class CheckpointParser(Parser):
 
     def parse_known_args(self, *arguments, **more) -> tuple[argparse.Namespace, list[str]]:
         options, rest = super().parse_known_args(*arguments, **more)
-        name = getattr(options, self.option)
-        about = name and of_checkpoint(checkpoint.read(self.option, checkpoint.find(self.option, name)))
+        about = self._said(getattr(options, self.option))
         if about:
             self.set_defaults(**self._values(about))
             options, rest = super().parse_known_args(*arguments, **more)
         options.about = {"checkpoint": about}
         return options, rest
+
+    def _said(self, name: str | None) -> dict | None:
+        """What the checkpoint called `name` says of itself.
+
+        Raises:
+            UsageError: its weights are not those of the network that it describes, which may be of any size.
+        """
+        if not name:
+            return None
+        path = checkpoint.find(self.option, name)
+        content = checkpoint.read(self.option, path)
+        about = of_checkpoint(content)
+        network = about and _described(about)
+        if network:
+            checkpoint.require_same(self.option, path, network, checkpoint.weights_of(self.option, path, content))
+        return about
 
     def _values(self, about: dict) -> dict[str, object]:
         """Of what the checkpoint says, the values that options of this parser can have."""
@@ -56,6 +74,15 @@ class CheckpointParser(Parser):
         said = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
         options = {action.dest: action.choices for action in self._actions if action.dest in KNOWN}
         return {name: said[name] for name in options.keys() & said if said[name] in (options[name] or [said[name]])}
+
+
+def _described(about: dict) -> LinesNetwork | None:
+    """The network for bands that a checkpoint describes, without memory for weights; None if it describes none."""
+    try:
+        with torch.device("meta"):
+            return LinesNetwork(Shape.described(about["network"]))
+    except (ValueError, UsageError):
+        return None
 
 
 class _CheckpointFirst(HelpFormatter):
@@ -84,7 +111,9 @@ def of_checkpoint(content: dict) -> dict | None:
     entries = {"dataset": str, "ablation": dict, "network": dict}
     if not isinstance(about, dict) or not all(isinstance(about.get(name), kind) for name, kind in entries.items()):
         return None
-    whole = all(type(size) is int for name, size in about["ablation"].items() if name != "kind")
+    whole = all(
+        type(size) is int and 0 < size <= MOST_PIXELS for name, size in about["ablation"].items() if name != "kind"
+    )
     return about if whole and {"kind", *IMAGE_SIZE} <= set(about["ablation"]) and "name" in about["network"] else None
 
 

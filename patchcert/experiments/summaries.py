@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from patchcert.attacks.classifier import Classifier
 from patchcert.attacks.threats import Threat
+from patchcert.errors import one_line
 from patchcert.patch import Patch
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.certificate import Question
@@ -75,7 +76,7 @@ def of_attack(options: argparse.Namespace, count: int, classifier: Classifier, t
 
 def _images(config: dict, count: int) -> str:
     """Data set, part of it and number of images."""
-    named = f"folder {config['data']}" if config["dataset"] == "folder" else config["dataset"]
+    named = one_line(f"folder {config['data']}" if config["dataset"] == "folder" else config["dataset"])
     parts = [named, _part(config)]
     if config.get("skip", 1) > 1:
         parts.append(f"one image in {config['skip']}")
@@ -89,7 +90,7 @@ def _part(config: dict) -> str:
         return f"{half} pictures, from number {config['skip'] // 2 if config['test'] else 0} on"
     if config["all"]:
         return "both halves"
-    return f"{half} half" + (f" of {config['split_file']}" if config["split_file"] else "")
+    return f"{half} half" + (f" of {one_line(config['split_file'])}" if config["split_file"] else "")
 
 
 def _defence(ablation: Ablation, rules: Sequence[VoteRule | DoubleMasking]) -> str:

@@ -195,6 +195,7 @@ def _train_into(
             start=_start(options, resumed),
             about=kind,
             overwrite=options.overwrite,
+            origin=options.resume and Path(options.resume),
         )
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("the same command goes on after the last whole epoch") from stop
@@ -204,10 +205,9 @@ def _resumed(options: argparse.Namespace, network: nn.Module, ablation: Ablation
     if options.resume is None:
         return None
     content = about.fill("resume", options, network, ablation)
-    if not isinstance(content.get("epoch"), int):
-        raise UsageError("resume", options.resume, "expected a checkpoint of a training script, it has no epoch")
-    if content["epoch"] >= options.end_epoch:
-        right = f"expected a checkpoint before --end_epoch {options.end_epoch}, this one is at {content['epoch']}"
+    epoch = checkpoint.require_epoch("resume", Path(options.resume), content)
+    if epoch >= options.end_epoch:
+        right = f"expected a checkpoint before --end_epoch {options.end_epoch}, this one is at {epoch}"
         raise UsageError("resume", options.resume, right)
     return content
 

@@ -169,8 +169,9 @@ class Config:
         return [self.models[index] for index in subset or range(len(self.models))]
 
 
-def require_settings(option: str, value: object, found: dict[str, object], wanted: dict[str, object]) -> None:
+def require_settings(option: str, value: object, found: object, wanted: dict[str, object]) -> None:
     """Raise UsageError, about `--option value`, unless the settings of a checkpoint are the `wanted` ones."""
+    found = found if isinstance(found, dict) else {}
     key = checkpoint.other_setting(found, wanted)
     if key:
         right = f"was trained with {key}={found.get(key)}, expected the {wanted[key]} of this run"

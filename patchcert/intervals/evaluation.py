@@ -1,5 +1,6 @@
 """Certified and clean error of a network: a certificate covers every place of the patch."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
@@ -50,7 +51,7 @@ def model_file(folder: Path, model_id: str) -> Path:
         UsageError: there is neither.
     """
     for name in (f"{model_id}_best.pth", f"{model_id}.pth"):
-        if (folder / name).is_file():
+        if os.path.lexists(folder / name):
             return folder / name
     raise UsageError("config", f"models_path={folder}", f"has neither {model_id}_best.pth nor {model_id}.pth")
 
@@ -68,7 +69,8 @@ def trained(
     content = checkpoint.load_network("config", path, network, entry="state_dict")
     if "settings" in content:
         require_settings("config", path, content["settings"], {"mean": config.mean, "std": config.std})
-    return network, {"checkpoint": str(path), "epoch": content.get("epoch")}
+    epoch = checkpoint.require_epoch("config", path, content) if "epoch" in content else None
+    return network, {"checkpoint": str(path), "epoch": epoch}
 
 
 @torch.no_grad()

@@ -72,12 +72,26 @@ class Run:
         if missing:
             raise UsageError("resume", path, f"expected a checkpoint of this config, it has no {missing[0]}")
         require_settings("resume", path, content["settings"], settings)
+        checkpoint.require_epoch("resume", path, content, least=-1)
+        if type(content["best_robust_err"]) is not float:
+            raise UsageError("resume", path, "its best_robust_err is no number")
         for name, module in self.trained.items():
             if name != "network":
-                module.load_state_dict(content[f"{name}_state_dict"])
-        self.optimizer.load_state_dict(content["opt_state_dict"])
-        self.scheduler.load_state_dict(content["lr_scheduler_dict"])
+                checkpoint.fill("resume", path, module, content, f"{name}_state_dict")
+        checkpoint.require_optimizer("resume", path, self.optimizer, content["opt_state_dict"])
+        state = content["opt_state_dict"]["state"]
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+        self._reach(path, content["lr_scheduler_dict"])
         return content
+
+    def _reach(self, path: Path, scheduled: object) -> None:
+        """Set the learning rate to that of the epoch that a scheduler's state, in the checkpoint `path`, is at."""
+        epoch = scheduled.get("last_epoch") if isinstance(scheduled, dict) else None
+        if type(epoch) is not int or epoch < 0:
+            raise UsageError("resume", path, "its state of the learning rate is broken")
+        self.scheduler.load_state_dict(self.scheduler.state_dict() | {"last_epoch": epoch, "_step_count": epoch + 1})
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.lr * lr_factor(self.training, epoch)
 
     def loss(self, images: Tensor, labels: Tensor, epsilon: float, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss, and for each image (N,) whether it is certified; in natural training none is."""

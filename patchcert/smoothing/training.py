@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from patchcert import distributed, files
+from patchcert import checkpoint, distributed, files
 from patchcert.data.augmentation import Augmentation
 from patchcert.data.folders import Images
 from patchcert.epochs import earlier_run, epoch_generator, keep_log_until, record_epoch, require_finite
@@ -104,6 +104,7 @@ def train(
     start: str = "no checkpoint",
     about: dict | None = None,
     overwrite: bool = False,
+    origin: Path | None = None,
 ) -> dict:
     """Train `network`, all arguments on one device, and write the checkpoint `path` after the last epoch.
 
@@ -120,9 +121,11 @@ def train(
         start: which weights `network` begins with; a run from others is another run.
         about: what the checkpoint says of itself.
         overwrite: train anew where there is a finished run, or an interrupted one that is another.
+        origin: the file of which `resumed` is the content.
 
     Raises:
-        UsageError: there is a run of another recipe, on other data or from other weights.
+        UsageError: there is a run of another recipe, on other data or from other weights, or what a run is to go on
+            from is broken.
         FloatingPointError: training diverged.
 
     Returns:
@@ -140,10 +143,11 @@ def train(
         return earlier
     state = earlier or distributed.from_first(resumed or {"epoch": -1})
     averaged = copy.deepcopy(network) if recipe.average else network
+    origin = source or origin or path
     if "trained" in state:
-        network.load_state_dict(state["trained"])
-        averaged.load_state_dict(state["net"])
-    optimizer = _optimizer(network, recipe, state)
+        checkpoint.fill("resume", origin, network, state, "trained")
+        checkpoint.fill("resume", origin, averaged, state)
+    optimizer = _optimizer(network, recipe, state, origin)
     if distributed.is_first():
         path.parent.mkdir(parents=True, exist_ok=True)
         keep_log_until(partial_log, state["epoch"])
@@ -249,8 +253,8 @@ def measure(network: nn.Module, objective: Objective, dataset: Images, recipe: R
     return distributed.total(right).item() / len(dataset)
 
 
-def _optimizer(network: nn.Module, recipe: Recipe, state: dict) -> torch.optim.SGD:
-    """SGD by `recipe`, with the momentum of an earlier run where its checkpoint `state` has it."""
+def _optimizer(network: nn.Module, recipe: Recipe, state: dict, origin: Path) -> torch.optim.SGD:
+    """SGD by `recipe`, with the momentum of an earlier run where its `state`, from the checkpoint `origin`, has it."""
     optimizer = torch.optim.SGD(
         network.parameters(),
         recipe.lr,
@@ -260,6 +264,7 @@ def _optimizer(network: nn.Module, recipe: Recipe, state: dict) -> torch.optim.S
         fused=True,
     )
     if "optimizer" in state:
+        checkpoint.require_optimizer("resume", origin, optimizer, state["optimizer"])
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
     return optimizer
