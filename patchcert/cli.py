@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
 
-from patchcert import distributed
+from patchcert import distributed, stopping
 from patchcert.errors import BrokenCertificateError, UsageError
 from patchcert.option_values import output_file
 
@@ -85,11 +86,13 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`: errors become one line and exit code 2 (wrong use), 1 or 3 (broken certificate).
 
-    Where nobody reads the output any more it ends without a word, with exit code `NOBODY_READS`.
+    Where nobody reads the output any more it ends without a word, with exit code `NOBODY_READS`. SIGINT and SIGTERM
+    end it in order, with exit code 130 and 143.
     """
     try:
         try:
-            _run(main)
+            with stopping.at_once():
+                _run(main)
         finally:
             sys.stdout.flush()  # here, where a closed pipe can be dealt with, and not when the interpreter ends
     except BrokenPipeError:
@@ -102,7 +105,11 @@ def _run(main: Callable[[], None]) -> None:
         main()
         distributed.stop()
     except KeyboardInterrupt as stop:
-        _stop("; ".join(["interrupted", *stop.args]), 130)
+        number = getattr(stop, "number", signal.SIGINT)
+        how = "interrupted" if number == signal.SIGINT else "terminated"
+        if distributed.is_spoken_for():
+            sys.exit(128 + number)
+        _stop("; ".join([how, *stop.args]), 128 + number)
     except UsageError as error:
         _stop(str(error), 2)
     except BrokenCertificateError as error:
@@ -123,7 +130,10 @@ def _reader_has_left() -> bool:
 
 
 def _stop(message: str, code: int) -> None:
-    distributed.let_first_speak()
+    try:
+        distributed.let_first_speak()
+    except KeyboardInterrupt:
+        sys.exit(code)
     if "--debug" in sys.argv:
         traceback.print_exc()
     print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
