@@ -93,7 +93,7 @@ def main() -> None:
     say(MASKING)
     parser = masked_training_parser(__doc__, ("digits",), "16,32,64", "0,1,1", lr=0.02, end_epoch=14)
     masked = parser.parse_args(["--batch_size", "64", "--end_epoch", str(min(options.end_epoch, 14))])
-    for name in ("device", "seed", "overwrite", "subset", "amp"):
+    for name in ("device", "seed", "overwrite", "subset", "amp", "save_every"):
         setattr(masked, name, getattr(options, name))
     shape = Shape(masked.channels, masked.blocks, 4, masked.lines, height=28, width=28, image_channels=1, classes=10)
     trained = train_masked(masked, shape, "digits_masked_band")

@@ -17,7 +17,7 @@ from patchcert import cli, distributed, results
 from patchcert.data import named, splits
 from patchcert.epochs import no_other_run
 from patchcert.errors import UsageError
-from patchcert.experiments.setting import add_subset
+from patchcert.experiments.setting import add_save_every, add_subset
 from patchcert.intervals import arguments, training
 from patchcert.intervals.bounds import exact_float32
 from patchcert.option_values import positive_int
@@ -26,6 +26,7 @@ from patchcert.option_values import positive_int
 def main() -> None:
     parser = arguments.shared_parser(__doc__)
     add_subset(parser)
+    add_save_every(parser)
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", type=Path, metavar="FILE", help="checkpoint to go on from: MODEL_ID.pth")
     start.add_argument(
@@ -66,6 +67,7 @@ def train(options: argparse.Namespace) -> None:
                 options.grad_acc_steps,
                 options.resume,
                 options.overwrite,
+                options.save_every,
             )
     if distributed.is_first():
         for run in runs:

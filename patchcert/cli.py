@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
 
-from patchcert import distributed, progress
+from patchcert import distributed, progress, stopping
 from patchcert.errors import BrokenCertificateError, UsageError, WriteError, one_line
 from patchcert.option_values import output_file
 
@@ -97,12 +98,14 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`: errors become one line and exit code 2 (wrong use), 1 or 3 (broken certificate).
 
-    Where nobody reads the output any more it ends without a word, with exit code `NOBODY_READS`.
+    Where nobody reads the output any more it ends without a word, with exit code `NOBODY_READS`. SIGINT and SIGTERM
+    end it in order, with exit code 130 and 143.
     """
     progress.be_quiet("--quiet" in sys.argv)
     try:
         try:
-            _run(main)
+            with stopping.at_once():
+                _run(main)
         finally:
             sys.stdout.flush()  # here, where a closed pipe can be dealt with, and not when the interpreter ends
     except BrokenPipeError:
@@ -115,7 +118,11 @@ def _run(main: Callable[[], None]) -> None:
         main()
         distributed.stop()
     except KeyboardInterrupt as stop:
-        _stop("; ".join(["interrupted", *stop.args]), 130)
+        number = getattr(stop, "number", signal.SIGINT)
+        how = "interrupted" if number == signal.SIGINT else "terminated"
+        if distributed.is_spoken_for():
+            sys.exit(128 + number)
+        _stop("; ".join([how, *stop.args]), 128 + number)
     except UsageError as error:
         _stop(str(error), 2)
     except BrokenCertificateError as error:
@@ -138,7 +145,10 @@ def _reader_has_left() -> bool:
 
 
 def _stop(message: str, code: int) -> None:
-    distributed.let_first_speak()
+    try:
+        distributed.let_first_speak()
+    except KeyboardInterrupt:
+        sys.exit(code)
     if "--debug" in sys.argv:
         traceback.print_exc()
     print(f"{Path(sys.argv[0]).name}: error: {one_line(message, MOST_SAID)}", file=sys.stderr)

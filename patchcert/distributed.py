@@ -5,7 +5,7 @@ Every function does the right thing in a single process too, where the share is 
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 import torch
@@ -53,8 +53,13 @@ def is_first() -> bool:
 
 def let_first_speak() -> None:
     """Before an error: wait, unless first, so that torchrun stops the others from saying what the first one said."""
-    if os.environ.get("RANK", "0") != "0":
+    if is_spoken_for():
         time.sleep(3)
+
+
+def is_spoken_for() -> bool:
+    """Whether another process says what all of them would say, before they have joined each other, too."""
+    return os.environ.get("RANK", "0") != "0"
 
 
 def cores() -> int:
@@ -97,6 +102,21 @@ def total(part: Tensor) -> Tensor:
         part = part.clone()
         dist.all_reduce(part)
     return part
+
+
+def largest(numbers: Sequence[int], device: torch.device) -> list[int]:
+    """Each of `numbers` from the process that has the largest one there."""
+    if world() == 1:
+        return [int(number) for number in numbers]
+    found = torch.tensor(numbers, dtype=torch.int64, device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return found.tolist()
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come here."""
+    if world() > 1:
+        dist.barrier()
 
 
 def copy_from_first(tensors: Iterable[Tensor]) -> None:

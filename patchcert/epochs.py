@@ -1,4 +1,4 @@
-"""What every training keeps of its epochs: randomness, a log, checkpoints, earlier runs, that the loss is a number."""
+"""What every training keeps of its epochs: randomness, a log, checkpoints of finite numbers, earlier runs."""
 
 import json
 import math
@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from patchcert import checkpoint, distributed, files, result_format
 from patchcert.errors import PlaceError, UsageError, WriteError
@@ -44,18 +45,40 @@ def epoch_generator(seed: int, epoch: int, device: torch.device | str) -> torch.
     return torch.Generator(device).manual_seed(seed * 1_000_003 + epoch + distributed.rank() * 2**40)
 
 
-def require_finite(loss: float, epoch: int) -> None:
-    """Raise FloatingPointError if training has diverged, so that no checkpoint comes of it."""
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss of epoch {epoch} is {loss}: a lower learning rate may help")
+def save_finite(state: dict, where: object, *paths: Path) -> None:
+    """Save the `state` in which a run is `where`: in an epoch, or at its end.
+
+    Raises:
+        FloatingPointError: training has diverged; no checkpoint comes of it.
+    """
+    require_finite(state, where)
+    for path in paths:
+        checkpoint.save(state, path)
+
+
+def require_finite(state: dict, where: object) -> None:
+    """Raise FloatingPointError if a tensor in `state` is not finite; a loss can be fine before the step that did it."""
+    broken = next((name for name, tensor in _tensors(state) if not tensor.isfinite().all()), None)
+    if broken:
+        raise FloatingPointError(f"{broken} is not finite in {where}: a lower learning rate or weight decay may help")
+
+
+def _tensors(content: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(content, Tensor):
+        yield name, content
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            yield from _tensors(value, f"{name}.{key}".removeprefix("."))
 
 
 def record_epoch(row: dict, log: Path, state: dict, paths: list[Path]) -> None:
     """Add a line to the log, then save the state; in this order nothing is lost by a stop in between.
 
     Raises:
+        FloatingPointError: training has diverged; nothing is written.
         WriteError: the disk takes no more; what was there of earlier epochs still is.
     """
+    require_finite(state, f"epoch {row['epoch']}")
     result_format.require(row, f"epoch {row['epoch']} of {log}", result_format.EPOCH)
     try:
         files.append_line(log, json.dumps(row))

@@ -231,14 +231,13 @@ def print_finished(path: Path, state: dict, measured: str) -> None:
     print(f"{path} is finished: {reached}; --overwrite trains anew")
 
 
-def print_going_on(epoch: int, end_epoch: int, source: Path | None = None) -> None:
-    """Print that training goes on with `epoch`, from the file `source`, unless `--resume` named it."""
-    say(f"going on with epoch {epoch} of {end_epoch}" + (f" from {source}" if source else ""))
-
-
 def print_unlocked(folder: Path) -> None:
     """Print that two runs at once would go unnoticed."""
     print(f"note: the file system of {folder} has no locks; see that nobody trains the same there", file=sys.stderr)
+def print_going_on(epoch: int, end_epoch: int, source: Path | None = None, position: dict | None = None) -> None:
+    """Print that training goes on with `epoch`, or inside of it, from the file `source`, unless `--resume` named it."""
+    inside = f" after step {position['step']} of {position['of']}" if position else ""
+    say(f"going on with epoch {epoch} of {end_epoch}{inside}" + (f" from {source}" if source else ""))
 
 
 def print_finished_model(path: Path, epoch: int) -> None:

@@ -273,7 +273,7 @@ def test_a_schedule_rises_and_falls_and_an_interrupted_run_with_averages_resumes
         epoch_of = training.train_epoch
 
         def stopping(*arguments):
-            if arguments[-1] == stop_before:
+            if arguments[-1].epoch == stop_before:
                 raise KeyboardInterrupt
             return epoch_of(*arguments)
 

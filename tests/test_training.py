@@ -139,7 +139,7 @@ def stop_before(monkeypatch, epoch):
     train_epoch = training.train_epoch
 
     def stopped(*arguments):
-        if arguments[-1] == epoch:
+        if arguments[-1].epoch == epoch:
             raise KeyboardInterrupt
         return train_epoch(*arguments)
 

@@ -72,18 +72,34 @@ class Dataset:
             yield images / 255, labels
 
     def shuffled_batches(
-        self, batch_size: int, generator: torch.Generator, augmentations: tuple[Augmentation, ...] = ()
+        self,
+        batch_size: int,
+        generator: torch.Generator,
+        augmentations: tuple[Augmentation, ...] = (),
+        done: int = 0,
+        reached: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield float images (B, C, H, W) in [0, 1], augmented, and labels (B,), in random order.
 
         With several processes each yields its share of every batch of `batch_size`.
+
+        Args:
+            done: batches to leave out, which a run saw before it stopped; the generator's state was `reached` then.
         """
-        for chosen in shares_of_shuffled(len(self), batch_size, generator):
+        for chosen in shares_of_shuffled(len(self), batch_size, generator, done, reached):
             yield augmented(self.images[chosen] / 255, generator, augmentations), self.labels[chosen]
 
 
-def shares_of_shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield this process's share of each batch of a random order of `count` images, the same order in all of them."""
+def shares_of_shuffled(
+    count: int, batch_size: int, generator: torch.Generator, done: int = 0, reached: Tensor | None = None
+) -> Iterator[Tensor]:
+    """Yield this process's share of each batch of a random order of `count` images, the same order in all of them.
+
+    Args:
+        done, reached: see `Dataset.shuffled_batches`.
+    """
     order = torch.randperm(count, generator=generator, device=generator.device)
     distributed.copy_from_first([order])
-    yield from map(distributed.equal_share, order.split(batch_size))
+    if reached is not None:
+        generator.set_state(reached)
+    yield from map(distributed.equal_share, order.split(batch_size)[done:])

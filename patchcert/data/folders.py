@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,7 @@ class PictureFolder:
             sampler=wanted,
             num_workers=min(distributed.cores(), len(wanted)),
             pin_memory=self.labels.is_cuda,
+            worker_init_fn=_leave_signals_to_parent,
         )
         for images in loader:
             if isinstance(images, str):
@@ -106,12 +108,23 @@ class PictureFolder:
             yield self.normalise(decoded / 255), labels
 
     def shuffled_batches(
-        self, batch_size: int, generator: torch.Generator, augmentations: tuple[Augmentation, ...] = ()
+        self,
+        batch_size: int,
+        generator: torch.Generator,
+        augmentations: tuple[Augmentation, ...] = (),
+        done: int = 0,
+        reached: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield float images (B, C, H, W), normalised and augmented, and labels (B,), as `Dataset` does."""
-        shares = list(shares_of_shuffled(len(self), batch_size, generator))
+        shares = list(shares_of_shuffled(len(self), batch_size, generator, done, reached))
         for chosen, decoded in zip(shares, self.decoded(shares), strict=True):
             yield augmented(self.normalise(decoded / 255), generator, augmentations), self.labels[chosen]
+
+
+def _leave_signals_to_parent(_: int) -> None:
+    """In a worker process: what is sent to the whole group must not look like a failure to the parent in its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 
 @dataclass(frozen=True)

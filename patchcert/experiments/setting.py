@@ -11,7 +11,8 @@ from patchcert.cli import Parser
 from patchcert.data import folders, named
 from patchcert.data.folders import Images, PictureFolder, normalise_imagenet
 from patchcert.errors import UsageError
-from patchcert.option_values import device, named_otherwise, pixels, positive_int, seed
+from patchcert.option_values import device, named_otherwise, nonnegative_float, pixels, positive_int, seed
+from patchcert.steps import SAVE_EVERY
 
 MNIST_LIKE = ("mnist", "fashion-mnist", "digits", "folder")
 CIFAR_LIKE = ("cifar10", "folder")
@@ -74,6 +75,17 @@ def add_subset(parser: Parser) -> None:
     )
     other = named_otherwise("training has --subset N instead, which takes N images of each part, evenly spaced")
     parser.data.add_argument("--limit", type=other, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def add_save_every(parser: Parser) -> None:
+    """--save_every, of everything that trains."""
+    parser.add_argument(
+        "--save_every",
+        type=nonnegative_float,
+        default=SAVE_EVERY,
+        metavar="MINUTES",
+        help="inside an epoch, for an interrupted run to go on from; 0 saves after epochs only",
+    )
 
 
 def data_name(options: argparse.Namespace) -> str:

@@ -15,7 +15,7 @@ from patchcert.data.augmentation import Augmentation
 from patchcert.epochs import no_other_run
 from patchcert.errors import UsageError, require_within
 from patchcert.experiments import about
-from patchcert.experiments.setting import IMAGENET, add_setting, add_subset, load_images, set_up
+from patchcert.experiments.setting import IMAGENET, add_save_every, add_setting, add_subset, load_images, set_up
 from patchcert.option_values import index, nonnegative_float, one_patch, positive_float, positive_int, whole_numbers
 from patchcert.smoothing import training
 from patchcert.smoothing.ablation import Ablation, Whole
@@ -55,6 +55,7 @@ def training_parser(
             default="batch",
             help="what shows a random ablation of its own",
         )
+    add_save_every(parser)
     parser.recipe.add_argument("--batch_size", type=positive_int, default=batch_size, help="images per step")
     add_setting(parser, data_sets)
     add_subset(parser)
@@ -182,23 +183,22 @@ def _train_into(
         augmentations=augmentations,
     )
     network.to(options.device)
-    try:
-        training.train(
-            network,
-            objective,
-            train_set,
-            test_set,
-            recipe,
-            path,
-            resumed,
-            compiled=options.compile,
-            start=_start(options, resumed),
-            about=kind,
-            overwrite=options.overwrite,
-            origin=options.resume and Path(options.resume),
-        )
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt("the same command goes on after the last whole epoch") from stop
+    training.train(
+        network,
+        objective,
+        train_set,
+        test_set,
+        recipe,
+        path,
+        resumed,
+        compiled=options.compile,
+        start=_start(options, resumed),
+        about=kind,
+        overwrite=options.overwrite,
+        origin=options.resume and Path(options.resume),
+        save_every=options.save_every,
+    )
+    return path
 
 
 def _resumed(options: argparse.Namespace, network: nn.Module, ablation: Ablation | None) -> dict | None:
@@ -206,6 +206,9 @@ def _resumed(options: argparse.Namespace, network: nn.Module, ablation: Ablation
         return None
     content = about.fill("resume", options, network, ablation)
     epoch = checkpoint.require_epoch("resume", Path(options.resume), content)
+    if "position" in content:
+        right = "stopped inside an epoch, where only the command that wrote it goes on; expected the end of one"
+        raise UsageError("resume", options.resume, right)
     if epoch >= options.end_epoch:
         right = f"expected a checkpoint before --end_epoch {options.end_epoch}, this one is at {epoch}"
         raise UsageError("resume", options.resume, right)

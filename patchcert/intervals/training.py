@@ -1,16 +1,15 @@
 """Training with interval bounds: a step, an epoch, the whole run."""
 
-import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchcert import checkpoint, distributed
+from patchcert import checkpoint, distributed, stopping
 from patchcert.data import augmentation
 from patchcert.data.dataset import Dataset
-from patchcert.epochs import epoch_generator, keep_log_until, record_epoch, require_finite
+from patchcert.epochs import keep_log_until, record_epoch, save_finite
 from patchcert.errors import UsageError
 from patchcert.intervals.bounds import certified, robust_loss
 from patchcert.intervals.config import Config, Model, require_settings
@@ -18,8 +17,8 @@ from patchcert.intervals.guide import Guide
 from patchcert.intervals.networks import network_of
 from patchcert.intervals.schedules import epsilon_at, lr_factor, optimizer_of, schedule_end
 from patchcert.intervals.training_attacks import ATTACKS, GuidedPlaces
-from patchcert.progress import STEPS_BETWEEN_READINGS, progress_bar
 from patchcert.results import print_finished_model, print_going_on, print_interval_epoch
+from patchcert.steps import SAVE_EVERY, Steps, position_in
 
 NATURAL = 1e-6
 """Below this ε training is natural: cross-entropy of the logits."""
@@ -106,7 +105,7 @@ class Run:
         """One step of the optimiser on this process's share of a batch, in `parts` whose gradients add up.
 
         Returns:
-            the mean loss and the number of certified images over all processes, both without gradients.
+            the mean loss and the number of certified images of the share, both without gradients.
         """
         self.optimizer.zero_grad()
         noise = self.attack.noise(images, generator) if epsilon >= NATURAL else images.new_empty(len(images), 0)
@@ -122,36 +121,23 @@ class Run:
             if parameter.grad is not None:
                 parameter.grad = distributed.total(parameter.grad) / distributed.world()
         self.optimizer.step()
-        return distributed.total(loss) / distributed.world(), distributed.total(certified_images)
+        return loss, certified_images
 
-    def train_epoch(self, dataset: Dataset, epoch: int, generator: torch.Generator, parts: int) -> dict:
-        """One pass over the data; returns what the log says about it, errors as fractions of 1."""
-        started, seen, loss_sum, certified_sum = time.perf_counter(), 0, 0.0, 0
+    def train_epoch(self, dataset: Dataset, steps: Steps, parts: int) -> dict:
+        """What is left of a pass over the data; returns what the log says of the pass, errors as fractions of 1."""
         augmentations = tuple(augmentation.AUGMENTATIONS[name] for name in self.training.augmentations)
-        batches = dataset.shuffled_batches(self.training.batch_size, generator, augmentations)
-        steps = -(-len(dataset) // self.training.batch_size)
-        with progress_bar(len(dataset), f"epoch {epoch}") as bar:
-            for step, (images, labels) in enumerate(batches):
-                epsilon = self.epsilon(epoch, step / steps)
-                loss, certified_images = self.step(images, labels, epsilon, generator, parts)
-                count = len(labels) * distributed.world()
-                seen += count
-                loss_sum += loss * count
-                certified_sum += certified_images
-                if step % STEPS_BETWEEN_READINGS == 0:
-                    bar.set_postfix(
-                        eps=f"{epsilon:.3f}",
-                        loss=f"{float(loss_sum) / seen:.4f}",
-                        robust=f"{float(certified_sum) / seen:.2%}",
-                    )
-                bar.update(count)
+        for images, labels in steps.batches(dataset, augmentations):
+            epsilon = self.epsilon(steps.epoch, steps.done / steps.total)
+            loss, certified_images = self.step(images, labels, epsilon, steps.generator, parts)
+            steps.add(loss, certified_images, len(labels), eps=f"{epsilon:.3f}")
+        loss, robust = steps.means()
         return {
-            "epoch": epoch,
-            "epsilon": epsilon,
+            "epoch": steps.epoch,
+            "epsilon": self.epsilon(steps.epoch, (steps.total - 1) / steps.total),
             "lr": self.optimizer.param_groups[0]["lr"],
-            "loss": float(loss_sum) / seen,
-            "train_robust_err": 1 - float(certified_sum) / seen,
-            "train_seconds": time.perf_counter() - started,
+            "loss": loss,
+            "train_robust_err": 1 - robust,
+            "train_seconds": steps.seconds(),
         }
 
     def epsilon(self, epoch: int, progress: float) -> float:
@@ -159,11 +145,11 @@ class Run:
         return epsilon_at(self.training, epoch, progress) if self.training.method == "robust" else 0.0
 
     @torch.no_grad()
-    def errors(self, dataset: Dataset, generator: torch.Generator) -> dict[str, float]:
+    def errors(self, dataset: Dataset, steps: Steps) -> dict[str, float]:
         """Robust error at full strength, at the places that training looks at, and clean error of a data set."""
         robust = wrong = torch.zeros((), dtype=torch.int64, device=dataset.labels.device)
-        for images, labels in dataset.take(distributed.share()).batches(self.training.batch_size):
-            noise = self.attack.noise(images, generator)
+        for images, labels in steps.test_batches(dataset):
+            noise = self.attack.noise(images, steps.generator)
             worst, _ = self.attack.worst(images, labels, self.training.epsilon, noise)
             robust = robust + (~certified(worst, labels)).sum()
             wrong = wrong + (self.network(self.config.scale.inputs(images)).argmax(dim=1) != labels).sum()
@@ -180,49 +166,63 @@ def train(
     parts: int = 1,
     resume: Path | None = None,
     overwrite: bool = False,
+    save_every: float = SAVE_EVERY,
 ) -> None:
     """Train to the config's last epoch; everything is on the data's device.
 
     Every process has all data and the same weights throughout; the first one writes and prints.
 
     After each epoch MODEL_ID.pth in `folder` is the state from which the same call goes on, and MODEL_ID.log has a
-    line more. Once the ε schedule has ended, MODEL_ID_best.pth is the state of the lowest robust error on the test set,
-    which is what the published numbers select by. A run that is finished stays as it is. With `overwrite` a new one
-    begins; what an earlier one left goes when the first epoch of it is over.
+    line more; inside an epoch MODEL_ID.pth.partial is, every `save_every` minutes, unless that is 0. Once the ε
+    schedule has ended, MODEL_ID_best.pth is the state of the lowest robust error on the test set, which is what the
+    published numbers select by. A run that is finished stays as it is. With `overwrite` a new one begins in place of it
+    or of another one; what that left goes when the first epoch is over.
 
     Raises:
-        UsageError: `resume`, or what lies in `folder` and may not be overwritten, is of another run.
+        UsageError: `resume`, or what lies in `folder` and may not be overwritten, is of another run; or it stopped
+            inside an epoch with another number of processes.
         FloatingPointError: training diverged.
+        Stopped: a signal asked for the end; the run is saved.
     """
     device = train_set.labels.device
     run.trained.to(device)
     path, best_path = files(folder, run.model)
     log, settings = path.with_suffix(".log"), settings_of(run, train_set, seed)
     state, source = _begun(run, path, settings, resume, overwrite)
-    newest, first = source, state["epoch"] + 1
-    if distributed.is_first() and first == run.training.epochs:
+    first, last = state["epoch"] + 1, run.training.epochs - 1
+    position = position_in(state, source, device)
+    if distributed.is_first() and first > last:
         print_finished_model(path, state["epoch"])
     elif distributed.is_first() and source:
-        print_going_on(first, run.training.epochs - 1, source)
+        print_going_on(first, last, source, position)
     best = state["best_robust_err"] if source and best_path.exists() else float("inf")
-    try:
-        for epoch in range(first, run.training.epochs):
-            generator = epoch_generator(seed, epoch, device)
-            row = run.train_epoch(train_set, epoch, generator, parts)
-            require_finite(row["loss"], epoch)
-            row |= (errors := run.errors(test_set, generator))
+
+    def save(position: dict) -> None:
+        stopped = run.state(steps.epoch - 1, {"best_robust_err": best}, settings) | {"position": position}
+        save_finite(stopped, steps, partial_of(path))
+
+    with stopping.after_a_step() as request:
+        steps = Steps(run.training.batch_size, seed, device, save, save_every, request)
+        for epoch in range(first, last + 1):
+            steps.begin(epoch, last, len(train_set), position)
+            position = None
+            row = run.train_epoch(train_set, steps, parts)
+            row |= (errors := run.errors(test_set, steps))
             run.scheduler.step()
             is_best = epoch >= schedule_end(run.training) and errors["robust_err"] < best
             best = errors["robust_err"] if is_best else best
             if distributed.is_first():
                 if epoch == first:
-                    _clear(log, first, best_path if not source else None)
+                    _clear(log, first, best_path)
                 written = [best_path, path] if is_best else [path]
                 record_epoch(row, log, run.state(epoch, errors | {"best_robust_err": best}, settings), written)
+                partial_of(path).unlink(missing_ok=True)
                 print_interval_epoch(run.model.model_id, run.training.method_params.attack_type, row)
-            newest = path
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"go on with --resume {newest}" if newest else "no epoch is over") from stop
+
+
+def partial_of(path: Path) -> Path:
+    """Where a run that writes `path` after each epoch is saved inside of one."""
+    return path.with_name(path.name + ".partial")
 
 
 def files(folder: Path, model: Model) -> tuple[Path, Path]:
@@ -241,17 +241,42 @@ def settings_of(run: Run, train_set: Dataset, seed: int) -> dict[str, object]:
     return run.config.settings() | {"seed": seed, "data": train_set.fingerprint()}
 
 
-def left_by_earlier(run: Run, path: Path, settings: dict[str, object]) -> dict | None:
-    """The state in `path`, taken over by `run`, from which an earlier run of these settings can go on; None if none is.
+def left_by_earlier(
+    run: Run, path: Path, settings: dict[str, object], overwrite: bool = False
+) -> tuple[dict, Path] | tuple[None, None]:
+    """The state, taken over by `run`, from which an earlier run of these settings can go on or is finished; its file.
+
+    None where there is none, or, with leave to `overwrite`, only what is finished or of another run.
+
+    Raises:
+        UsageError: a file is of another run.
+    """
+    there = [file for file in (path, partial_of(path)) if distributed.from_first(file.exists())]
+    left = {file: checkpoint.read("config", file) for file in there}
+    own = [file for file in there if not checkpoint.other_setting(left[file].get("settings", {}), settings)]
+    last = run.training.epochs - 1
+    if overwrite:
+        there = own = [file for file in own if left[file]["epoch"] < last]
+    farthest = max(own, key=lambda file: _place(left[file]), default=None)
+    if farthest is None or left[farthest]["epoch"] != last:  # what is finished does not mind other files
+        farthest = next((file for file in there if file not in own), farthest)
+    return (_taken_over(run, farthest, settings), farthest) if farthest else (None, None)
+
+
+def _place(state: dict) -> tuple[int, int]:
+    """How far a run has come: its last whole epoch, and steps of the next."""
+    return state["epoch"], state["position"]["step"] if "position" in state else 0
+
+
+def _taken_over(run: Run, file: Path, settings: dict[str, object]) -> dict:
+    """The state in `file` of the run's own folder, taken over by `run`.
 
     Raises:
         UsageError: the file is of another run.
     """
-    if not distributed.from_first(path.exists()):
-        return None
-    there, way_out = f"models_path={path.parent}: {path.name}", "--overwrite trains anew"
+    there, way_out = f"models_path={file.parent}: {file.name}", "--overwrite trains anew"
     try:
-        content = run.restore(path, settings)
+        content = run.restore(file, settings)
     except UsageError as error:
         raise UsageError("config", there, f"{error.right}; {way_out}") from error
     epoch, epochs = content["epoch"], run.training.epochs
@@ -271,17 +296,17 @@ def _begun(
     """
     last = run.training.epochs - 1
     resumed = run.restore(resume, settings) if resume else None
-    earlier = None if overwrite else left_by_earlier(run, path, settings)
-    if earlier and (not resume or earlier["epoch"] == last):
-        return earlier, path
+    earlier, source = left_by_earlier(run, path, settings, overwrite)
+    if earlier and (not resumed or _place(earlier) >= _place(resumed)):
+        return earlier, source
     if resumed and resumed["epoch"] >= last:
         raise UsageError("resume", resume, f"expected a checkpoint before epoch {last}, the last")
     return (run.restore(resume, settings), resume) if resume else ({"epoch": -1}, None)
 
 
-def _clear(log: Path, first: int, best: Path | None) -> None:
-    """Make room for a run that begins with epoch `first`; a `best` file of an earlier run goes."""
+def _clear(log: Path, first: int, best: Path) -> None:
+    """Make room for a run of which epoch `first` is the next to be written; the `best` of an earlier run goes."""
     log.parent.mkdir(parents=True, exist_ok=True)
     keep_log_until(log, first - 1)
-    if best:
+    if first == 0:
         best.unlink(missing_ok=True)

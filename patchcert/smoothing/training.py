@@ -2,20 +2,19 @@
 
 import copy
 import math
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from patchcert import checkpoint, distributed, files
+from patchcert import checkpoint, distributed, files, stopping
 from patchcert.data.augmentation import Augmentation
 from patchcert.data.folders import Images
-from patchcert.epochs import earlier_run, epoch_generator, keep_log_until, record_epoch, require_finite
-from patchcert.progress import STEPS_BETWEEN_READINGS, progress_bar
+from patchcert.epochs import earlier_run, epoch_generator, keep_log_until, record_epoch, save_finite
 from patchcert.results import print_epoch, print_finished, print_going_on, print_training
 from patchcert.smoothing.objectives import Objective
+from patchcert.steps import SAVE_EVERY, Steps, position_in
 
 
 @dataclass(frozen=True)
@@ -105,12 +104,13 @@ def train(
     about: dict | None = None,
     overwrite: bool = False,
     origin: Path | None = None,
+    save_every: float = SAVE_EVERY,
 ) -> dict:
     """Train `network`, all arguments on one device, and write the checkpoint `path` after the last epoch.
 
-    After each epoch `path`.partial holds the run so far; the same call takes it up again and comes to the
-    same result. Once `path` is written there is nothing left to do. A log of one JSON object per epoch comes
-    beside the checkpoint; until then it is .partial, too.
+    After each epoch, and every `save_every` minutes inside one, `path`.partial holds the run so far; the same call
+    takes it up again and comes to the same result. Once `path` is written there is nothing left to do. A log of one
+    JSON object per epoch comes beside the checkpoint; until then it is .partial, too.
     With several processes each trains on its share of every batch, evaluates its share of `test_set`, and the
     first one writes.
 
@@ -122,11 +122,13 @@ def train(
         about: what the checkpoint says of itself.
         overwrite: train anew where there is a finished run, or an interrupted one that is another.
         origin: the file of which `resumed` is the content.
+        save_every: minutes after which the run is saved inside of an epoch; 0 saves after epochs only.
 
     Raises:
         UsageError: there is a run of another recipe, on other data or from other weights, or what a run is to go on
-            from is broken.
+            from is broken, or stopped inside an epoch with another number of processes.
         FloatingPointError: training diverged.
+        Stopped: a signal asked for the end; the run is saved.
 
     Returns:
         The checkpoint: `net` (the averaged weights, if the recipe averages), `acc` (what the objective
@@ -141,6 +143,8 @@ def train(
         if distributed.is_first():
             print_finished(path, earlier, objective.measured)
         return earlier
+    device = train_set.labels.device
+    position = position_in(earlier, source, device) if earlier else None
     state = earlier or distributed.from_first(resumed or {"epoch": -1})
     averaged = copy.deepcopy(network) if recipe.average else network
     origin = source or origin or path
@@ -151,24 +155,34 @@ def train(
     if distributed.is_first():
         path.parent.mkdir(parents=True, exist_ok=True)
         keep_log_until(partial_log, state["epoch"])
-        if 0 <= state["epoch"] < recipe.end_epoch:
-            print_going_on(state["epoch"] + 1, recipe.end_epoch, source)
+        if (state["epoch"] >= 0 or position) and state["epoch"] < recipe.end_epoch:
+            print_going_on(state["epoch"] + 1, recipe.end_epoch, source, position)
     model = distributed.parallel(torch.compile(network) if compiled else network)
-    for epoch in range(state["epoch"] + 1, recipe.end_epoch + 1):
-        row = train_epoch(model, averaged, optimizer, objective, train_set, recipe, epoch)
-        distributed.copy_from_first(averaged.buffers())
-        row["test_accuracy"] = measure(averaged, objective, test_set, recipe, epoch)
-        state = {
+
+    def state_after(epoch: int) -> dict:
+        return {
             "net": averaged.state_dict(),
-            "acc": 100 * row["test_accuracy"],
             "epoch": epoch,
             "trained": network.state_dict(),
             "optimizer": optimizer.state_dict(),
             "settings": settings,
         } | ({"about": about} if about else {})
-        if distributed.is_first():
-            record_epoch(row, partial_log, state, [partial])
-            print_epoch(row, recipe.end_epoch, objective.measured)
+
+    def save(position: dict) -> None:
+        save_finite(state_after(steps.epoch - 1) | {"position": position}, steps, partial)
+
+    with stopping.after_a_step() as request:
+        steps = Steps(recipe.batch_size, recipe.seed, device, save, save_every, request)
+        for epoch in range(state["epoch"] + 1, recipe.end_epoch + 1):
+            steps.begin(epoch, recipe.end_epoch, len(train_set), position)
+            position = None
+            row = train_epoch(model, averaged, optimizer, objective, train_set, recipe, steps)
+            distributed.copy_from_first(averaged.buffers())
+            row["test_accuracy"] = measure(averaged, objective, test_set, recipe, steps)
+            state = state_after(epoch) | {"acc": 100 * row["test_accuracy"]}
+            if distributed.is_first():
+                record_epoch(row, partial_log, state, [partial])
+                print_epoch(row, recipe.end_epoch, objective.measured)
     if distributed.is_first():
         if partial_log.exists():
             files.rename(partial_log, log)
@@ -184,48 +198,33 @@ def train_epoch(
     objective: Objective,
     train_set: Images,
     recipe: Recipe,
-    epoch: int,
+    steps: Steps,
 ) -> dict:
-    """One pass over `train_set`; returns epoch, mean loss, accuracy (fraction), learning rate and seconds.
+    """What is left of a pass over `train_set`; returns its epoch, mean loss, accuracy, learning rate and seconds.
 
-    Accuracy is what `objective` measures.
+    Accuracy, a fraction, is what `objective` measures.
 
     Args:
         averaged: holds the weight average of `model`, if the recipe wants one.
     """
     model.train()
-    device = train_set.labels.device
-    generator = epoch_generator(recipe.seed, epoch, device)
-    steps = math.ceil(len(train_set) / recipe.batch_size)
-    loss_sum, correct, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
-    started = time.perf_counter()
-    bar = progress_bar(len(train_set), f"epoch {epoch}/{recipe.end_epoch}")
-    batches = train_set.shuffled_batches(recipe.batch_size, generator, recipe.augmentations)
-    for step, (images, labels) in enumerate(batches):
-        lr = optimizer.param_groups[0]["lr"] = recipe.lr_at(epoch + step / steps)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.amp):
-            loss, right = objective.loss(model, images, labels, generator)
+    for images, labels in steps.batches(train_set, recipe.augmentations):
+        optimizer.param_groups[0]["lr"] = recipe.lr_at(steps.epoch + steps.done / steps.total)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.amp):
+            loss, right = objective.loss(model, images, labels, steps.generator)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if recipe.average:
-            update_average(averaged, model, recipe.average_decay(epoch * steps + step))
-        seen += len(labels)
-        loss_sum += loss.detach() * len(labels)
-        correct += right.sum()
-        if step % STEPS_BETWEEN_READINGS == 0:
-            bar.set_postfix(loss=f"{loss_sum.item() / seen:.4f}", accuracy=f"{correct.item() / seen:.2%}")
-        bar.update(len(labels) * distributed.world())
-    bar.close()
-    seen *= distributed.world()
-    loss = distributed.total(loss_sum).item() / seen
-    require_finite(loss, epoch)
+            update_average(averaged, model, recipe.average_decay(steps.epoch * steps.total + steps.done))
+        steps.add(loss, right.sum(), len(labels))
+    loss, accuracy = steps.means()
     return {
-        "epoch": epoch,
+        "epoch": steps.epoch,
         "loss": loss,
-        "train_accuracy": distributed.total(correct).item() / seen,
-        "lr": lr,
-        "seconds": time.perf_counter() - started,
+        "train_accuracy": accuracy,
+        "lr": recipe.lr_at(steps.epoch + (steps.total - 1) / steps.total),
+        "seconds": steps.seconds(),
     }
 
 
@@ -241,13 +240,13 @@ def update_average(averaged: nn.Module, network: nn.Module, decay: float) -> Non
 
 
 @torch.inference_mode()
-def measure(network: nn.Module, objective: Objective, dataset: Images, recipe: Recipe, epoch: int) -> float:
+def measure(network: nn.Module, objective: Objective, dataset: Images, recipe: Recipe, steps: Steps) -> float:
     """What `objective` measures, averaged over the images of `dataset`."""
     network.eval()
     device = dataset.labels.device
-    generator = epoch_generator(recipe.seed, epoch, device)
+    generator = epoch_generator(recipe.seed, steps.epoch, device)
     right = torch.zeros((), dtype=torch.float64, device=device)
-    for images, labels in dataset.take(distributed.share()).batches(recipe.batch_size):
+    for images, labels in steps.test_batches(dataset):
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.amp):
             right += objective.right(network, images, labels, generator).sum()
     return distributed.total(right).item() / len(dataset)
