@@ -112,7 +112,7 @@ def show_digit(axes: Axes, image: Tensor, shown: Tensor | None = None, edge: str
     pixels = image[..., None].expand(-1, -1, 3)
     if shown is not None:
         pixels = pixels.where(shown[..., None], HIDDEN)
-    axes.imshow(pixels, interpolation="none")
+    axes.imshow(pixels.numpy(), interpolation="none")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(color=edge, linewidth=2.5 if edge == RED else 1)
 
@@ -148,7 +148,7 @@ def draw_margin(digits: Digits) -> tuple[Figure, str]:
         chosen = digits.votes(number)[copy].nonzero().flatten().tolist()
         axes[copy].set_xlabel(", ".join(map(str, chosen)) or "none", labelpad=2)
     winner, second = votes.argsort(descending=True, stable=True)[:2].tolist()
-    axes["votes"].bar(range(10), votes, color=[BLUE if k == winner else GREY for k in range(10)])
+    axes["votes"].bar(range(10), votes.tolist(), color=[BLUE if k == winner else GREY for k in range(10)])
     axes["votes"].set_xticks(range(10))
     plain(axes["votes"], f"lead {votes[winner] - votes[second]}, needed: more than {2 * most}", "class", "votes")
     return figure, (
@@ -171,9 +171,11 @@ def draw_exact(digits: Digits) -> tuple[Figure, str]:
     figure, axes = canvas(2, 1, 2.6)
     show_digit(axes[0], digits.images[number])
     plain(axes[0], f"a {winner}")
-    places = torch.arange(PLACES)
-    axes[1].bar(places - 0.2, kept[:, winner], 0.4, color=BLUE, label=f"votes for {winner} that are left")
-    axes[1].bar(places + 0.2, rivals.amax(dim=1), 0.4, color=RED, label="the best rival, with all that are touched")
+    places = np.arange(PLACES)
+    axes[1].bar(places - 0.2, kept[:, winner].tolist(), 0.4, color=BLUE, label=f"votes for {winner} that are left")
+    axes[1].bar(
+        places + 0.2, rivals.amax(dim=1).tolist(), 0.4, color=RED, label="the best rival, with all that are touched"
+    )
     axes[1].set_ylim(0, 9.5)
     axes[1].legend(frameon=False, fontsize=9, ncols=2, loc="upper center")
     plain(axes[1], "", "column where the patch begins", "votes")
@@ -201,7 +203,7 @@ def draw_masking(digits: Digits) -> tuple[Figure, str]:
     left = (BANDS.masks()[kept[worst]]).any(dim=0)
     show_digit(axes[1], digits.images[number], left)
     plain(axes[1], "what the worst pair leaves")
-    shown = axes[2].imshow(leads, cmap="viridis", vmin=0, aspect="auto")
+    shown = axes[2].imshow(leads.numpy(), cmap="viridis", vmin=0, aspect="auto")
     figure.colorbar(shown, ax=axes[2], label="lead")
     axes[2].add_patch(Rectangle((worst[1] - 0.5, worst[0] - 0.5), 1, 1, fill=False, edgecolor=RED, linewidth=2.5))
     plain(axes[2], "", "one place is left out", "and another")
@@ -251,13 +253,13 @@ def draw_intervals(digits: Digits) -> tuple[Figure, str]:
     show_digit(axes[0], digits.images[number])
     outline(axes[0], *divmod(place, PLACES))
     plain(axes[0], f"a {label}, and the worst place")
-    axes[1].bar(range(10), clean[label] - clean, color=GREY, label="of the digit itself")
-    axes[1].bar(range(10), bounds[place, number], 0.5, color=BLUE, label="at least, whatever the patch shows")
+    axes[1].bar(range(10), (clean[label] - clean).tolist(), color=GREY, label="of the digit itself")
+    axes[1].bar(range(10), bounds[place, number].tolist(), 0.5, color=BLUE, label="at least, whatever the patch shows")
     axes[1].set_ylim(0, 1.4 * float((clean[label] - clean).max()))
     axes[1].legend(frameon=False, fontsize=9, loc="upper center")
     axes[1].set_xticks(range(10))
     plain(axes[1], "its lead there", "over class", "lead")
-    shown = axes[2].imshow(lowest[:, number].view(PLACES, PLACES), cmap="viridis", vmin=0)
+    shown = axes[2].imshow(lowest[:, number].view(PLACES, PLACES).numpy(), cmap="viridis", vmin=0)
     figure.colorbar(shown, ax=axes[2], label="lowest margin")
     plain(axes[2], "every place", "column", "row")
     return figure, (
