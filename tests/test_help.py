@@ -45,8 +45,9 @@ def test_every_page_is_what_help_says_now():
     assert (stale, list(written)) == ([], []), "make docs"
 
 
-def test_a_quiet_run_prints_what_came_out_and_nothing_else(tmp_path, capsys):
-    train = ["train_mnist_band.py", "--dataset", "digits", "--subset", 20, "--end_epoch", 1]
+def test_a_quiet_run_prints_what_came_out_and_nothing_else(tmp_path, generated_mnist, capsys):
+    (tmp_path / "data").symlink_to(generated_mnist)
+    train = ["train_mnist_band.py", "--subset", 10, "--end_epoch", 1]
     succeed(*train, folder=tmp_path)
     loud = capsys.readouterr().out.splitlines()
     succeed(*train, "--overwrite", "--quiet", folder=tmp_path)

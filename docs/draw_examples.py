@@ -1,0 +1,309 @@
+"""Draw the examples of docs/certificates.md: scikit-learn's digits of 8 × 8 pixels, a defence that needs no training.
+
+    python3 -m docs.draw_examples
+
+Each of 8 copies of a digit shows 2 of its columns, and is compared with the mean of each class in these columns. That
+answers poorly, but everything is real: votes, certificates and bounds are those of the package. Writes
+docs/figures/*.svg; the page has the captions, and a test holds them against what is drawn.
+"""
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from scipy.special import betaincinv
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from patchcert import (
+    Band,
+    Certifier,
+    DenseNetwork,
+    DoubleMasking,
+    Patch,
+    Question,
+    ThresholdVote,
+    TopOneVote,
+    softmax_over,
+)
+from patchcert.intervals.places import Scale, Threat, all_places
+from patchcert.intervals.worst_places import Batch, all_margins
+
+FIGURES = Path(__file__).parent / "figures"
+BANDS, PATCH, THETA, ALPHA = Band(8, 8, 2), Patch(2, 2), 0.25, 0.05
+PLACES = 8 - PATCH.width + 1
+LEARNT = 1000
+"""Digits from which the means are taken; examples are among the others."""
+
+INK, DARK_INK, GREY, BLUE, RED = "#24292f", "#e6edf3", "#8b949e", "#2f81f7", "#e5534b"
+HIDDEN = torch.tensor([0.45, 0.52, 0.62])
+STYLE = f"""<style>@media (prefers-color-scheme: dark) {{
+[style*="fill: {INK}"] {{fill: {DARK_INK} !important}} [style*="stroke: {INK}"] {{stroke: {DARK_INK} !important}}
+}}</style>"""
+"""Turns what is drawn in ink light where the reader's screen is dark; the background is the page's own."""
+
+
+class Means(nn.Module):
+    """Logits of copies (B, 2, 8, 8): how far what they show is from the mean of each class."""
+
+    def __init__(self, means: Tensor):
+        super().__init__()
+        self.means = means  # (K, 8, 8)
+
+    def forward(self, copies: Tensor) -> Tensor:
+        shown = copies.sum(dim=1, keepdim=True)  # x + (1 − x) where a pixel is shown, 0 where it is hidden
+        return -5 * (copies[:, :1] - self.means * shown).square().sum(dim=(2, 3))
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The digits that examples are taken from, and what the copies say of them.
+
+    Attributes:
+        images: (N, 8, 8) in [0, 1]; labels: (N,).
+        means: (K, 8, 8), of each class.
+        probabilities: (N, A, K) of the copies.
+    """
+
+    images: Tensor
+    labels: Tensor
+    means: Tensor
+    probabilities: Tensor
+
+    @classmethod
+    def load(cls) -> "Digits":
+        data = load_digits()
+        images, labels = torch.tensor(data.images, dtype=torch.float32) / 16, torch.tensor(data.target)
+        means = torch.stack([images[:LEARNT][labels[:LEARNT] == label].mean(dim=0) for label in range(10)])
+        images, labels = images[LEARNT:], labels[LEARNT:]
+        engine = DenseNetwork(Means(means), BANDS)
+        return cls(images, labels, means, softmax_over(engine, images[:, None], BANDS, batch_size=128))
+
+    def certified(self, kind: str) -> Tensor:
+        """(N,) bool: right, and certified by this certificate of the votes."""
+        question = Question(PATCH, ThresholdVote(THETA), kind)
+        (verdicts,) = Certifier(BANDS, [question])([(torch.arange(BANDS.count), self.probabilities)])
+        return verdicts.certified & (verdicts.predicted == self.labels)
+
+    def votes(self, number: int) -> Tensor:
+        """(A, K) int64: who votes for what."""
+        return ThresholdVote(THETA)(self.probabilities[number]).to(torch.int64)
+
+
+def first(chosen: Tensor) -> int:
+    return int(chosen.nonzero()[0])
+
+
+def canvas(columns: int, *ratios: float, width: float = 8.0, height: float = 2.6, **more) -> tuple[Figure, list[Axes]]:
+    figure, axes = pyplot.subplots(1, columns, figsize=(width, height), width_ratios=ratios or None, **more)
+    return figure, list(axes.flat)
+
+
+def show_digit(axes: Axes, image: Tensor, shown: Tensor | None = None, edge: str = GREY) -> None:
+    """A digit, less the pixels that are not `shown` (8, 8) bool."""
+    pixels = image[..., None].expand(-1, -1, 3)
+    if shown is not None:
+        pixels = pixels.where(shown[..., None], HIDDEN)
+    axes.imshow(pixels.numpy(), interpolation="none")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(color=edge, linewidth=2.5 if edge == RED else 1)
+
+
+def outline(axes: Axes, row: int, column: int) -> None:
+    corner = (column - 0.5, row - 0.5)
+    axes.add_patch(Rectangle(corner, PATCH.width, PATCH.height, fill=False, edgecolor=RED, linewidth=2.5))
+
+
+def plain(axes: Axes, title: str, xlabel: str = "", ylabel: str = "") -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_margin(digits: Digits) -> tuple[Figure, str]:
+    counts = ThresholdVote(THETA)(digits.probabilities).sum(dim=1)
+    most = BANDS.most_touched(PATCH)
+    second, winner = counts.sort().values[:, -2:].T
+    number = int(second.where(digits.certified("margin") & (winner - second > 2 * most), -1).argmax())
+    votes = counts[number]
+    place = 3
+    touched = BANDS.touched_by(PATCH)[place]
+    figure, axes = pyplot.subplot_mosaic(
+        [["digit", *range(4), "votes"], ["digit", *range(4, 8), "votes"]],
+        figsize=(8, 2.4), width_ratios=[2.1, 1, 1, 1, 1, 3.2],
+    )  # fmt: skip
+    show_digit(axes["digit"], digits.images[number])
+    outline(axes["digit"], 3, place)
+    plain(axes["digit"], f"a patch of {PATCH.height} × {PATCH.width}")
+    for copy, mask in enumerate(BANDS.masks()):
+        show_digit(axes[copy], digits.images[number], mask, RED if touched[copy] else GREY)
+        chosen = digits.votes(number)[copy].nonzero().flatten().tolist()
+        axes[copy].set_xlabel(", ".join(map(str, chosen)) or "none", labelpad=2)
+    winner, second = votes.argsort(descending=True, stable=True)[:2].tolist()
+    axes["votes"].bar(range(10), votes.tolist(), color=[BLUE if k == winner else GREY for k in range(10)])
+    axes["votes"].set_xticks(range(10))
+    plain(axes["votes"], f"lead {votes[winner] - votes[second]}, needed: more than {2 * most}", "class", "votes")
+    return figure, (
+        f"A {winner}: of {BANDS.count} copies {votes[winner]} vote for it and {votes[second]} for the runner-up. "
+        f"A patch touches at most Δ = {most} copies, here the red ones, and moves a lead by {2 * most} at most. "
+        f"{int(digits.certified('margin').sum())} of {len(digits.images)} digits are certified like this."
+    )
+
+
+def draw_exact(digits: Digits) -> tuple[Figure, str]:
+    gained = digits.certified("exact") & ~digits.certified("margin")
+    number = first(gained)
+    votes = digits.votes(number)
+    touched = BANDS.touched_by(PATCH)[:PLACES].to(torch.int64)  # (L, A), the places of one row
+    kept = (1 - touched) @ votes  # (L, K)
+    winner = int(votes.sum(dim=0).argmax())
+    rivals = kept + touched.sum(dim=1, keepdim=True)
+    rivals[:, winner] = 0
+    lead = int(votes.sum(dim=0)[winner] - votes.sum(dim=0).sort().values[-2])
+    figure, axes = canvas(2, 1, 2.6)
+    show_digit(axes[0], digits.images[number])
+    plain(axes[0], f"a {winner}")
+    places = np.arange(PLACES)
+    axes[1].bar(places - 0.2, kept[:, winner].tolist(), 0.4, color=BLUE, label=f"votes for {winner} that are left")
+    axes[1].bar(
+        places + 0.2, rivals.amax(dim=1).tolist(), 0.4, color=RED, label="the best rival, with all that are touched"
+    )
+    axes[1].set_ylim(0, 9.5)
+    axes[1].legend(frameon=False, fontsize=9, ncols=2, loc="upper center")
+    plain(axes[1], "", "column where the patch begins", "votes")
+    return figure, (
+        f"A {winner} that leads by {lead} votes, fewer than 2Δ = {2 * BANDS.most_touched(PATCH)}: its margin proves "
+        f"nothing. But at no place does a rival get more than the votes that are left, and of a tie the lower class "
+        f"is the winner. Of {len(digits.images)} digits, {int(gained.sum())} is certified like this and not by margin."
+    )
+
+
+def draw_masking(digits: Digits) -> tuple[Figure, str]:
+    scores = digits.probabilities.log().double()
+    verdicts = DoubleMasking(BANDS, PATCH).verdicts(scores, numerical_margin=1e-3)
+    certified = verdicts.certified & (verdicts.predicted == digits.labels)
+    number = int(verdicts.lead.where(certified & ~digits.certified("exact"), -1).argmax())
+    winner = int(verdicts.predicted[number])
+    touched = BANDS.touched_by(PATCH)[:PLACES]  # (L, A), the places of one row
+    kept = ~(touched[:, None] | touched)  # (L, L, A)
+    sums = kept.double() @ scores[number]  # (L, L, K)
+    leads = (sums[..., [winner]] - sums).index_fill(2, torch.tensor([winner]), math.inf).amin(dim=2)
+    worst = divmod(int(leads.argmin()), PLACES)
+    figure, axes = canvas(3, 1, 1, 1.9)
+    show_digit(axes[0], digits.images[number])
+    plain(axes[0], f"a {winner}")
+    left = (BANDS.masks()[kept[worst]]).any(dim=0)
+    show_digit(axes[1], digits.images[number], left)
+    plain(axes[1], "what the worst pair leaves")
+    shown = axes[2].imshow(leads.numpy(), cmap="viridis", vmin=0, aspect="auto")
+    figure.colorbar(shown, ax=axes[2], label="lead")
+    axes[2].add_patch(Rectangle((worst[1] - 0.5, worst[0] - 0.5), 1, 1, fill=False, edgecolor=RED, linewidth=2.5))
+    plain(axes[2], "", "one place is left out", "and another")
+    return figure, (
+        f"A {winner}. Leaving out the bands that are touched at columns {worst[0]} and {worst[1]} hurts it most; it "
+        f"then leads by {verdicts.lead[number]:.2f}. Other pairs, and single places (the diagonal), leave it more. "
+        f"{int(certified.sum())} of {len(digits.images)} digits are certified like this."
+    )
+
+
+def draw_randomized(digits: Digits) -> tuple[Figure, str]:
+    shares = TopOneVote()(digits.probabilities).double().mean(dim=1).gather(1, digits.labels[:, None])[:, 0]
+    needed = 0.5 + BANDS.most_touched(PATCH) / BANDS.count
+    samples = np.arange(1, 201)
+    figure, (axes,) = canvas(1, height=2.8, squeeze=False)
+    reached = []
+    for share, colour in ((1.0, BLUE), (0.875, GREY)):
+        number = first(shares == share)
+        draws = np.random.default_rng(0).random(len(samples)) < share
+        successes = draws.cumsum()
+        bounds = betaincinv(successes, samples - successes + 1, ALPHA)
+        axes.plot(samples, bounds, color=colour, label=f"a {int(digits.labels[number])}, {share:.1%} of the copies")
+        reached += samples[bounds > needed].tolist()
+    axes.axhline(needed, color=RED, label=f"needed: more than 1/2 + Δ/A = {needed}")
+    axes.set_ylim(0, 1.05)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    plain(axes, "", "samples", "lower bound of the share")
+    return figure, (
+        f"Where every copy votes for the class, {reached[0]} samples are enough at α = {ALPHA}. Where 7 of 8 do, "
+        f"no number of samples is: their share is {needed}, not more."
+    )
+
+
+def draw_intervals(digits: Digits) -> tuple[Figure, str]:
+    layer = nn.Linear(64, 10)
+    with torch.no_grad():
+        layer.weight.copy_(2 * digits.means.flatten(1))
+        layer.bias.copy_(-digits.means.flatten(1).square().sum(dim=1))
+    scale, images = Scale((0.0,), (1.0,)), digits.images[:, None]
+    batch = Batch(nn.Sequential(nn.Flatten(), layer), images, digits.labels, Threat(PATCH), scale)
+    bounds = all_margins(batch, all_places(images, PATCH))  # (L, N, K)
+    lowest = bounds.scatter(2, digits.labels.expand(len(bounds), -1)[..., None], math.inf).amin(dim=2)  # (L, N)
+    number = int(lowest.amin(dim=0).argmax())
+    label, place = int(digits.labels[number]), int(lowest[:, number].argmin())
+    clean = batch.network(images[[number]])[0].detach()
+    figure, axes = canvas(3, 1, 1.6, 1.3)
+    show_digit(axes[0], digits.images[number])
+    outline(axes[0], *divmod(place, PLACES))
+    plain(axes[0], f"a {label}, and the worst place")
+    axes[1].bar(range(10), (clean[label] - clean).tolist(), color=GREY, label="of the digit itself")
+    axes[1].bar(range(10), bounds[place, number].tolist(), 0.5, color=BLUE, label="at least, whatever the patch shows")
+    axes[1].set_ylim(0, 1.4 * float((clean[label] - clean).max()))
+    axes[1].legend(frameon=False, fontsize=9, loc="upper center")
+    axes[1].set_xticks(range(10))
+    plain(axes[1], "its lead there", "over class", "lead")
+    shown = axes[2].imshow(lowest[:, number].view(PLACES, PLACES).numpy(), cmap="viridis", vmin=0)
+    figure.colorbar(shown, ax=axes[2], label="lowest margin")
+    plain(axes[2], "every place", "column", "row")
+    return figure, (
+        f"A {label}. At its worst place the lead over {int(bounds[place, number].argsort()[1])} falls from "
+        f"{float(clean[label] - clean[bounds[place, number].argsort()[1]]):.2f} to no less than "
+        f"{float(lowest[place, number]):.2f}, and at every other place more is left. "
+        f"{int((lowest.amin(dim=0) > 0).sum())} of {len(digits.images)} digits are certified like this."
+    )
+
+
+DRAWN = {
+    "margin": draw_margin,
+    "exact": draw_exact,
+    "masking": draw_masking,
+    "randomized": draw_randomized,
+    "intervals": draw_intervals,
+}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """As SVG that is the same on every day."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+    pyplot.close(figure)
+    head, start, rest = text.getvalue().partition("<defs>")
+    path.write_text(head + STYLE + start + rest)
+
+
+def main(folder: Path = FIGURES) -> dict[str, str]:
+    """Draw all examples into `folder`; returns the captions, by the figures' names."""
+    matplotlib.rcParams |= {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "patchcert",
+        "figure.constrained_layout.use": True,
+        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    digits, captions = Digits.load(), {}
+    for name, draw in DRAWN.items():
+        figure, captions[name] = draw(digits)
+        save(figure, folder / f"{name}.svg")
+    return captions
+
+
+if __name__ == "__main__":
+    for name, caption in main().items():
+        print(f"{name}: {caption}")
