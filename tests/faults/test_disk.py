@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from patchcert import checkpoint, epochs, files, results
+from patchcert import checkpoint, cli, epochs, files, results
 from patchcert.errors import WriteError
 from patchcert.intervals import training as interval_training
 from patchcert.smoothing import masking
@@ -154,6 +154,22 @@ def test_what_is_no_file_is_left_alone(tmp_path, target):
         with pytest.raises(WriteError, match="link: is a folder or a device"):
             write(tmp_path / "link")
     assert os.path.samestat(before, os.stat(tmp_path / "link"))
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_an_output_that_takes_no_more_is_said_once(monkeypatch, capsys, wrong):
+    def main():
+        print("counts")
+        if wrong:
+            raise ValueError("too")
+
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(sys, "stdout", full)
+        patch.setattr(sys, "argv", ["script.py"])
+        cli.run(main)
+    said = "ValueError: too (--debug" if wrong else "cannot be written: output: No space left on device\n"
+    message = capsys.readouterr().err
+    assert stopped.value.code == 1 and message.count("\n") == 1 and message.startswith(f"script.py: error: {said}")
 
 
 WRITES = """
