@@ -107,10 +107,14 @@ def run(main: Callable[[], None]) -> None:
             with stopping.at_once():
                 _run(main)
         finally:
-            sys.stdout.flush()  # here, where a closed pipe can be dealt with, and not when the interpreter ends
-    except BrokenPipeError:
+            sys.stdout.flush()  # here, where a failure can be dealt with, and not when the interpreter ends
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is left when the interpreter ends
-        sys.exit(NOBODY_READS)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(NOBODY_READS)
+        if isinstance(error.__context__, SystemExit):  # something else went wrong before, and has been said
+            raise error.__context__ from None
+        _stop(f"cannot be written: output: {error.strerror}", 1)
 
 
 def _run(main: Callable[[], None]) -> None:

@@ -33,6 +33,9 @@ STRAYS = ".patchcert-*.tmp"
 
 STRAYS_OF_EARLIER_VERSIONS = f".{'?' * 8}.tmp"
 
+TRIES = 9
+"""Of opening a file that others may remove before it is locked."""
+
 DAY = 86_400
 """Seconds; no file takes that long to write."""
 
@@ -176,12 +179,13 @@ def _temporary_file(folder: Path) -> Iterator[IO[bytes]]:
 
 def _open_locked(path: Path, mode: str, or_not: int = 0) -> tuple[IO, bool | None]:
     """The file `path`, made if there is none, and what `_lock` says of it."""
-    while True:
+    for _ in range(TRIES):
         file = path.open(mode)
         held = _lock(file, or_not)
         if _is_at(file, path):
             return file, held
         file.close()  # before it was locked another process removed it: as a stray, or as its own lock
+    raise OSError(f"{path.name} does not stay where it is put")
 
 
 def _lock(file: IO, or_not: int = fcntl.LOCK_NB) -> bool | None:

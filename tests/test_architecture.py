@@ -103,31 +103,37 @@ def test_no_imports_run_in_a_circle():
     assert circle(graph()) is None
 
 
-@pytest.mark.parametrize("module, source", [
-    ("patchcert.data.named", "from patchcert.smoothing import voting"),
-    ("patchcert.data.named", "from patchcert.smoothing.voting import softmax"),
-    ("patchcert.results", "def rows():\n    import patchcert.data.dataset"),
-    ("patchcert.results", "if TYPE_CHECKING:\n    from patchcert.data.dataset import Dataset"),
-    ("patchcert.smoothing.voting", "from patchcert.intervals.bounds import Box"),
-    ("patchcert.intervals.bounds", "from patchcert.smoothing.ablation import Band"),
-    ("patchcert.smoothing.voting", "from patchcert.attacks import ascent"),
-    ("patchcert.attacks.ascent", "from patchcert.experiments.attacking import CERTIFIED"),
-    ("patchcert.smoothing.voting", "from patchcert import Band"),
-    ("patchcert.experiments.training", "import train_mnist_band"),
-    ("patchcert.networks", "from pytorch_cifar import MODELS"),
-    ("resnet_imgnt", "from patchcert.smoothing.ablation import encode"),
-])
+@pytest.mark.parametrize(
+    "module, source",
+    [
+        ("patchcert.data.named", "from patchcert.smoothing import voting"),
+        ("patchcert.data.named", "from patchcert.smoothing.voting import softmax"),
+        ("patchcert.results", "def rows():\n    import patchcert.data.dataset"),
+        ("patchcert.results", "if TYPE_CHECKING:\n    from patchcert.data.dataset import Dataset"),
+        ("patchcert.smoothing.voting", "from patchcert.intervals.bounds import Box"),
+        ("patchcert.intervals.bounds", "from patchcert.smoothing.ablation import Band"),
+        ("patchcert.smoothing.voting", "from patchcert.attacks import ascent"),
+        ("patchcert.attacks.ascent", "from patchcert.experiments.attacking import CERTIFIED"),
+        ("patchcert.smoothing.voting", "from patchcert import Band"),
+        ("patchcert.experiments.training", "import train_mnist_band"),
+        ("patchcert.networks", "from pytorch_cifar import MODELS"),
+        ("resnet_imgnt", "from patchcert.smoothing.ablation import encode"),
+    ],
+)
 def test_an_import_against_the_drawing_is_caught(module, source):
     (broken,) = against({module: imports(source, module, set(sources()))})
     assert broken.startswith(f"{module} imports ")
 
 
-@pytest.mark.parametrize("module, source", [
-    ("patchcert.smoothing.voting", "from patchcert import distributed\nfrom patchcert.data import named"),
-    ("patchcert.intervals.evaluation", "from patchcert.attacks.ascent import Attack"),
-    ("certify_mnist_band", "from patchcert import Band\nfrom patchcert.smoothing import saved_votes"),
-    ("patchcert.results", "import json\nfrom pathlib import Path"),
-])
+@pytest.mark.parametrize(
+    "module, source",
+    [
+        ("patchcert.smoothing.voting", "from patchcert import distributed\nfrom patchcert.data import named"),
+        ("patchcert.intervals.evaluation", "from patchcert.attacks.ascent import Attack"),
+        ("certify_mnist_band", "from patchcert import Band\nfrom patchcert.smoothing import saved_votes"),
+        ("patchcert.results", "import json\nfrom pathlib import Path"),
+    ],
+)
 def test_an_import_along_the_drawing_is_not(module, source):
     assert against({module: imports(source, module, set(sources()))}) == []
 

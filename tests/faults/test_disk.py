@@ -1,11 +1,13 @@
 """Disks that are full or read-only, folders that go and files that become links while scripts write to them."""
 
+import argparse
 import contextlib
 import json
 import os
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -16,9 +18,10 @@ import numpy as np
 import pytest
 import torch
 
-from patchcert import checkpoint, epochs, files, results
+from patchcert import checkpoint, cli, epochs, files, results
 from patchcert.errors import WriteError
 from patchcert.intervals import training as interval_training
+from patchcert.option_values import output_file
 from patchcert.smoothing import masking
 from patchcert.smoothing import training as smoothing_training
 from tests.faults.small_disk import SmallDisk
@@ -91,6 +94,11 @@ def after_first_epoch(monkeypatch, happens: Callable[[], None]) -> None:
     monkeypatch.setattr(interval_training, "print_interval_epoch", then(interval_training.print_interval_epoch))
 
 
+def mkdevice(path: Path) -> None:
+    """What is no file and cannot be opened."""
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
 @contextlib.contextmanager
 def no_file_above(size: int):
     """As on a full disk, no file of this process may become larger, in bytes."""
@@ -145,15 +153,48 @@ def test_what_fits_is_written_and_the_rest_is_named(tmp_path):
     assert str(caught.value) == f"cannot be written: {named}, and 3 more" and done == list(range(0, 16, 2))
 
 
-@pytest.mark.parametrize("target", ["folder", "/dev/full"])
-def test_what_is_no_file_is_left_alone(tmp_path, target):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "link").symlink_to(target)
-    before = os.stat(tmp_path / "link")
+@pytest.mark.parametrize("make", [os.mkdir, mkdevice])
+def test_what_is_no_file_is_left_alone(tmp_path, make):
+    make(tmp_path / "it")
+    (tmp_path / "link").symlink_to("it")
+    before = os.stat(tmp_path / "it")
     for write in (lambda path: results.write_json({}, path), lambda path: files.append_line(path, "{}")):
         with pytest.raises(WriteError, match="link: is a folder or a device"):
             write(tmp_path / "link")
-    assert os.path.samestat(before, os.stat(tmp_path / "link"))
+    assert os.path.samestat(before, os.stat(tmp_path / "it"))
+
+
+def test_a_file_that_others_remove_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    """As one does that takes a new file for a stray, or ends and removes its own lock."""
+    lock, opened = files._lock, []
+
+    def remove_first(file, *arguments):
+        opened.append(file.name)
+        if len(opened) % 2:
+            os.unlink(file.name)
+        return lock(file, *arguments)
+
+    monkeypatch.setattr(files, "_lock", remove_first)
+    results.write_json({}, tmp_path / "run.json")
+    assert (tmp_path / "run.json").is_file() and len(opened) == 2
+    with files.locked(tmp_path / "net.pth") as held:
+        assert held and (tmp_path / ".net.pth.lock").exists() and len(opened) == 4
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_an_output_that_takes_no_more_is_said_once(monkeypatch, capsys, wrong):
+    def main():
+        print("counts")
+        if wrong:
+            raise ValueError("too")
+
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(sys, "stdout", full)
+        patch.setattr(sys, "argv", ["script.py"])
+        cli.run(main)
+    said = "ValueError: too (--debug" if wrong else "cannot be written: output: No space left on device\n"
+    message = capsys.readouterr().err
+    assert stopped.value.code == 1 and message.count("\n") == 1 and message.startswith(f"script.py: error: {said}")
 
 
 WRITES = """
@@ -175,6 +216,7 @@ def test_what_a_killed_process_leaves_goes_and_what_a_living_one_writes_stays(tm
     assert list(tmp_path.iterdir()) == found
     run.send_signal(signal.SIGKILL)
     run.wait()
+    os.utime(found[0])
     assert list(tmp_path.iterdir()) == found
     files.prepare(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -213,6 +255,12 @@ def test_a_place_that_takes_nothing_is_named_before_data_are_loaded(
     assert message.count("\n") == 1 and "checkpoints" in message and message.endswith(f": {reason}\n")
 
 
+def test_a_full_disk_takes_no_output(disk):
+    disk.fill()
+    with pytest.raises(argparse.ArgumentTypeError, match="No space left on device"):
+        output_file(str(disk.folder / "run.json"))
+
+
 @pytest.mark.parametrize("state", ["read-only", "full"])
 @KINDS
 def test_a_disk_that_takes_no_more_keeps_the_last_epoch(
@@ -243,19 +291,20 @@ def test_a_folder_that_goes_comes_back(tmp_path, generated_mnist, unbroken, scri
     assert strays(tmp_path / "checkpoints") == []
 
 
-@pytest.mark.parametrize("target", ["elsewhere/net.pth", "..", "/dev/full", "itself"])
+@pytest.mark.parametrize("target", ["elsewhere/net.pth", "..", "../device", "itself"])
 def test_a_checkpoint_that_becomes_a_link(tmp_path, generated_mnist, target, monkeypatch, capsys):
     """The file that it points to is written; there is none behind a folder, a device or the link itself."""
     script, arguments, name = INTERVALS
     (tmp_path / "data").symlink_to(generated_mnist)
     path = tmp_path / "checkpoints" / name
+    mkdevice(tmp_path / "device")
 
     def replace():
         path.unlink()
         path.symlink_to(name if target == "itself" else target)
 
     after_first_epoch(monkeypatch, replace)
-    wrong = target in ("..", "/dev/full")
+    wrong = target.startswith("..")
     assert run_here(script, *arguments, folder=tmp_path) == wrong
     said = f"{script}: error: cannot be written: checkpoints/{name}: is a folder or a device{WAY_OUT}\n"
     assert capsys.readouterr().err == (said if wrong else "")
