@@ -29,6 +29,7 @@ from patchcert.smoothing import certificate, training, voting  # noqa: E402
 from patchcert.smoothing.ablation import Ablation, Band, encode  # noqa: E402
 from patchcert.smoothing.objectives import OneCopy  # noqa: E402
 from patchcert.smoothing.voting import ThresholdVote  # noqa: E402
+from patchcert.steps import Steps  # noqa: E402
 
 BAND = Band(28, 28, 4)
 STEPS = 150
@@ -67,7 +68,9 @@ def bare_passes(network: nn.Module, steps: int) -> None:
 def one_epoch(network: nn.Module, data: Dataset) -> None:
     recipe = training.Recipe(lr=0.01, regularization=0.0005, end_epoch=0, batch_size=128, seed=0)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=0.0005, fused=True)
-    training.train_epoch(network, network, optimizer, OneCopy(BAND), data, recipe, epoch=0)
+    steps = Steps(recipe.batch_size, recipe.seed, torch.device("cpu"))
+    steps.begin(0, 0, len(data))
+    training.train_epoch(network, network, optimizer, OneCopy(BAND), data, recipe, steps)
 
 
 def peak_megabytes(ablation: str, engine: str) -> float:

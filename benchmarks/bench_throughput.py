@@ -22,6 +22,7 @@ from patchcert.option_values import device, output_file, positive_int
 from patchcert.smoothing import training, voting
 from patchcert.smoothing.ablation import Band
 from patchcert.smoothing.objectives import OneCopy, ablated
+from patchcert.steps import Steps
 from pytorch_cifar import cifar_resnet
 from resnet_imgnt import imagenet_resnet
 
@@ -50,6 +51,7 @@ def stages(
     held = Dataset(batch, labels, torch.arange(len(labels)))
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, fused=True)
     recipe = training.Recipe(lr=0.01, regularization=0.0005, end_epoch=0, batch_size=len(batch), amp=amp)
+    steps = Steps(recipe.batch_size, recipe.seed, batch.device)
     certified = batch[: max(1, COPIES // ablation.count)]
     weights = copy.deepcopy(network).to(torch.bfloat16 if amp else torch.float32)
     engine = voting.engine("windowed", weights, ablation, 2 * batch.shape[1])
@@ -62,7 +64,8 @@ def stages(
         return random_flip(random_crop(batch / 255, generator), generator)
 
     def step() -> None:
-        training.train_epoch(network.train(), network, optimizer, OneCopy(ablation), held, recipe, epoch=0)
+        steps.begin(0, 0, len(held))
+        training.train_epoch(network.train(), network, optimizer, OneCopy(ablation), held, recipe, steps)
 
     def certify() -> Tensor:
         return voting.softmax_over(engine, normalise_imagenet(certified / 255), ablation, len(certified))

@@ -1,5 +1,6 @@
 """Training with interval bounds: a step, an epoch, the whole run."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -208,7 +209,8 @@ def train(
             position = None
             row = run.train_epoch(train_set, steps, parts)
             row |= (errors := run.errors(test_set, steps))
-            run.scheduler.step()
+            with warnings.catch_warnings(action="ignore"):  # that no step came before, where they are all over
+                run.scheduler.step()
             is_best = epoch >= schedule_end(run.training) and errors["robust_err"] < best
             best = errors["robust_err"] if is_best else best
             if distributed.is_first():

@@ -183,11 +183,11 @@ def train(
             if distributed.is_first():
                 record_epoch(row, partial_log, state, [partial])
                 print_epoch(row, recipe.end_epoch, objective.measured)
-    if distributed.is_first():
-        if partial_log.exists():
-            files.rename(partial_log, log)
-        files.rename(partial, path)
-        print_training(path, state, objective.measured)
+        if distributed.is_first():
+            if partial_log.exists():
+                files.rename(partial_log, log)
+            files.rename(partial, path)
+            print_training(path, state, objective.measured)
     return state
 
 
@@ -218,12 +218,14 @@ def train_epoch(
         if recipe.average:
             update_average(averaged, model, recipe.average_decay(steps.epoch * steps.total + steps.done))
         steps.add(loss, right.sum(), len(labels))
+    # the last step's, also where the run goes on behind it
+    lr = optimizer.param_groups[0]["lr"] = recipe.lr_at(steps.epoch + (steps.total - 1) / steps.total)
     loss, accuracy = steps.means()
     return {
         "epoch": steps.epoch,
         "loss": loss,
         "train_accuracy": accuracy,
-        "lr": recipe.lr_at(steps.epoch + (steps.total - 1) / steps.total),
+        "lr": lr,
         "seconds": steps.seconds(),
     }
 
