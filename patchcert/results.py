@@ -262,8 +262,8 @@ def print_other_kind(name: str, trained: str, run: str) -> None:
 
 
 def print_in_both(root: Path, count: int) -> None:
-    """Print, beside the results, how many pictures in `root` are trained on and tested on."""
-    print(f"note: {one_line(root)}: {count} files in test/ are in train/ too, byte for byte", file=sys.stderr)
+    """Print, beside the results, how many pictures in `root` are tested on that may have been trained on."""
+    print(f"warning: {one_line(root)}: {count} pictures in test/ are in train/ too, byte for byte", file=sys.stderr)
 
 
 def print_pictures(folder: Path, count: int, still_wrong: int) -> None:

@@ -1,6 +1,7 @@
 """CIFAR-10 and ImageNet: networks, pictures, scripts, one process and two, on generated pictures."""
 
 import csv
+import hashlib
 import json
 import pickle
 import shutil
@@ -104,8 +105,6 @@ def test_pretrained_weights_give_a_fully_visible_picture_the_same_output(monkeyp
 
 
 def test_torchvisions_files_and_the_tree_give_the_same_tensors(tmp_path, monkeypatch):
-    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *arguments: True)
     names = [f"class{number}" for number in range(10)]
     for part in ("train", "test"):
         write_pictures(tmp_path / "tree" / "cifar10" / part, names, 5, size=32)
@@ -116,7 +115,9 @@ def test_torchvisions_files_and_the_tree_give_the_same_tensors(tmp_path, monkeyp
     batches = list(zip([name for name, _ in CIFAR10.train_list], *parts, strict=True))
     for name, images, labels in [*batches, ("test_batch", tree[False].images, tree[False].labels)]:
         (files / name).write_bytes(pickle.dumps({"data": images.flatten(1).numpy(), "labels": labels.tolist()}))
-    (files / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
+    for listed in ("train_list", "test_list"):
+        md5s = [[name, hashlib.md5((files / name).read_bytes()).hexdigest()] for name, _ in getattr(CIFAR10, listed)]
+        monkeypatch.setattr(CIFAR10, listed, md5s)
     for part in (True, False):
         loaded = named.load("cifar10", tmp_path / "files", part)
         assert torch.equal(loaded.images, tree[part].images) and torch.equal(loaded.labels, tree[part].labels)

@@ -1,7 +1,10 @@
 """Pictures in one folder per class: streamed from a disk, or decoded once and held."""
 
 import copy
+import hashlib
+import itertools
 import json
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -9,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as transforms
 
-from patchcert import checkpoint, distributed
+from patchcert import checkpoint, distributed, inputs
 from patchcert.data.augmentation import Augmentation, augmented
 from patchcert.data.dataset import Dataset, shares_of_shuffled
+from patchcert.data.decoding import decode
 from patchcert.errors import UsageError
+from patchcert.inputs import InputError
 from patchcert.progress import progress_bar
 
 DECODED_AT_ONCE = 500
@@ -51,15 +55,11 @@ class PictureFolder:
         normalise: Callable[[Tensor], Tensor] = lambda images: images,
         channels: int = 3,
     ):
-        class_names(option, root)
-        try:
-            files = ImageFolder(root)
-        except FileNotFoundError as error:
-            raise UsageError(option, root, f"expected pictures in each class's folder: {error}") from error
         self.option, self.image_size, self.normalise, self.channels = option, image_size, normalise, channels
-        self.paths = [path for path, _ in files.samples]
-        self.indices = torch.arange(len(files))
-        self.labels = torch.tensor(files.targets)
+        of_classes = _pictures(option, root)
+        self.paths = [path for paths in of_classes for path in paths]
+        self.indices = torch.arange(len(self.paths))
+        self.labels = torch.arange(len(of_classes)).repeat_interleave(torch.tensor(list(map(len, of_classes))))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -97,8 +97,8 @@ class PictureFolder:
             worker_init_fn=_leave_signals_to_parent,
         )
         for images in loader:
-            if isinstance(images, str):
-                raise UsageError(self.option, images, "a damaged picture; mend it or take it away")
+            if isinstance(images, _Refused):
+                raise UsageError(self.option, images.path, images.why)
             yield images.to(self.labels.device, non_blocking=True)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -128,22 +128,27 @@ def _leave_signals_to_parent(_: int) -> None:
 
 
 @dataclass(frozen=True)
+class _Refused:
+    path: str
+    why: str
+
+
+@dataclass(frozen=True)
 class _Decoding(torch.utils.data.Dataset):
-    """What the worker processes do; an exception of theirs would arrive as a traceback, so they return a name."""
+    """What the worker processes do; their exceptions would arrive as tracebacks, so they return what is wrong."""
 
     paths: list[str]
     image_size: int
     mode: str
 
-    def __getitem__(self, places: Tensor) -> Tensor | str:
-        """(B, C, H, W) uint8, or the path of a picture that cannot be decoded."""
+    def __getitem__(self, places: Tensor) -> Tensor | _Refused:
+        """(B, C, H, W) uint8, or the first picture that there is none of."""
         images = []
         for place in places.tolist():
             try:
-                with Image.open(self.paths[place]) as file:
-                    picture = transforms.pil_to_tensor(file.convert(self.mode))
-            except (OSError, SyntaxError, ValueError):
-                return self.paths[place]
+                picture = decode(self.paths[place], self.mode)
+            except InputError as error:
+                return _Refused(self.paths[place], str(error))
             images.append(transforms.resize(picture, [self.image_size, self.image_size], antialias=True))
         return torch.stack(images)
 
@@ -164,6 +169,7 @@ def load_folder(root: Path, train: bool, image_size: int, channels: int = 3) -> 
     if class_names("data", parts[0]) != class_names("data", parts[1]):
         raise UsageError("data", root, "train/ and test/ have different classes, expected the same folders in both")
     pictures = PictureFolder("data", parts[0] if train else parts[1], image_size, channels=channels)
+    _require_room(pictures)
     images = []
     with progress_bar(len(pictures), "decoding") as bar:
         for decoded in pictures.decoded(pictures.indices.split(DECODED_AT_ONCE)):
@@ -172,16 +178,70 @@ def load_folder(root: Path, train: bool, image_size: int, channels: int = 3) -> 
     return Dataset(torch.cat(images), pictures.labels, pictures.indices)
 
 
+def _require_room(pictures: PictureFolder) -> None:
+    """Raise UsageError unless the pictures fit into this machine's memory, twice while they are put together."""
+    needed = 2 * len(pictures) * math.prod(pictures.image_shape)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        right = f"{len(pictures)} such pictures take {needed / 1e9:.0f} GB, this machine has {memory / 1e9:.0f}"
+        raise UsageError("image_size", pictures.image_size, right)
+
+
+def count_in_both(root: Path) -> int:
+    """How many files of the pictures in `root`/test are those of pictures in `root`/train, byte for byte."""
+    sizes: dict[int, tuple[list[str], list[str]]] = {}
+    for part, name in enumerate(("train", "test")):
+        for path in itertools.chain(*_pictures("data", root / name)):
+            if not inputs.problem(path):
+                sizes.setdefault(os.path.getsize(path), ([], []))[part].append(path)
+    count = 0
+    for train, test in sizes.values():
+        if train and test:
+            trained_on = set(map(_hash, train))
+            count += sum(_hash(path) in trained_on for path in test)
+    return count
+
+
+def _hash(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
 def class_names(option: str, root: Path) -> list[str]:
-    """The names of the folders in `root`, in order: the classes of an ImageFolder.
+    """The names of the folders in `root`, in order: the classes.
 
     Raises:
         UsageError: there are none.
     """
-    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+    try:
+        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    except OSError:
+        names = []
     if not names:
         raise UsageError(option, root, "expected a folder with one folder of pictures for each class")
     return names
+
+
+def _pictures(option: str, root: Path) -> list[list[str]]:
+    """The paths of each class's pictures, in its folder and those inside, in the order of torchvision's ImageFolder.
+
+    Raises:
+        UsageError: there are no classes, one has no pictures, or links lead to a folder twice.
+    """
+    found, seen = {}, set()
+    for name in class_names(option, root):
+        inside = []
+        for folder, _, files in os.walk(root / name, followlinks=True):
+            place = os.path.realpath(folder)
+            if place in seen:
+                raise UsageError(option, folder, "its pictures are there twice: links lead to this folder once more")
+            seen.add(place)
+            inside.append((folder, sorted(file for file in files if file.lower().endswith(IMG_EXTENSIONS))))
+        found[name] = [os.path.join(folder, file) for folder, files in sorted(inside) for file in files]
+    empty = [name for name, paths in found.items() if not paths]
+    if empty:
+        raise UsageError(option, root, f"expected pictures in each class's folder, there are none in {empty[0]}")
+    return list(found.values())
 
 
 def normalise_imagenet(images: Tensor) -> Tensor:

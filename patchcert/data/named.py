@@ -1,28 +1,49 @@
-"""The data sets that have a name, from their files or a download."""
+"""The data sets that have a name, from their files or a download.
+
+MNIST and FashionMNIST are plain bytes. CIFAR-10 comes as pickles, which can execute anything, and SVHN in MATLAB's
+format: of these the very bytes are read that have the checksum of the original files, and no others.
+"""
 
 import contextlib
+import hashlib
 import io
-from collections.abc import Iterator
+import math
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, SVHN
 
+from patchcert import inputs
 from patchcert.data.dataset import Dataset
 from patchcert.data.folders import class_names, load_folder
 from patchcert.data.splits import fixed_permutation
 from patchcert.errors import UsageError
+from patchcert.inputs import InputError
+
+CLASSES = 10
+"""Of every data set that has a name."""
+
+MOST_IMAGES, MOST_BYTES = 10**6, 1 << 28
+"""In a file."""
 
 
 def load(name: str, root: Path, train: bool) -> Dataset:
     """The training or the test part of the data set `name`, on the CPU.
 
     Raises:
-        UsageError: its files are neither under `root` nor to be had from the internet.
+        UsageError: its files are neither under `root` nor to be had from the internet, or hold something else.
     """
     images, labels = _LOADERS[name](root, train)
+    if len(images) != len(labels):
+        raise UsageError("data", root, f"{name} has {len(images)} images and {len(labels)} labels")
+    if not 0 <= labels.min() <= labels.max() < CLASSES:
+        raise UsageError("data", root, f"{name} has labels beyond its classes, 0 to {CLASSES - 1}")
     return Dataset(images, labels, torch.arange(len(labels)))
 
 
@@ -36,30 +57,67 @@ def _load_fashion_mnist(root: Path, train: bool) -> tuple[Tensor, Tensor]:
 
 def _load_idx(kind: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
     """MNIST or FashionMNIST: images (N, 1, 28, 28) uint8 and labels (N,)."""
-    place = root / kind / "raw"
+    place, part = root / kind / "raw", "train" if train else "t10k"
     missing = f"{kind} is neither in {place} (four *-ubyte files) nor reachable; the data set digits needs no files"
-    with _reading(root, place, missing):
-        data = getattr(torchvision.datasets, kind)(root, train=train, download=True)
-    return data.data[:, None], data.targets
+    files = place / f"{part}-images-idx3-ubyte", place / f"{part}-labels-idx1-ubyte"
+    with _reading(root, files, missing, getattr(torchvision.datasets, kind)):
+        images, labels = _idx(files[0], 28, 28), _idx(files[1])
+    return images[:, None], labels.to(torch.int64)
+
+
+def _idx(path: Path, *size: int) -> Tensor:
+    """(N, …) uint8, each of this size: what a file in MNIST's format holds.
+
+    Raises:
+        InputError: they are others, or not as many as it says.
+    """
+    with inputs.opened(path) as file:
+        header = np.frombuffer(file.read(4 * (2 + len(size))), ">u4").tolist()
+        if header[:1] != [0x0801 + len(size)] or len(header) != 2 + len(size):
+            raise InputError(f"{path.name} is not a file of MNIST's format")
+        _, count, *found = header
+        if tuple(found) != size:
+            here, right = (" × ".join(map(str, sides)) for sides in (found, size))
+            raise InputError(f"{path.name} has images of {here} pixels, expected {right}")
+        rest = inputs.size_of(file) - 4 * len(header)
+        if not 1 <= count <= MOST_IMAGES or rest != count * math.prod(size):
+            raise InputError(f"{path.name} has {rest} bytes, not those of the {count} images that it says")
+        return torch.frombuffer(bytearray(file.read(rest)), dtype=torch.uint8).view(count, *size)
 
 
 @contextlib.contextmanager
-def _reading(root: Path, place: Path, missing: str) -> Iterator[None]:
-    """Lets torchvision look for files in `place` under `root` or download them, without a word or an empty folder.
+def _reading(root: Path, files: Sequence[Path], missing: str, download: Callable) -> Iterator[None]:
+    """Inside, `files` of one folder under `root` are read; torchvision downloads them before if one is not there.
 
     Raises:
         UsageError: it failed, because there is nothing (`missing` says what that means) or because of what there is.
     """
-    made = [folder for folder in (place, *place.parents) if not folder.exists()]
+    place = files[0].parent
+    made = [folder for folder in (place, *place.parents) if not os.path.exists(folder)]
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
+        if not all(map(os.path.lexists, files)):
+            with contextlib.redirect_stdout(io.StringIO()):
+                download(root, download=True)
+        yield
     except (RuntimeError, OSError, ValueError, AssertionError) as error:
         for folder in made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         damaged = f"the files in {place} are damaged or too few: {error}".replace("\n", " ")
-        raise UsageError("data", root, damaged if place.is_dir() else missing) from error
+        raise UsageError("data", root, damaged if os.path.isdir(place) else missing) from error
+
+
+def _original(path: Path, md5: str) -> bytes:
+    """The content of a file that nobody has changed.
+
+    Raises:
+        InputError: somebody has.
+    """
+    content = inputs.content(path, MOST_BYTES)
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+        right = "is not the original file and is not trusted; --dataset folder takes pictures of any origin"
+        raise InputError(f"{path.name} {right}")
+    return content
 
 
 def _load_digits(_root: Path, train: bool) -> tuple[Tensor, Tensor]:
@@ -85,18 +143,25 @@ def _load_cifar10(root: Path, train: bool) -> tuple[Tensor, Tensor]:
         pictures = load_folder(tree, train, image_size=32)
         return pictures.images, pictures.labels
     place = root / CIFAR10.base_folder
+    files = {place / name: md5 for name, md5 in (CIFAR10.train_list if train else CIFAR10.test_list)}
     missing = f"CIFAR-10 is neither in {place} nor in {tree}/{{train,test}}/CLASS nor reachable"
-    with _reading(root, place, missing):
-        data = CIFAR10(root, train=train, download=True)
-    return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
+    with _reading(root, list(files), missing, CIFAR10):
+        batches = [pickle.loads(_original(file, md5), encoding="latin1") for file, md5 in files.items()]
+    images = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
+    return torch.from_numpy(images), torch.tensor([label for batch in batches for label in batch["labels"]])
 
 
 def _load_svhn(root: Path, train: bool) -> tuple[Tensor, Tensor]:
     """Street View House Numbers, cropped digits (3, 32, 32): {train,test}_32x32.mat under `root`/svhn."""
-    place = root / "svhn"
-    with _reading(root, place, f"SVHN is neither in {place} (train_32x32.mat, test_32x32.mat) nor reachable"):
-        data = torchvision.datasets.SVHN(place, split="train" if train else "test", download=True)
-    return torch.from_numpy(data.data), torch.from_numpy(data.labels).to(torch.int64)
+    from scipy.io import loadmat
+
+    place, part = root / "svhn", "train" if train else "test"
+    _, name, md5 = SVHN.split_list[part]
+    missing = f"SVHN is neither in {place} (train_32x32.mat, test_32x32.mat) nor reachable"
+    with _reading(root, [place / name], missing, lambda _, download: SVHN(place, part, download=download)):
+        content = loadmat(io.BytesIO(_original(place / name, md5)))
+    images, labels = torch.from_numpy(content["X"]).permute(3, 2, 0, 1), torch.from_numpy(content["y"])
+    return images.contiguous(), labels.flatten().to(torch.int64) % CLASSES  # zeros are labelled 10
 
 
 _LOADERS = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from patchcert import distributed
+from patchcert import distributed, results
 from patchcert.cli import Parser
 from patchcert.data import folders, named
 from patchcert.data.folders import Images, PictureFolder, normalise_imagenet
@@ -120,4 +120,8 @@ def load_images(options: argparse.Namespace, train: bool) -> Images:
         return PictureFolder(option, pictures, options.image_size, normalise_imagenet)
     if options.dataset != "folder":
         return named.load(options.dataset, options.data, train)
-    return folders.load_folder(options.data, train, options.image_size, options.image_channels)
+    pictures = folders.load_folder(options.data, train, options.image_size, options.image_channels)
+    in_both = 0 if train or not distributed.is_first() else folders.count_in_both(options.data)
+    if in_both:
+        results.print_in_both(options.data, in_both)
+    return pictures

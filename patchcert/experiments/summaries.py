@@ -76,21 +76,21 @@ def of_attack(options: argparse.Namespace, count: int, classifier: Classifier, t
 
 def _images(config: dict, count: int) -> str:
     """Data set, part of it and number of images."""
-    named = one_line(f"folder {config['data']}" if config["dataset"] == "folder" else config["dataset"])
-    parts = [named, _part(config)]
-    if config.get("skip", 1) > 1:
+    named = f"folder {config.get('data')}" if config["dataset"] == "folder" else config["dataset"]
+    parts = [one_line(named), _part(config)]
+    if (config.get("skip") or 1) > 1:
         parts.append(f"one image in {config['skip']}")
     first = "the first " if config.get("limit") == count else ""
     return f"{', '.join(parts)}: {first}{count} image{'s' if count > 1 else ''}"
 
 
 def _part(config: dict) -> str:
-    half = "test" if config["test"] else "validation"
+    half = "test" if config.get("test") else "validation"
     if config["dataset"] == "imagenet":
-        return f"{half} pictures, from number {config['skip'] // 2 if config['test'] else 0} on"
-    if config["all"]:
+        return f"{half} pictures, from number {(config.get('skip') or 1) // 2 if config.get('test') else 0} on"
+    if config.get("all"):
         return "both halves"
-    return f"{half} half" + (f" of {one_line(config['split_file'])}" if config["split_file"] else "")
+    return f"{half} half" + (f" of {one_line(config['split_file'])}" if config.get("split_file") else "")
 
 
 def _defence(ablation: Ablation, rules: Sequence[VoteRule | DoubleMasking]) -> str:

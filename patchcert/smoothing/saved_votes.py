@@ -9,17 +9,20 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from patchcert import distributed
+from patchcert import distributed, inputs
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
 from patchcert.files import write_atomically
+from patchcert.inputs import InputError
+from patchcert.option_values import MOST_PIXELS
 from patchcert.progress import progress_bar
-from patchcert.smoothing.ablation import Ablation, described
+from patchcert.smoothing.ablation import KINDS, Ablation, described, parameters
 from patchcert.smoothing.certificate import Certifier, Verdicts
 from patchcert.smoothing.voting import ThresholdVote, VoteRule
 
@@ -33,6 +36,20 @@ FREE = 1 / 3
 """At most two classes are more probable than this, and those are kept anyway: no floor need be higher."""
 
 ABLATIONS_AT_ONCE, PROBABILITIES_AT_ONCE = 512, 1 << 20
+
+ALWAYS_UNPACKED, MOST_UNPACKED = 1 << 26, 100
+"""Bytes that any file may unpack to, and so many times its own. Votes of a network that is always certain are nearly
+all alike, which packs well, but is rare and small."""
+
+MOST_SAID, MOST_CLASSES, MOST_IMAGES = 1 << 20, 100_000, 10**9
+"""Characters in which a file says what it is, and what it may say."""
+
+TOLERANCE = 1e-3
+"""By how much the probabilities of a copy, float32 in whatever order they were summed, miss a sum of 1 at most."""
+
+CONFIG = {"dataset": str, "data": (str, NoneType), "test": (bool, NoneType), "all": (bool, NoneType)}
+CONFIG |= {"split_file": (str, NoneType), "skip": (int, NoneType), "limit": (int, NoneType)}
+"""What of the options is shown of a run; older versions and other data sets leave out some."""
 
 
 @dataclass(frozen=True)
@@ -180,19 +197,35 @@ class SavedVotes:
             probabilities[where] = entries.probabilities[of_chunk]
             yield indices, probabilities
 
-    def is_consistent(self) -> bool:
-        """Whether the arrays have the sizes and values that the rest of the file calls for."""
+    def require_sound(self) -> None:
+        """Raise InputError, which says what is wrong, unless the arrays are such as `Recorder` makes them."""
         kept, classes, probabilities = vars(self.entries).values()
-        count = len(self.labels)
-        return (
-            self.indices.shape == self.labels.shape == (count,)
-            and kept.shape == (count, self.ablation.count)
-            and int(kept.min()) >= min(2, self.class_count)
-            and classes.shape == probabilities.shape == (int(kept.sum()),)
-            and int(classes.min()) >= 0
-            and int(classes.max()) < self.class_count
-            and probabilities.dtype == torch.float32
-        )
+        count, least, most = len(self.labels), min(2, self.class_count), self.class_count
+        _require_array("labels", self.labels, torch.int64, (count,), 0, most - 1)
+        _require_array("indices", self.indices, torch.int64, (count,), 0, MOST_IMAGES)
+        if len(self.indices.unique()) < count:
+            raise InputError("indices are there twice")
+        _require_array("kept", kept, torch.int64, (count, self.ablation.count), least, most)
+        total = (int(kept.sum()),)
+        _require_array("classes", classes, torch.int32, total, 0, most - 1)
+        _require_array("probabilities", probabilities, torch.float32, total, 0.0, 1 + TOLERANCE)
+        copies = torch.arange(kept.numel()).repeat_interleave(kept.flatten())
+        if not ((copies * most + classes).diff() > 0).all():
+            raise InputError("classes are not in ascending order in each copy")
+        sums = torch.zeros(kept.numel(), dtype=torch.float64).index_add_(0, copies, probabilities.double())
+        left_out = (most - kept.flatten()) * self.floor  # each of the others has less than the floor
+        if not ((sums <= 1 + TOLERANCE) & (sums + left_out >= 1 - TOLERANCE)).all():
+            raise InputError("probabilities of a copy do not add up to 1")
+
+
+def _require_array(name: str, array: Tensor, dtype: torch.dtype, shape: tuple, least: float, most: float) -> None:
+    """Raise InputError unless `array` has this type and shape, and finite values from `least` to `most`."""
+    if array.dtype != dtype or array.shape != shape or not array.numel():
+        found = f"{array.dtype} {tuple(array.shape)}"
+        raise InputError(f"{name} are {found}, expected {dtype} {shape}, of at least one image")
+    wrong = array[~((array >= least) & (array <= most))]
+    if len(wrong):
+        raise InputError(f"{name} has {wrong[0]:g}, expected values from {least:g} to {most:g}")
 
 
 def read(path: Path) -> SavedVotes:
@@ -201,22 +234,66 @@ def read(path: Path) -> SavedVotes:
     Raises:
         UsageError: the file is missing or holds something else.
     """
-    if not path.is_file():
-        raise UsageError("votes", path, "no such file")
+    wrong = inputs.problem(path)
+    if wrong:
+        raise UsageError("votes", path, wrong)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            about = json.loads(str(file["about"]))
-            arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "about"}
-        if about["format"] != FORMAT:
-            raise ValueError(f"format {about['format']}")
-        entries = Entries(*(arrays.pop(name) for name in ("kept", "classes", "probabilities")))
-        fields = {name: about[name] for name in ("class_count", "floor", "config")}
-        saved = SavedVotes(ablation=described(about["ablation"]), entries=entries, **fields, **arrays)
-        if not saved.is_consistent():
-            raise ValueError("sizes differ")
+        about, arrays = _content(path)
+        if about.get("format") != FORMAT:
+            raise InputError(f"its format is {about.get('format')}, expected {FORMAT}")
+        saved = _votes(about, arrays)
+        saved.require_sound()
     except Exception as error:  # zip, zlib, NumPy and JSON each have their own for a damaged file
-        raise UsageError("votes", path, "not a whole file of votes as --save_votes writes it") from error
+        reason = f": {error}" if isinstance(error, InputError) else ""
+        right = f"not a whole file of votes as --save_votes writes it{reason}"
+        raise UsageError("votes", path, right) from error
     return saved
+
+
+def _content(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    """What the file says of itself, and its arrays."""
+    with inputs.opened(path) as file:
+        inputs.archive(file, max(ALWAYS_UNPACKED, MOST_UNPACKED * inputs.size_of(file))).close()
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as saved:
+            arrays = {name: saved[name] for name in saved.files}
+    text = str(arrays.pop("about"))
+    about = json.loads(text) if len(text) <= MOST_SAID else None
+    if not isinstance(about, dict):
+        raise InputError("what it says of itself cannot be understood")
+    return about, {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _votes(about: dict, arrays: dict[str, Tensor]) -> SavedVotes:
+    """The votes of which nothing but the content of the arrays has still to be looked at."""
+    expected = {"kept", "classes", "probabilities", "indices", "labels"}
+    if arrays.keys() != expected:
+        raise InputError(f"its arrays are {', '.join(arrays)}")
+    class_count, floor, config = (about.get(name) for name in ("class_count", "floor", "config"))
+    if type(class_count) is not int or not 1 <= class_count <= MOST_CLASSES:
+        raise InputError(f"class_count is {class_count}, expected a whole number from 1 to {MOST_CLASSES}")
+    if type(floor) is not float or not 0 <= floor <= 1:
+        raise InputError(f"floor is {floor}, expected a number from 0 to 1")
+    if not isinstance(config, dict) or not all(isinstance(config.get(name), kind) for name, kind in CONFIG.items()):
+        raise InputError("the options of the run that wrote it are not all there")
+    entries = Entries(*(arrays[name] for name in ("kept", "classes", "probabilities")))
+    return SavedVotes(
+        _ablation(about.get("ablation")), class_count, floor, config, arrays["indices"], arrays["labels"], entries
+    )
+
+
+def _ablation(description: object) -> Ablation:
+    sizes = dict(description) if isinstance(description, dict) else {}
+    kind = sizes.pop("kind", None)
+    if kind not in KINDS or sizes.keys() != set(parameters(KINDS[kind])):
+        raise InputError("it says of no kind of ablation")
+    for name, size in sizes.items():
+        if type(size) is not int or not 1 <= size <= MOST_PIXELS:
+            raise InputError(f"{name} is {size}, expected a whole number from 1 to {MOST_PIXELS}")
+    try:
+        return described(description)
+    except UsageError as error:
+        raise InputError(f"there are no such ablations: {error.right}") from error
 
 
 def certify(saved: SavedVotes, certifier: Certifier) -> list[Verdicts]:

@@ -1,0 +1,61 @@
+"""One picture from its file: the pixels that it shows, or why there is no telling."""
+
+import warnings
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from patchcert import inputs
+from patchcert.inputs import InputError
+
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Of the extensions that count as pictures. Pillow would open others by their content, PostScript by running it."""
+
+EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+"""What Pillow calls pictures of which it knows how they look in colour and in grey."""
+
+DAMAGED = "a damaged picture; mend it or take it away"
+
+
+def decode(path: str, mode: str) -> Tensor:
+    """The picture in a file, (C, H, W) uint8, in Pillow's `mode`: L is grey, RGB colour. Profiles are not looked at.
+
+    Of 16 bits the upper 8 are taken.
+
+    Raises:
+        InputError: it is damaged or too large, moves, is transparent, or has values of unknown meaning.
+    """
+    wrong = inputs.problem(path)
+    if wrong:
+        raise InputError(wrong)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow about metadata
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path, formats=FORMATS) as picture:
+                _require_plain(picture)
+                return transforms.pil_to_tensor(_in_mode(picture, mode))
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise InputError(f"a picture of more than {Image.MAX_IMAGE_PIXELS} pixels") from error
+        except InputError:
+            raise
+        except Exception as error:  # Pillow has every kind of them for damaged files
+            raise InputError(DAMAGED) from error
+
+
+def _require_plain(picture: Image.Image) -> None:
+    """Raise InputError unless it is one picture that hides nothing; the second one of a camera's JPEG is a preview."""
+    if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
+        raise InputError(f"{picture.n_frames} pictures in one file, expected one")
+    if picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+        raise InputError("a transparent picture: what shows through it is unknown")
+
+
+def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode not in EIGHT_BITS:
+        raise InputError(f"a picture of mode {picture.mode}, expected 8 or 16 bits for each value")
+    return picture if picture.mode == mode else picture.convert(mode)
