@@ -10,6 +10,7 @@ from importlib import import_module
 INTERFACE = {
     "patch": ("Patch",),
     "smoothing.ablation": ("Band", "BandAndRow", "Block", "MultiBand", "MultiBlock", "Row", "encode"),
+    "smoothing.classifiers": ("MaskedClassifier", "SmoothedClassifier"),
     "smoothing.columns": ("LinesNetwork",),
 }
 
@@ -20,7 +21,7 @@ FOR_SCRIPTS = {
     "data.augmentation": ("random_crop", "random_flip"),
     "smoothing.columns": ("COLUMN", "Shape"),
     "smoothing.voting": ("ThresholdVote", "TopOneVote"),
-    "attacks.classifier": ("Classifier", "undefended"),
+    "attacks.undefended": ("undefended",),
     "experiments.setting": (
         "CIFAR_LIKE",
         "IMAGENET",

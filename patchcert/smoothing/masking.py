@@ -78,6 +78,11 @@ class DoubleMasking:
             first, second = torch.triu_indices(len(sets), len(sets), device=sets.device)
             self.kept.append(~(sets[first] | sets[second]))
 
+    def to(self, device: torch.device | str) -> Self:
+        """Keep the places on `device`, where scores then have to be."""
+        self.touched, self.kept = ([sets.to(device) for sets in parts] for parts in (self.touched, self.kept))
+        return self
+
     def predict(self, scores: Tensor) -> Tensor:
         """(N,) int64: the answers of both rounds to the scores (N, A, K) of all copies; ties to the lower class.
 
