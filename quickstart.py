@@ -22,6 +22,7 @@ from patchcert import (
     certify_masked,
     cli,
     masked_certification_parser,
+    masked_network,
     masked_training_parser,
     mnist_network,
     output_file,
@@ -98,7 +99,8 @@ def main() -> None:
     trained = train_masked(masked, shape, "digits_masked_band")
     output = options.output.with_name(f"{options.output.stem}_masked.json")
     masking = masked_certification_parser(__doc__, ("digits",))
-    certify_masked(masking.parse_args([*shared, *sizes, str(trained), "--output", str(output)]))
+    certifying = masking.parse_args([*shared, *sizes, str(trained), "--output", str(output)])
+    certify_masked(certifying, *masked_network(certifying))
     print_side_by_side({"votes": options.output, "masking": output})
 
 

@@ -118,18 +118,32 @@ def read(option: str, path: Path) -> dict:
     return content
 
 
-def load_network(option: str, path: Path, network: nn.Module, entry: str = "net") -> dict:
+ENTRIES = ("net", "state_dict", "model_state_dict", "model")
+"""Under which of these checkpoints keep their weights, if they do not consist of them."""
+
+
+def weights_entry(content: dict) -> str | None:
+    """Where the weights are in a checkpoint of anybody's; None if it consists of them."""
+    return next((entry for entry in ENTRIES if isinstance(content.get(entry), dict)), None)
+
+
+def load_network(option: str, path: Path, network: nn.Module, entry: str | None = "net") -> dict:
     """Fill `network` from an entry of a checkpoint and return the checkpoint's content.
+
+    Args:
+        entry: None where the checkpoint may be anybody's, see `weights_entry`.
 
     Raises:
         UsageError: the file is of another architecture; the message names the tensor that differs. Or its weights
             are not finite, which would make all copies vote alike.
     """
     content = read(option, path)
-    found = content.get(entry)
+    entry = entry or weights_entry(content)
+    found = content.get(entry) if entry else content
     named = isinstance(found, dict) and all(isinstance(key, str) for key in found)
     if not named or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise UsageError(option, path, f"expected a checkpoint with an entry `{entry}` that holds tensors")
+        where = f"an entry `{entry}` that holds tensors" if entry else f"tensors by name, or {' or '.join(ENTRIES)}"
+        raise UsageError(option, path, f"expected a checkpoint with {where}")
     weights = {key.removeprefix("module."): tensor for key, tensor in found.items()}
     difference = _first_difference(network.state_dict(), weights)
     if difference:

@@ -1,8 +1,8 @@
 """The mistakes that a person at the shell can mend, and the one that nobody there can."""
 
 
-class UsageError(Exception):
-    """An option has a value that cannot work; scripts print it as one line and exit with code 2.
+class UsageError(ValueError):
+    """An option or argument has a value that cannot work; scripts print it as one line and exit with code 2.
 
     Args:
         option: the option's name without dashes; parameters that are options carry the same name.

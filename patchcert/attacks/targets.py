@@ -75,6 +75,6 @@ def look_at(classifier: SmoothedClassifier, dataset: Dataset, questions: list[Qu
     parts = list(classifier.every_copy(images, batch_size))
     outputs = torch.cat(parts)
     predicted = torch.cat([classifier.decide(classifier.ballots(part)) for part in parts])
-    answers = zip(*(classifier.certified(part, questions) for part in parts), strict=True)
-    certified = [torch.cat(answer) for answer in answers]
+    answers = zip(*(classifier.verdicts(part, questions) for part in parts), strict=True)
+    certified = [torch.cat([verdicts.certified for verdicts in answer]) for answer in answers]
     return Clean(images, dataset.labels, dataset.indices, outputs, predicted, certified)

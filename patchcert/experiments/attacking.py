@@ -20,7 +20,6 @@ from patchcert.errors import BrokenCertificateError, UsageError, require_within
 from patchcert.experiments import summaries
 from patchcert.experiments.evaluation import evaluation_parser, prepare, write_and_print
 from patchcert.experiments.masking import add_numerical_margin
-from patchcert.experiments.networks import masked_network
 from patchcert.experiments.setting import set_up
 from patchcert.option_values import folder, fraction, one_patch, positive_int, share_of_255
 from patchcert.patch import Patch
@@ -100,11 +99,14 @@ def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifie
     _attack(options, network, classifier, threat, questions, SEARCHES[options.locations], options.randomizations)
 
 
-def attack_masked(options: argparse.Namespace) -> None:
-    """Attack the two-round prediction of a network for double masking as the options of `patch_attack_parser` say."""
+def attack_masked(options: argparse.Namespace, network: nn.Module, ablation: Ablation) -> None:
+    """Attack the two-round prediction of a network for double masking as the options of `patch_attack_parser` say.
+
+    Args:
+        network: of limited reach, that of `ablation`.
+    """
     set_up(options)
-    network, ablation = masked_network(options)
-    threat = _threat(options, ablation)
+    threat = _threat(options, ablation.to(options.device))
     classifier = MaskedClassifier(network, ablation, threat.patch)
     question = certificate.Question(threat.patch, None, "masking", 1, options.numerical_margin)
     _attack(options, network, classifier, threat, [question], SEARCHES[options.locations], options.randomizations)

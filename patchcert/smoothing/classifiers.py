@@ -14,10 +14,10 @@ from patchcert.errors import UsageError
 from patchcert.patch import Patch
 from patchcert.smoothing import voting
 from patchcert.smoothing.ablation import Ablation, encode
-from patchcert.smoothing.certificate import Certifier, Question, predict
-from patchcert.smoothing.columns import LinesNetwork
-from patchcert.smoothing.masking import DoubleMasking
-from patchcert.smoothing.voting import Engine, SharedNetwork, ThresholdVote, TopOneVote, VoteRule
+from patchcert.smoothing.certificate import Certifier, Question, Verdicts, predict
+from patchcert.smoothing.columns import LinesNetwork, has_limited_reach
+from patchcert.smoothing.masking import DoubleMasking, MaskedVerdicts
+from patchcert.smoothing.voting import Engine, ThresholdVote, TopOneVote, VoteRule
 
 
 class SmoothedClassifier(nn.Module):
@@ -28,12 +28,11 @@ class SmoothedClassifier(nn.Module):
 
     Args:
         network: base classifier, encoded copies (B, 2C, H, W), with channels (x, 1 − x) and zeros where pixels are
-            hidden, to logits (B, K).
+            hidden, to logits (B, K). Or one of limited reach, which says so by an attribute `limited_reach = True`:
+            images (N, C, H, W) to the logits (N, A, K) of all copies, each from the pixels of its copy alone.
         ablation: the copies; as any module's device, theirs is that of the images.
         threshold: θ, a copy votes for every class whose probability is at least this; without it, for its most
             probable class alone.
-        limited_reach: the network takes the images themselves and answers for all copies in one pass, (N, A, K), each
-            answer from the pixels of its copy alone; without a word of it, only a `LinesNetwork` does.
         batch_size: copies per call of the network, unless one image alone has more; images, with limited reach.
 
     Raises:
@@ -46,7 +45,6 @@ class SmoothedClassifier(nn.Module):
         ablation: Ablation,
         threshold: float | None = None,
         *,
-        limited_reach: bool | None = None,
         batch_size: int = 512,
     ):
         super().__init__()
@@ -55,7 +53,7 @@ class SmoothedClassifier(nn.Module):
         if isinstance(network, LinesNetwork):
             network.require(ablation)
         self.network, self.ablation, self.batch_size = network, ablation, batch_size
-        self.limited_reach = isinstance(network, LinesNetwork) if limited_reach is None else limited_reach
+        self.limited_reach = has_limited_reach(network)
         self.rule: VoteRule = TopOneVote() if threshold is None else ThresholdVote(threshold)
 
     def extra_repr(self) -> str:
@@ -71,8 +69,6 @@ class SmoothedClassifier(nn.Module):
 
     def engine(self, name: str, channels: int) -> Engine:
         """What answers for the copies: see `voting.engine`."""
-        if self.limited_reach:
-            return SharedNetwork(self.network, self.ablation)
         return voting.engine(name, self.network, self.ablation, channels)
 
     def logits(self, images: Tensor, rows: Tensor, copies: Tensor) -> Tensor:
@@ -112,11 +108,10 @@ class SmoothedClassifier(nn.Module):
         """(N,) int64: the answers to all ballots (N, A, K)."""
         return predict(ballots.sum(dim=1))
 
-    def certified(self, logits: Tensor, questions: Sequence[Question]) -> list[Tensor]:
-        """(N,) bool for each of `questions`: whether those of clean copies (N, A, K) prove that the answer stands."""
+    def verdicts(self, logits: Tensor, questions: Sequence[Question]) -> Sequence[Verdicts | MaskedVerdicts]:
+        """The answers to `questions` about images of which all copies' logits (N, A, K) are given."""
         every = torch.arange(self.ablation.count, device=logits.device)
-        chunks = [(every, logits.softmax(dim=-1))]
-        return [verdicts.certified for verdicts in Certifier(self.ablation, questions)(chunks)]
+        return Certifier(self.ablation, questions)([(every, logits.softmax(dim=-1))])
 
     def _totals(self, logits: Tensor) -> Tensor:
         """(N, K): all ballots together, from the logits (N, A, K) of all copies; the answer's total is the largest."""
@@ -135,7 +130,7 @@ class MaskedClassifier(SmoothedClassifier):
     of all ballots (N, K), and where the answer's is not the largest, one more than the largest for the answer.
 
     Args:
-        network, ablation, threshold, limited_reach, batch_size: as of a `SmoothedClassifier`.
+        network, ablation, threshold, batch_size: as of a `SmoothedClassifier`.
         patch, at_once: which places there are to leave out, and what the answers are certified against: one such
             patch anywhere, or two.
 
@@ -151,10 +146,9 @@ class MaskedClassifier(SmoothedClassifier):
         threshold: float | None = None,
         *,
         at_once: int = 1,
-        limited_reach: bool | None = None,
         batch_size: int = 512,
     ):
-        super().__init__(network, ablation, threshold, limited_reach=limited_reach, batch_size=batch_size)
+        super().__init__(network, ablation, threshold, batch_size=batch_size)
         self.patch, self.at_once, self.scores = patch, at_once, threshold is None
         self.masking = DoubleMasking(ablation, patch, at_once)
 
@@ -168,10 +162,10 @@ class MaskedClassifier(SmoothedClassifier):
     def decide(self, ballots: Tensor) -> Tensor:
         return self.masking.to(ballots.device).predict(ballots.float())
 
-    def certified(self, logits: Tensor, questions: Sequence[Question]) -> list[Tensor]:
-        """(N,) bool for each of `questions`, which differ by their numerical margin alone."""
+    def verdicts(self, logits: Tensor, questions: Sequence[Question]) -> list[MaskedVerdicts]:
+        """For each of `questions`, which differ by their numerical margin alone, those on copies (N, A, K)."""
         ballots, masking = self.ballots(logits).float(), self.masking.to(logits.device)
-        return [masking.verdicts(ballots, question.numerical_margin).certified for question in questions]
+        return [masking.verdicts(ballots, question.numerical_margin) for question in questions]
 
     def _totals(self, logits: Tensor) -> Tensor:
         ballots = self.ballots(logits.detach())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from patchcert.smoothing.ablation import Ablation, encode
-from patchcert.smoothing.columns import LinesNetwork
+from patchcert.smoothing.columns import LinesNetwork, has_limited_reach
 from patchcert.smoothing.windowed import WindowedNetwork
 
 
@@ -126,7 +126,7 @@ def engine(name: str, network: nn.Module, ablation: Ablation, channels: int) -> 
     Raises:
         UsageError: its bands are others.
     """
-    if isinstance(network, LinesNetwork):
+    if has_limited_reach(network):
         return SharedNetwork(network, ablation)
     return WindowedNetwork(network, ablation, channels) if name == "windowed" else DenseNetwork(network, ablation)
 
