@@ -12,8 +12,7 @@ from patchcert import (
     CIFAR_LIKE,
     COLUMN,
     Band,
-    Classifier,
-    ThresholdVote,
+    SmoothedClassifier,
     add_attack_threshold,
     add_network,
     attack_in_ball,
@@ -32,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     ablation = Band(options.image_size, options.image_size, options.band_size)
     network = base_network(options, ablation, lambda classes: cifar_resnet(options.model, 6, classes), image_channels=3)
-    attack_in_ball(options, network, Classifier(network, ablation, ThresholdVote(options.threshold)))
+    attack_in_ball(options, network, SmoothedClassifier(network, ablation, options.threshold))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from patchcert import (
     COLUMN,
     MNIST_LIKE,
     Band,
-    Classifier,
-    ThresholdVote,
+    SmoothedClassifier,
     add_attack_threshold,
     add_model,
     attack_with_patch,
@@ -32,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     ablation = Band(28, 28, options.band_size)
     network = base_network(options, ablation, lambda classes: mnist_network(classes=classes), image_channels=1)
-    classifier = Classifier(network, ablation, ThresholdVote(options.threshold))
+    classifier = SmoothedClassifier(network, ablation, options.threshold)
     attack_with_patch(options, network, classifier)
 
 

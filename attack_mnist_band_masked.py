@@ -7,11 +7,12 @@ Projected gradient ascent with sign steps, many restarts with the patch at a new
 judged by the two-round prediction. Stops with exit code 3 if an image flips whose answer is certified.
 """
 
-from patchcert import MNIST_LIKE, attack_masked, cli, masked_attack_parser
+from patchcert import MNIST_LIKE, attack_masked, cli, masked_attack_parser, masked_network
 
 
 def main() -> None:
-    attack_masked(masked_attack_parser(__doc__, MNIST_LIKE).parse_args())
+    options = masked_attack_parser(__doc__, MNIST_LIKE).parse_args()
+    attack_masked(options, *masked_network(options))
 
 
 if __name__ == "__main__":

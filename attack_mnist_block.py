@@ -11,8 +11,7 @@ NeurIPS 2020). Stops with exit code 3 if an image flips whose answer is certifie
 from patchcert import (
     MNIST_LIKE,
     Block,
-    Classifier,
-    ThresholdVote,
+    SmoothedClassifier,
     add_attack_threshold,
     attack_with_patch,
     class_count,
@@ -28,7 +27,7 @@ def main() -> None:
     add_attack_threshold(parser)
     options = parser.parse_args()
     network = mnist_network(classes=class_count(options))
-    classifier = Classifier(network, Block(28, 28, options.block_size), ThresholdVote(options.threshold))
+    classifier = SmoothedClassifier(network, Block(28, 28, options.block_size), options.threshold)
     attack_with_patch(options, network, classifier)
 
 

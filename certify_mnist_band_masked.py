@@ -7,11 +7,12 @@ The answer is that of PatchCleanser's two rounds on the bands' logits; it is cer
 One pass answers every patch size, and the checkpoint knows the network.
 """
 
-from patchcert import MNIST_LIKE, certify_masked, cli, masked_certification_parser
+from patchcert import MNIST_LIKE, certify_masked, cli, masked_certification_parser, masked_network
 
 
 def main() -> None:
-    certify_masked(masked_certification_parser(__doc__, MNIST_LIKE).parse_args())
+    options = masked_certification_parser(__doc__, MNIST_LIKE).parse_args()
+    certify_masked(options, *masked_network(options))
 
 
 if __name__ == "__main__":

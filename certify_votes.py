@@ -9,14 +9,13 @@ largest of each ablated copy. Each copy votes for every class whose probability 
 its most probable class alone. Levine and Feizi, NeurIPS 2020, section 3.
 """
 
-from patchcert import ThresholdVote, TopOneVote, certify_saved, cli, votes_parser
+from patchcert import certify_saved, cli, vote_rules, votes_parser
 from patchcert.smoothing import saved_votes
 
 
 def main() -> None:
     options = votes_parser(__doc__).parse_args()
-    rules = [TopOneVote()] if options.top_one else [ThresholdVote(threshold) for threshold in options.threshold]
-    certify_saved(options, saved_votes.read(options.votes), rules)
+    certify_saved(options, saved_votes.read(options.votes), vote_rules(options))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from patchcert import (
     Band,
-    Classifier,
     Shape,
+    SmoothedClassifier,
     ThresholdVote,
     attack_with_patch,
     certification_parser,
@@ -22,6 +22,7 @@ from patchcert import (
     certify_masked,
     cli,
     masked_certification_parser,
+    masked_network,
     masked_training_parser,
     mnist_network,
     output_file,
@@ -63,7 +64,7 @@ def main() -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     for of_earlier_run in pictures.glob("*.png"):
         of_earlier_run.unlink()
-    ablation, rule, network = Band(28, 28, 4), ThresholdVote(0.2), mnist_network()
+    ablation, network = Band(28, 28, 4), mnist_network()
     say(TRAINING)
     trained = train(options, ablation, mnist_network, "digits_one_band", "band_4")
     shared = ["--all", "--device", str(options.device)]
@@ -75,7 +76,7 @@ def main() -> None:
         certifying.parse_args([*shared, *sizes, str(trained), "--output", str(options.output)]),
         ablation,
         network,
-        [rule],
+        [ThresholdVote(0.2)],
     )
     print(f"written to {options.output}")
 
@@ -85,7 +86,7 @@ def main() -> None:
     attack_with_patch(
         attacking.parse_args([*shared, *effort.split(), "--save_images", str(pictures), "--checkpoint", str(trained)]),
         network,
-        Classifier(network, ablation, rule),
+        SmoothedClassifier(network, ablation, 0.2),
     )
     grids = sorted(pictures.resolve().glob("grid_*.png"))
     print(f"clean, attacked, difference: {grids[0]}" if grids else "no digit flipped, so there is no picture")
@@ -99,7 +100,8 @@ def main() -> None:
     trained = train_masked(masked, shape, "digits_masked_band")
     output = options.output.with_name(f"{options.output.stem}_masked.json")
     masking = masked_certification_parser(__doc__, ("digits",))
-    certify_masked(masking.parse_args([*shared, *sizes, str(trained), "--output", str(output)]))
+    certifying = masking.parse_args([*shared, *sizes, str(trained), "--output", str(output)])
+    certify_masked(certifying, *masked_network(certifying))
     print_side_by_side({"votes": options.output, "masking": output})
 
 

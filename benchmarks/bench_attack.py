@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from patchcert import checkpoint, cli, result_format, results
 from patchcert.attacks.ascent import LOSSES, Ascent, Attack
-from patchcert.attacks.classifier import Classifier
 from patchcert.attacks.searches import SEARCHES
 from patchcert.attacks.targets import look_at
 from patchcert.attacks.threats import PatchThreat
@@ -25,7 +24,7 @@ from patchcert.experiments.setting import MNIST_LIKE, class_count, load_images
 from patchcert.networks import mnist_network
 from patchcert.patch import Patch
 from patchcert.smoothing.ablation import Band
-from patchcert.smoothing.voting import ThresholdVote
+from patchcert.smoothing.classifiers import SmoothedClassifier
 
 
 def main() -> None:
@@ -38,7 +37,7 @@ def main() -> None:
     checkpoint.load_network("checkpoint", checkpoint.find("checkpoint", options.checkpoint), network)
     network.to(options.device).eval().requires_grad_(False)
     dataset = load_images(options, train=False).take(slice(options.limit)).to(options.device)
-    classifier = Classifier(network, ablation, ThresholdVote(options.threshold))
+    classifier = SmoothedClassifier(network, ablation, options.threshold)
     targets = look_at(classifier, dataset, [], options.batch_size).targets()
     ascent = Ascent(LOSSES[options.loss], options.steps, options.step_size, options.momentum)
     record = {"images": len(targets), "config": cli.configuration(options), "environment": results.environment()}

@@ -10,7 +10,11 @@ from importlib import import_module
 INTERFACE = {
     "patch": ("Patch",),
     "smoothing.ablation": ("Band", "BandAndRow", "Block", "MultiBand", "MultiBlock", "Row", "encode"),
+    "smoothing.classifiers": ("MaskedClassifier", "SmoothedClassifier"),
     "smoothing.columns": ("LinesNetwork",),
+    "interface.certification": ("Certification",),
+    "interface.certifying": ("certify",),
+    "interface.intervals": ("interval_bounds",),
 }
 
 FOR_SCRIPTS = {
@@ -21,8 +25,9 @@ FOR_SCRIPTS = {
     "data.augmentation": ("random_crop", "random_flip"),
     "smoothing.columns": ("COLUMN", "Shape"),
     "smoothing.voting": ("ThresholdVote", "TopOneVote"),
-    "attacks.classifier": ("Classifier", "undefended"),
+    "attacks.undefended": ("undefended",),
     "experiments.setting": (
+        "ANY",
         "CIFAR_LIKE",
         "IMAGENET",
         "MNIST_LIKE",
@@ -32,16 +37,19 @@ FOR_SCRIPTS = {
         "class_count",
         "data_name",
     ),
-    "experiments.networks": ("base_network",),
+    "experiments.networks": ("base_network", "masked_network"),
+    "experiments.any_network": ("add_any_network", "any_network", "any_network_of_limited_reach"),
     "experiments.masking": ("certify_masked", "masked_certification_parser"),
     "experiments.training": ("add_recipe", "masked_training_parser", "train", "train_masked", "training_parser"),
     "experiments.certifying": (
         "add_threshold",
+        "add_vote",
         "certification_parser",
         "certify_by_votes",
         "certify_randomized",
         "certify_saved",
         "randomized_parser",
+        "vote_rules",
         "votes_parser",
     ),
     "experiments.attacking": (

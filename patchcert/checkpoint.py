@@ -130,18 +130,30 @@ def _require_unchanged(option: str, path: Path, content: dict) -> None:
         raise UsageError(option, path, "is damaged: its digest is not that of its content")
 
 
-def load_network(option: str, path: Path, network: nn.Module, entry: str = "net") -> dict:
+ENTRIES = ("net", "state_dict", "model_state_dict", "model")
+"""Under which of these checkpoints keep their weights, if they do not consist of them."""
+
+
+def weights_entry(content: dict) -> str | None:
+    """Where the weights are in a checkpoint of anybody's; None if it consists of them."""
+    return next((entry for entry in ENTRIES if isinstance(content.get(entry), dict)), None)
+
+
+def load_network(option: str, path: Path, network: nn.Module, entry: str | None = "net") -> dict:
     """Fill `network` from an entry of a checkpoint and return the checkpoint's content.
+
+    Args:
+        entry: None where the checkpoint may be anybody's, see `weights_entry`.
 
     Raises:
         UsageError: see `fill`.
     """
     content = read(option, path)
-    fill(option, path, network, content, entry)
+    fill(option, path, network, content, entry or weights_entry(content))
     return content
 
 
-def fill(option: str, path: Path, network: nn.Module, content: dict, entry: str = "net") -> None:
+def fill(option: str, path: Path, network: nn.Module, content: dict, entry: str | None = "net") -> None:
     """Fill `network` from an entry of the `content` of the checkpoint `path`.
 
     Raises:
@@ -156,16 +168,17 @@ def fill(option: str, path: Path, network: nn.Module, content: dict, entry: str 
     network.load_state_dict(weights)
 
 
-def weights_of(option: str, path: Path, content: dict, entry: str = "net") -> dict[str, Tensor]:
-    """The tensors of an entry of the checkpoint's `content`, by the names that networks have for them.
+def weights_of(option: str, path: Path, content: dict, entry: str | None = "net") -> dict[str, Tensor]:
+    """The tensors of an entry of the checkpoint's `content`, or of all of it, by the names that networks have for them.
 
     Raises:
         UsageError: it has no such entry.
     """
-    found = content.get(entry)
+    found = content.get(entry) if entry else content
     named = isinstance(found, dict) and all(isinstance(key, str) for key in found)
     if not named or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise UsageError(option, path, f"expected a checkpoint with an entry `{entry}` that holds tensors")
+        where = f"an entry `{entry}` that holds tensors" if entry else f"tensors by name, or {' or '.join(ENTRIES)}"
+        raise UsageError(option, path, f"expected a checkpoint with {where}")
     return {key.removeprefix("module."): tensor for key, tensor in found.items()}
 
 

@@ -20,8 +20,8 @@ def _shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
 
 
-class UsageError(Exception):
-    """An option has a value that cannot work; scripts print it as one line and exit with code 2.
+class UsageError(ValueError):
+    """An option or argument has a value that cannot work; scripts print it as one line and exit with code 2.
 
     Args:
         option: the option's name without dashes; parameters that are options carry the same name.

@@ -10,19 +10,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 from patchcert.attacks.ascent import LOSSES, Ascent, Attack, log_mean_softmax, margin
-from patchcert.attacks.classifier import Classifier, undefended
 from patchcert.attacks.searches import SEARCHES, try_random_places
 from patchcert.attacks.targets import Targets, look_at
 from patchcert.attacks.threats import BallThreat, PatchThreat
+from patchcert.attacks.undefended import undefended
 from patchcert.data import named
 from patchcert.data.dataset import Dataset
 from patchcert.errors import BrokenCertificateError
 from patchcert.patch import Patch
 from patchcert.smoothing.ablation import Band, Block, encode
 from patchcert.smoothing.certificate import Question
-from patchcert.smoothing.voting import ThresholdVote
+from patchcert.smoothing.classifiers import SmoothedClassifier
 
-RULE = ThresholdVote(0.3)
+THRESHOLD = 0.3
 SQUARE, BAR = Patch(5, 5), Patch(2, 8)
 
 
@@ -52,7 +52,7 @@ def smoothed():
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return Classifier(network.eval().requires_grad_(False), ablation, RULE)
+    return SmoothedClassifier(network.eval().requires_grad_(False), ablation, THRESHOLD)
 
 
 def attacked(classifier, targets, patch, loss=margin, steps=6, restarts=4, search="all", seed=0, batch=512):
@@ -135,11 +135,11 @@ def test_touched_copies_alone_give_the_trajectory_of_all(make):
         nn.Sequential(nn.Flatten(), nn.Linear(288, 30), nn.ReLU(), nn.Linear(30, 4)).double().requires_grad_(False)
     )
     network[3].weight *= 6
-    classifier = Classifier(network, ablation, RULE)
+    classifier = SmoothedClassifier(network, ablation, THRESHOLD)
     images = torch.rand(12, 1, 12, 12, dtype=torch.float64)
-    p = torch.cat(list(classifier.every_copy(images, 10_000)))
-    labels = RULE(p).sum(1).argmax(1)
-    targets = Targets(images, labels, torch.arange(12), p, torch.zeros(12, dtype=torch.bool))
+    logits = torch.cat(list(classifier.every_copy(images, 10_000)))
+    labels = (logits.softmax(2) >= 0.3).sum(1).argmax(1)
+    targets = Targets(images, labels, torch.arange(12), logits, torch.zeros(12, dtype=torch.bool))
     run = Attack(classifier, PatchThreat(Patch(3, 4), ablation), Ascent(log_mean_softmax, 6, 0.07, 0.5), targets, 5, 64)
     try_random_places(run, 3)
     expected = [plain_attack(network, ablation.masks(), image, label, 5 * 1_000_003 + i)

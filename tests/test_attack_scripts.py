@@ -10,12 +10,11 @@ import torch
 from PIL import Image
 
 from patchcert import checkpoint
-from patchcert.attacks.classifier import Classifier
 from patchcert.data import named
 from patchcert.networks import mnist_network
 from patchcert.smoothing import certificate
 from patchcert.smoothing.ablation import Band, encode
-from patchcert.smoothing.voting import ThresholdVote
+from patchcert.smoothing.classifiers import SmoothedClassifier
 from pytorch_cifar import cifar_resnet
 from tests import oracle
 from tests.helpers import ROOT, run_here, succeed, succeed_in_two_processes, write_idx_files
@@ -40,7 +39,7 @@ def folder(tmp_path_factory):
         copies = (encode(images)[:, None] * Band(28, 28, 4).masks()[None, :, None])[::4].flatten(0, 1)
         network[9].bias -= network(copies).mean(dim=0)  # no class is ahead everywhere
     checkpoint.save({"net": network.state_dict(), "acc": 0.0, "epoch": 0}, folder / "checkpoints" / "net.pth")
-    classifier = Classifier(network.eval(), Band(28, 28, 4), ThresholdVote(0.3))
+    classifier = SmoothedClassifier(network.eval(), Band(28, 28, 4), 0.3)
     labels = classifier.predict(images, 4096).to(torch.uint8)
     file = raw / "t10k-labels-idx1-ubyte"
     file.write_bytes(file.read_bytes()[:8] + labels.numpy().tobytes())
@@ -172,13 +171,13 @@ def test_scripts_attack_what_they_say_within_their_threat(
 
 @pytest.mark.parametrize("amp", ["--amp", "--no-amp"])
 def test_amp_is_autocast(folder, monkeypatch, amp):
-    logits, seen = Classifier.logits, set()
+    logits, seen = SmoothedClassifier.logits, set()
 
     def looked_at(*arguments):
         seen.add(torch.is_autocast_enabled("cpu"))
         return logits(*arguments)
 
-    monkeypatch.setattr(Classifier, "logits", looked_at)
+    monkeypatch.setattr(SmoothedClassifier, "logits", looked_at)
     succeed("attack_mnist_band.py", *ATTACK, "--all", "--limit", 2, amp, folder=folder)
     assert seen == {amp == "--amp"}
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from patchcert.attacks.classifier import Classifier
 from patchcert.attacks.threats import PatchThreat
 from patchcert.patch import Patch
 from patchcert.smoothing.ablation import Band, Row
-from patchcert.smoothing.voting import ThresholdVote
+from patchcert.smoothing.classifiers import SmoothedClassifier
 from tests import oracle
 from tests.helpers import run_here, succeed
 from tests.test_scripts import save_random_network
@@ -79,28 +78,28 @@ def linear_network(height, width):
 def test_an_attacker_climbs_on_upright_images_what_the_network_sees_lying(ablation):
     """Logits and gradients of chosen copies, and of all copies the probabilities, are those of the plain loop."""
     network, images = linear_network(ablation.width, ablation.height), torch.rand(3, 1, ablation.height, ablation.width)
-    classifier = Classifier(network, ablation, ThresholdVote(0.3))
+    classifier = SmoothedClassifier(network, ablation, 0.3)
     copies = torch.arange(ablation.count).repeat(3)
     attacked = images.clone().requires_grad_()
     logits = classifier.logits(attacked, torch.arange(3).repeat_interleave(ablation.count), copies)
     (gradient,) = torch.autograd.grad(logits.square().sum(), attacked)
 
     lying = images.transpose(2, 3).clone().requires_grad_()
-    band = Classifier(network, Band(ablation.width, ablation.height, ablation.band_size), classifier.rule)
+    band = SmoothedClassifier(network, Band(ablation.width, ablation.height, ablation.band_size), 0.3)
     expected = band.logits(lying, torch.arange(3).repeat_interleave(ablation.count), copies)
     (wanted,) = torch.autograd.grad(expected.square().sum(), lying)
     torch.testing.assert_close(logits, expected)
     torch.testing.assert_close(gradient, wanted.transpose(2, 3))
     shown = oracle.bands(ablation.width, ablation.height, ablation.band_size)
     plain = torch.stack([oracle.probabilities(network, image.T[None], shown) for image in images[:, 0]])
-    torch.testing.assert_close(torch.cat([*classifier.every_copy(images, 50)]), plain)
+    torch.testing.assert_close(torch.cat([*classifier.every_copy(images, 50)]).softmax(2), plain)
 
 
 @pytest.mark.parametrize("ablation", ROWS, ids=lambda row: f"{row.height}x{row.width}")
 def test_an_attacked_patch_changes_the_copies_that_it_is_said_to_touch_and_no_others(ablation):
     network = linear_network(ablation.width, ablation.height)
     threat = PatchThreat(Patch(2, 5), ablation)
-    classifier = Classifier(network, ablation, ThresholdVote(0.3))
+    classifier = SmoothedClassifier(network, ablation, 0.3)
     places = torch.arange(len(threat.touched))
     images = torch.full((len(places), 1, ablation.height, ablation.width), 0.3)
     attacked = images.where(~threat.inside(images, places), 0.9)

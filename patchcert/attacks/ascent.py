@@ -13,13 +13,15 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from patchcert.attacks.classifier import TINY, Classifier
 from patchcert.attacks.targets import Targets
 from patchcert.attacks.threats import Threat
 from patchcert.errors import BrokenCertificateError
+from patchcert.smoothing.classifiers import SmoothedClassifier
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Log-probabilities (R, A, K), ballots (R, A, K) and labels (R,) to what the attack on each image raises, (R,)."""
+
+TINY = torch.finfo(torch.float).tiny
 
 CONTENT = 1.0
 """Lead over the label, in log-probability, beyond which `margin` counts a copy as won."""
@@ -126,12 +128,18 @@ class Attack:
     """
 
     def __init__(
-        self, classifier: Classifier, threat: Threat, ascent: Ascent, targets: Targets, seed: int, batch_size: int
+        self,
+        classifier: SmoothedClassifier,
+        threat: Threat,
+        ascent: Ascent,
+        targets: Targets,
+        seed: int,
+        batch_size: int,
     ):
         self.classifier, self.threat, self.ascent, self.targets = classifier, threat, ascent, targets
-        copies = 1 if classifier.in_one_pass else int(threat.touched.sum(dim=1).max())
+        copies = 1 if classifier.limited_reach else int(threat.touched.sum(dim=1).max())
         self.together = max(1, batch_size // copies)
-        self.ballots, self.log_p = classifier.ballots(targets.outputs), classifier.log_p(targets.outputs)
+        self.ballots, self.log_p = classifier.ballots(targets.outputs), targets.outputs.log_softmax(dim=-1)
         self.findings = Findings.none_yet(targets, self.ballots.sum(dim=1))
         self.generators = [
             torch.Generator().manual_seed(seed * 1_000_003 + index) for index in targets.indices.tolist()
@@ -214,7 +222,7 @@ class Attack:
             images = images.detach().requires_grad_(with_gradient)
             logits = self.classifier.logits(images, rows, copies)  # (P, K)
             log_p = trials.log_p.index_put((rows, copies), logits.log_softmax(dim=-1))
-            cast = self.classifier.ballots(self.classifier.outputs(logits.detach()))
+            cast = self.classifier.ballots(logits.detach())
             ballots = trials.ballots.index_put((rows, copies), cast)
             loss = self.ascent.loss(log_p, ballots, trials.labels)
         gradient = torch.autograd.grad(loss.sum(), images)[0] if with_gradient else torch.zeros_like(images)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from patchcert.attacks.classifier import Classifier
 from patchcert.data.dataset import Dataset
 from patchcert.smoothing.certificate import Question
+from patchcert.smoothing.classifiers import SmoothedClassifier
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Targets:
         images: (N, C, H, W) float in [0, 1].
         labels: (N,) int64.
         indices: (N,) int64, places in the data set's own order; with the seed they fix an image's randomness.
-        outputs: (N, A, K), what the classifier keeps of every copy of the clean image.
+        outputs: (N, A, K), the logits of every copy of the clean image.
         certified: (N,) bool, images of which a certificate says that the attack cannot flip them.
     """
 
@@ -64,7 +64,8 @@ class Clean:
         )
 
 
-def look_at(classifier: Classifier, dataset: Dataset, questions: list[Question], batch_size: int) -> Clean:
+@torch.no_grad()
+def look_at(classifier: SmoothedClassifier, dataset: Dataset, questions: list[Question], batch_size: int) -> Clean:
     """Classify the images of `dataset` and answer `questions` about them, in one pass over the network.
 
     Args:
@@ -74,5 +75,6 @@ def look_at(classifier: Classifier, dataset: Dataset, questions: list[Question],
     parts = list(classifier.every_copy(images, batch_size))
     outputs = torch.cat(parts)
     predicted = torch.cat([classifier.decide(classifier.ballots(part)) for part in parts])
-    certified = [torch.cat(answers) for answers in zip(*(classifier.certify(p, questions) for p in parts), strict=True)]
+    answers = zip(*(classifier.verdicts(part, questions) for part in parts), strict=True)
+    certified = [torch.cat([verdicts.certified for verdicts in answer]) for answer in answers]
     return Clean(images, dataset.labels, dataset.indices, outputs, predicted, certified)

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from patchcert import checkpoint, distributed
 from patchcert.data.augmentation import Augmentation, augmented
-
-PIXELS = "pixels from 0 to 255; of floats in [0, 1], (255 * images).round().to(torch.uint8) makes them"
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,9 @@ class Dataset:
         ValueError: a tensor has other axes, or there are not as many labels and indices as images.
     """
 
+    DTYPE: ClassVar[torch.dtype] = torch.uint8
+    PIXELS: ClassVar[str] = "pixels from 0 to 255; of floats, (255 * images).round().to(torch.uint8) makes them"
+
     images: Tensor
     labels: Tensor
     indices: Tensor
@@ -33,7 +35,7 @@ class Dataset:
     def __post_init__(self):
         count = len(self.images)
         for name, dtype, axes, shape in (
-            ("images", torch.uint8, 4, f"(N, C, H, W), {PIXELS}"),
+            ("images", self.DTYPE, 4, f"(N, C, H, W), {self.PIXELS}"),
             ("labels", torch.int64, 1, f"({count},), a class for each image"),
             ("indices", torch.int64, 1, f"({count},), a place for each image"),
         ):
@@ -56,10 +58,10 @@ class Dataset:
         """(C, H, W)."""
         return tuple(self.images.shape[1:])
 
-    def take(self, chosen: Tensor | slice) -> "Dataset":
-        return Dataset(self.images[chosen], self.labels[chosen], self.indices[chosen])
+    def take(self, chosen: Tensor | slice) -> Self:
+        return type(self)(self.images[chosen], self.labels[chosen], self.indices[chosen])
 
-    def to(self, device: torch.device | str) -> "Dataset":
+    def to(self, device: torch.device | str) -> Self:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def fingerprint(self) -> str:
@@ -69,7 +71,7 @@ class Dataset:
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield float images (B, C, H, W) in [0, 1] and labels (B,), in order."""
         for images, labels in zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True):
-            yield images / 255, labels
+            yield self._scaled(images), labels
 
     def shuffled_batches(
         self,
@@ -87,7 +89,31 @@ class Dataset:
             done: batches to leave out, which a run saw before it stopped; the generator's state was `reached` then.
         """
         for chosen in shares_of_shuffled(len(self), batch_size, generator, done, reached):
-            yield augmented(self.images[chosen] / 255, generator, augmentations), self.labels[chosen]
+            yield augmented(self._scaled(self.images[chosen]), generator, augmentations), self.labels[chosen]
+
+    def _scaled(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) of this data set as floats in [0, 1]."""
+        return images / 255
+
+
+class FloatDataset(Dataset):
+    """N images that are floats in [0, 1] already, and stay what they are: no rounding to 256 values.
+
+    Raises:
+        TypeError, ValueError: as `Dataset` does, or a pixel lies elsewhere.
+    """
+
+    DTYPE = torch.float32
+    PIXELS = "pixels in [0, 1]"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not ((self.images >= 0) & (self.images <= 1)).all():
+            found = f"{float(self.images.min()):g} to {float(self.images.max()):g}"
+            raise ValueError(f"images have pixels from {found}, expected floats in [0, 1], or uint8 up to 255")
+
+    def _scaled(self, images: Tensor) -> Tensor:
+        return images
 
 
 def shares_of_shuffled(

@@ -174,3 +174,6 @@ _LOADERS = {
 
 NAMES = tuple(_LOADERS)
 """The data sets that have a name."""
+
+IMAGE_SHAPES = dict.fromkeys(NAMES, (1, 28, 28)) | dict.fromkeys(("cifar10", "svhn"), (3, 32, 32))
+"""(C, H, W) of their images."""

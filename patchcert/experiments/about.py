@@ -118,7 +118,7 @@ def of_checkpoint(content: dict) -> dict | None:
 
 
 def fill(option: str, options: argparse.Namespace, network: nn.Module, ablation: Ablation | None) -> dict:
-    """Fill `network` from the checkpoint that `--option` names; returns the checkpoint's content.
+    """Fill `network` from the checkpoint that `--option` names, with --weights anybody's; returns its content.
 
     Raises:
         UsageError: it is of another network, or a row network of a version that showed it upright images.
@@ -128,7 +128,7 @@ def fill(option: str, options: argparse.Namespace, network: nn.Module, ablation:
     if said and said["network"] != here:
         names = [_spoken(description, "name") for description in (said["network"], here)]
         raise UsageError(option, path, f"is of another network: {names[0]}, not {names[1]}")
-    content = checkpoint.load_network(option, path, network)
+    content = checkpoint.load_network(option, path, network, entry=None if option == "weights" else "net")
     if isinstance(ablation, Row) and "settings" in content and said is None:
         right = "expected one trained anew: row networks of earlier versions saw upright images"
         raise UsageError(option, path, right)

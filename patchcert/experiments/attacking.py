@@ -11,7 +11,6 @@ from torch import nn
 from patchcert import distributed, results
 from patchcert.attacks import pictures
 from patchcert.attacks.ascent import LOSSES, Ascent, Attack
-from patchcert.attacks.classifier import Classifier, MaskedClassifier
 from patchcert.attacks.searches import SEARCHES, try_random_places
 from patchcert.attacks.targets import Clean, look_at
 from patchcert.attacks.threats import BallThreat, PatchThreat, Threat
@@ -21,19 +20,18 @@ from patchcert.errors import BrokenCertificateError, UsageError, WriteError, req
 from patchcert.experiments import summaries
 from patchcert.experiments.evaluation import evaluation_parser, prepare, write_and_print
 from patchcert.experiments.masking import add_numerical_margin
-from patchcert.experiments.networks import masked_network
 from patchcert.experiments.setting import set_up
 from patchcert.files import what_fits
 from patchcert.option_values import folder, fraction, one_patch, positive_int, share_of_255
 from patchcert.patch import Patch
 from patchcert.smoothing import certificate
 from patchcert.smoothing.ablation import Ablation
-from patchcert.smoothing.masking import DoubleMasking
+from patchcert.smoothing.classifiers import MaskedClassifier, SmoothedClassifier
 
 DEFAULT_SIDE = 5
 """Pixels on a side of the patch that no option gives."""
 
-CERTIFIED = {Classifier: ("certified_margin", "certified_exact"), MaskedClassifier: ("certified_masking",)}
+CERTIFIED = {SmoothedClassifier: ("certified_margin", "certified_exact"), MaskedClassifier: ("certified_masking",)}
 """Columns of attacks with a patch on each kind of classifier; attacks in a ball have no certificate."""
 
 
@@ -98,7 +96,7 @@ def add_attack_threshold(parser: Parser) -> None:
     parser.certificate.add_argument("--threshold", "--threshhold", type=fraction, default=0.3, help="θ of the vote")
 
 
-def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifier: Classifier) -> None:
+def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifier: SmoothedClassifier) -> None:
     """Attack as the options of `patch_attack_parser` say.
 
     Args:
@@ -110,16 +108,20 @@ def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifie
     _attack(options, network, classifier, threat, questions, SEARCHES[options.locations], options.randomizations)
 
 
-def attack_masked(options: argparse.Namespace) -> None:
-    """Attack the two-round prediction of a network for double masking as the options of `patch_attack_parser` say."""
+def attack_masked(options: argparse.Namespace, network: nn.Module, ablation: Ablation) -> None:
+    """Attack the two-round prediction of a network for double masking as the options of `patch_attack_parser` say.
+
+    Args:
+        network: of limited reach, that of `ablation`.
+    """
     set_up(options)
-    network, ablation = masked_network(options)
-    threat = _threat(options, ablation)
-    classifier = MaskedClassifier(network, ablation, DoubleMasking(ablation, threat.patch), options.numerical_margin)
-    _attack(options, network, classifier, threat, [], SEARCHES[options.locations], options.randomizations)
+    threat = _threat(options, ablation.to(options.device))
+    classifier = MaskedClassifier(network, ablation, threat.patch)
+    question = certificate.Question(threat.patch, None, "masking", 1, options.numerical_margin)
+    _attack(options, network, classifier, threat, [question], SEARCHES[options.locations], options.randomizations)
 
 
-def attack_in_ball(options: argparse.Namespace, network: nn.Module, classifier: Classifier) -> None:
+def attack_in_ball(options: argparse.Namespace, network: nn.Module, classifier: SmoothedClassifier) -> None:
     """Attack as the options of `ball_attack_parser` say; see `attack_with_patch`."""
     set_up(options)
     threat = BallThreat(options.epsilon, classifier.ablation.to(options.device))
@@ -151,7 +153,7 @@ def _threat(options: argparse.Namespace, ablation: Ablation) -> PatchThreat:
 def _attack(
     options: argparse.Namespace,
     network: nn.Module,
-    classifier: Classifier,
+    classifier: SmoothedClassifier,
     threat: Threat,
     questions: list[certificate.Question],
     search: Callable[[Attack, int], None],

@@ -30,8 +30,8 @@ from patchcert.option_values import (
 )
 from patchcert.smoothing import batching, certificate, randomized, saved_votes, voting
 from patchcert.smoothing.ablation import Ablation
-from patchcert.smoothing.columns import LinesNetwork
-from patchcert.smoothing.voting import Engine, VoteRule
+from patchcert.smoothing.columns import has_limited_reach
+from patchcert.smoothing.voting import Engine, ThresholdVote, TopOneVote, VoteRule
 
 
 def certification_parser(description: str, data_sets: tuple[str, ...], size_to_certify: int = 5) -> Parser:
@@ -52,9 +52,7 @@ def votes_parser(description: str) -> Parser:
         "--votes", type=Path, required=True, metavar="FILE.npz", help="what a certify script wrote by --save_votes"
     )
     _add_questions(parser, size_to_certify=5)
-    rule = parser.certificate.add_mutually_exclusive_group()
-    _add_threshold(rule)
-    rule.add_argument("--top_one", action="store_true", help="each copy votes for its most probable class alone")
+    add_vote(parser)
     add_outputs(parser)
     parser.data.add_argument("--limit", type=positive_int, metavar="N", help="only the first N of the images")
     return parser
@@ -119,6 +117,18 @@ def _add_threshold(group: argparse._ArgumentGroup, default: float = 0.2) -> None
     group.add_argument(
         "--threshold", "--threshhold", type=fractions, default=str(default), help="θ of the vote, or several: 0.1,0.2"
     )
+
+
+def add_vote(parser: Parser) -> None:
+    """How copies vote, where the script leaves it open; see `vote_rules`."""
+    rule = parser.certificate.add_mutually_exclusive_group()
+    _add_threshold(rule)
+    rule.add_argument("--top_one", action="store_true", help="each copy votes for its most probable class alone")
+
+
+def vote_rules(options: argparse.Namespace) -> list[VoteRule]:
+    """What the options of `add_vote` ask for."""
+    return [TopOneVote()] if options.top_one else [ThresholdVote(threshold) for threshold in options.threshold]
 
 
 def certify_by_votes(
@@ -209,7 +219,7 @@ def _close_votes(questions: list[certificate.Question], verdicts: list[certifica
 
 
 def _engine(options: argparse.Namespace, network: nn.Module, ablation: Ablation, dataset: Images) -> Engine:
-    if isinstance(network, LinesNetwork):
+    if has_limited_reach(network):
         return voting.SharedNetwork(network, ablation)
     if options.compile and options.engine != "dense":
         raise UsageError("engine", options.engine, "torch.compile needs the whole network: give --engine dense too")

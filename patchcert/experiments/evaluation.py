@@ -11,7 +11,7 @@ from patchcert.data import splits
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
 from patchcert.experiments import about
-from patchcert.experiments.setting import IMAGENET, add_setting, load_images
+from patchcert.experiments.setting import ANY, IMAGENET, add_setting, load_images
 from patchcert.files import what_fits
 from patchcert.option_values import output_file, positive_int
 from patchcert.smoothing.ablation import Ablation
@@ -21,11 +21,16 @@ from patchcert.smoothing.saved_votes import SavedVotes
 
 def evaluation_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
     """The options of every script that looks at test images with a network."""
-    parser = about.CheckpointParser(description, "checkpoint")
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="NAME", help="the network: a name under checkpoints/ or a path"
-    )
-    parser.if_missing["--checkpoint"] = checkpoint.there_are
+    parser = about.CheckpointParser(description, "weights" if data_sets == ANY else "checkpoint")
+    if data_sets == ANY:
+        parser.add_argument(
+            "--weights", metavar="FILE", help="the network's: a state_dict, or a checkpoint with one (default: its own)"
+        )
+    else:
+        parser.add_argument(
+            "--checkpoint", required=True, metavar="NAME", help="the network: a name under checkpoints/ or a path"
+        )
+        parser.if_missing["--checkpoint"] = checkpoint.there_are
     part = parser.data.add_mutually_exclusive_group()
     part.add_argument("--test", action="store_true", help="images to test on instead of those to validate on")
     if data_sets == IMAGENET:
@@ -54,8 +59,11 @@ def prepare(
 
     Says so if the checkpoint was trained with another `ablation` or for other images.
     """
-    about.fill("checkpoint", options, network, ablation)
-    about.hold_against(options, about.of_run(options, network, ablation), options.checkpoint)
+    option = "checkpoint" if "checkpoint" in options else "weights"
+    name = getattr(options, option)
+    if name is not None:
+        about.fill(option, options, network, ablation)
+    about.hold_against(options, about.of_run(options, network, ablation), name)
     dataset = load_images(options, train=False)
     if options.dataset == "imagenet":
         dataset = dataset.take(slice(options.skip // 2 if options.test else 0, None, options.skip))

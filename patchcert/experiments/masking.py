@@ -4,18 +4,17 @@ import argparse
 import time
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from patchcert import distributed, results
 from patchcert.cli import Parser
 from patchcert.data.folders import Images
 from patchcert.experiments import summaries
 from patchcert.experiments.evaluation import evaluation_parser, prepare, write_and_print
-from patchcert.experiments.networks import masked_network
 from patchcert.experiments.setting import set_up
 from patchcert.option_values import nonnegative_float, patches, positive_int
 from patchcert.progress import progress_bar
-from patchcert.smoothing.columns import LinesNetwork
+from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.masking import DoubleMasking
 
 
@@ -44,10 +43,14 @@ def add_numerical_margin(parser: Parser) -> None:
     )
 
 
-def certify_masked(options: argparse.Namespace) -> None:
-    """Certify as the options of `masked_certification_parser` say, all patch sizes from one pass."""
+def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ablation) -> None:
+    """Certify as the options of `masked_certification_parser` say, all patch sizes from one pass.
+
+    Args:
+        network: of limited reach, that of `ablation`.
+    """
     set_up(options)
-    network, ablation = masked_network(options)
+    ablation.to(options.device)
     maskings = {patch: DoubleMasking(ablation, patch, options.patches) for patch in options.size_to_certify}
     dataset, network = prepare(options, network, ablation)
     started = time.perf_counter()
@@ -71,7 +74,7 @@ def certify_masked(options: argparse.Namespace) -> None:
 
 
 @torch.inference_mode()
-def scores_of(network: LinesNetwork, dataset: Images, batch_size: int, total: int) -> Tensor:
+def scores_of(network: nn.Module, dataset: Images, batch_size: int, total: int) -> Tensor:
     """(N, A, K) float32: the logits of all copies of the images of `dataset`, with a progress bar over `total`."""
     network.eval()
     scores = []

@@ -42,7 +42,7 @@ def base_network(
 
 
 def masked_network(options: argparse.Namespace) -> tuple[LinesNetwork, Ablation]:
-    """The network for double masking that the checkpoint describes, with random weights, and its copies on the device.
+    """The network for double masking that the checkpoint describes, with random weights, and its copies.
 
     The options get the size of the pictures that it wants.
 
@@ -52,7 +52,7 @@ def masked_network(options: argparse.Namespace) -> tuple[LinesNetwork, Ablation]
     network = described_network(options)
     options.image_size = network.shape.height
     _require_classes(options, network)
-    return network, network.shape.ablation().to(options.device)
+    return network, network.shape.ablation()
 
 
 def described_network(options: argparse.Namespace) -> LinesNetwork:
@@ -64,7 +64,7 @@ def described_network(options: argparse.Namespace) -> LinesNetwork:
     said = options.about["checkpoint"] or {}
     try:
         return LinesNetwork(Shape.described(said.get("network", {})))
-    except (ValueError, UsageError) as error:
+    except ValueError as error:
         right = "expected a checkpoint of train_*_band_masked.py or of --model column"
         raise UsageError(*_source(options), f"{error}; {right}") from error
 

@@ -17,6 +17,8 @@ from patchcert.steps import SAVE_EVERY
 MNIST_LIKE = ("mnist", "fashion-mnist", "digits", "folder")
 CIFAR_LIKE = ("cifar10", "folder")
 IMAGENET = ("imagenet",)
+ANY = ("cifar10", "svhn", "mnist", "fashion-mnist", "digits", "folder")
+"""For networks that the user's own code makes."""
 
 PICTURES = {MNIST_LIKE: {"image_channels": 1, "image_size": 28}, CIFAR_LIKE: {"image_channels": 3}}
 """What pictures of the data set `folder` are turned to where no option says it; image_size is both ways, pixels."""
@@ -79,7 +81,7 @@ def add_subset(parser: Parser) -> None:
 
 def add_save_every(parser: Parser) -> None:
     """--save_every, of everything that trains."""
-    parser.add_argument(
+    parser.output.add_argument(
         "--save_every",
         type=nonnegative_float,
         default=SAVE_EVERY,
@@ -102,6 +104,13 @@ def class_count(options: argparse.Namespace) -> int:
     if options.dataset == "cifar10" and options.image_size != 32:
         raise UsageError("image_size", options.image_size, "CIFAR-10 has 32 × 32 pixels; only --dataset folder resizes")
     return 10
+
+
+def image_shape(options: argparse.Namespace) -> tuple[int, int, int]:
+    """(C, H, W) of the images that the options name, where a script takes `ANY` of them."""
+    if options.dataset == "folder":
+        return options.image_channels, options.image_size, options.image_size
+    return named.IMAGE_SHAPES[options.dataset]
 
 
 def set_up(options: argparse.Namespace) -> None:

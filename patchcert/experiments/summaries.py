@@ -3,13 +3,12 @@
 import argparse
 from collections.abc import Iterable, Sequence
 
-from patchcert.attacks.classifier import Classifier
 from patchcert.attacks.threats import Threat
 from patchcert.errors import one_line
 from patchcert.patch import Patch
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.certificate import Question
-from patchcert.smoothing.masking import DoubleMasking
+from patchcert.smoothing.classifiers import MaskedClassifier, SmoothedClassifier
 from patchcert.smoothing.voting import VoteRule
 
 LISTED = 8
@@ -54,23 +53,25 @@ def of_masking(options: argparse.Namespace, count: int, ablation: Ablation) -> s
     return "; ".join(
         [
             _images(vars(options), count),
-            f"{ablation}, double masking of their scores",
+            _masked(ablation),
             f"{two} {_listed(map(_sides, options.size_to_certify))}",
             f"masking certificate, numerical margin {options.numerical_margin}",
         ]
     )
 
 
-def of_attack(options: argparse.Namespace, count: int, classifier: Classifier, threat: Threat, restarts: int) -> str:
+def of_attack(
+    options: argparse.Namespace, count: int, classifier: SmoothedClassifier, threat: Threat, restarts: int
+) -> str:
     """What `count` images are attacked by."""
     where = {"random": " at random places", "all": " at all places", None: ""}[getattr(options, "locations", None)]
     effort = f"{restarts} restart{'s' if restarts > 1 else ''} × {options.steps} steps, {options.loss} loss"
-    defence = _defence(classifier.ablation, [classifier.rule])
-    held_against = []
-    if isinstance(classifier.rule, DoubleMasking):
-        held_against = [f"masking certificate, numerical margin {classifier.numerical_margin}"]
+    masked, held_against = isinstance(classifier, MaskedClassifier), []
+    if masked:
+        held_against = [f"masking certificate, numerical margin {options.numerical_margin}"]
     elif where and classifier.ablation.count > 1:
         held_against = ["margin and exact certificates"]
+    defence = _masked(classifier.ablation) if masked else _defence(classifier.ablation, [classifier.rule])
     return "; ".join([_images(vars(options), count), defence, f"{threat}{where}, {effort}", *held_against])
 
 
@@ -93,12 +94,14 @@ def _part(config: dict) -> str:
     return f"{half} half" + (f" of {one_line(config['split_file'])}" if config.get("split_file") else "")
 
 
-def _defence(ablation: Ablation, rules: Sequence[VoteRule | DoubleMasking]) -> str:
+def _masked(ablation: Ablation) -> str:
+    return f"{ablation}, double masking of their scores"
+
+
+def _defence(ablation: Ablation, rules: Sequence[VoteRule]) -> str:
     """The copies that vote, and how they do."""
     if ablation.count == 1:
         return str(ablation)
-    if isinstance(rules[0], DoubleMasking):
-        return f"{ablation}, double masking of their scores"
     thresholds = [rule.threshold for rule in rules if hasattr(rule, "threshold")]
     return f"{ablation}, " + (f"θ = {_listed(thresholds)}" if thresholds else "top-one votes")
 

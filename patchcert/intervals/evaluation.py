@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from patchcert import checkpoint, distributed
 from patchcert.attacks.ascent import Ascent, Attack, margin
-from patchcert.attacks.classifier import undefended
 from patchcert.attacks.searches import try_random_places
 from patchcert.attacks.targets import Targets
 from patchcert.attacks.threats import PatchThreat
+from patchcert.attacks.undefended import undefended
 from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
 from patchcert.intervals.bounds import certified

@@ -61,14 +61,14 @@ class Question:
 
     Attributes:
         patch: from this one,
-        rule: how the copies vote,
+        rule: how the copies vote; None where log-probabilities take the place of votes,
         certificate: "margin", "exact" or "masking"; the last is about the prediction by double masking of the votes,
         patches: from so many of them at once, 1 or 2,
         numerical_margin: ν, where votes this close to being decided otherwise are the adversary's.
     """
 
     patch: Patch
-    rule: VoteRule
+    rule: VoteRule | None
     certificate: str
     patches: int = 1
     numerical_margin: float = 0.0

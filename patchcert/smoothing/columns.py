@@ -7,10 +7,12 @@ the idea of BagCert (Metzen and Yatsura, ICLR 2021); the votes are those of Levi
 """
 
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from patchcert import checkpoint
 from patchcert.errors import UsageError, require_within
 from patchcert.smoothing.ablation import Ablation, Band, BandAndRow, Row
 
@@ -156,19 +158,43 @@ class BandNetwork(nn.Module):
         return self.head(features).squeeze(2).transpose(1, 2)
 
 
+def has_limited_reach(network: nn.Module) -> bool:
+    """Whether a network answers for all copies of an image in one pass: it says so by an attribute of this name."""
+    return getattr(network, "limited_reach", False) is True
+
+
 class LinesNetwork(nn.Module):
     """Images (N, C, H, W) in [0, 1] to the logits (N, A, K) of all A bands: of columns, rows, or one after the other.
 
     Attributes:
+        limited_reach: True, as `has_limited_reach` asks.
         shape: what a checkpoint must know to build it again.
         families: a `BandNetwork` for each family of bands.
     """
+
+    limited_reach = True
 
     def __init__(self, shape: Shape):
         super().__init__()
         self.shape, self.description = shape, shape.description()
         rows = {"columns": (False,), "rows": (True,), "both": (False, True)}[shape.lines]
         self.families = nn.ModuleList(BandNetwork(shape, of_rows) for of_rows in rows)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LinesNetwork":
+        """The network in a checkpoint of train_*_band_masked.py or of `--model column`, on the CPU.
+
+        Raises:
+            UsageError: there is none in this file.
+        """
+        about = checkpoint.read("path", Path(path)).get("about")
+        described = about.get("network") if isinstance(about, dict) else None
+        try:
+            network = cls(Shape.described(described if isinstance(described, dict) else {}))
+        except ValueError as error:
+            raise UsageError("path", path, str(error)) from error
+        checkpoint.load_network("path", Path(path), network)
+        return network.eval()
 
     def require(self, ablation: Ablation) -> None:
         """Raise UsageError unless the network tells of the copies of `ablation`."""

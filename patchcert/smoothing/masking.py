@@ -45,6 +45,10 @@ class MaskedVerdicts:
     lead: Tensor
     within_margin: Tensor
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        return cls(*(torch.cat(tensors) for tensors in zip(*(vars(part).values() for part in parts), strict=True)))
+
     def merged(self, count: int) -> Self:
         """The verdicts on all `count` images, of which these are on this process's share."""
         return type(self)(*(distributed.merge(tensor, count) for tensor in vars(self).values()))
@@ -77,6 +81,11 @@ class DoubleMasking:
         for sets in self.touched:
             first, second = torch.triu_indices(len(sets), len(sets), device=sets.device)
             self.kept.append(~(sets[first] | sets[second]))
+
+    def to(self, device: torch.device | str) -> Self:
+        """Keep the places on `device`, where scores then have to be."""
+        self.touched, self.kept = ([sets.to(device) for sets in parts] for parts in (self.touched, self.kept))
+        return self
 
     def predict(self, scores: Tensor) -> Tensor:
         """(N,) int64: the answers of both rounds to the scores (N, A, K) of all copies; ties to the lower class.

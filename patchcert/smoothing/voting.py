@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from patchcert.smoothing.ablation import Ablation, encode
-from patchcert.smoothing.columns import LinesNetwork
+from patchcert.smoothing.columns import LinesNetwork, has_limited_reach
 from patchcert.smoothing.windowed import WindowedNetwork
 
 
@@ -93,7 +93,6 @@ class DenseNetwork:
     def __init__(self, network: nn.Module, ablation: Ablation):
         self.network, self.ablation = network.eval(), ablation
 
-    @torch.inference_mode()
     def logits(self, images: Tensor, indices: Tensor) -> Tensor:
         visible = self.ablation.masks(indices)[None, :, None]  # (1, A', 1, H, W)
         copies = (images[:, None] * visible).flatten(0, 1)  # (N·A', 2C, H, W)
@@ -107,14 +106,14 @@ class SharedNetwork:
         network: images (N, C, H, W) to the logits (N, A, K) of all copies.
 
     Raises:
-        UsageError: its reach is that of another ablation.
+        UsageError: a `LinesNetwork`'s reach is that of another ablation.
     """
 
-    def __init__(self, network: LinesNetwork, ablation: Ablation):
-        network.require(ablation)
+    def __init__(self, network: nn.Module, ablation: Ablation):
+        if isinstance(network, LinesNetwork):
+            network.require(ablation)
         self.network, self.least = network.eval(), ablation.count
 
-    @torch.inference_mode()
     def logits(self, images: Tensor, indices: Tensor) -> Tensor:
         return self.network(images[:, : images.shape[1] // 2])[:, indices]
 
@@ -127,7 +126,7 @@ def engine(name: str, network: nn.Module, ablation: Ablation, channels: int) -> 
     Raises:
         UsageError: its bands are others.
     """
-    if isinstance(network, LinesNetwork):
+    if has_limited_reach(network):
         return SharedNetwork(network, ablation)
     return WindowedNetwork(network, ablation, channels) if name == "windowed" else DenseNetwork(network, ablation)
 

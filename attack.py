@@ -1,0 +1,34 @@
+"""Attack any network with patches: votes of ablated copies, cast by a network that your own code makes.
+
+    python3 attack.py --model package.module:factory --weights FILE --ablation band:4 --size_of_attack 5
+    python3 attack.py --model package.module:factory --weights FILE --ablation block:8 --dataset folder --data DIR \\
+        --image_size 64 --patch_height 2 --patch_width 8 --locations all --loss margin --test
+
+The network is that of certify.py; `--ablation whole` attacks it without a defence. Projected gradient ascent with sign
+steps, many restarts with the patch at a new place (Levine and Feizi, NeurIPS 2020). Stops with exit code 3 if an image
+flips whose answer is certified under the same θ.
+"""
+
+from patchcert import (
+    ANY,
+    SmoothedClassifier,
+    add_any_network,
+    add_attack_threshold,
+    any_network,
+    attack_with_patch,
+    cli,
+    patch_attack_parser,
+)
+
+
+def main() -> None:
+    parser = patch_attack_parser(__doc__, ANY)
+    add_any_network(parser)
+    add_attack_threshold(parser)
+    options = parser.parse_args()
+    network, ablation = any_network(options)
+    attack_with_patch(options, network, SmoothedClassifier(network, ablation, options.threshold))
+
+
+if __name__ == "__main__":
+    cli.run(main)

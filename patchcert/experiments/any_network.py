@@ -1,0 +1,110 @@
+"""A network that the user's own code makes, on copies that one option describes."""
+
+import argparse
+import re
+import sys
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from patchcert.cli import Parser
+from patchcert.errors import UsageError
+from patchcert.experiments.setting import add_image_size, class_count, image_shape
+from patchcert.smoothing import probing
+from patchcert.smoothing.ablation import KINDS, Ablation, parameters
+from patchcert.smoothing.classifiers import SmoothedClassifier
+
+ABLATIONS = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower(): kind for name, kind in KINDS.items()}
+"""The kinds of ablations by the names that --ablation takes."""
+
+FORMS = "band:4, row:4, band_and_row:4, block:8, multi_band:2x3 or multi_block:4x3 (size × how many are kept), or whole"
+
+
+def add_any_network(parser: Parser) -> None:
+    """The options of a network that the user's own code makes, of its copies and of the pictures in a folder."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODULE:FACTORY",
+        help="what makes the network, in your own code: imported from the current folder or PYTHONPATH, called without "
+        "arguments",
+    )
+    parser.add_argument("--ablation", required=True, metavar="KIND:SIZE", help=FORMS)
+    add_image_size(parser, 32)
+    parser.add_argument(
+        "--image_channels", type=int, choices=(1, 3), default=3, help="grey or colour, for the pictures of a folder"
+    )
+
+
+def any_network(options: argparse.Namespace) -> tuple[nn.Module, Ablation]:
+    """The network of `--model` and the copies of `--ablation`, on the CPU.
+
+    Raises:
+        UsageError: there is no such network, or it does not answer for such copies of the images with their classes.
+    """
+    channels, height, width = image_shape(options)
+    ablation, network = ablation_of(options.ablation, height, width), made_by(options.model)
+    try:
+        classifier = SmoothedClassifier(network, ablation)
+        engine = classifier.engine("dense", 2 * channels)
+        found = probing.class_count(classifier, engine, torch.full((1, channels, height, width), 0.5))
+    except ValueError as error:
+        raise UsageError("model", options.model, getattr(error, "right", str(error))) from error
+    wanted = class_count(options)
+    if found != wanted:
+        raise UsageError("model", options.model, f"it tells {found} classes apart, the data set has {wanted}")
+    return network, ablation
+
+
+def any_network_of_limited_reach(options: argparse.Namespace) -> tuple[nn.Module, Ablation]:
+    """As `any_network`, one that answers for all copies in one pass.
+
+    Raises:
+        UsageError: it does not say that it does; or as above.
+    """
+    network, ablation = any_network(options)
+    if not SmoothedClassifier(network, ablation).limited_reach:
+        right = "expected a network of limited reach; certify.py --certificate masking masks the votes of any other"
+        raise UsageError("model", options.model, right)
+    return network, ablation
+
+
+def ablation_of(text: str, height: int, width: int) -> Ablation:
+    """The copies of height × width images that `--ablation text` describes: band:4.
+
+    Raises:
+        UsageError: it describes none.
+    """
+    name, _, numbers = text.partition(":")
+    sizes = re.fullmatch(r"(?:\d+(?:x\d+)*)?", numbers) and [int(size) for size in numbers.split("x") if size]
+    kind = ABLATIONS.get(name)
+    if kind is None or sizes is None or len(sizes) != len(parameters(kind)) - 2:
+        raise UsageError("ablation", text, f"expected {FORMS}")
+    try:
+        return kind(height, width, *sizes)
+    except UsageError as error:
+        raise UsageError("ablation", text, error.right) from error
+
+
+def made_by(name: str) -> nn.Module:
+    """What the factory called MODULE:FACTORY makes; its code is the user's own, and runs.
+
+    Raises:
+        UsageError: there is none, or it makes something else than a network.
+    """
+    if not re.fullmatch(r"[\w.]+:[\w.]+", name):
+        raise UsageError("model", name, "expected package.module:factory")
+    module, factory = name.split(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        network = attrgetter(factory)(import_module(module))()
+    except Exception as error:  # other people's code fails in every way there is
+        raise UsageError("model", name, f"{type(error).__name__}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise UsageError("model", name, f"expected a torch.nn.Module, it makes {type(network).__name__}")
+    return network

@@ -1,0 +1,1 @@
+"""What Python users call: certify, interval bounds, and what comes back."""

@@ -1,0 +1,112 @@
+"""What comes back from certifying: counts for each question, verdicts for each image."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from patchcert import results
+from patchcert.patch import Patch
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Answer:
+    """To one question about N images.
+
+    Attributes:
+        patch: safe from it, anywhere,
+        certificate: by "margin", "exact", "masking" or "intervals"?
+        question: all that was asked, as `--output` has it.
+        counts: how many images are classified correctly, how many answers are certified, right or wrong.
+        verdicts: tensors (N,) on the CPU by name, as `--per_image` has them; `predicted` and `certified` always.
+    """
+
+    patch: Patch
+    certificate: str
+    question: dict[str, object]
+    counts: results.Counts
+    verdicts: dict[str, Tensor] = field(repr=False)
+
+    @classmethod
+    def of(cls, patch: Patch, question: dict[str, object], verdicts: dict[str, Tensor], labels: Tensor) -> "Answer":
+        """The answer that `verdicts` on images with these `labels` give to a question about `patch`."""
+        counts = results.Counts.of(verdicts["predicted"], verdicts["certified"], labels)
+        on_cpu = {name: tensor.cpu() for name, tensor in verdicts.items()}
+        return cls(patch, str(question["certificate"]), question, counts, on_cpu)
+
+    @property
+    def predicted(self) -> Tensor:
+        """(N,) int64: the classes."""
+        return self.verdicts["predicted"]
+
+    @property
+    def certified(self) -> Tensor:
+        """(N,) bool: which of these predictions no such patch can change, be they right or wrong."""
+        return self.verdicts["certified"]
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of the images that are classified correctly."""
+        return self.counts.correct / self.counts.total
+
+    @property
+    def certified_accuracy(self) -> float:
+        """Share of the images that are classified correctly whatever such a patch shows."""
+        return self.counts.certified_correct / self.counts.total
+
+    def __str__(self) -> str:
+        shares = f"{self.clean_accuracy:.2%} clean, {self.certified_accuracy:.2%} certified"
+        return f"patch {self.patch}, {self.certificate}: {shares}"
+
+
+@dataclass(frozen=True)
+class Certification:
+    """The answers to all questions about N images; as text, one line for each.
+
+    Attributes:
+        answers: one for each patch and certificate, in the order in which they were asked for.
+        labels: (N,) int64, on the CPU.
+        seconds: that it took.
+        config: what was certified, and how.
+    """
+
+    answers: tuple[Answer, ...]
+    labels: Tensor = field(repr=False)
+    seconds: float
+    config: dict[str, object]
+
+    @property
+    def clean_accuracy(self) -> tuple[float, ...]:
+        """That of each answer."""
+        return tuple(answer.clean_accuracy for answer in self.answers)
+
+    @property
+    def certified_accuracy(self) -> tuple[float, ...]:
+        """That of each answer."""
+        return tuple(answer.certified_accuracy for answer in self.answers)
+
+    def to_dict(self) -> dict[str, object]:
+        """What scripts write with `--output`, in JSON's types."""
+        answers: list[tuple[dict[str, object], results.Counts | results.AttackCounts]]
+        answers = [(answer.question, answer.counts) for answer in self.answers]
+        return results.run_record(answers, self.seconds, self.config)
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row per image and question, as scripts write with `--per_image`; needs pandas.
+
+        Of counts alone, `pandas.DataFrame(result.to_dict()["results"])` makes a table.
+        """
+        import pandas
+
+        columns = {"index": range(len(self.labels)), "label": self.labels.numpy()}
+        tables = [
+            pandas.DataFrame(answer.question | columns | {n: v.numpy() for n, v in answer.verdicts.items()})
+            for answer in self.answers
+        ]
+        return pandas.concat(tables, ignore_index=True)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.answers))

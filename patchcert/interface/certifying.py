@@ -1,0 +1,166 @@
+"""Certifying a classifier on images that the caller has."""
+
+import time
+from collections.abc import Iterable, Sequence
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from patchcert import distributed, networks
+from patchcert.data.dataset import Dataset
+from patchcert.data.given import given, require_classes
+from patchcert.errors import UsageError
+from patchcert.interface.certification import Answer, Certification
+from patchcert.patch import Patch
+from patchcert.progress import progress_bar
+from patchcert.smoothing import certificate as votes
+from patchcert.smoothing import probing
+from patchcert.smoothing.certificate import Certifier, Question, Verdicts
+from patchcert.smoothing.classifiers import MaskedClassifier, SmoothedClassifier
+from patchcert.smoothing.masking import MaskedVerdicts
+from patchcert.smoothing.voting import Engine
+
+NUMERICAL_MARGIN = 1e-3
+"""For scores, whose sums are rounded; that of `certify_*_masked.py`."""
+
+
+def certify(
+    classifier: SmoothedClassifier,
+    images: Tensor | ArrayLike,
+    labels: Tensor | ArrayLike,
+    patches: Patch | Iterable[Patch] | None = None,
+    certificate: str | Iterable[str] | None = None,
+    *,
+    at_once: int | None = None,
+    numerical_margin: float | None = None,
+    engine: str | None = None,
+    batch_size: int = 128,
+) -> Certification:
+    """Which answers of the classifier no patch can change.
+
+    A `MaskedClassifier` is certified by "masking", against the patches that it was made for. Where processes of
+    torch.distributed run, all of them call this with the same images, share them out and get the same answers.
+
+    Args:
+        classifier: computes on the device of its network.
+        images: (N, C, H, W), floats in [0, 1], computed with as float32, or uint8.
+        labels: (N,) whole numbers.
+        patches: one or several, each a question of its own.
+        certificate: "margin", "exact" or both; "exact" by default, which certifies whatever "margin" does.
+        at_once: 2 for two such patches anywhere.
+        numerical_margin: ν; votes this close to being decided otherwise are the adversary's. Of double masking, the
+            lead that is asked for, 0.001 by default where scores are added up.
+        engine: "windowed" or "dense", see docs/engine.md; the first that can compute the network.
+        batch_size: ablated copies per call of the network; images, for networks of limited reach.
+
+    Raises:
+        ValueError: images, labels or the network are not such, or an argument is none of those above.
+    """
+    questions = _questions(classifier, patches, certificate, at_once, numerical_margin)
+    ablation, device = classifier.ablation, _device(classifier.network)
+    dataset = given(images, labels, (ablation.height, ablation.width)).to(device)
+    ablation.to(device)
+    found = _engine(classifier, engine, 2 * dataset.channels)
+    require_classes(dataset.labels, probing.class_count(classifier, found, next(dataset.batches(1))[0]))
+    started = time.perf_counter()
+    verdicts: Sequence[Verdicts | MaskedVerdicts]
+    if isinstance(classifier, MaskedClassifier):
+        verdicts = _masked(classifier, found, dataset, questions, batch_size)
+    else:
+        verdicts, _ = votes.certify(found, dataset, Certifier(ablation, questions), batch_size)
+    seconds = time.perf_counter() - started
+    answers = [
+        Answer.of(question.patch, question.as_json(), vars(verdict), dataset.labels)
+        for question, verdict in zip(questions, verdicts, strict=True)
+    ]
+    config = {
+        "script": "patchcert.certify",
+        "classifier": type(classifier).__name__,
+        "network": networks.description(classifier.network),
+        "ablation": ablation.description(),
+        "engine": type(found).__name__,
+        "batch_size": batch_size,
+    }
+    return Certification(tuple(answers), dataset.labels.cpu(), seconds, config)
+
+
+def _questions(
+    classifier: SmoothedClassifier,
+    patches: Patch | Iterable[Patch] | None,
+    certificate: str | Iterable[str] | None,
+    at_once: int | None,
+    numerical_margin: float | None,
+) -> list[Question]:
+    """Every combination of patch and certificate.
+
+    Raises:
+        ValueError: the classifier has no such certificate, or is not made for such patches.
+    """
+    if numerical_margin is not None and not 0 <= numerical_margin < float("inf"):
+        raise ValueError(f"numerical_margin {numerical_margin}: expected a number of at least 0")
+    asked = [patches] if isinstance(patches, Patch) else list(patches or [])
+    if not all(isinstance(patch, Patch) for patch in asked):
+        raise ValueError(f"patches {patches}: expected a Patch(height, width), or several")
+    kinds = [certificate] if isinstance(certificate, str) else list(certificate or [])
+    if isinstance(classifier, MaskedClassifier):
+        margin = numerical_margin if numerical_margin is not None else NUMERICAL_MARGIN if classifier.scores else 0.0
+        return [_masked_question(classifier, asked, kinds, at_once, margin)]
+    if not asked:
+        raise ValueError("patches: expected a Patch(height, width), or several")
+    if at_once not in (None, 1, 2):
+        raise ValueError(f"at_once {at_once}: expected 1 or 2")
+    if not set(kinds) <= {"margin", "exact"}:
+        raise ValueError(f"certificate {certificate}: expected margin or exact; masking is a MaskedClassifier's")
+    return [
+        Question(patch, classifier.rule, kind, at_once or 1, numerical_margin or 0.0)
+        for patch in asked
+        for kind in kinds or ["exact"]
+    ]
+
+
+def _masked_question(
+    classifier: MaskedClassifier, patches: list[Patch], kinds: list[str], at_once: int | None, margin: float
+) -> Question:
+    """The one that can be asked of it.
+
+    Raises:
+        ValueError: another one is.
+    """
+    if not set(kinds) <= {"masking"}:
+        raise ValueError(f"certificate {', '.join(kinds)}: a MaskedClassifier is certified by masking alone")
+    patch, count = classifier.patch, classifier.at_once
+    if not set(patches) <= {patch} or at_once not in (None, count):
+        asked = f"patches {', '.join(map(str, patches or [patch]))}, {at_once or count} at once"
+        right = f"the answers of this classifier are about {count} of {patch}; make another one for others"
+        raise ValueError(f"{asked}: {right}")
+    return Question(patch, None if classifier.scores else classifier.rule, "masking", count, margin)
+
+
+def _engine(classifier: SmoothedClassifier, name: str | None, channels: int) -> Engine:
+    if name not in (None, "windowed", "dense"):
+        raise ValueError(f"engine {name}: expected windowed or dense")
+    try:
+        return classifier.engine(name or "windowed", channels)
+    except UsageError:
+        if name is not None:
+            raise
+        return classifier.engine("dense", channels)
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))
+
+
+@torch.inference_mode()
+def _masked(
+    classifier: MaskedClassifier, engine: Engine, dataset: Dataset, questions: list[Question], batch_size: int
+) -> list[MaskedVerdicts]:
+    """Those on the images of `dataset` for each question, which differ by their numerical margin alone."""
+    parts: list[list[MaskedVerdicts]] = []
+    with progress_bar(len(dataset), "masking") as bar:
+        for images, _ in dataset.take(distributed.share()).batches(batch_size):
+            for logits in classifier.every_copy(images, batch_size, engine):
+                parts.append(classifier.verdicts(logits, questions))
+            bar.update(len(images) * distributed.world())
+    return [MaskedVerdicts.concatenate(answers).merged(len(dataset)) for answers in zip(*parts, strict=True)]

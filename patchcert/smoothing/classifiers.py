@@ -1,0 +1,198 @@
+"""Classifiers that certificates are about, as modules: votes of ablated copies, or double masking of what they say.
+
+Evaluation code and attack libraries take them like any network: images (N, C, H, W) in [0, 1] to one number for each
+class, the largest for the answer. A count of votes has no gradient; backwards they hand on that of the soft votes.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from patchcert.errors import UsageError
+from patchcert.patch import Patch
+from patchcert.smoothing import voting
+from patchcert.smoothing.ablation import Ablation, encode
+from patchcert.smoothing.certificate import Certifier, Question, Verdicts, predict
+from patchcert.smoothing.columns import LinesNetwork, has_limited_reach
+from patchcert.smoothing.masking import DoubleMasking, MaskedVerdicts
+from patchcert.smoothing.voting import Engine, ThresholdVote, TopOneVote, VoteRule
+
+
+class SmoothedClassifier(nn.Module):
+    """The class with most votes of ablated copies; ties go to the lower class.
+
+    What is kept of a copy is its logits; its ballot, here its votes, follows from them, and the decision from all
+    ballots. The network is put into eval mode whenever it is asked.
+
+    Args:
+        network: base classifier, encoded copies (B, 2C, H, W), with channels (x, 1 − x) and zeros where pixels are
+            hidden, to logits (B, K). Or one of limited reach, which says so by an attribute `limited_reach = True`:
+            images (N, C, H, W) to the logits (N, A, K) of all copies, each from the pixels of its copy alone.
+        ablation: the copies; as any module's device, theirs is that of the images.
+        threshold: θ, a copy votes for every class whose probability is at least this; without it, for its most
+            probable class alone.
+        batch_size: copies per call of the network, unless one image alone has more; images, with limited reach.
+
+    Raises:
+        UsageError: θ is not from 0 to 1, or the network's reach is that of other copies.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        ablation: Ablation,
+        threshold: float | None = None,
+        *,
+        batch_size: int = 512,
+    ):
+        super().__init__()
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise UsageError("threshold", threshold, "expected a number from 0 to 1")
+        if isinstance(network, LinesNetwork):
+            network.require(ablation)
+        self.network, self.ablation, self.batch_size = network, ablation, batch_size
+        self.limited_reach = has_limited_reach(network)
+        self.rule: VoteRule = TopOneVote() if threshold is None else ThresholdVote(threshold)
+
+    def extra_repr(self) -> str:
+        return f"{self.ablation}, {self.rule}"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, K): the votes for each class; their gradient is that of the copies' probabilities, summed."""
+        return torch.cat([self._totals(logits) for logits in self.every_copy(images, self.batch_size)])
+
+    def soft(self) -> "SoftVotes":
+        """A module for attacks that follow a cross entropy; judge what they find by this classifier."""
+        return SoftVotes(self)
+
+    def engine(self, name: str, channels: int) -> Engine:
+        """What answers for the copies: see `voting.engine`."""
+        return voting.engine(name, self.network, self.ablation, channels)
+
+    def logits(self, images: Tensor, rows: Tensor, copies: Tensor) -> Tensor:
+        """(P, K): what the network says of ablations `copies` (P,) of image `rows` (P,) in `images` (R, C, H, W)."""
+        if self.limited_reach:
+            return self.network(images)[rows, copies].float()
+        visible = self.ablation.masks(copies)[:, None]  # (P, 1, H, W)
+        return self.network(self.ablation.as_seen(encode(images)[rows] * visible)).float()
+
+    def every_copy(self, images: Tensor, batch_size: int, engine: Engine | None = None) -> Iterator[Tensor]:
+        """Yield the logits of every copy, (N', A, K), for some of `images` (N, C, H, W) after the other.
+
+        Args:
+            batch_size: ablated copies per call of the network, unless one image alone has more; images, where all of
+                their copies take one pass.
+            engine: the dense one where none is given.
+        """
+        self.ablation.to(images.device)
+        engine = engine or self.engine("dense", 2 * images.shape[1])
+        every = torch.arange(self.ablation.count, device=images.device)
+        copies = 1 if self.limited_reach else self.ablation.count
+        for part in images.split(max(1, batch_size // copies)):
+            encoded, size = encode(part), max(engine.least, batch_size // len(part))
+            yield torch.cat([engine.logits(encoded, chunk) for chunk in every.split(size)], dim=1).float()
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, batch_size: int | None = None) -> Tensor:
+        """(N,) int64: the hard decisions, from all copies."""
+        parts = self.every_copy(images, batch_size or self.batch_size)
+        return torch.cat([self.decide(self.ballots(logits)) for logits in parts])
+
+    def ballots(self, logits: Tensor) -> Tensor:
+        """(…, K) bool: votes."""
+        return self.rule(logits.softmax(dim=-1))
+
+    def decide(self, ballots: Tensor) -> Tensor:
+        """(N,) int64: the answers to all ballots (N, A, K)."""
+        return predict(ballots.sum(dim=1))
+
+    def verdicts(self, logits: Tensor, questions: Sequence[Question]) -> Sequence[Verdicts | MaskedVerdicts]:
+        """The answers to `questions` about images of which all copies' logits (N, A, K) are given."""
+        every = torch.arange(self.ablation.count, device=logits.device)
+        return Certifier(self.ablation, questions)([(every, logits.softmax(dim=-1))])
+
+    def _totals(self, logits: Tensor) -> Tensor:
+        """(N, K): all ballots together, from the logits (N, A, K) of all copies; the answer's total is the largest."""
+        counts = self.ballots(logits.detach()).sum(dim=1)
+        return _with_gradient_of(self._soft(logits), counts.to(logits.dtype))
+
+    def _soft(self, logits: Tensor) -> Tensor:
+        """(N, K): what stands for all ballots together where a gradient is asked for."""
+        return logits.softmax(dim=-1).sum(dim=1)
+
+
+class MaskedClassifier(SmoothedClassifier):
+    """The class that double masking gives: wherever the patch lies, copies that it touches are left out.
+
+    Ballots are scores, log-probabilities that are added up over copies, or with a θ votes. Forwards it gives the sums
+    of all ballots (N, K), and where the answer's is not the largest, one more than the largest for the answer.
+
+    Args:
+        network, ablation, threshold, batch_size: as of a `SmoothedClassifier`.
+        patch, at_once: which places there are to leave out, and what the answers are certified against: one such
+            patch anywhere, or two.
+
+    Raises:
+        UsageError: the patch does not fit into the image, there are too many pairs of places, or as above.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        ablation: Ablation,
+        patch: Patch,
+        threshold: float | None = None,
+        *,
+        at_once: int = 1,
+        batch_size: int = 512,
+    ):
+        super().__init__(network, ablation, threshold, batch_size=batch_size)
+        self.patch, self.at_once, self.scores = patch, at_once, threshold is None
+        self.masking = DoubleMasking(ablation, patch, at_once)
+
+    def extra_repr(self) -> str:
+        return f"{self.ablation}, double masking of {'scores' if self.scores else self.rule}, patch {self.patch}"
+
+    def ballots(self, logits: Tensor) -> Tensor:
+        """(…, K): log-probabilities, or bool, votes."""
+        return logits.log_softmax(dim=-1) if self.scores else super().ballots(logits)
+
+    def decide(self, ballots: Tensor) -> Tensor:
+        return self.masking.to(ballots.device).predict(ballots.float())
+
+    def verdicts(self, logits: Tensor, questions: Sequence[Question]) -> list[MaskedVerdicts]:
+        """For each of `questions`, which differ by their numerical margin alone, those on copies (N, A, K)."""
+        ballots, masking = self.ballots(logits).float(), self.masking.to(logits.device)
+        return [masking.verdicts(ballots, question.numerical_margin) for question in questions]
+
+    def _totals(self, logits: Tensor) -> Tensor:
+        ballots = self.ballots(logits.detach())
+        sums, answer = ballots.sum(dim=1).to(logits.dtype), self.decide(ballots)[:, None]
+        above = torch.where(sums.argmax(dim=1, keepdim=True) == answer, sums.gather(1, answer), sums.amax(1, True) + 1)
+        return _with_gradient_of(self._soft(logits), sums.scatter(1, answer, above))
+
+    def _soft(self, logits: Tensor) -> Tensor:
+        return logits.log_softmax(dim=-1).sum(dim=1) if self.scores else super()._soft(logits)
+
+
+class SoftVotes(nn.Module):
+    """Images (N, C, H, W) to the logarithm of each class's mean probability over the copies of `classifier`, (N, K).
+
+    Its cross entropy is the loss of Levine and Feizi's attack. That of votes is flat where one class leads by many.
+    """
+
+    def __init__(self, classifier: SmoothedClassifier):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        parts = self.classifier.every_copy(images, self.classifier.batch_size)
+        means = [logits.log_softmax(dim=-1).logsumexp(dim=1) for logits in parts]
+        return torch.cat(means) - math.log(self.classifier.ablation.count)
+
+
+def _with_gradient_of(soft: Tensor, hard: Tensor) -> Tensor:
+    """The values of `hard` with the gradient of `soft`."""
+    return hard + (soft - soft.detach())  # the difference is 0 exactly

@@ -1,0 +1,28 @@
+"""What users write, for `make typecheck`: mypy looks at it, nobody runs it."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from patchcert import Band, Certification, MaskedClassifier, Patch, SmoothedClassifier, certify, encode, interval_bounds
+
+network = nn.Sequential(nn.Flatten(), nn.Linear(2 * 28 * 28, 10))
+images, labels = torch.rand(3, 1, 28, 28), torch.zeros(3, dtype=torch.int64)
+ablation = Band(28, 28, 4)
+
+smoothed = SmoothedClassifier(network, ablation, threshold=0.3)
+votes: Tensor = smoothed(images)
+result: Certification = certify(smoothed, images, labels, patches=[Patch(5, 5), Patch(2, 8)], certificate="exact")
+accuracies: tuple[float, ...] = result.certified_accuracy
+certified: Tensor = result.answers[0].certified
+record: dict[str, object] = result.to_dict()
+
+masked = MaskedClassifier(network, ablation, Patch(5, 5))
+of_arrays: Certification = certify(masked, np.zeros((3, 1, 28, 28), np.uint8), np.zeros(3, np.int64))
+ordinary = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+of_intervals: Certification = interval_bounds(ordinary, images, labels, Patch(2, 2))
+copies: Tensor = encode(images) * ablation.masks()[:1]
+
+certify(network, images, labels)  # type: ignore[arg-type]
+SmoothedClassifier(network, ablation, threshold="0.3")  # type: ignore[arg-type]
+Patch(5)  # type: ignore[call-arg]
