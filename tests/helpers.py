@@ -95,6 +95,13 @@ def _run_rank(rank: int, port: int, files: list[Path], folder: Path, script: str
     sys.exit(run_here(script, *arguments, folder=folder))
 
 
+def succeed_under_torchrun(script: str, *arguments: object, folder: Path) -> str:
+    """Run a script under torchrun in `folder`; it must end with exit code 0. Returns what it printed."""
+    run = run_in_two_processes(script, *arguments, folder=folder)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
 def run_in_two_processes(script: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess:
     """Run a script under torchrun in `folder` and wait for it."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
