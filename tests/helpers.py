@@ -1,9 +1,13 @@
 """Small data, and scripts run as people run them."""
 
 import contextlib
+import multiprocessing
+import os
 import runpy
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from unittest import mock
 
@@ -12,6 +16,14 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 
 README = max(ROOT.glob("README*.md"), key=lambda path: "proposed" in path.name)
+
+
+FORKS = multiprocessing.get_context("forkserver")
+"""Starts processes that have imported already what scripts import, which takes longer than most of what they do."""
+
+FORKS.set_forkserver_preload(
+    ["patchcert.experiments.attacking", "patchcert.experiments.masking", "patchcert.intervals.evaluation", __name__]
+)
 
 
 def write_idx_files(folder: Path, train: int = 300, test: int = 101) -> None:
@@ -51,6 +63,39 @@ def succeed(script: str, *arguments: object, folder: Path) -> None:
 
 
 def succeed_in_two_processes(script: str, *arguments: object, folder: Path) -> str:
+    """Run a script in `folder` as two processes like torchrun's; both must end with 0. Returns what they printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as said:
+        files = [Path(said) / name for name in ("out", "err")]
+        ranks = [
+            FORKS.Process(target=_run_rank, args=(rank, port, files, folder, script, arguments)) for rank in range(2)
+        ]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(300)
+            if process.exitcode != 0:
+                break  # the other one may wait for it in vain
+        codes = [process.exitcode for process in ranks]
+        for process in ranks:
+            process.kill()
+        printed, errors = (file.read_text() for file in files)
+    assert codes == [0, 0], errors
+    return printed
+
+
+def _run_rank(rank: int, port: int, files: list[Path], folder: Path, script: str, arguments: tuple) -> None:
+    """Run a script as one of two processes, adding what it prints to the end of `files`, and end with its exit code."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for number, file in enumerate(files, start=1):
+        os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
+    sys.exit(run_here(script, *arguments, folder=folder))
+
+
+def succeed_under_torchrun(script: str, *arguments: object, folder: Path) -> str:
     """Run a script under torchrun in `folder`; it must end with exit code 0. Returns what it printed."""
     run = run_in_two_processes(script, *arguments, folder=folder)
     assert run.returncode == 0, run.stderr

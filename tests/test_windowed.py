@@ -151,7 +151,7 @@ def difference(network: nn.Module, ablation: Ablation, channels: int, dtype: tor
 @pytest.mark.parametrize("ablation", five_ablations(28, 28, 4), ids=lambda a: type(a).__name__)
 def test_mnist_network(ablation, dtype):
     network = settled(mnist_network(), (2, 28, 28))
-    assert difference(network, ablation, 2, dtype, most=784) < TOLERANCE[dtype]
+    assert difference(network, ablation, 2, dtype, most=157) < TOLERANCE[dtype]  # of blocks every fifth, in all columns
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -63,7 +63,7 @@ def assert_bounds_equal(found, expected):
 
 @pytest.mark.parametrize("name", SMALL)
 @given(
-    height=st.integers(1, 12), width=st.integers(1, 12), epsilon=st.sampled_from([0.0, 0.3, 1.0]),
+    height=st.integers(1, 8), width=st.integers(1, 8), epsilon=st.sampled_from([0.0, 0.3, 1.0]),
     scale=st.sampled_from([GREY, COLOUR]), seed=st.integers(0, 2**31), memory=st.sampled_from([1, 2**31]),
 )  # fmt: skip
 @settings(max_examples=8)
@@ -71,7 +71,7 @@ def assert_bounds_equal(found, expected):
 def test_bounds_equal_the_plain_construction(name, height, width, epsilon, scale, seed, memory):
     torch.manual_seed(seed)
     patch = Patch(height, width)
-    batch = problem(small(name, len(scale.mean)), patch, epsilon, scale=scale, max_memory=memory)
+    batch = problem(small(name, len(scale.mean), size=8), patch, epsilon, size=8, scale=scale, max_memory=memory)
     expected = plain(batch)
     shared = all_places(batch.images, patch)
     for enough in (1, 100):
