@@ -236,9 +236,9 @@ def print_going_on(epoch: int, end_epoch: int, source: Path | None = None) -> No
     print(f"going on with epoch {epoch} of {end_epoch}" + (f" from {source}" if source else ""), flush=True)
 
 
-def print_unlocked(folder: Path) -> None:
-    """Print that two runs at once would go unnoticed."""
-    print(f"note: the file system of {folder} has no locks; see that nobody trains the same there", file=sys.stderr)
+def print_unlocked(path: Path) -> None:
+    """Print that another run at once, which writes `path` too, would go unnoticed."""
+    print(f"note: {path}: its file system has no locks; see that no other process trains it", file=sys.stderr)
 
 
 def print_finished_model(path: Path, epoch: int) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from patchcert import distributed, files
+from patchcert import distributed
 from patchcert.data.augmentation import Augmentation
 from patchcert.data.folders import Images
 from patchcert.epochs import earlier_run, epoch_generator, keep_log_until, record_epoch, require_finite
+from patchcert.files import rename
 from patchcert.progress import STEPS_BETWEEN_READINGS, progress_bar
 from patchcert.results import print_epoch, print_finished, print_going_on, print_training
 from patchcert.smoothing.objectives import Objective
@@ -167,8 +168,8 @@ def train(
             print_epoch(row, recipe.end_epoch, objective.measured)
     if distributed.is_first():
         if partial_log.exists():
-            files.rename(partial_log, log)
-        files.rename(partial, path)
+            rename(partial_log, log)
+        rename(partial, path)
         print_training(path, state, objective.measured)
     return state
 
