@@ -107,14 +107,27 @@ def run(main: Callable[[], None]) -> None:
             with stopping.at_once():
                 _run(main)
         finally:
-            sys.stdout.flush()  # here, where a failure can be dealt with, and not when the interpreter ends
+            _flush()
+    except BrokenPipeError:
+        _discard_output()
+        sys.exit(NOBODY_READS)
+
+
+def _flush() -> None:
+    """Write what is left of the output now, when a failure can be dealt with, and not when the interpreter ends."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is left when the interpreter ends
-        if isinstance(error, BrokenPipeError):
-            sys.exit(NOBODY_READS)
-        if isinstance(error.__context__, SystemExit):  # something else went wrong before, and has been said
-            raise error.__context__ from None
-        _stop(f"cannot be written: output: {error.strerror}", 1)
+        _discard_output()
+        if error.__context__ is None:  # else something failed before, and has been said
+            _stop(f"cannot be written: output: {error.strerror}", 1)
+
+
+def _discard_output() -> None:
+    """Let the interpreter's end not fail over what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(main: Callable[[], None]) -> None:

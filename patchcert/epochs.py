@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from patchcert import checkpoint, distributed, files, result_format
+from patchcert import checkpoint, distributed, result_format
 from patchcert.errors import PlaceError, UsageError, WriteError
+from patchcert.files import append_line, locked, write_atomically
 from patchcert.results import print_unlocked
 
 
@@ -20,21 +21,24 @@ def no_other_run(paths: Iterable[Path]) -> Iterator[None]:
 
     Raises:
         UsageError: another process trains into one of them, or its folder takes no new files.
+        WriteError: of the run, with a way out.
     """
     with ExitStack() as held:
         refused = None
         if distributed.is_first():
             try:
-                unlocked = {path.parent for path in paths if not held.enter_context(files.locked(path))}
+                for path in paths:
+                    if not held.enter_context(locked(path)):
+                        print_unlocked(path)
             except PlaceError as error:
                 refused = error.path, error.right
-            else:
-                for folder in unlocked:
-                    print_unlocked(folder)
         refused = distributed.from_first(refused)
         if refused:
             raise PlaceError(*refused)
-        yield
+        try:
+            yield
+        except WriteError as error:
+            raise WriteError(error.reasons, "; the same command goes on from what was saved before") from error
 
 
 def epoch_generator(seed: int, epoch: int, device: torch.device | str) -> torch.Generator:
@@ -76,16 +80,12 @@ def record_epoch(row: dict, log: Path, state: dict, paths: list[Path]) -> None:
 
     Raises:
         FloatingPointError: training has diverged; nothing is written.
-        WriteError: the disk takes no more; what was there of earlier epochs still is.
     """
     require_finite(state, f"epoch {row['epoch']}")
     result_format.require(row, f"epoch {row['epoch']} of {log}", result_format.EPOCH)
-    try:
-        files.append_line(log, json.dumps(row))
-        for path in paths:
-            checkpoint.save(state, path)
-    except WriteError as error:
-        raise WriteError(error.reasons, "; the same command goes on after the last whole epoch") from error
+    append_line(log, json.dumps(row))
+    for path in paths:
+        checkpoint.save(state, path)
 
 
 def earlier_run(path: Path, partial: Path, settings: dict, overwrite: bool) -> tuple[dict, Path] | tuple[None, None]:
@@ -132,7 +132,7 @@ def keep_log_until(log: Path, epoch: int) -> None:
         return
     lines = log.read_bytes().splitlines(keepends=True)
     kept = b"".join(line for line in lines if _epoch_of(line) <= epoch)
-    files.write_atomically(log, lambda file: file.write(kept))
+    write_atomically(log, lambda file: file.write(kept))
 
 
 def _epoch_of(line: bytes) -> float:

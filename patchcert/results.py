@@ -231,9 +231,11 @@ def print_finished(path: Path, state: dict, measured: str) -> None:
     print(f"{path} is finished: {reached}; --overwrite trains anew")
 
 
-def print_unlocked(folder: Path) -> None:
-    """Print that two runs at once would go unnoticed."""
-    print(f"note: the file system of {folder} has no locks; see that nobody trains the same there", file=sys.stderr)
+def print_unlocked(path: Path) -> None:
+    """Print that another run at once, which writes `path` too, would go unnoticed."""
+    print(f"note: {path}: its file system has no locks; see that no other process trains it", file=sys.stderr)
+
+
 def print_going_on(epoch: int, end_epoch: int, source: Path | None = None, position: dict | None = None) -> None:
     """Print that training goes on with `epoch`, or inside of it, from the file `source`, unless `--resume` named it."""
     inside = f" after step {position['step']} of {position['of']}" if position else ""

@@ -140,7 +140,7 @@ def _twice_at_once(root: Path) -> Iterator[Row]:
             "disk",
             f"{kind}: the same training twice at once{how}",
             1,
-            not (refused and whole) or bool(_strays(folder)),
+            int(not (refused and whole) or bool(_strays(folder))),
             "the second is refused",
         )
 

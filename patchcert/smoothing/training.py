@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from patchcert import checkpoint, distributed, files, stopping
+from patchcert import checkpoint, distributed, stopping
 from patchcert.data.augmentation import Augmentation
 from patchcert.data.folders import Images
 from patchcert.epochs import earlier_run, epoch_generator, keep_log_until, record_epoch, save_finite
+from patchcert.files import rename
 from patchcert.results import print_epoch, print_finished, print_going_on, print_training
 from patchcert.smoothing.objectives import Objective
 from patchcert.steps import SAVE_EVERY, Steps, position_in
@@ -185,8 +186,8 @@ def train(
                 print_epoch(row, recipe.end_epoch, objective.measured)
         if distributed.is_first():
             if partial_log.exists():
-                files.rename(partial_log, log)
-            files.rename(partial, path)
+                rename(partial_log, log)
+            rename(partial, path)
             print_training(path, state, objective.measured)
     return state
 

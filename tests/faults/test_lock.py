@@ -144,9 +144,9 @@ def test_where_there_are_no_locks_that_is_said(tmp_path, monkeypatch, capsys):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", fail)
-    with no_other_run([tmp_path / "a.pth", tmp_path / "b.pth"]), no_other_run([tmp_path / "a.pth"]):
+    with no_other_run([tmp_path / "net.pth"]), no_other_run([tmp_path / "net.pth"]):
         pass
-    note = f"note: the file system of {tmp_path} has no locks; see that nobody trains the same there\n"
+    note = f"note: {tmp_path}/net.pth: its file system has no locks; see that no other process trains it\n"
     assert capsys.readouterr().err == 2 * note
     assert list(tmp_path.iterdir()) == []
 
