@@ -41,7 +41,7 @@ COMMANDS = {
 STEPS = 6
 """Of an epoch: 300 digits in batches of 50, 60 pictures in batches of 10."""
 
-GROWTH = {"megabytes": 8, "files": 0, "threads": 0}
+GROWTH = {"megabytes": 20, "files": 0, "threads": 0}
 """By how much the last quarter of a curve may lie above the second."""
 
 

@@ -164,7 +164,7 @@ def _reader_has_left() -> bool:
 def _stop(message: str, code: int) -> None:
     try:
         distributed.let_first_speak()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # it spoke
         sys.exit(code)
     if "--debug" in sys.argv:
         traceback.print_exc()

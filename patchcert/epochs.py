@@ -49,30 +49,33 @@ def epoch_generator(seed: int, epoch: int, device: torch.device | str) -> torch.
     return torch.Generator(device).manual_seed(seed * 1_000_003 + epoch + distributed.rank() * 2**40)
 
 
-def save_finite(state: dict, where: object, *paths: Path) -> None:
-    """Save the `state` in which a run is `where`: in an epoch, or at its end.
-
-    Raises:
-        FloatingPointError: training has diverged; no checkpoint comes of it.
-    """
-    require_finite(state, where)
-    for path in paths:
-        checkpoint.save(state, path)
-
-
 def require_finite(state: dict, where: object) -> None:
-    """Raise FloatingPointError if a tensor in `state` is not finite; a loss can be fine before the step that did it."""
+    """Raise FloatingPointError if training has diverged `where` the run is, so that no checkpoint comes of `state`.
+
+    A loss does not tell of the step that follows it.
+    """
     broken = next((name for name, tensor in _tensors(state) if not tensor.isfinite().all()), None)
     if broken:
         raise FloatingPointError(f"{broken} is not finite in {where}: a lower learning rate or weight decay may help")
 
 
 def _tensors(content: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors in a state, by their names in it with dots."""
     if isinstance(content, Tensor):
         yield name, content
     elif isinstance(content, dict):
         for key, value in content.items():
             yield from _tensors(value, f"{name}.{key}".removeprefix("."))
+
+
+def save_inside(state: dict, where: object, path: Path) -> None:
+    """Save the state of a run that is inside an epoch, at the step that `where` tells.
+
+    Raises:
+        FloatingPointError: training has diverged; what was saved before stays.
+    """
+    require_finite(state, where)
+    checkpoint.save(state, path)
 
 
 def record_epoch(row: dict, log: Path, state: dict, paths: list[Path]) -> None:

@@ -100,20 +100,22 @@ def test_interval_training_goes_on_too(tmp_path, capsys, name):
     """Three steps, then three test batches an epoch; all but the first, where ε is 0, look for the worst bounds."""
 
     def trained(folder, send_at=0):
-        run, left = run_of(name, "training_params:epochs=2"), iter(range(send_at - 1, -99, -1))
+        run, left, looked_at = run_of(name, "training_params:epochs=2"), iter(range(send_at - 1, -99, -1)), []
         worst = run.attack.worst
 
         def sending(*arguments):
+            looked_at.append(arguments)
             if next(left) == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
             return worst(*arguments)
 
         run.attack.worst = sending
         interval_training.train(run, few_images(), few_images(), folder, seed=5)
-        return [written(folder / file, folder / "mlp_255.log") for file in ("mlp_255.pth", "mlp_255_best.pth")]
+        files = [written(folder / file, folder / "mlp_255.log") for file in ("mlp_255.pth", "mlp_255_best.pth")]
+        return files, looked_at[-3:]
 
     whole, stopped = trained(tmp_path / "whole"), tmp_path / "stopped"
-    ends = {1: "epoch 0 after step 2 of 3", 3: "epoch 0 after step 3 of 3", 4: "epoch 1 after step 1 of 3"}
+    ends = {1: "epoch 0 after step 2 of 3", 5: "epoch 1 after step 1 of 3", 3: "epoch 1 after step 3 of 3"}
     for send_at, place in ends.items():  # one after the other, of the same run
         stopping._Clock.last = float("-inf")
         with pytest.raises(stopping.Stopped, match=f"the same command goes on in {place}"):
@@ -121,7 +123,7 @@ def test_interval_training_goes_on_too(tmp_path, capsys, name):
     capsys.readouterr()
     assert difference(trained(stopped), whole) == ""
     partial = stopped / "mlp_255.pth.partial"
-    assert capsys.readouterr().out.startswith(f"going on with epoch 1 of 1 after step 1 of 3 from {partial}\n")
+    assert capsys.readouterr().out.startswith(f"going on with epoch 1 of 1 after step 3 of 3 from {partial}\n")
     assert not partial.exists()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from patchcert import checkpoint, distributed, stopping
 from patchcert.data import augmentation
 from patchcert.data.dataset import Dataset
-from patchcert.epochs import keep_log_until, record_epoch, save_finite
+from patchcert.epochs import keep_log_until, record_epoch, save_inside
 from patchcert.errors import UsageError
 from patchcert.intervals.bounds import certified, robust_loss
 from patchcert.intervals.config import Config, Model, require_settings
@@ -200,7 +200,7 @@ def train(
 
     def save(position: dict) -> None:
         stopped = run.state(steps.epoch - 1, {"best_robust_err": best}, settings) | {"position": position}
-        save_finite(stopped, steps, partial_of(path))
+        save_inside(stopped, steps, partial_of(path))
 
     with stopping.after_a_step() as request:
         steps = Steps(run.training.batch_size, seed, device, save, save_every, request)

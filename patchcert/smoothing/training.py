@@ -11,7 +11,7 @@ from torch import nn
 from patchcert import checkpoint, distributed, stopping
 from patchcert.data.augmentation import Augmentation
 from patchcert.data.folders import Images
-from patchcert.epochs import earlier_run, epoch_generator, keep_log_until, record_epoch, save_finite
+from patchcert.epochs import earlier_run, epoch_generator, keep_log_until, record_epoch, save_inside
 from patchcert.files import rename
 from patchcert.results import print_epoch, print_finished, print_going_on, print_training
 from patchcert.smoothing.objectives import Objective
@@ -170,7 +170,7 @@ def train(
         } | ({"about": about} if about else {})
 
     def save(position: dict) -> None:
-        save_finite(state_after(steps.epoch - 1) | {"position": position}, steps, partial)
+        save_inside(state_after(steps.epoch - 1) | {"position": position}, steps, partial)
 
     with stopping.after_a_step() as request:
         steps = Steps(recipe.batch_size, recipe.seed, device, save, save_every, request)
