@@ -34,13 +34,12 @@ def main() -> None:
     if options.resume and len(options.models) != 1:
         raise UsageError("resume", options.resume, "goes with one model: choose it with --model_subset")
     parts = [named.load(options.experiment.dataset, options.data, train=part) for part in (True, False)]
-    classes = int(parts[0].labels.max()) + 1
     train_set, test_set = (splits.spread(part, options.subset).to(options.device) for part in parts)
     distributed.require_images(min(len(train_set), len(test_set)))
     runs = []
     for model in options.models:
         torch.manual_seed(options.seed)
-        runs.append(training.Run(options.experiment, model, train_set.images.shape[1:], classes, options.bytes))
+        runs.append(training.Run(options.experiment, model, train_set.images.shape[1:], named.CLASSES, options.bytes))
     arguments.require_models_folder(options.folder)
     if not (options.resume or options.overwrite):
         for run in runs:  # before the first of them trains for hours

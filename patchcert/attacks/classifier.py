@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from patchcert import networks
 from patchcert.smoothing import voting
 from patchcert.smoothing.ablation import Ablation, Whole, encode
 from patchcert.smoothing.certificate import Certifier, Question, predict
@@ -25,7 +26,7 @@ class Classifier:
 
     Attributes:
         network: base classifier, encoded images (B, 2C, H, W) to logits (B, K), or one that answers for all copies in
-            one pass; in eval mode, its weights fixed.
+            one pass; put into eval mode.
         ablation: the copies.
         rule: how they vote.
     """
@@ -34,12 +35,16 @@ class Classifier:
     ablation: Ablation
     rule: VoteRule
 
+    def __post_init__(self):
+        self.network.eval()
+
     def logits(self, images: Tensor, rows: Tensor, copies: Tensor) -> Tensor:
         """(P, K): what the network says of ablations `copies` (P,) of image `rows` (P,) in `images` (R, C, H, W)."""
+        networks.require_eval(self.network)
         if self.in_one_pass:
-            return self.network(images)[rows, copies].float()
+            return networks.finite(self.network(images)[rows, copies].float())
         visible = self.ablation.masks(copies)[:, None]  # (P, 1, H, W)
-        return self.network(self.ablation.as_seen(encode(images)[rows] * visible)).float()
+        return networks.finite(self.network(self.ablation.as_seen(encode(images)[rows] * visible)).float())
 
     @property
     def in_one_pass(self) -> bool:
@@ -53,12 +58,13 @@ class Classifier:
             batch_size: ablated copies per call of the network, unless one image alone has more; images, where all of
                 their copies take one pass.
         """
+        self.ablation.require_size(images)
         engine = voting.engine("dense", self.network, self.ablation, 2 * images.shape[1])
         every = torch.arange(self.ablation.count, device=images.device)
         copies = 1 if self.in_one_pass else self.ablation.count
         for part in images.split(max(1, batch_size // copies)):
-            chunks = every.split(max(engine.least, batch_size // len(part)))
-            yield self.outputs(torch.cat([engine.logits(encode(part), chunk) for chunk in chunks], dim=1).float())
+            chunks, encoded = every.split(max(engine.least, batch_size // len(part))), encode(part)
+            yield self.outputs(torch.cat([voting.logits(engine, encoded, chunk) for chunk in chunks], dim=1))
 
     def predict(self, images: Tensor, batch_size: int) -> Tensor:
         """(N,) int64: the hard decisions, from all copies."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from patchcert.attacks.classifier import Classifier
 from patchcert.data.dataset import Dataset
+from patchcert.networks import require_labels
 from patchcert.smoothing.certificate import Question
 
 
@@ -73,6 +74,7 @@ def look_at(classifier: Classifier, dataset: Dataset, questions: list[Question],
     images = torch.cat([batch for batch, _ in dataset.batches(batch_size)])
     parts = list(classifier.every_copy(images, batch_size))
     outputs = torch.cat(parts)
+    require_labels(outputs.shape[2], dataset.labels)
     predicted = torch.cat([classifier.decide(classifier.ballots(part)) for part in parts])
     certified = [torch.cat(answers) for answers in zip(*(classifier.certify(p, questions) for p in parts), strict=True)]
     return Clean(images, dataset.labels, dataset.indices, outputs, predicted, certified)

@@ -13,6 +13,7 @@ from patchcert.experiments import summaries
 from patchcert.experiments.evaluation import evaluation_parser, prepare, write_and_print
 from patchcert.experiments.networks import masked_network
 from patchcert.experiments.setting import set_up
+from patchcert.networks import finite
 from patchcert.option_values import nonnegative_float, patches, positive_int
 from patchcert.progress import progress_bar
 from patchcert.smoothing.columns import LinesNetwork
@@ -73,6 +74,6 @@ def scores_of(network: LinesNetwork, dataset: Images, batch_size: int, total: in
     scores = []
     with progress_bar(total, "looking") as bar:
         for images, _ in dataset.batches(batch_size):
-            scores.append(network(images).float())
+            scores.append(finite(network(images).float()))
             bar.update(len(images) * distributed.world())
     return torch.cat(scores)
