@@ -29,8 +29,8 @@ def main() -> None:
     config, models, image_rows = options.experiment, [], []
     dataset = named.load(config.dataset, options.data, train=False)
     total = len(dataset)
-    shape, classes = dataset.images.shape[1:], int(dataset.labels.max()) + 1
-    networks = [evaluation.trained(config, model, options.folder, shape, classes) for model in options.models]
+    shape = dataset.images.shape[1:]
+    networks = [evaluation.trained(config, model, options.folder, shape, named.CLASSES) for model in options.models]
     dataset = dataset.take(slice(options.limit))
     if config.eval_params.method == "adv":
         dataset = dataset.take(slice(config.eval_params.method_params.sample_limit))

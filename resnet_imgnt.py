@@ -53,8 +53,8 @@ def spread_stem(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _torchvision_weights(model: str) -> dict[str, Tensor]:
     weights = models.get_model_weights(model).DEFAULT
     try:
-        return dict(weights.get_state_dict(progress=False, check_hash=True))
-    except OSError as error:
+        return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
+    except Exception as error:  # a damaged file makes torch's reader fail in every way there is
         folder = f"{torch.hub.get_dir()}/checkpoints"
-        right = f"its pretrained weights cannot be downloaded; put {weights.url} into {folder}"
+        right = f"its pretrained weights cannot be downloaded or read; put {weights.url} into {folder}"
         raise UsageError("model", model, right) from error

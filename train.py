@@ -45,13 +45,12 @@ def main() -> None:
 
 def train(options: argparse.Namespace) -> None:
     parts = [named.load(options.experiment.dataset, options.data, train=part) for part in (True, False)]
-    classes = int(parts[0].labels.max()) + 1
     train_set, test_set = (splits.spread(part, options.subset).to(options.device) for part in parts)
     distributed.require_images(min(len(train_set), len(test_set)))
     runs = []
     for model in options.models:
         torch.manual_seed(options.seed)
-        runs.append(training.Run(options.experiment, model, train_set.images.shape[1:], classes, options.bytes))
+        runs.append(training.Run(options.experiment, model, train_set.images.shape[1:], named.CLASSES, options.bytes))
     if not (options.resume or options.overwrite):
         for run in runs:  # before the first of them trains for hours
             path, _ = training.files(options.folder, run.model)

@@ -26,7 +26,7 @@ FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types in which the weights of a network may be saved."""
 
 DIGEST = "digest"
-"""The entry that tells whether the others are as they were saved."""
+"""The entry that tells of each other one whether it is as it was saved."""
 
 
 def run_name(stem: str, lr: float, regularization: float, details: str, end_epoch: int, resume: str | None) -> str:
@@ -47,10 +47,9 @@ def run_name(stem: str, lr: float, regularization: float, details: str, end_epoc
 
 
 def save(content: dict, path: Path) -> None:
-    """Write `content` (tensors, numbers, strings, lists and dicts of them) to `path`, with a digest of it."""
-    content = {key: value for key, value in content.items() if key != DIGEST}
-    content[DIGEST] = tensor_files.digest(content)
-    write_atomically(path, lambda file: torch.save(content, file))
+    """Write `content` (tensors, numbers, strings, lists and dicts of them) to `path`, with a digest of each entry."""
+    digests = {name: tensor_files.digest(value) for name, value in content.items() if name != DIGEST}
+    write_atomically(path, lambda file: torch.save(content | {DIGEST: digests}, file))
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> str:
@@ -118,16 +117,15 @@ def read(option: str, path: Path) -> dict:
 
 
 def _require_unchanged(option: str, path: Path, content: dict) -> None:
-    """Raise UsageError unless the digest, which goes, is that of the rest; files of others have none."""
-    if DIGEST not in content:
-        return
-    said = content.pop(DIGEST)
-    try:
-        found = tensor_files.digest(content)
-    except TypeError:
-        found = None  # it holds what we do not save
-    if found != said:
-        raise UsageError(option, path, "is damaged: its digest is not that of its content")
+    """Take the digests out; UsageError if an entry has another one. Files of others, and what was added, have none."""
+    digests = content.pop(DIGEST, {})
+    for name in digests if isinstance(digests, dict) else ():
+        try:
+            if name in content and tensor_files.digest(content[name]) != digests[name]:
+                right = f"its entry {name} is not what was saved; if it was changed on purpose, take `digest` out"
+                raise UsageError(option, path, right)
+        except TypeError as error:
+            raise UsageError(option, path, f"its entry {name} is not what was saved") from error
 
 
 ENTRIES = ("net", "state_dict", "model_state_dict", "model")

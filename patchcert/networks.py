@@ -1,6 +1,6 @@
-"""What networks say of themselves, and those of MNIST."""
+"""What networks say of themselves, when what they say counts, and those of MNIST."""
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def description(network: nn.Module) -> dict:
@@ -9,6 +9,25 @@ def description(network: nn.Module) -> dict:
     Who builds a network by a name gives it an attribute `description`; others are called by their class.
     """
     return getattr(network, "description", {"name": type(network).__name__})
+
+
+def finite(outputs: Tensor) -> Tensor:
+    """The outputs of a network; FloatingPointError if one is not finite, because then a vote would mean nothing."""
+    if not outputs.isfinite().all():
+        raise FloatingPointError("the network's outputs are not finite: no answer can be given")
+    return outputs
+
+
+def require_eval(network: nn.Module) -> None:
+    """Raise RuntimeError if any part of `network` is in training mode, in which outputs depend on other images."""
+    if any(part.training for part in network.modules()):
+        raise RuntimeError("the network is in training mode: no answer can be given; network.eval() ends it")
+
+
+def require_labels(classes: int, labels: Tensor) -> None:
+    """Raise ValueError unless `labels` (N,) are among so many classes, which a network tells apart."""
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"the network tells {classes} classes apart, labels go from {labels.min()} to {labels.max()}")
 
 
 def mnist_network(channels: int = 2, classes: int = 10) -> nn.Sequential:

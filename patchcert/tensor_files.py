@@ -73,9 +73,11 @@ def _looked_through(file: BinaryIO) -> BinaryIO:
         _require_known(io.BytesIO(file.read(MOST_PICKLED)), LEGACY_PICKLES)
         file.seek(0)
         return file
-    copy = io.BytesIO()
-    with inputs.archive(file, inputs.size_of(file)) as archive, zipfile.ZipFile(copy, "w") as copied:
-        for entry in archive.infolist():
+    copy, entries = io.BytesIO(), inputs.entries(file)
+    if sum(entry.file_size for entry in entries) > inputs.size_of(file):
+        raise InputError("is compressed, which torch.save never does")
+    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w") as copied:
+        for entry in entries:
             entry_content = archive.read(entry)  # whose checksum this looks at
             if entry.filename.endswith("data.pkl"):
                 _require_known(io.BytesIO(entry_content), 1)

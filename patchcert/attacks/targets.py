@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from patchcert.data.dataset import Dataset
+from patchcert.networks import require_labels
 from patchcert.smoothing.certificate import Question
 from patchcert.smoothing.classifiers import SmoothedClassifier
 
@@ -74,6 +75,7 @@ def look_at(classifier: SmoothedClassifier, dataset: Dataset, questions: list[Qu
     images = torch.cat([batch for batch, _ in dataset.batches(batch_size)])
     parts = list(classifier.every_copy(images, batch_size))
     outputs = torch.cat(parts)
+    require_labels(outputs.shape[2], dataset.labels)
     predicted = torch.cat([classifier.decide(classifier.ballots(part)) for part in parts])
     answers = zip(*(classifier.verdicts(part, questions) for part in parts), strict=True)
     certified = [torch.cat([verdicts.certified for verdicts in answer]) for answer in answers]

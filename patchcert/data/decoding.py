@@ -1,5 +1,6 @@
 """One picture from its file: the pixels that it shows, or why there is no telling."""
 
+import os
 import warnings
 
 import numpy as np
@@ -35,6 +36,8 @@ def decode(path: str, mode: str) -> Tensor:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(path, formats=FORMATS) as picture:
+                values = picture.width * picture.height * len(picture.getbands())
+                inputs.require_plausible(values, os.path.getsize(path))
                 _require_plain(picture)
                 return transforms.pil_to_tensor(_in_mode(picture, mode))
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:

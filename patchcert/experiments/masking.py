@@ -12,6 +12,7 @@ from patchcert.data.folders import Images
 from patchcert.experiments import summaries
 from patchcert.experiments.evaluation import evaluation_parser, prepare, write_and_print
 from patchcert.experiments.setting import set_up
+from patchcert.networks import finite
 from patchcert.option_values import nonnegative_float, patches, positive_int
 from patchcert.progress import progress_bar
 from patchcert.smoothing.ablation import Ablation
@@ -80,6 +81,6 @@ def scores_of(network: nn.Module, dataset: Images, batch_size: int, total: int) 
     scores = []
     with progress_bar(total, "looking") as bar:
         for images, _ in dataset.batches(batch_size):
-            scores.append(network(images).float())
+            scores.append(finite(network(images).float()))
             bar.update(len(images) * distributed.world())
     return torch.cat(scores)

@@ -1,13 +1,15 @@
 """From JSON files that extend others, and overrides from the command line, to a config that can work."""
 
 import json
+import os
 import re
 from dataclasses import MISSING, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from patchcert import inputs
 from patchcert.data import augmentation, named
-from patchcert.errors import UsageError
+from patchcert.errors import UsageError, one_line
 from patchcert.intervals.config import Adversary, Config
 
 ATTACK_TYPES = ("patch-all", "patch-random", "patch-nn", "patch-all-pool", "sparse")
@@ -15,8 +17,11 @@ ATTACK_TYPES = ("patch-all", "patch-random", "patch-nn", "patch-all-pool", "spar
 BOUND_TYPES = {"sparse": ("sparse-interval", "sparse-interval-tight")}
 """Of attack types that have a choice; patches have `interval`."""
 
-LARGEST = 10**9
-"""No number in a config may be beyond it."""
+LARGEST, SMALLEST = 10**9, 1e-30
+"""No number in a config may be beyond the one, or nearer to 0 than the other but for 0 itself: float32 has few more."""
+
+LEAST_STD, MOST_GUIDE, MOST_BYTES = 1e-6, 1024, 1 << 20
+"""By what inputs may be divided, channels of a guide, bytes of a config."""
 
 FILE_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
 """What a model_id may be: its files are named after it."""
@@ -41,9 +46,10 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
     """The values of a file over those of the file that it `extends`."""
     try:
         files = (*seen, path.resolve())
-        values = json.loads(path.read_text(), object_pairs_hook=_without_duplicates)
-    except OSError as error:
-        raise UsageError("config", path, _instead(path, error.strerror)) from error
+        problem = inputs.problem(path)
+        if problem:
+            raise UsageError("config", path, _instead(path, problem))
+        values = json.loads(inputs.content(path, MOST_BYTES), object_pairs_hook=_without_duplicates)
     except (ValueError, RuntimeError) as error:  # RuntimeError: nested too deep, or a link to itself
         raise UsageError("config", path, f"not a config in JSON: {error}") from error
     if not isinstance(values, dict):
@@ -59,17 +65,18 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
 
 
 def _instead(path: Path, problem: str) -> str:
-    there = [file.name for file in path.parent.glob("*.json")] if path.parent.is_dir() else []
+    there = [file.name for file in path.parent.glob("*.json")] if os.path.isdir(path.parent) else []
     near = get_close_matches(path.name, there, n=3, cutoff=0.4)
     return f"{problem}; {path.parent}/ has {', '.join(near)}" if near else problem
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict:
-    keys = [key for key, _ in pairs]
-    twice = next((key for key in keys if keys.count(key) > 1), None)
-    if twice is not None:
-        raise ValueError(f"the key {twice!r} is there twice")
-    return dict(pairs)
+    values = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"the key {one_line(repr(key))} is there twice")
+        values[key] = value
+    return values
 
 
 def _over(base: dict, values: dict) -> dict:
@@ -100,7 +107,7 @@ def _override(override: str) -> dict:
         raise UsageError("config", override, f"no such key to override; the nearest are {', '.join(near) or 'none'}")
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         values = text
     for key in reversed(path.split(":")):
         values = {key: values}
@@ -141,7 +148,7 @@ def _value(kind: type, value: object, path: str, key: str) -> object:
         return _fill(kind, value, path, key + ":")
     accepted = (int, float) if kind is float else kind
     wrong_type = not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool)
-    if wrong_type or (kind in (int, float) and not abs(value) <= LARGEST):
+    if wrong_type or (kind in (int, float) and not (value == 0 or SMALLEST <= abs(value) <= LARGEST)):
         reach = f"within ±{LARGEST}"
         numbers = {int: f"a whole number {reach}", float: f"a number {reach}"}
         names = numbers | {str: "text", bool: "true or false", dict: "an object"}
@@ -190,6 +197,7 @@ def _check(config: Config, path: Path) -> None:
         (method.neighbor or not pooled, "neighbor", "[]", "numbers, as patch-all-pool merges places"),
         (method.T >= 0, "T", method.T, "at least 0"),
         (method.attack_type != "patch-nn" or method.base_width >= 1, "base_width", method.base_width, "at least 1"),
+        (method.base_width <= MOST_GUIDE, "base_width", method.base_width, f"at most {MOST_GUIDE}"),
         (training.epochs >= 1, "epochs", training.epochs, "at least 1"),
         (training.batch_size >= 1, "batch_size", training.batch_size, "at least 1"),
         (evaluation.batch_size >= 1, "eval_params:batch_size", evaluation.batch_size, "at least 1"),
@@ -211,7 +219,7 @@ def _check(config: Config, path: Path) -> None:
         (all(map(FILE_NAME.fullmatch, ids)), "models", ", ".join(ids), "of each 1 to 100 letters, digits, _, . and -"),
         (files_differ, "models", ", ".join(ids), "a model_id of its own for each, none of them another's with _best"),
         (len(config.mean) == len(config.std), "std", list(config.std), "as many numbers as mean has"),
-        (all(s > 0 for s in config.std), "std", list(config.std), "numbers above 0"),
+        (all(s >= LEAST_STD for s in config.std), "std", list(config.std), f"numbers of at least {LEAST_STD}"),
     ):
         if not fits:
             raise UsageError("config", path, f"{key}={value}: expected {right}")

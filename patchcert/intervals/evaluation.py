@@ -22,6 +22,7 @@ from patchcert.intervals.networks import network_of
 from patchcert.intervals.places import Places, Scale, Threat, all_places
 from patchcert.intervals.sparse import SparseThreat, sparse_margins
 from patchcert.intervals.worst_places import Batch
+from patchcert.networks import finite
 from patchcert.progress import progress_bar
 
 
@@ -79,11 +80,12 @@ def verdicts(network: nn.Sequential, dataset: Dataset, config: Config, max_memor
 
     Each process certifies its share of the images and gets the verdicts on all.
     """
+    network.eval()
     predicted, holds = [], []
     share = dataset.take(distributed.share())
     with progress_bar(len(share), "certifying") as bar:
         for images, labels in share.batches(config.eval_params.batch_size):
-            predicted.append(network(config.scale.inputs(images)).argmax(dim=1))
+            predicted.append(finite(network(config.scale.inputs(images))).argmax(dim=1))
             right = predicted[-1] == labels
             holds.append(_certify(network, images, labels, right, config, max_memory))
             bar.set_postfix(certified=f"{torch.cat(holds).double().mean():.2%}")
@@ -112,7 +114,7 @@ def _certify_sparse(
         left = (right & ~holds).nonzero().squeeze(1)
         if len(left):
             bounds = replace(threat, tight=tight)
-            worst = sparse_margins(network, images[left], labels[left], bounds, config.scale, max_memory)
+            worst = finite(sparse_margins(network, images[left], labels[left], bounds, config.scale, max_memory))
             holds[left] = certified(worst, labels[left])
     return holds
 
@@ -135,7 +137,7 @@ def everywhere(batch: Batch, hopeful: Tensor) -> Tensor:
         while len(left) and len(to_try):
             places = Places(to_try, left)
             count = bounds.places_at_once(places, batch.max_memory)
-            margins = bounds.margins(Places(to_try[:count], left))  # (P, B, K)
+            margins = finite(bounds.margins(Places(to_try[:count], left)))  # (P, B, K)
             worst = margins.amin(dim=0)
             left, to_try = left[certified(worst, part.labels[left])], to_try[count:]
         still = torch.zeros_like(part.labels, dtype=torch.bool)

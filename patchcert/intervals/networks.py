@@ -3,6 +3,7 @@
 import inspect
 import math
 
+import torch
 from torch import nn
 
 from patchcert.errors import UsageError
@@ -59,8 +60,8 @@ def cnn_5layer(channels: int, size: int, classes: int, width: int, linear_size: 
     )  # fmt: skip
 
 
-LARGEST_SIZE = 10**6
-"""The most that a parameter of a network may be."""
+LARGEST_SIZE, MOST_WEIGHTS = 10**6, 10**9
+"""The most that a parameter of a network may be, and weights that it may have."""
 
 NETWORKS = {"mlp": mlp, "cnn_2layer": cnn_2layer, "cnn_4layer": cnn_4layer, "cnn_5layer": cnn_5layer}
 
@@ -81,6 +82,11 @@ def build(model_class: str, channels: int, size: int, classes: int, params: dict
         raise UsageError("config", f"model_params={params}", right) from error
     if not all(type(value) is int and 1 <= value <= LARGEST_SIZE for value in params.values()):
         raise UsageError("config", f"model_params={params}", f"expected whole numbers from 1 to {LARGEST_SIZE}")
+    with torch.device("meta"):  # where weights take no memory
+        weights = sum(weight.numel() for weight in network(channels, size, classes, **params).parameters())
+    if weights > MOST_WEIGHTS:
+        right = f"expected a network of at most {MOST_WEIGHTS} weights, this one has {weights}"
+        raise UsageError("config", f"model_params={params}", right)
     return network(channels, size, classes, **params)
 
 

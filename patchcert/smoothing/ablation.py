@@ -83,6 +83,12 @@ class Ablation(ABC):
         if not (1 <= patch.height <= self.height and 1 <= patch.width <= self.width):
             raise UsageError(option, patch, f"expected a patch that fits into {self.height} × {self.width} pixels")
 
+    def require_size(self, images: Tensor) -> None:
+        """Raise ValueError unless `images` (…, H, W) have the size of those that the copies are made of."""
+        if images.shape[-2:] != (self.height, self.width):
+            found = " × ".join(map(str, images.shape[-2:]))
+            raise ValueError(f"images have {found} pixels, the ablated copies {self.height} × {self.width}")
+
     def touched_by(self, patch: Patch) -> Tensor:
         """(L, A) bool: whether `patch` at place ℓ meets a visible pixel of ablation a, (mask_a & patch_ℓ).any().
 

@@ -18,7 +18,7 @@ from patchcert.patch import Patch
 from patchcert.progress import progress_bar
 from patchcert.smoothing.ablation import Ablation, encode
 from patchcert.smoothing.masking import paired, two_rounds
-from patchcert.smoothing.voting import Ballot, Engine, VoteRule, softmax, softmax_chunks
+from patchcert.smoothing.voting import Ballot, Engine, VoteRule, require_classes, softmax, softmax_chunks
 
 NO_RIVAL = 2**62
 """A lead beyond all counts, where there is nobody to lead."""
@@ -268,6 +268,7 @@ def certify(
         early: images leave as soon as nothing can change for them, and nothing is passed on; predictions and
             certificates are the same.
     """
+    require_classes(engine, dataset)
     parts, seen, correct, certified, copies = [], 0, 0, 0, 0
     with progress_bar(len(dataset), "certifying") as bar:
         for images, labels in dataset.take(distributed.share()).batches(batch_size):
@@ -295,6 +296,7 @@ def decide_early(engine: Engine, images: Tensor, certifier: Certifier, batch_siz
     Images leave when nothing can change for them. No prediction is final before half of the copies have voted,
     because a lead is never greater than their number; after that, each `CHECKS`-th part is followed by a look.
     """
+    certifier.ablation.require_size(images)
     encoded, numbers = encode(images), torch.arange(len(images), device=images.device)
     tally, count = Tally(certifier), certifier.ablation.count
     voted, copies, next_look, decided, left = 0, 0, count / 2, [], []

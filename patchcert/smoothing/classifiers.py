@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from patchcert import networks
 from patchcert.errors import UsageError
 from patchcert.patch import Patch
 from patchcert.smoothing import voting
@@ -73,10 +74,11 @@ class SmoothedClassifier(nn.Module):
 
     def logits(self, images: Tensor, rows: Tensor, copies: Tensor) -> Tensor:
         """(P, K): what the network says of ablations `copies` (P,) of image `rows` (P,) in `images` (R, C, H, W)."""
+        networks.require_eval(self.network)
         if self.limited_reach:
-            return self.network(images)[rows, copies].float()
+            return networks.finite(self.network(images)[rows, copies].float())
         visible = self.ablation.masks(copies)[:, None]  # (P, 1, H, W)
-        return self.network(self.ablation.as_seen(encode(images)[rows] * visible)).float()
+        return networks.finite(self.network(self.ablation.as_seen(encode(images)[rows] * visible)).float())
 
     def every_copy(self, images: Tensor, batch_size: int, engine: Engine | None = None) -> Iterator[Tensor]:
         """Yield the logits of every copy, (N', A, K), for some of `images` (N, C, H, W) after the other.
@@ -86,13 +88,13 @@ class SmoothedClassifier(nn.Module):
                 their copies take one pass.
             engine: the dense one where none is given.
         """
-        self.ablation.to(images.device)
+        self.ablation.to(images.device).require_size(images)
         engine = engine or self.engine("dense", 2 * images.shape[1])
         every = torch.arange(self.ablation.count, device=images.device)
         copies = 1 if self.limited_reach else self.ablation.count
         for part in images.split(max(1, batch_size // copies)):
             encoded, size = encode(part), max(engine.least, batch_size // len(part))
-            yield torch.cat([engine.logits(encoded, chunk) for chunk in every.split(size)], dim=1).float()
+            yield torch.cat([voting.logits(engine, encoded, chunk) for chunk in every.split(size)], dim=1)
 
     @torch.no_grad()
     def predict(self, images: Tensor, batch_size: int | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from patchcert.data.folders import Images
 from patchcert.progress import progress_bar
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.certificate import Verdicts, predict
-from patchcert.smoothing.voting import Engine, TopOneVote, softmax_over
+from patchcert.smoothing.voting import Engine, TopOneVote, require_classes, softmax_over
 
 
 def randomized_verdicts(
@@ -42,6 +42,7 @@ def randomized_verdicts(
 
 def top_one_votes(engine: Engine, dataset: Images, ablation: Ablation, batch_size: int) -> Tensor:
     """(N, A, K) bool: the vote of every ablated copy of every image, with a progress bar."""
+    require_classes(engine, dataset)
     votes = []
     with progress_bar(len(dataset), "voting") as bar:
         for images, _ in dataset.take(distributed.share()).batches(batch_size):

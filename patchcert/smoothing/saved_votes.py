@@ -6,6 +6,7 @@ others count as 0. Votes are then the same, bit for bit, for every θ from the f
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,10 +37,6 @@ FREE = 1 / 3
 """At most two classes are more probable than this, and those are kept anyway: no floor need be higher."""
 
 ABLATIONS_AT_ONCE, PROBABILITIES_AT_ONCE = 512, 1 << 20
-
-ALWAYS_UNPACKED, MOST_UNPACKED = 1 << 26, 100
-"""Bytes that any file may unpack to, and so many times its own. Votes of a network that is always certain are nearly
-all alike, which packs well, but is rare and small."""
 
 MOST_SAID, MOST_CLASSES, MOST_IMAGES = 1 << 20, 100_000, 10**9
 """Characters in which a file says what it is, and what it may say."""
@@ -234,9 +231,8 @@ def read(path: Path) -> SavedVotes:
     Raises:
         UsageError: the file is missing or holds something else.
     """
-    wrong = inputs.problem(path)
-    if wrong:
-        raise UsageError("votes", path, wrong)
+    if not os.path.lexists(path):
+        raise UsageError("votes", path, "no such file")
     try:
         about, arrays = _content(path)
         if about.get("format") != FORMAT:
@@ -253,7 +249,7 @@ def read(path: Path) -> SavedVotes:
 def _content(path: Path) -> tuple[dict, dict[str, Tensor]]:
     """What the file says of itself, and its arrays."""
     with inputs.opened(path) as file:
-        inputs.archive(file, max(ALWAYS_UNPACKED, MOST_UNPACKED * inputs.size_of(file))).close()
+        inputs.entries(file)
         file.seek(0)
         with np.load(file, allow_pickle=False) as saved:
             arrays = {name: saved[name] for name in saved.files}

@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from patchcert.data.folders import Images
+from patchcert.networks import finite, require_eval, require_labels
 from patchcert.smoothing.ablation import Ablation, encode
 from patchcert.smoothing.columns import LinesNetwork, has_limited_reach
 from patchcert.smoothing.windowed import WindowedNetwork
@@ -94,9 +96,13 @@ class DenseNetwork:
         self.network, self.ablation = network.eval(), ablation
 
     def logits(self, images: Tensor, indices: Tensor) -> Tensor:
+        require_eval(self.network)
         visible = self.ablation.masks(indices)[None, :, None]  # (1, A', 1, H, W)
         copies = (images[:, None] * visible).flatten(0, 1)  # (N·A', 2C, H, W)
-        return self.network(self.ablation.as_seen(copies)).view(len(images), len(indices), -1)
+        outputs = self.network(self.ablation.as_seen(copies))
+        if outputs.dim() != 2 or len(outputs) != len(copies):
+            raise ValueError(f"the network gives {tuple(outputs.shape)} for {len(copies)} copies, expected (copies, K)")
+        return outputs.view(len(images), len(indices), -1)
 
 
 class SharedNetwork:
@@ -115,6 +121,7 @@ class SharedNetwork:
         self.network, self.least = network.eval(), ablation.count
 
     def logits(self, images: Tensor, indices: Tensor) -> Tensor:
+        require_eval(self.network)
         return self.network(images[:, : images.shape[1] // 2])[:, indices]
 
 
@@ -141,6 +148,7 @@ def softmax_chunks(
         images: (N, C, H, W) float, N at most `batch_size`.
         batch_size: ablated copies per call of the engine.
     """
+    ablation.require_size(images)
     encoded = encode(images)
     for indices in ablation.chunks(max(engine.least, batch_size // len(images))):
         yield indices, softmax(engine, encoded, indices)
@@ -148,9 +156,20 @@ def softmax_chunks(
 
 def softmax(engine: Engine, encoded: Tensor, indices: Tensor) -> Tensor:
     """The probabilities (N, A', K) of encoded images (N, 2C, H, W) under the ablations `indices` (A',)."""
-    return engine.logits(encoded, indices).float().softmax(dim=-1)
+    return logits(engine, encoded, indices).softmax(dim=-1)
 
 
 def softmax_over(engine: Engine, images: Tensor, ablation: Ablation, batch_size: int) -> Tensor:
     """The probabilities (N, A, K) of `softmax_chunks` in one tensor."""
     return torch.cat([p for _, p in softmax_chunks(engine, images, ablation, batch_size)], dim=1)
+
+
+def logits(engine: Engine, encoded: Tensor, indices: Tensor) -> Tensor:
+    """(N, A', K) float32: the engine's outputs for encoded images under the ablations `indices`; see `finite`."""
+    return finite(engine.logits(encoded, indices).float())
+
+
+def require_classes(engine: Engine, dataset: Images) -> None:
+    """Raise ValueError unless the labels of `dataset` are among the classes that the engine tells apart."""
+    nothing = torch.zeros(1, *dataset.image_shape, device=dataset.labels.device)
+    require_labels(logits(engine, encode(nothing), torch.zeros_like(dataset.labels[:1])).shape[2], dataset.labels)

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from patchcert import distributed
+from patchcert import checkpoint, distributed
 from patchcert.data import named
 from patchcert.errors import UsageError
 from patchcert.intervals import arguments, config_files
@@ -186,8 +186,7 @@ def test_attacking_a_network_that_is_never_right_flips_nothing(trained):
     content = torch.load(trained / "checkpoints" / "mnist_robtrain_p22_all" / "mlp_255.pth", weights_only=True)
     wrong = (int(named.load("mnist", trained / "data", train=False).labels[0]) + 1) % 10
     content["state_dict"]["3.bias"][wrong] = 1e6
-    (trained / "wrong").mkdir()
-    torch.save(content, trained / "wrong" / "mlp_255.pth")
+    checkpoint.save(content, trained / "wrong" / "mlp_255.pth")
     succeed("eval.py", "--config", ADV, "models_path=wrong", "--model_subset", 0, "--limit", 1, "--output", "o.json",
             "--per_image", "o.csv", folder=trained)  # fmt: skip
     (model,) = json.loads((trained / "o.json").read_text())["models"]
