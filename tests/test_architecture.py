@@ -16,13 +16,13 @@ import pytest
 import patchcert
 from tests.helpers import ROOT
 
-ROOMS = ("data", "smoothing", "attacks", "intervals", "experiments")
+ROOMS = ("data", "smoothing", "attacks", "intervals", "experiments", "interface")
 NETWORKS = ("pytorch_cifar", "resnet_imgnt")
 
 
 def sources() -> dict[str, Path]:
     """The file of each module, by its dotted name: the package, the networks, scripts and benchmarks."""
-    folders = (ROOT / folder for folder in ("patchcert", "pytorch_cifar", "benchmarks"))
+    folders = (ROOT / folder for folder in ("patchcert", "pytorch_cifar", "benchmarks", "examples"))
     files = [*ROOT.glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))]
     dotted = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
     return dict(sorted(dotted.items()))
@@ -115,6 +115,7 @@ def test_no_imports_run_in_a_circle():
     ("patchcert.smoothing.voting", "from patchcert import Band"),
     ("patchcert.experiments.training", "import train_mnist_band"),
     ("patchcert.networks", "from pytorch_cifar import MODELS"),
+    ("patchcert.interface.certifying", "from patchcert.experiments.evaluation import prepare"),
     ("resnet_imgnt", "from patchcert.smoothing.ablation import encode"),
 ])
 def test_an_import_against_the_drawing_is_caught(module, source):
