@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test results docs clean
+.PHONY: quickstart test typecheck results docs clean
 
 quickstart: .venv/runtime
 	$(BIN)/python quickstart.py
@@ -11,6 +11,9 @@ quickstart: .venv/runtime
 test: .venv/development
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+typecheck: .venv/development
+	$(BIN)/mypy
 
 .venv/runtime: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -16,13 +16,13 @@ import pytest
 import patchcert
 from tests.helpers import ROOT
 
-ROOMS = ("data", "smoothing", "attacks", "intervals", "experiments")
+ROOMS = ("data", "smoothing", "attacks", "intervals", "experiments", "interface")
 NETWORKS = ("pytorch_cifar", "resnet_imgnt")
 
 
 def sources() -> dict[str, Path]:
-    """The file of each module, by its dotted name: package, networks, scripts, benchmarks and docs."""
-    folders = (ROOT / folder for folder in ("patchcert", "pytorch_cifar", "benchmarks", "docs"))
+    """The file of each module, by its dotted name: package, networks, scripts, benchmarks, examples and docs."""
+    folders = (ROOT / folder for folder in ("patchcert", "pytorch_cifar", "benchmarks", "examples", "docs"))
     files = [*ROOT.glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))]
     dotted = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
     return dict(sorted(dotted.items()))
@@ -117,6 +117,7 @@ def test_no_imports_run_in_a_circle():
         ("patchcert.smoothing.voting", "from patchcert import Band"),
         ("patchcert.experiments.training", "import train_mnist_band"),
         ("patchcert.networks", "from pytorch_cifar import MODELS"),
+        ("patchcert.interface.certifying", "from patchcert.experiments.evaluation import prepare"),
         ("resnet_imgnt", "from patchcert.smoothing.ablation import encode"),
     ],
 )

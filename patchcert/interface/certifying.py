@@ -152,7 +152,7 @@ def _device(network: nn.Module) -> torch.device:
     return next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _masked(
     classifier: MaskedClassifier, engine: Engine, dataset: Dataset, questions: list[Question], batch_size: int
 ) -> list[MaskedVerdicts]:

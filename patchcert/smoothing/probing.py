@@ -19,7 +19,7 @@ TOLERANCE = 10
 """By so many square roots of the rounding unit, of the largest logit plus 1, may answers to one question differ."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def class_count(classifier: SmoothedClassifier, engine: Engine, image: Tensor) -> int:
     """K, from what the network says of the copies of one `image` (1, C, H, W).
 

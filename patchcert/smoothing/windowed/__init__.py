@@ -55,7 +55,7 @@ class WindowedNetwork:
         self.ablation = ablation
         first = windows_of(self._shown(0))[0]
         self.turned = first.bottom - first.top > first.right - first.left  # whole rows lie together in memory
-        parameter = next(network.parameters())
+        parameter = next(network.parameters(), torch.zeros((), device=ablation.cells.device))
         self.dtype = parameter.dtype
         empty = parameter.new_zeros(1, channels, ablation.height, ablation.width)
         self.steps = self._translated(network, self._laid_out(ablation.as_seen(empty)))

@@ -1,0 +1,190 @@
+"""Scripts that take any network: made by a factory in the current folder, against the scripts that know theirs."""
+
+import json
+import pickle
+import sys
+
+import pytest
+import torch
+
+from patchcert.experiments.any_network import ablation_of
+from patchcert.networks import mnist_network
+from patchcert.smoothing.ablation import Band, BandAndRow, Block, MultiBand, Row, Whole
+from tests.helpers import run_here, succeed
+from tests.test_pictures import write_pictures
+from tests.test_scripts import save_random_network
+
+FACTORIES = '''\
+import torch
+from torch import nn
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 4, 4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(196, 10))
+
+
+def of_colour():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(6, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(100, 3))
+    network[3].weight.data *= 30
+    return network
+
+
+class Columns(nn.Module):
+    """Of each band of two columns its own logits."""
+
+    limited_reach = True
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Conv2d(3, 3, (12, 2))
+
+    def forward(self, images):
+        wrapped = torch.cat([images, images[..., :1]], dim=3)
+        return self.layer(wrapped)[:, :, 0].transpose(1, 2)
+
+
+class Made:
+    columns = Columns
+
+
+def images_only():
+    return nn.Sequential(nn.Conv2d(1, 4, 4, 4), nn.Flatten(), nn.Linear(196, 10))
+
+
+def of_five():
+    return nn.Sequential(nn.Flatten(), nn.Linear(1568, 5))
+
+
+def broken():
+    raise RuntimeError("out of order")
+
+
+def number():
+    return 3
+'''
+
+MNIST = ["--dataset", "mnist", "--ablation", "band:4"]
+COLOUR = ["--dataset", "folder", "--data", "pictures", "--image_size", 12, "--all"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_imports(monkeypatch):
+    """Scripts run in this process, whose imports must not learn of the user's module."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "factories", raising=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, generated_mnist):
+    """A folder with a user's module, weights in several forms, and pictures."""
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "data").symlink_to(generated_mnist)
+    (folder / "factories.py").write_text(FACTORIES)
+    network = save_random_network(folder)
+    torch.save(network.state_dict(), folder / "plain.pth")
+    parallel = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
+    torch.save({"epoch": 7, "state_dict": parallel}, folder / "parallel.pth")
+    torch.save({"epoch": 7}, folder / "none.pth")
+    torch.save(mnist_network(classes=5).state_dict(), folder / "five.pth")
+    (folder / "code.pth").write_bytes(pickle.dumps(print))
+    for part in ("train", "test"):
+        write_pictures(folder / "pictures" / part, ("cat", "dog", "eel"), 4, size=12)
+    return folder
+
+
+def results(folder, script, *options):
+    succeed(script, *options, "--output", "run.json", folder=folder)
+    return json.loads((folder / "run.json").read_text())["results"]
+
+
+def test_certifying_gives_what_the_script_that_knows_the_network_gives(folder):
+    asked = ["--limit", 12, "--size_to_certify", "1,2x3", "--threshold", "0.2,0.3", "--certificate", "exact,masking"]
+    expected = results(folder, "certify_mnist_band.py", "--checkpoint", "net.pth", *asked)
+    network = [*MNIST, "--model", "patchcert.networks:mnist_network", *asked]
+    for weights in ("net.pth", "parallel.pth"):
+        assert results(folder, "certify.py", *network, "--weights", weights) == expected
+    own = ["--engine", "dense", "--save_votes", "votes.npz", "--per_image", "rows.csv"]
+    assert results(folder, "certify.py", *network, "--weights", "plain.pth", *own) == expected
+    assert len((folder / "rows.csv").read_text().splitlines()) == 1 + 8 * 12
+    assert results(folder, "certify_votes.py", "--votes", "votes.npz", *asked) == expected
+
+
+def test_attacking_gives_what_the_script_that_knows_the_network_gives(folder):
+    effort = ["--size_of_attack", 14, "--steps", 3, "--randomizations", 2]
+    asked = ["--limit", 20, "--skip", 1, "--threshold", 0.2, *effort]
+    expected = results(folder, "attack_mnist_band.py", "--checkpoint", "net.pth", *asked)
+    network = [*MNIST, "--model", "patchcert.networks:mnist_network", "--weights", "plain.pth"]
+    assert results(folder, "attack.py", *network, *asked) == expected
+    assert 0 < expected[0]["attacked_correct"] < expected[0]["correct"]
+
+
+@pytest.mark.parametrize("ablation", ["band:2", "row:3", "block:5", "multi_band:3x2"])
+def test_pictures_of_a_folder(folder, ablation):
+    network = [*COLOUR, "--model", "factories:of_colour", "--ablation", ablation]
+    (found,) = results(folder, "certify.py", *network, "--top_one", "--size_to_certify", 2)
+    assert found["total"] == 12 and found["threshold"] is None
+    succeed("attack.py", *network, "--steps", 1, "--randomizations", 1, "--skip", 3, folder=folder)
+
+
+def test_networks_of_limited_reach_are_masked(folder):
+    network = [*COLOUR, "--model", "factories:Made.columns", "--ablation", "band:2"]
+    scores = results(folder, "certify_masked.py", *network, "--size_to_certify", "1-3")
+    certified = [entry["certified_correct"] + entry["certified_wrong"] for entry in scores]
+    assert certified == sorted(certified, reverse=True) and certified[0] > 0
+    assert results(folder, "certify.py", *network, "--certificate", "masking")[0]["total"] == 12
+    effort = ["--steps", 2, "--randomizations", 2, "--skip", 1, "--size_of_attack", 2]
+    (attacked,) = results(folder, "attack_masked.py", *network, *effort)
+    assert attacked["certified_correct"] == scores[1]["certified_correct"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ablation", "band:4"], "--model"),
+        (["--model", "factories"], "--model factories: expected package.module:factory"),
+        (["--model", "nowhere:small"], "--model nowhere:small: ModuleNotFoundError: No module named 'nowhere'"),
+        (["--model", "factories:large"], "AttributeError: module 'factories' has no attribute 'large'"),
+        (["--model", "factories:broken"], "--model factories:broken: RuntimeError: out of order"),
+        (["--model", "factories:number"], "expected a torch.nn.Module, it makes int"),
+        (["--model", "factories:images_only"], "fails on a copy with channels (x, 1 − x), (1, 2, 28, 28): Runtime"),
+        (["--model", "factories:of_five"], "it tells 5 classes apart, the data set has 10"),
+        (["--model", "factories:Columns"], "fails on an image, (1, 1, 28, 28): RuntimeError"),
+        (["--ablation", "bend:4"], "--ablation bend:4: expected band:4, row:4"),
+        (["--ablation", "band:4x4"], "--ablation band:4x4: expected band:4, row:4"),
+        (["--ablation", "band:29"], "--ablation band:29: expected a whole number from 1 to 28"),
+        (["--weights", "nowhere.pth"], "--weights nowhere.pth: no such checkpoint"),
+        (["--weights", "none.pth"], "--weights none.pth: expected a checkpoint with tensors by name, or net or"),
+        (["--weights", "five.pth"], "--weights five.pth: is of another network: tensor 0.weight is"),
+        (["--weights", "code.pth"], "--weights code.pth: not a checkpoint that can be loaded safely"),
+    ],
+)
+def test_wrong_use_is_one_clear_line(folder, capsys, options, message):
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    usual = {"--model": "factories:small", "--ablation": "band:4", "--dataset": "mnist"}
+    if message == "--model":
+        usual.pop("--model")
+    arguments = [text for pair in (usual | given).items() for text in pair]
+    assert run_here("certify.py", *arguments, folder=folder) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and printed.count("\n") == 1
+
+
+def test_masking_of_scores_wants_limited_reach(folder, capsys):
+    assert run_here("certify_masked.py", *MNIST, "--model", "factories:small", folder=folder) == 2
+    assert "certify.py --certificate masking masks the votes" in capsys.readouterr().err
+
+
+def test_ablations_by_their_names():
+    expected = {
+        "band:4": Band(8, 9, 4),
+        "row:2": Row(8, 9, 2),
+        "band_and_row:3": BandAndRow(8, 9, 3),
+        "block:5": Block(8, 9, 5),
+        "multi_band:3x2": MultiBand(8, 9, 3, 2),
+        "whole": Whole(8, 9),
+    }
+    found = {text: ablation_of(text, 8, 9).description() for text in expected}
+    assert found == {text: ablation.description() for text, ablation in expected.items()}
