@@ -102,8 +102,9 @@ def first(chosen: Tensor) -> int:
     return int(chosen.nonzero()[0])
 
 
-def canvas(columns: int, *ratios: float, width: float = 8.0, height: float = 2.6, **more) -> tuple[Figure, list[Axes]]:
-    figure, axes = pyplot.subplots(1, columns, figsize=(width, height), width_ratios=ratios or None, **more)
+def canvas(*widths: float) -> tuple[Figure, list[Axes]]:
+    """Axes in a row, of these widths to one another."""
+    figure, axes = pyplot.subplots(1, len(widths), figsize=(8, 2.6), width_ratios=widths, squeeze=False)
     return figure, list(axes.flat)
 
 
@@ -168,7 +169,7 @@ def draw_exact(digits: Digits) -> tuple[Figure, str]:
     rivals = kept + touched.sum(dim=1, keepdim=True)
     rivals[:, winner] = 0
     lead = int(votes.sum(dim=0)[winner] - votes.sum(dim=0).sort().values[-2])
-    figure, axes = canvas(2, 1, 2.6)
+    figure, axes = canvas(1, 2.6)
     show_digit(axes[0], digits.images[number])
     plain(axes[0], f"a {winner}")
     places = np.arange(PLACES)
@@ -197,7 +198,7 @@ def draw_masking(digits: Digits) -> tuple[Figure, str]:
     sums = kept.double() @ scores[number]  # (L, L, K)
     leads = (sums[..., [winner]] - sums).index_fill(2, torch.tensor([winner]), math.inf).amin(dim=2)
     worst = divmod(int(leads.argmin()), PLACES)
-    figure, axes = canvas(3, 1, 1, 1.9)
+    figure, axes = canvas(1, 1, 1.9)
     show_digit(axes[0], digits.images[number])
     plain(axes[0], f"a {winner}")
     left = (BANDS.masks()[kept[worst]]).any(dim=0)
@@ -218,7 +219,7 @@ def draw_randomized(digits: Digits) -> tuple[Figure, str]:
     shares = TopOneVote()(digits.probabilities).double().mean(dim=1).gather(1, digits.labels[:, None])[:, 0]
     needed = 0.5 + BANDS.most_touched(PATCH) / BANDS.count
     samples = np.arange(1, 201)
-    figure, (axes,) = canvas(1, height=2.8, squeeze=False)
+    figure, (axes,) = canvas(1)
     reached = []
     for share, colour in ((1.0, BLUE), (0.875, GREY)):
         number = first(shares == share)
@@ -249,7 +250,7 @@ def draw_intervals(digits: Digits) -> tuple[Figure, str]:
     number = int(lowest.amin(dim=0).argmax())
     label, place = int(digits.labels[number]), int(lowest[:, number].argmin())
     clean = batch.network(images[[number]])[0].detach()
-    figure, axes = canvas(3, 1, 1.6, 1.3)
+    figure, axes = canvas(1, 1.6, 1.3)
     show_digit(axes[0], digits.images[number])
     outline(axes[0], *divmod(place, PLACES))
     plain(axes[0], f"a {label}, and the worst place")
@@ -290,17 +291,14 @@ def save(figure: Figure, path: Path) -> None:
 
 def main(folder: Path = FIGURES) -> dict[str, str]:
     """Draw all examples into `folder`; returns the captions, by the figures' names."""
-    matplotlib.rcParams |= {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "patchcert",
-        "figure.constrained_layout.use": True,
-        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
-    }
+    in_ink = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
+    same_every_day = {"svg.fonttype": "none", "svg.hashsalt": "patchcert", "figure.constrained_layout.use": True}
     folder.mkdir(parents=True, exist_ok=True)
     digits, captions = Digits.load(), {}
-    for name, draw in DRAWN.items():
-        figure, captions[name] = draw(digits)
-        save(figure, folder / f"{name}.svg")
+    with matplotlib.rc_context(same_every_day | in_ink):
+        for name, draw in DRAWN.items():
+            figure, captions[name] = draw(digits)
+            save(figure, folder / f"{name}.svg")
     return captions
 
 

@@ -41,7 +41,9 @@ class Parser(argparse.ArgumentParser):
             self.add_argument_group, ("data", "recipe", "attack", "certificate", "engine", "output")
         )
         self.output.add_argument("-h", "--help", action="help", help="show this message and exit")
-        self.output.add_argument("--quiet", action="store_true", help="print only what came out, nothing on the way")
+        self.output.add_argument(
+            "--quiet", action="store_true", help="print results, notes and errors alone: no bars, no epochs"
+        )
         self.output.add_argument("--debug", action="store_true", help="show the traceback of an error")
         self.if_missing: dict[str, Callable[[], str]] = {}
 
