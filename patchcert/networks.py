@@ -8,7 +8,8 @@ def description(network: nn.Module) -> dict:
 
     Who builds a network by a name gives it an attribute `description`; others are called by their class.
     """
-    return getattr(network, "description", {"name": type(network).__name__})
+    said = getattr(network, "description", None)
+    return said if isinstance(said, dict) else {"name": type(network).__name__}
 
 
 def finite(outputs: Tensor) -> Tensor:

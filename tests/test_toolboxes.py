@@ -1,6 +1,6 @@
-"""Attacks of other people's toolboxes, where they are installed: they take the modules, and certificates hold.
+"""Attacks of other people's toolboxes take the modules, and certificates hold.
 
-    pip install adversarial-robustness-toolbox torchattacks foolbox
+Skipped where adversarial-robustness-toolbox, torchattacks or foolbox is not installed.
 """
 
 import pytest

@@ -16,6 +16,7 @@ from patchcert.patch import Patch
 from patchcert.progress import progress_bar
 from patchcert.smoothing import certificate as votes
 from patchcert.smoothing import probing
+from patchcert.smoothing.ablation import MultiBand, MultiBlock
 from patchcert.smoothing.certificate import Certifier, Question, Verdicts
 from patchcert.smoothing.classifiers import MaskedClassifier, SmoothedClassifier
 from patchcert.smoothing.masking import MaskedVerdicts
@@ -51,24 +52,30 @@ def certify(
         at_once: 2 for two such patches anywhere.
         numerical_margin: ν; votes this close to being decided otherwise are the adversary's. Of double masking, the
             lead that is asked for, 0.001 by default where scores are added up.
-        engine: "windowed" or "dense", see docs/engine.md; the first that can compute the network.
+        engine: "windowed" or "dense", see docs/engine.md; by default the first, where it can compute the network and
+            copies show one band or block.
         batch_size: ablated copies per call of the network; images, for networks of limited reach.
 
     Raises:
         ValueError: images, labels or the network are not such, or an argument is none of those above.
     """
+    if not isinstance(classifier, SmoothedClassifier):
+        found = type(classifier).__name__
+        raise ValueError(f"the classifier is a {found}, expected a SmoothedClassifier or MaskedClassifier")
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size}: expected a whole number from 1 on")
     questions = _questions(classifier, patches, certificate, at_once, numerical_margin)
     ablation, device = classifier.ablation, _device(classifier.network)
     dataset = given(images, labels, (ablation.height, ablation.width)).to(device)
     ablation.to(device)
-    found = _engine(classifier, engine, 2 * dataset.channels)
-    require_classes(dataset.labels, probing.class_count(classifier, found, next(dataset.batches(1))[0]))
+    base = _engine(classifier, engine, 2 * dataset.channels)
+    require_classes(dataset.labels, probing.class_count(classifier, base, next(dataset.batches(1))[0]))
     started = time.perf_counter()
     verdicts: Sequence[Verdicts | MaskedVerdicts]
     if isinstance(classifier, MaskedClassifier):
-        verdicts = _masked(classifier, found, dataset, questions, batch_size)
+        verdicts = _masked(classifier, base, dataset, questions, batch_size)
     else:
-        verdicts, _ = votes.certify(found, dataset, Certifier(ablation, questions), batch_size)
+        verdicts, _ = votes.certify(base, dataset, Certifier(ablation, questions), batch_size)
     seconds = time.perf_counter() - started
     answers = [
         Answer.of(question.patch, question.as_json(), vars(verdict), dataset.labels)
@@ -79,7 +86,7 @@ def certify(
         "classifier": type(classifier).__name__,
         "network": networks.description(classifier.network),
         "ablation": ablation.description(),
-        "engine": type(found).__name__,
+        "engine": type(base).__name__,
         "batch_size": batch_size,
     }
     return Certification(tuple(answers), dataset.labels.cpu(), seconds, config)
@@ -140,11 +147,11 @@ def _masked_question(
 def _engine(classifier: SmoothedClassifier, name: str | None, channels: int) -> Engine:
     if name not in (None, "windowed", "dense"):
         raise ValueError(f"engine {name}: expected windowed or dense")
+    if name is not None or isinstance(classifier.ablation, (MultiBand, MultiBlock)):
+        return classifier.engine(name or "dense", channels)
     try:
-        return classifier.engine(name or "windowed", channels)
+        return classifier.engine("windowed", channels)
     except UsageError:
-        if name is not None:
-            raise
         return classifier.engine("dense", channels)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from patchcert import networks
-from patchcert.errors import UsageError
+from patchcert.errors import UsageError, require_within
 from patchcert.patch import Patch
 from patchcert.smoothing import voting
 from patchcert.smoothing.ablation import Ablation, encode
@@ -41,12 +41,7 @@ class SmoothedClassifier(nn.Module):
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        ablation: Ablation,
-        threshold: float | None = None,
-        *,
-        batch_size: int = 512,
+        self, network: nn.Module, ablation: Ablation, threshold: float | None = None, *, batch_size: int = 512
     ):
         super().__init__()
         if threshold is not None and not 0 <= threshold <= 1:
@@ -137,7 +132,8 @@ class MaskedClassifier(SmoothedClassifier):
             patch anywhere, or two.
 
     Raises:
-        UsageError: the patch does not fit into the image, there are too many pairs of places, or as above.
+        UsageError: the patch does not fit into the image, there are too many pairs of places, `at_once` is neither 1
+            nor 2, or as above.
     """
 
     def __init__(
@@ -151,6 +147,7 @@ class MaskedClassifier(SmoothedClassifier):
         batch_size: int = 512,
     ):
         super().__init__(network, ablation, threshold, batch_size=batch_size)
+        require_within("at_once", at_once, 1, 2, "patches at the same time")
         self.patch, self.at_once, self.scores = patch, at_once, threshold is None
         self.masking = DoubleMasking(ablation, patch, at_once)
 
