@@ -45,6 +45,10 @@ class MaskedVerdicts:
     lead: Tensor
     within_margin: Tensor
 
+    @classmethod
+    def concatenate(cls, parts: Sequence["MaskedVerdicts"]) -> "MaskedVerdicts":
+        return cls(*(torch.cat(tensors) for tensors in zip(*(vars(part).values() for part in parts), strict=True)))
+
     def merged(self, count: int) -> Self:
         """The verdicts on all `count` images, of which these are on this process's share."""
         return type(self)(*(distributed.merge(tensor, count) for tensor in vars(self).values()))
