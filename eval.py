@@ -17,7 +17,7 @@ from patchcert.data import named
 from patchcert.experiments.evaluation import add_outputs
 from patchcert.intervals import arguments, evaluation
 from patchcert.intervals.bounds import exact_float32
-from patchcert.journal import of_run
+from patchcert.journal import Journal
 from patchcert.option_values import positive_int
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     dataset = dataset.to(options.device)
     distributed.require_images(len(dataset))
     weights = checkpoint.fingerprint(tensor for network, _ in networks for tensor in network.state_dict().values())
-    with of_run(options, weights=weights, images=dataset.fingerprint()) as journal:
+    with Journal.of_run(options, weights=weights, images=dataset.fingerprint()) as journal:
         for model, (network, origin) in zip(options.models, networks, strict=True):
             started = journal.seconds()
             with exact_float32():

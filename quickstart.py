@@ -65,7 +65,7 @@ def main() -> None:
     ablation, rule, network = Band(28, 28, 4), ThresholdVote(0.2), mnist_network()
     print(TRAINING, flush=True)
     trained = train(options, ablation, mnist_network, "digits_one_band", "band_4")
-    shared = ["--all", "--device", str(options.device)]
+    shared = ["--all", "--device", str(options.device), "--overwrite"]
     sizes = ["--size_to_certify", "1-8", "--checkpoint"]
 
     print(CERTIFYING, flush=True)

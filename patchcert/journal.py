@@ -75,7 +75,7 @@ class Journal:
 
     def __init__(self, output: Path | None = None, settings: dict | None = None, overwrite: bool = False):
         self.path = output and output.with_name(f"{output.name}{_of_process()}.partial")
-        self.output, self.settings = output, json.dumps(settings)
+        self.output, self.settings = output, json.dumps(settings or {})
         self._file: BinaryIO | None = None
         self._end = 0  # of its whole blocks
         self._known: deque[dict] = deque()
@@ -85,6 +85,19 @@ class Journal:
         self._next = self._since + EVERY
         if self.path:
             self._open(overwrite)
+
+    @classmethod
+    def of_run(cls, options: argparse.Namespace, **contents: str) -> Self:
+        """That of a script's run, beside its `--output` if it has one.
+
+        Args:
+            contents: fingerprints of what the run reads. Of files and folders it only matters whether they are named.
+        """
+        given = {name: "given" for name, value in vars(options).items() if isinstance(value, Path)}
+        plain = {name: value for name, value in (configuration(options) | given).items() if name not in CHANGE_NOTHING}
+        versions = {"processes": distributed.world(), "patchcert": VERSION, "torch": torch.__version__}
+        settings = {"script": plain.pop("script"), **dict(_flat("--", plain)), **contents, **versions}
+        return cls(options.output, settings, options.overwrite)
 
     def seconds(self) -> float:
         """Of work by all runs together: what was recalled counts as long as it took when it was done."""
@@ -211,19 +224,6 @@ class Journal:
             self._failed, self._next = True, time.perf_counter() + RETRY
         else:
             self._end, self._next, self._pending = self._file.tell(), time.perf_counter() + EVERY, []
-
-
-def of_run(options: argparse.Namespace, **contents: str) -> Journal:
-    """The journal of a script's run, beside its `--output`, if it has one.
-
-    Args:
-        contents: fingerprints of what the run reads. Of files and folders it matters only whether they are named.
-    """
-    given = {name: "given" for name, value in vars(options).items() if isinstance(value, Path)}
-    plain = {name: value for name, value in (configuration(options) | given).items() if name not in CHANGE_NOTHING}
-    versions = {"processes": distributed.world(), "patchcert": VERSION, "torch": torch.__version__}
-    settings = {"script": plain.pop("script"), **dict(_flat("--", plain)), **contents, **versions}
-    return Journal(options.output, settings, options.overwrite)
 
 
 def _flat(prefix: str, values: dict) -> Iterator[tuple[str, object]]:

@@ -17,7 +17,7 @@ from patchcert.errors import UsageError
 from patchcert.experiments import summaries
 from patchcert.experiments.evaluation import add_outputs, evaluation_parser, journal_of, prepare, write_and_print
 from patchcert.experiments.setting import set_up
-from patchcert.journal import Journal, of_run
+from patchcert.journal import Journal
 from patchcert.option_values import (
     batch_size,
     certificates,
@@ -145,7 +145,7 @@ def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, ru
     saved = saved.take(slice(options.limit))
     distributed.start(torch.device("cpu"))
     distributed.require_images(len(saved))
-    with of_run(options, votes=checkpoint.fingerprint(vars(saved.entries).values())) as journal:
+    with Journal.of_run(options, votes=checkpoint.fingerprint(vars(saved.entries).values())) as journal:
         verdicts = saved_votes.certify(saved, certifier, journal)
         seconds = journal.seconds()
         options.config_of_votes = saved.config

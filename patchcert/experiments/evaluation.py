@@ -12,7 +12,7 @@ from patchcert.data.folders import Images
 from patchcert.errors import UsageError
 from patchcert.experiments import about
 from patchcert.experiments.setting import IMAGENET, add_setting, load_images
-from patchcert.journal import Journal, of_run
+from patchcert.journal import Journal
 from patchcert.option_values import output_file, positive_int
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.columns import LinesNetwork
@@ -84,7 +84,7 @@ def prepare(
 def journal_of(options: argparse.Namespace, network: nn.Module, dataset: Images) -> Journal:
     """What a run of these options, weights and images keeps of its work beside --output."""
     weights = checkpoint.fingerprint(network.state_dict().values())
-    return of_run(options, weights=weights, images=dataset.fingerprint())
+    return Journal.of_run(options, weights=weights, images=dataset.fingerprint())
 
 
 def write_and_print(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from patchcert import distributed
+from patchcert import arithmetic, distributed
 from patchcert.cli import Parser
 from patchcert.data import folders, named
 from patchcert.data.folders import Images, PictureFolder, normalise_imagenet
@@ -38,6 +38,7 @@ def add_setting(parser: Parser, data_sets: tuple[str, ...]) -> None:
     )
     parser.add_argument("--tf32", action="store_true", help="let GPUs round products and convolutions to TF32")
     parser.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+    parser.add_argument("--deterministic", action="store_true", help=arithmetic.REPEATABLE)
     parser.add_argument("--seed", type=seed, default=0, help="fixes everything random")
 
 
@@ -93,6 +94,7 @@ def class_count(options: argparse.Namespace) -> int:
 def set_up(options: argparse.Namespace) -> None:
     """Join the other processes, if there are any, and set the arithmetic."""
     distributed.start(options.device)
+    arithmetic.be_deterministic(options.deterministic)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
 
 
