@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -28,7 +27,8 @@ from tests.test_scripts import save_random_network
 
 ADV = ROOT / "config" / "mnist_adveval_patch_22.json"
 BAND, ATTACK = "certify_mnist_band.py", "attack_mnist_band.py"
-CERTIFY = ["--all", "--limit", 30, "--batch_size", 8]
+CERTIFY = ["--all", "--limit", 12, "--batch_size", 3]
+PLAIN = [BAND, "--checkpoint", "net.pth", *CERTIFY, "--engine", "dense", "--output", "run.json"]
 MASKED = ["--checkpoint", ROOT / "checkpoints" / "mnist_masked_band.pth"]
 STEPS = ["--all", "--skip", 1, "--batch_size", 64, "--steps", 2, "--step_size", 0.3, "--loss", "margin"]
 EFFORT = [f"eval_params:method_params:{value}" for value in ("steps=3", "random_mask_count=2")]
@@ -79,7 +79,11 @@ def stop(monkeypatch):
 
 
 RUNS = {
-    "votes": (BAND, ["--checkpoint", "net.pth", *CERTIFY, "--certificate", "margin,exact,masking"]),
+    "votes": (
+        BAND,
+        ["--checkpoint", "net.pth", "--limit", 8, "--batch_size", 4, "--engine", "dense", "--certificate",
+         "margin,exact,masking"],
+    ),
     "all votes": (
         BAND,
         ["--checkpoint", "net.pth", *CERTIFY, "--numerical_margin", 0.01, "--engine", "dense", "--save_votes", "v.npz"],
@@ -131,67 +135,59 @@ def results_of(folder) -> list:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_an_interrupted_run_ends_as_a_whole_one(name, folder, stop, monkeypatch, capsys):
-    monkeypatch.setattr(saved_votes, "PROBABILITIES_AT_ONCE", 512 * 10 * 30)  # 30 images
+    monkeypatch.setattr(saved_votes, "PROBABILITIES_AT_ONCE", saved_votes.ABLATIONS_AT_ONCE * 10 * 30)  # 30 images
     script, arguments = RUNS[name]
     command = [script, *arguments, "--output", "run.json"]
     command += [] if name == "votes" else ["--per_image", "rows.csv"]  # for which no image leaves early
     code, pieces = stop.run(*command, folder=folder)
     whole = results_of(folder)
     assert code == 0 and pieces >= 2
-    for left in {1, pieces - 1} if name == "votes" else {pieces // 2}:
-        assert stop.run(*command, folder=folder, left=left) == (130, left)
-        assert "interrupted; the same command goes on from here" in capsys.readouterr().err
-        assert stop.run(*command, folder=folder) == (0, pieces - left)
-        assert results_of(folder) == whole
-        assert "going on with " in (said := capsys.readouterr().out) and " from run.json.partial\n" in said
+    assert stop.run(*command, folder=folder, left=pieces // 2) == (130, pieces // 2)
+    assert "interrupted; the same command goes on from here" in capsys.readouterr().err
+    assert stop.run(*command, folder=folder) == (0, pieces - pieces // 2)
+    assert results_of(folder) == whole
+    assert "going on with " in (said := capsys.readouterr().out) and " from run.json.partial\n" in said
 
 
 def test_it_says_with_which_image_it_goes_on(folder, stop, capsys):
-    command = [BAND, "--checkpoint", "net.pth", *CERTIFY, "--output", "run.json"]
-    stop.run(*command, folder=folder, left=2)
-    stop.run(*command, folder=folder)
-    assert capsys.readouterr().out.startswith("going on with image 17 of 30 from run.json.partial\n")
+    stop.run(*PLAIN, folder=folder, left=2)
+    stop.run(*PLAIN, folder=folder)
+    assert capsys.readouterr().out.startswith("going on with image 7 of 12 from run.json.partial\n")
 
 
 def test_without_output_nothing_is_kept(folder, stop):
-    command = [BAND, "--checkpoint", "net.pth", *CERTIFY]
     before = sorted(folder.iterdir())
-    assert stop.run(*command, folder=folder, left=2) == (130, 2)
-    assert stop.run(*command, folder=folder) == (0, 4) and sorted(folder.iterdir()) == before
+    assert stop.run(*PLAIN[:-2], folder=folder, left=2) == (130, 2)
+    assert stop.run(*PLAIN[:-2], folder=folder) == (0, 4) and sorted(folder.iterdir()) == before
 
 
 @pytest.fixture
 def interrupted(folder, stop):
-    """A command that was interrupted after 2 of 4 pieces."""
-    command = [BAND, "--checkpoint", "net.pth", *CERTIFY, "--output", "run.json"]
-    stop.run(*command, folder=folder, left=2)
-    yield command
+    """The run of `PLAIN`, interrupted after 2 of 4 pieces."""
+    stop.run(*PLAIN, folder=folder, left=2)
+    yield
     (folder / "run.json.partial").unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize(
-    ("script", "more", "named"),
-    [
-        (BAND, ["--batch_size", 32], "with --batch_size 8, not 32"),
+def test_another_command_is_refused_and_says_why(folder, stop, interrupted, capsys):
+    change_a_picture(folder)
+    for script, more, named in (
+        (BAND, ["--batch_size", 32], "with --batch_size 3, not 32"),
         (BAND, ["--threshold", "0.2,0.3"], "with --threshold [0.2], not [0.2, 0.3]"),
-        (BAND, ["--limit", 29], "with --limit 30, not 29"),
-        (BAND, ["--engine", "dense"], "with --engine windowed, not dense"),
+        (BAND, ["--limit", 11], "with --limit 12, not 11"),
+        (BAND, ["--engine", "windowed"], "with --engine dense, not windowed"),
         (BAND, ["--seed", 1, "--size_to_certify", 3], "with --seed 0, not 1"),
         (BAND, ["--per_image", "rows.csv"], "with --per_image None, not given"),
         (BAND, ["--checkpoint", "other.pth"], "with --checkpoint net.pth, not other.pth"),
         (BAND, ["--data", "changed"], "with images "),
-        (BAND, ["--checkpoint", "checkpoints/net.pth"], "with --checkpoint net.pth, not checkpoints/net.pth"),
         ("certify_mnist_row.py", [], "with script certify_mnist_band.py, not certify_mnist_row.py"),
-    ],
-)
-def test_another_command_is_refused_and_says_why(folder, stop, interrupted, script, more, named, capsys):
-    if "changed" in more and not (folder / "changed").exists():
-        change_a_picture(folder)
-    code = stop.run(script, *interrupted[1:], *more, folder=folder)
-    message = capsys.readouterr().err
-    assert code == (2, 0) and message.count("\n") == 1 and named in message
-    assert "--output run.json: run.json.partial is of an interrupted run" in message and "--overwrite" in message
-    assert stop.run(*interrupted, folder=folder) == (0, 2), "the interrupted run should be as it was"
+    ):
+        capsys.readouterr()
+        assert stop.run(script, *PLAIN[1:], *more, folder=folder) == (2, 0)
+        message = capsys.readouterr().err.splitlines()[-1]  # after a note, perhaps
+        assert message.startswith(f"{script}: error: --output run.json: run.json.partial is of an interrupted run")
+        assert named in message and "--overwrite" in message
+    assert stop.run(*PLAIN, folder=folder) == (0, 2), "the interrupted run should be as it was"
 
 
 def change_a_picture(folder):
@@ -205,25 +201,24 @@ def change_a_picture(folder):
 def test_other_weights_under_the_same_name_are_refused(folder, stop, interrupted, capsys):
     save_random_network(folder, seed=2)
     try:
-        assert stop.run(*interrupted, folder=folder) == (2, 0)
+        assert stop.run(*PLAIN, folder=folder) == (2, 0)
     finally:
         save_random_network(folder)
     assert "run.json.partial is of an interrupted run with weights " in capsys.readouterr().err
 
 
 def test_what_changes_no_result_may_differ(folder, stop, interrupted):
-    assert stop.run(*interrupted, "--data", "same", "--debug", folder=folder) == (0, 2)
+    assert stop.run(*PLAIN, "--data", "same", "--debug", folder=folder) == (0, 2)
 
 
 def test_overwrite_begins_anew(folder, stop, interrupted):
-    assert stop.run(*interrupted, "--threshold", 0.3, "--overwrite", folder=folder) == (0, 4)
+    assert stop.run(*PLAIN, "--threshold", 0.3, "--overwrite", folder=folder) == (0, 4)
     assert not (folder / "run.json.partial").exists()
 
 
 def test_a_file_of_somebody_else_stays(folder, stop, capsys):
     (folder / "run.json.partial").write_text("half of a novel")
-    command = [BAND, "--checkpoint", "net.pth", *CERTIFY, "--output", "run.json", "--overwrite"]
-    assert stop.run(*command, folder=folder) == (2, 0)
+    assert stop.run(*PLAIN, "--overwrite", folder=folder) == (2, 0)
     assert "run.json.partial is not what an interrupted run of this version leaves" in capsys.readouterr().err
     assert (folder / "run.json.partial").read_text() == "half of a novel"
     (folder / "run.json.partial").unlink()
@@ -234,10 +229,10 @@ def test_the_same_run_twice_at_once_is_refused(folder, stop, interrupted, capsys
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", code], cwd=folder, **pipes) as other:
         other.stdout.readline()
-        assert stop.run(*interrupted, folder=folder) == (2, 0)
+        assert stop.run(*PLAIN, folder=folder) == (2, 0)
         assert "another process is writing run.json.partial" in capsys.readouterr().err
         other.kill()
-    assert stop.run(*interrupted, folder=folder) == (0, 2)
+    assert stop.run(*PLAIN, folder=folder) == (0, 2)
 
 
 def test_a_full_disk_does_not_end_the_run(folder, stop, monkeypatch, capsys):
@@ -245,8 +240,7 @@ def test_a_full_disk_does_not_end_the_run(folder, stop, monkeypatch, capsys):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    command = [BAND, "--checkpoint", "net.pth", *CERTIFY, "--output", "run.json"]
-    assert stop.run(*command, folder=folder) == (0, 4)
+    assert stop.run(*PLAIN, folder=folder) == (0, 4)
     message = capsys.readouterr().err
     assert message.count("note: run.json.partial cannot be written: No space left on device") == 1
     assert not (folder / "run.json.partial").exists()
@@ -264,8 +258,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def test_a_killed_run_goes_on(folder):
     """SIGKILL as soon as something is on the disk."""
-    command = [BAND, "--checkpoint", "net.pth", "--all", "--batch_size", 3, "--output", "run.json"]
-    command += ["--per_image", "rows.csv"]
+    command = [*PLAIN, "--limit", 96, "--batch_size", 8]
     succeed(*command, folder=folder)
     whole = results_of(folder)
     at_once = folder / "models" / "keep_at_once.py"
@@ -273,7 +266,7 @@ def test_a_killed_run_goes_on(folder):
     run = subprocess.Popen([sys.executable, at_once, ROOT / BAND, *map(str, command[1:])], cwd=folder)
     while not (folder / "run.json.partial").exists() and run.poll() is None:
         time.sleep(0.01)
-    run.send_signal(signal.SIGKILL)
+    run.kill()
     run.wait()
     assert (folder / "run.json.partial").exists() and not (folder / "run.json").exists()
     succeed(*command, folder=folder)
