@@ -12,8 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from patchcert import heartbeats
 from patchcert.errors import UsageError
-from patchcert.heartbeats import BEAT, PATIENCE, Heartbeats
+from patchcert.heartbeats import Heartbeats
 
 AHEAD = timedelta(days=1)
 """By how much one process may finish its share before another one does."""
@@ -83,7 +84,7 @@ def let_first_speak() -> None:
 def let_lost_be_named(error: Exception) -> None:
     """Before an error in what processes exchange: where one is gone, heartbeats end this one and say which."""
     if _heartbeats and (isinstance(error, dist.DistError) or "gloo" in str(error)):
-        time.sleep((PATIENCE + 2) * BEAT)
+        time.sleep((heartbeats.PATIENCE + 10) * heartbeats.BEAT)
 
 
 def cores() -> int:

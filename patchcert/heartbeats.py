@@ -50,8 +50,9 @@ class Heartbeats:
         try:
             where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
             store = dist.TCPStore(*where, is_master=False, timeout=timedelta(seconds=COMING * BEAT))
-            while not self._done.wait(BEAT):
+            while not self._done.is_set():
                 self._counts = [store.add(key, int(number == self.rank)) for number, key in enumerate(keys)]
+                self._done.wait(BEAT)
         except RuntimeError:
             return  # of the store: counts stand still now
 
@@ -62,11 +63,11 @@ class Heartbeats:
             silent = [0 if counts[n] > before[n] else silent[n] + 1 for n in range(self.world)]
             lost = [n for n in range(self.world) if silent[n] > (PATIENCE if counts[n] else COMING)]
             if lost:
-                self._end(lost, came=counts[lost[0]] > 0)
+                return self._give_up(lost, came=counts[lost[0]] > 0)
             before = counts
 
-    def _end(self, lost: list[int], came: bool) -> None:
-        """End this process, whatever it waits for; the first one that is left says why."""
+    def _give_up(self, lost: list[int], came: bool) -> None:
+        """End this process; the first one that is left says why."""
         seconds = round((PATIENCE if came else COMING) * BEAT)
         what = f"process {', '.join(map(str, lost))} of {self.world}"
         if self.rank in lost:
@@ -75,6 +76,10 @@ class Heartbeats:
         elif self.rank > min(set(range(self.world)) - set(lost)):
             time.sleep(FIRST_SPEAKS)
         why = "was killed, hangs, or is on a machine that is gone" if came else "has not come"
-        line = f"{Path(sys.argv[0]).name}: error: {what} gave no sign of life for {seconds} s: it {why}\n"
-        os.write(2, line.encode())
-        os._exit(1)
+        end(f"{what} gave no sign of life for {seconds} s: it {why}")
+
+
+def end(reason: str) -> None:
+    """End this process with a line on stderr, whatever its main thread waits for."""
+    os.write(2, f"{Path(sys.argv[0]).name}: error: {reason}\n".encode())
+    os._exit(1)

@@ -5,6 +5,7 @@ and no others; a prediction is certified if it stands whatever those copies vote
 """
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -317,13 +318,14 @@ def decide_early(engine: Engine, images: Tensor, certifier: Certifier, batch_siz
     """One `Verdicts` per question for images (N, C, H, W), and how many copies it took.
 
     Images leave when nothing can change for them. No prediction is final before half of the copies have voted,
-    because a lead is never greater than their number; after that, each `CHECKS`-th part is followed by a look.
+    because a lead is never greater than their number; after that, each `CHECKS`-th part is followed by a look. When
+    an image leaves does not depend on the others.
     """
     encoded, numbers = encode(images), torch.arange(len(images), device=images.device)
     tally, count = Tally(certifier), certifier.ablation.count
     voted, copies, next_look, decided, left = 0, 0, count / 2, [], []
     while len(numbers):
-        size = max(engine.least, batch_size // len(numbers))
+        size = max(engine.least, min(batch_size // len(numbers), math.ceil(next_look) - voted))
         indices = torch.arange(voted, min(voted + size, count), device=images.device)
         tally.add(indices, softmax(engine, encoded, indices))
         voted += len(indices)

@@ -258,7 +258,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def test_a_killed_run_goes_on(folder):
     """SIGKILL as soon as something is on the disk."""
-    command = [*PLAIN, "--limit", 96, "--batch_size", 8]
+    command = [*PLAIN, "--limit", 40, "--batch_size", 5]
     succeed(*command, folder=folder)
     whole = results_of(folder)
     at_once = folder / "models" / "keep_at_once.py"
