@@ -10,21 +10,22 @@ eval_params:method_params has no attack_type, bound_type, patch_w, patch_l or k 
 of `method: adv` take the first `sample_limit` images and attack them too; they fail if a certified one flips.
 """
 
-import time
+import argparse
 
-from patchcert import cli, distributed, result_format, results
+from patchcert import checkpoint, cli, distributed, result_format, results
 from patchcert.data import named
+from patchcert.experiments.evaluation import add_outputs
 from patchcert.files import what_fits
 from patchcert.intervals import arguments, evaluation
 from patchcert.intervals.bounds import exact_float32
-from patchcert.option_values import output_file, positive_int
+from patchcert.journal import Journal
+from patchcert.option_values import positive_int
 
 
 def main() -> None:
     parser = arguments.shared_parser(__doc__)
     parser.data.add_argument("--limit", type=positive_int, metavar="N", help="only the first N images")
-    parser.output.add_argument("--output", type=output_file, metavar="FILE.json", help="write the results here")
-    parser.output.add_argument("--per_image", type=output_file, metavar="FILE.csv", help="write one row per image here")
+    add_outputs(parser)
     options = arguments.parse(parser)
     config, models, image_rows = options.experiment, [], []
     dataset = named.load(config.dataset, options.data, train=False)
@@ -36,19 +37,25 @@ def main() -> None:
         dataset = dataset.take(slice(config.eval_params.method_params.sample_limit))
     dataset = dataset.to(options.device)
     distributed.require_images(len(dataset))
-    for model, (network, origin) in zip(options.models, networks, strict=True):
-        started = time.perf_counter()
-        with exact_float32():
-            verdicts = evaluation.verdicts(network.to(options.device), dataset, config, options.bytes)
-            if config.eval_params.method == "adv":
-                verdicts = evaluation.attacked(network, dataset, config, verdicts, options.seed)
-        errors = evaluation.errors(verdicts, dataset.labels, time.perf_counter() - started)
-        models.append({"model_id": model.model_id} | errors | origin)
-        image_rows += results.image_rows(dataset, [({"model_id": model.model_id}, verdicts.columns())])
-    if not distributed.is_first():
-        return
-    summary = evaluation.summary(models)
-    about = evaluation.about(config, len(dataset), total)
+    weights = checkpoint.fingerprint(tensor for network, _ in networks for tensor in network.state_dict().values())
+    with Journal.of_run(options, weights=weights, images=dataset.fingerprint()) as journal:
+        for model, (network, origin) in zip(options.models, networks, strict=True):
+            started = journal.seconds()
+            with exact_float32():
+                verdicts = evaluation.verdicts(network.to(options.device), dataset, config, options.bytes, journal)
+                if config.eval_params.method == "adv":
+                    verdicts = evaluation.attacked(network, dataset, config, verdicts, options.seed, journal)
+            errors = evaluation.errors(verdicts, dataset.labels, journal.seconds() - started)
+            models.append({"model_id": model.model_id} | errors | origin)
+            image_rows += results.image_rows(dataset, [({"model_id": model.model_id}, verdicts.columns())])
+        if distributed.is_first():
+            report(options, len(dataset), total, models, image_rows)
+
+
+def report(options: argparse.Namespace, count: int, total: int, models: list[dict], image_rows: list[dict]) -> None:
+    """Write and print what was found of each model on `count` of the data set's `total` images."""
+    config, summary = options.experiment, evaluation.summary(models)
+    about = evaluation.about(config, count, total)
     with what_fits() as attempt:
         if options.output:
             against = result_format.stamp("evaluate") | {"evaluated_against": config.eval_params.against()}

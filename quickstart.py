@@ -67,7 +67,7 @@ def main() -> None:
     ablation, network = Band(28, 28, 4), mnist_network()
     say(TRAINING)
     trained = train(options, ablation, mnist_network, "digits_one_band", "band_4")
-    shared = ["--all", "--device", str(options.device)]
+    shared = ["--all", "--device", str(options.device), "--overwrite"]
     sizes = ["--size_to_certify", "1-8", "--checkpoint"]
 
     say(CERTIFYING)

@@ -151,6 +151,7 @@ def _run(main: Callable[[], None]) -> None:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_has_left():
             raise
+        distributed.let_lost_be_named(error)
         if "--debug" in sys.argv:
             raise
         _stop(f"{type(error).__name__}: {error} (--debug shows where)".replace("\n", " "), 1)

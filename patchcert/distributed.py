@@ -12,14 +12,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from patchcert import heartbeats
 from patchcert.errors import UsageError
+from patchcert.heartbeats import Heartbeats
 
 AHEAD = timedelta(days=1)
 """By how much one process may finish its share before another one does."""
 
+_heartbeats: list[Heartbeats] = []
+
 
 def start(device: torch.device) -> None:
-    """Join the processes that torchrun started, if it did, each with a GPU of its own where `device` is one."""
+    """Join the processes that torchrun started, if it did, each with a GPU of its own where `device` is one.
+
+    From then on one that dies or hangs ends all.
+    """
     if "RANK" not in os.environ or dist.is_initialized():
         return
     if device.type == "cuda":
@@ -27,13 +34,30 @@ def start(device: torch.device) -> None:
         if local >= gpus:
             raise UsageError("nproc_per_node", os.environ["LOCAL_WORLD_SIZE"], f"expected at most {gpus}, one per GPU")
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=AHEAD)
+    if int(os.environ["WORLD_SIZE"]) > 1:
+        _heartbeats.append(Heartbeats(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])))
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=AHEAD)
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        right = "another program uses this port here, perhaps another run; expected a free one"
+        raise UsageError("master_port", os.environ["MASTER_PORT"], right) from error
 
 
 def stop() -> None:
-    """Leave the other processes, if there are any."""
+    """Leave the other processes, if there are any, once all are done."""
     if dist.is_initialized():
+        meet()
+        while _heartbeats:
+            _heartbeats.pop().stop()
         dist.destroy_process_group()
+
+
+def meet() -> None:
+    """Wait until all processes are here."""
+    if world() > 1:
+        int(total(torch.zeros(1, device="cuda" if dist.get_backend() == "nccl" else "cpu")))
 
 
 def rank() -> int:
@@ -60,6 +84,12 @@ def let_first_speak() -> None:
 def is_spoken_for() -> bool:
     """Whether another process says what all of them would say, before they have joined each other, too."""
     return os.environ.get("RANK", "0") != "0"
+
+
+def let_lost_be_named(error: Exception) -> None:
+    """Before an error in what processes exchange: where one is gone, heartbeats end this one and say which."""
+    if _heartbeats and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+        time.sleep((heartbeats.PATIENCE + 10) * heartbeats.BEAT)
 
 
 def cores() -> int:

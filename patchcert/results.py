@@ -242,6 +242,16 @@ def print_going_on(epoch: int, end_epoch: int, source: Path | None = None, posit
     say(f"going on with epoch {epoch} of {end_epoch}{inside}" + (f" from {source}" if source else ""))
 
 
+def print_going_on_with(what: str, source: Path) -> None:
+    """Print that a run takes its beginning from the file `source` and goes on with a piece of work."""
+    print(f"going on with {what} from {source}", flush=True)
+
+
+def print_not_kept(path: Path, reason: str) -> None:
+    """Print, beside the results, that what a run has done is not in `path`."""
+    print(f"note: {path} cannot be written: {reason}; an interrupted run would lose what it has done", file=sys.stderr)
+
+
 def print_finished_model(path: Path, epoch: int) -> None:
     """Print that there is nothing to do: the run with interval bounds that writes `path` is finished."""
     print(f"{path} is finished after epoch {epoch}; --overwrite trains anew", flush=True)

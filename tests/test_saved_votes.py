@@ -91,7 +91,8 @@ def test_large_files_are_read_in_parts(tmp_path, monkeypatch):
     recorder.write(tmp_path / "votes.npz", data_of(9), CONFIG)
     monkeypatch.setattr(saved_votes, "ABLATIONS_AT_ONCE", 7)
     monkeypatch.setattr(saved_votes, "PROBABILITIES_AT_ONCE", 7 * 4 * 2)
-    batches = [list(chunks) for chunks in saved_votes.read(tmp_path / "votes.npz").batches()]
+    saved = saved_votes.read(tmp_path / "votes.npz")
+    batches = [list(chunks) for chunks, _ in saved.batches(saved.at_once)]
     assert [len(chunks) for chunks in batches] == [4] * 5 and batches[0][0][1].shape == (2, 7, 4)
     rebuilt = torch.cat([torch.cat([p for _, p in chunks], dim=1) for chunks in batches])
     kept = rebuilt > 0

@@ -8,6 +8,7 @@ outputs that stand behind the votes; what counts as broken is decided by the vot
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from patchcert.attacks.targets import Targets
 from patchcert.attacks.threats import Threat
 from patchcert.errors import BrokenCertificateError
+from patchcert.journal import Journal
 from patchcert.smoothing.classifiers import SmoothedClassifier
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -125,6 +127,7 @@ class Attack:
 
     Args:
         batch_size: ablated copies per call of the network, unless one image alone has more.
+        journal: keeps how each batch of targets fared.
     """
 
     def __init__(
@@ -135,7 +138,9 @@ class Attack:
         targets: Targets,
         seed: int,
         batch_size: int,
+        journal: Journal | None = None,
     ):
+        self.journal = journal or Journal()
         self.classifier, self.threat, self.ascent, self.targets = classifier, threat, ascent, targets
         copies = 1 if classifier.limited_reach else int(threat.touched.sum(dim=1).max())
         self.together = max(1, batch_size // copies)
@@ -170,7 +175,13 @@ class Attack:
         done((len(self.targets) - len(standing)) * (steps + 1))
         for numbers in standing.split(self.together):
             if len(numbers):
-                self._climb(self._trials(numbers, places[numbers]), steps, step_size, losses, done)
+                trials = self._trials(numbers, places[numbers])
+                climb = partial(self._climb, trials, self._random_start(trials), steps, step_size, done)
+                indices = self.targets.indices[numbers.to(self.targets.indices.device)]
+                if self.journal.ahead:
+                    done(len(numbers) * (steps + 1))
+                outcome = self.journal.recall(f"restart {self.restarts + 1}", indices, climb)
+                self._note(outcome, places, losses)
         self.restarts += 1
         broken = (self.findings.flipped & self.targets.certified).nonzero().flatten().tolist()
         if broken:
@@ -184,17 +195,24 @@ class Attack:
         return _Trials(numbers, labels, places, *bounds, touched, self.log_p[numbers], self.ballots[numbers])
 
     def _climb(
-        self, trials: _Trials, steps: int, step_size: float, losses: Tensor, done: Callable[[int], object]
-    ) -> None:
-        """`restart` for one batch; puts the loss of trials that still stand into `losses` (N,)."""
-        images = self._random_start(trials)
-        velocity = torch.zeros_like(images)
+        self, trials: _Trials, images: Tensor, steps: int, step_size: float, done: Callable[[int], object]
+    ) -> dict:
+        """One batch of a restart, from `images` (R, C, H, W) on.
+
+        Returns:
+            `fallen`, for each step after which images flipped what they are: `numbers` of their targets, adversarial
+            `images`, the class `predicted`, `totals`, all (R', …), and `step`; `standing`, the numbers of the others,
+            (R',) int64, and their `losses` after the last step.
+        """
+        fallen, velocity = [], torch.zeros_like(images)
         for step in range(steps + 1):
             loss, gradient, ballots = self._look(images, trials, with_gradient=step < steps)
             predicted = self.classifier.decide(ballots)
             flipped = predicted != trials.labels
             if flipped.any():
-                self._record(trials.take(flipped), images[flipped], predicted[flipped], ballots[flipped], step)
+                totals = ballots[flipped].sum(dim=1)
+                found = {"images": images[flipped], "predicted": predicted[flipped], "totals": totals, "step": step}
+                fallen.append({"numbers": trials.numbers[flipped]} | found)
                 stands = ~flipped
                 done(int(flipped.sum()) * (steps + 1 - step))
                 trials, images, velocity = trials.take(stands), images[stands], velocity[stands]
@@ -205,8 +223,8 @@ class Attack:
                 images = (images + step_size * velocity.sign()).clamp(trials.lower, trials.upper)
             done(len(images))
             if not len(images):
-                return
-        losses[trials.numbers] = loss
+                break
+        return {"fallen": fallen, "standing": trials.numbers, "losses": loss}
 
     def _random_start(self, trials: _Trials) -> Tensor:
         """(R, C, H, W): a random image between the bounds of each trial, by its target's own generator."""
@@ -228,15 +246,11 @@ class Attack:
         gradient = torch.autograd.grad(loss.sum(), images)[0] if with_gradient else torch.zeros_like(images)
         return loss.detach(), gradient, ballots
 
-    def _record(self, trials: _Trials, images: Tensor, predicted: Tensor, ballots: Tensor, step: int) -> None:
-        """Note adversarial `images` of `trials`, all of which flipped at `step` of this restart."""
-        for found, value in (
-            (self.findings.flipped, True),
-            (self.findings.images, images),
-            (self.findings.predicted, predicted),
-            (self.findings.totals, ballots.sum(dim=1)),
-            (self.findings.place, trials.places),
-            (self.findings.restart, self.restarts),
-            (self.findings.step, step),
-        ):
-            found[trials.numbers] = value
+    def _note(self, outcome: dict, places: Tensor, losses: Tensor) -> None:
+        """Put what `_climb` gave, at `places` (N,) of this restart, into the findings and `losses` (N,)."""
+        losses[outcome["standing"]] = outcome["losses"]
+        for found in outcome["fallen"]:
+            numbers = found.pop("numbers")
+            found |= {"flipped": True, "place": places[numbers], "restart": self.restarts}
+            for name, value in found.items():
+                getattr(self.findings, name)[numbers] = value

@@ -1,7 +1,6 @@
 """Attacking as options describe it: with patches or in an L∞ ball, held against the certificates."""
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from patchcert.cli import Parser
 from patchcert.data.dataset import Dataset
 from patchcert.errors import BrokenCertificateError, UsageError, WriteError, require_within
 from patchcert.experiments import summaries
-from patchcert.experiments.evaluation import evaluation_parser, prepare, write_and_print
+from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
 from patchcert.experiments.masking import add_numerical_margin
 from patchcert.experiments.setting import set_up
 from patchcert.files import what_fits
@@ -166,10 +165,10 @@ def _attack(
     dataset, _ = prepare(options, network, classifier.ablation, options.skip)
     network.eval().requires_grad_(False)
     ascent = Ascent(LOSSES[options.loss], options.steps, options.step_size, options.momentum)
-    started = time.perf_counter()
-    with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+    autocast = torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp)
+    with journal_of(options, network, dataset) as journal, autocast:
         clean = look_at(classifier, dataset.take(distributed.share()), questions, options.batch_size)
-        run = Attack(classifier, threat, ascent, clean.targets(), options.seed, options.batch_size)
+        run = Attack(classifier, threat, ascent, clean.targets(), options.seed, options.batch_size, journal)
         try:
             search(run, restarts)
         except BrokenCertificateError as error:
@@ -177,7 +176,7 @@ def _attack(
             raise BrokenCertificateError(error.number, f"{error}: the counterexample {kept}") from error
         about = summaries.of_attack(options, len(dataset), classifier, threat, restarts)
         with what_fits() as attempt:
-            attempt(_report_attack, options, about, dataset, clean, run, time.perf_counter() - started)
+            attempt(_report_attack, options, about, dataset, clean, run, journal.seconds())
             if options.save_images:
                 attempt(pictures.save_flipped, run, options.save_images)
                 _report_pictures(options, run)

@@ -1,8 +1,8 @@
 """Certifying as options describe it: by a network's votes, by saved ones, by random samples of them."""
 
 import argparse
-import time
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from patchcert import distributed, results
+from patchcert import checkpoint, distributed, results
 from patchcert.cli import Parser, configuration
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
 from patchcert.experiments import summaries
-from patchcert.experiments.evaluation import add_outputs, evaluation_parser, prepare, write_and_print
+from patchcert.experiments.evaluation import add_outputs, evaluation_parser, journal_of, prepare, write_and_print
 from patchcert.experiments.setting import set_up
 from patchcert.files import what_fits
+from patchcert.journal import Journal
 from patchcert.option_values import (
     batch_size,
     certificates,
@@ -143,21 +144,21 @@ def certify_by_votes(
     early = not (options.per_image or options.numerical_margin or options.save_votes)
     certifier = certificate.Certifier(ablation.to(options.device), questions)
     dataset, network = prepare(options, network, ablation)
-    engine = _engine(options, network, ablation, dataset)
-    recorder = saved_votes.Recorder(ablation, rules)
-    with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-        _find_batch_size(options, engine, dataset, ablation, certifier)
-        started = time.perf_counter()
-        listener = recorder if options.save_votes else iter
-        verdicts, classified = certificate.certify(engine, dataset, certifier, options.batch_size, listener, early)
-    seconds = time.perf_counter() - started
-    copies = results.Copies(len(dataset) * ablation.count, classified, _close_votes(questions, verdicts))
-    about = summaries.of_certificates(vars(options), len(dataset), ablation, questions)
-    asked = [question.as_json() for question in questions]
-    with what_fits() as attempt:
-        if options.save_votes:
-            attempt(recorder.write, options.save_votes, dataset, configuration(options))
-        attempt(_report, options, about, dataset, asked, verdicts, seconds, copies)
+    with journal_of(options, network, dataset) as journal:
+        engine = _engine(options, network, ablation, dataset)
+        recorder = saved_votes.Recorder(ablation, rules) if options.save_votes else None
+        with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+            _find_batch_size(options, engine, dataset, ablation, certifier, journal)
+            started, size = journal.seconds(), options.batch_size
+            verdicts, classified = certificate.certify(engine, dataset, certifier, size, recorder, early, journal)
+        seconds = journal.seconds() - started
+        copies = results.Copies(len(dataset) * ablation.count, classified, _close_votes(questions, verdicts))
+        about = summaries.of_certificates(vars(options), len(dataset), ablation, questions)
+        asked = [question.as_json() for question in questions]
+        with what_fits() as attempt:
+            if recorder:
+                attempt(recorder.write, options.save_votes, dataset, configuration(options))
+            attempt(_report, options, about, dataset, asked, verdicts, seconds, copies)
 
 
 def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, rules: list[VoteRule]) -> None:
@@ -169,15 +170,15 @@ def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, ru
     saved = saved.take(slice(options.limit))
     distributed.start(torch.device("cpu"))
     distributed.require_images(len(saved))
-    started = time.perf_counter()
-    verdicts = saved_votes.certify(saved, certifier)
-    seconds = time.perf_counter() - started
-    options.config_of_votes = saved.config
-    count = len(saved) * saved.ablation.count
-    copies = results.Copies(count, count, _close_votes(questions, verdicts))
-    looked_at = saved.config | ({"limit": options.limit} if options.limit else {})
-    about = summaries.of_certificates(looked_at, len(saved), saved.ablation, questions)
-    _report(options, about, saved, [question.as_json() for question in questions], verdicts, seconds, copies)
+    with Journal.of_run(options, votes=checkpoint.fingerprint(vars(saved.entries).values())) as journal:
+        verdicts = saved_votes.certify(saved, certifier, journal)
+        seconds = journal.seconds()
+        options.config_of_votes = saved.config
+        count = len(saved) * saved.ablation.count
+        copies = results.Copies(count, count, _close_votes(questions, verdicts))
+        looked_at = saved.config | ({"limit": options.limit} if options.limit else {})
+        about = summaries.of_certificates(looked_at, len(saved), saved.ablation, questions)
+        _report(options, about, saved, [question.as_json() for question in questions], verdicts, seconds, copies)
 
 
 def certify_randomized(options: argparse.Namespace, ablation: Ablation, network: nn.Module) -> None:
@@ -187,20 +188,20 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
         ablation.require_fits("attack_size", patch)
     most_touched = {patch: ablation.to(options.device).most_touched(patch) for patch in options.attack_size}
     dataset, network = prepare(options, network, ablation)
-    engine = _engine(options, network, ablation, dataset)
-    with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-        _find_batch_size(options, engine, dataset, ablation, use=list)
-        started = time.perf_counter()
-        votes = randomized.top_one_votes(engine, dataset, ablation, options.batch_size)
-    verdicts = [
-        randomized.randomized_verdicts(
-            votes, most, options.alpha, options.predsamples, options.boundsamples, np.random.default_rng(options.seed)
-        )
-        for most in most_touched.values()
-    ]
-    seconds = time.perf_counter() - started
-    about = summaries.of_randomized(options, len(dataset), ablation)
-    _report(options, about, dataset, [{"attack_size": patch.size} for patch in most_touched], verdicts, seconds)
+    with journal_of(options, network, dataset) as journal:
+        engine = _engine(options, network, ablation, dataset)
+        with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+            _find_batch_size(options, engine, dataset, ablation, list, journal)
+            started = journal.seconds()
+            votes = randomized.top_one_votes(engine, dataset, ablation, options.batch_size, journal)
+        samples = options.alpha, options.predsamples, options.boundsamples
+        verdicts = [
+            randomized.randomized_verdicts(votes, most, *samples, np.random.default_rng(options.seed))
+            for most in most_touched.values()
+        ]
+        seconds = journal.seconds() - started
+        about = summaries.of_randomized(options, len(dataset), ablation)
+        _report(options, about, dataset, [{"attack_size": patch.size} for patch in most_touched], verdicts, seconds)
 
 
 def _questions(options: argparse.Namespace, rules: list[VoteRule]) -> list[certificate.Question]:
@@ -229,12 +230,13 @@ def _engine(options: argparse.Namespace, network: nn.Module, ablation: Ablation,
 
 
 def _find_batch_size(
-    options: argparse.Namespace, engine: Engine, dataset: Images, ablation: Ablation, use: Callable
+    options: argparse.Namespace, engine: Engine, dataset: Images, ablation: Ablation, use: Callable, journal: Journal
 ) -> None:
-    """Replace `--batch_size auto` by the number that it stands for, the same in all processes."""
+    """Replace `--batch_size auto` by the number that it stands for, the same in all processes and when going on."""
     if options.batch_size is None:
         share = dataset.take(distributed.share())
-        options.batch_size = distributed.from_first(batching.fastest_batch_size(engine, share, ablation, use))
+        search = partial(batching.fastest_batch_size, engine, share, ablation, use)
+        options.batch_size = distributed.from_first(journal.recall("the batch size", dataset.indices[:0], search))
         if distributed.is_first():
             results.print_batch_size(options.batch_size)
 

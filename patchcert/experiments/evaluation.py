@@ -13,6 +13,7 @@ from patchcert.errors import UsageError
 from patchcert.experiments import about
 from patchcert.experiments.setting import ANY, IMAGENET, add_setting, load_images
 from patchcert.files import what_fits
+from patchcert.journal import Journal
 from patchcert.option_values import output_file, positive_int
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.columns import LinesNetwork
@@ -48,8 +49,17 @@ def evaluation_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
 
 def add_outputs(parser: Parser) -> None:
     """The files that results can be written to."""
-    parser.output.add_argument("--output", type=output_file, metavar="FILE.json", help="write the results here")
+    parser.output.add_argument(
+        "--output",
+        type=output_file,
+        metavar="FILE.json",
+        help="write the results here; until then FILE.json.partial keeps what is done, so that the same command goes on"
+        " where it was interrupted: without --output it begins anew",
+    )
     parser.output.add_argument("--per_image", type=output_file, metavar="FILE.csv", help="write one row per image here")
+    parser.output.add_argument(
+        "--overwrite", action="store_true", help="begin anew, in place of what an interrupted run left beside --output"
+    )
 
 
 def prepare(
@@ -80,6 +90,12 @@ def prepare(
     if options.compile:
         network.compile()
     return dataset, network
+
+
+def journal_of(options: argparse.Namespace, network: nn.Module, dataset: Images) -> Journal:
+    """What a run of these options, weights and images keeps of its work beside --output."""
+    weights = checkpoint.fingerprint(network.state_dict().values())
+    return Journal.of_run(options, weights=weights, images=dataset.fingerprint())
 
 
 def write_and_print(

@@ -1,7 +1,6 @@
 """Certifying by double masking of bands' scores, as options describe it."""
 
 import argparse
-import time
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +9,14 @@ from patchcert import distributed, results
 from patchcert.cli import Parser
 from patchcert.data.folders import Images
 from patchcert.experiments import summaries
-from patchcert.experiments.evaluation import evaluation_parser, prepare, write_and_print
+from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
 from patchcert.experiments.setting import set_up
+from patchcert.journal import Journal
 from patchcert.networks import finite
 from patchcert.option_values import nonnegative_float, patches, positive_int
 from patchcert.progress import progress_bar
 from patchcert.smoothing.ablation import Ablation
-from patchcert.smoothing.masking import DoubleMasking
+from patchcert.smoothing.masking import DoubleMasking, MaskedVerdicts
 
 
 def masked_certification_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
@@ -54,16 +54,11 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
     ablation.to(options.device)
     maskings = {patch: DoubleMasking(ablation, patch, options.patches) for patch in options.size_to_certify}
     dataset, network = prepare(options, network, ablation)
-    started = time.perf_counter()
-    with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-        scores = scores_of(network, dataset.take(distributed.share()), options.batch_size, len(dataset))
-    verdicts = []
-    with progress_bar(len(maskings), "masking", "size") as bar:
-        for masking in maskings.values():
-            verdicts.append(masking.verdicts(scores, options.numerical_margin).merged(len(dataset)))
-            bar.update()
-    seconds = time.perf_counter() - started
-    if distributed.is_first():
+    with journal_of(options, network, dataset) as journal:
+        verdicts = _verdicts(options, network, dataset, list(maskings.values()), journal)
+        seconds = journal.seconds()
+        if not distributed.is_first():
+            return
         asked = {"certificate": "masking", "patches": options.patches, "numerical_margin": options.numerical_margin}
         answers = [
             ({"size_to_certify": patch.size} | asked, results.Counts.of(v.predicted, v.certified, dataset.labels))
@@ -74,13 +69,21 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
         write_and_print(options, about, dataset, answers, [vars(v) for v in verdicts], seconds, close)
 
 
-@torch.inference_mode()
-def scores_of(network: nn.Module, dataset: Images, batch_size: int, total: int) -> Tensor:
-    """(N, A, K) float32: the logits of all copies of the images of `dataset`, with a progress bar over `total`."""
+def _verdicts(
+    options: argparse.Namespace, network: nn.Module, dataset: Images, maskings: list[DoubleMasking], journal: Journal
+) -> list[MaskedVerdicts]:
+    """What each of `maskings` says of all images; each process looks at its share of them."""
     network.eval()
-    scores = []
-    with progress_bar(total, "looking") as bar:
-        for images, _ in dataset.batches(batch_size):
-            scores.append(finite(network(images).float()))
-            bar.update(len(images) * distributed.world())
-    return torch.cat(scores)
+
+    @torch.inference_mode()
+    def look(images: Tensor, labels: Tensor) -> list[dict]:
+        with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+            scores = finite(network(images).float())
+        return [vars(masking.verdicts(scores, options.numerical_margin)) for masking in maskings]
+
+    parts = []
+    with progress_bar(len(dataset), "certifying") as bar:
+        for found, labels in journal.over(dataset, options.batch_size, look):
+            parts.append([MaskedVerdicts(**columns) for columns in found])
+            bar.update(len(labels) * distributed.world())
+    return [MaskedVerdicts.concatenate(answers).merged(len(dataset)) for answers in zip(*parts, strict=True)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from patchcert import distributed, results
+from patchcert import arithmetic, distributed, results
 from patchcert.cli import Parser
 from patchcert.data import folders, named
 from patchcert.data.folders import Images, PictureFolder, normalise_imagenet
@@ -43,6 +43,7 @@ def add_setting(parser: Parser, data_sets: tuple[str, ...]) -> None:
     )
     parser.engine.add_argument("--tf32", action="store_true", help="let GPUs round products and convolutions to TF32")
     parser.engine.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+    parser.engine.add_argument("--deterministic", action="store_true", help=arithmetic.REPEATABLE)
     parser.engine.add_argument("--seed", type=seed, default=0, help="fixes everything random")
 
 
@@ -116,6 +117,7 @@ def image_shape(options: argparse.Namespace) -> tuple[int, int, int]:
 def set_up(options: argparse.Namespace) -> None:
     """Join the other processes, if there are any, and set the arithmetic."""
     distributed.start(options.device)
+    arithmetic.be_deterministic(options.deterministic)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from patchcert import cli, distributed
+from patchcert import arithmetic, cli, distributed
 from patchcert.errors import UsageError
 from patchcert.intervals import config_files
 from patchcert.option_values import device, folder, gigabytes, seed
@@ -25,6 +25,7 @@ def shared_parser(description: str) -> cli.Parser:
     parser.engine.add_argument("--device", type=device, default="auto", help="auto, cpu or cuda")
     parser.engine.add_argument("--max_memory", type=gigabytes, default=2.0, metavar="GB", help="for bounds, at a time")
     parser.engine.add_argument("--seed", type=seed, default=2019, help="fixes everything random")
+    parser.engine.add_argument("--deterministic", action="store_true", help=arithmetic.REPEATABLE)
     parser.engine.add_argument("--gpu", metavar="0,1", help="run on these GPUs, one process each")
     parser.what.add_argument("overrides", nargs="*", metavar="section:key=value", help="values instead of the config's")
     return parser
@@ -48,6 +49,7 @@ def parse(parser: cli.Parser) -> argparse.Namespace:
     if options.gpu is not None and "RANK" not in os.environ:
         _restart_on_gpus(options.gpu)
     distributed.start(options.device)
+    arithmetic.be_deterministic(options.deterministic)
     return options
 
 

@@ -22,6 +22,7 @@ from patchcert.intervals.networks import network_of
 from patchcert.intervals.places import Places, Scale, Threat, all_places
 from patchcert.intervals.sparse import SparseThreat, sparse_margins
 from patchcert.intervals.worst_places import Batch
+from patchcert.journal import Journal
 from patchcert.networks import finite
 from patchcert.progress import progress_bar
 
@@ -75,21 +76,26 @@ def trained(
 
 
 @torch.no_grad()
-def verdicts(network: nn.Sequential, dataset: Dataset, config: Config, max_memory: int) -> Verdicts:
+def verdicts(
+    network: nn.Sequential, dataset: Dataset, config: Config, max_memory: int, journal: Journal | None = None
+) -> Verdicts:
     """Classify and certify all images, at strength `eval_params:epsilon`; the bar shows the certified accuracy.
 
-    Each process certifies its share of the images and gets the verdicts on all.
+    Each process certifies its share of the images and gets the verdicts on all. The `journal` keeps them as they come.
     """
     network.eval()
+
+    def look(images: Tensor, labels: Tensor) -> list[Tensor]:
+        predicted = finite(network(config.scale.inputs(images))).argmax(dim=1)
+        return [predicted, _certify(network, images, labels, predicted == labels, config, max_memory)]
+
     predicted, holds = [], []
-    share = dataset.take(distributed.share())
-    with progress_bar(len(share), "certifying") as bar:
-        for images, labels in share.batches(config.eval_params.batch_size):
-            predicted.append(finite(network(config.scale.inputs(images))).argmax(dim=1))
-            right = predicted[-1] == labels
-            holds.append(_certify(network, images, labels, right, config, max_memory))
+    with progress_bar(len(dataset), "certifying") as bar:
+        for found, labels in (journal or Journal()).over(dataset, config.eval_params.batch_size, look):
+            for column, values in zip((predicted, holds), found, strict=True):
+                column.append(values)
             bar.set_postfix(certified=f"{torch.cat(holds).double().mean():.2%}")
-            bar.update(len(labels))
+            bar.update(len(labels) * distributed.world())
     return Verdicts(*(distributed.merge(torch.cat(parts), len(dataset)) for parts in (predicted, holds)))
 
 
@@ -162,10 +168,17 @@ class _OnPixels(nn.Module):
         return self.network(self.scale.inputs(images))
 
 
-def attacked(network: nn.Sequential, dataset: Dataset, config: Config, verdicts: Verdicts, seed: int) -> Verdicts:
+def attacked(
+    network: nn.Sequential,
+    dataset: Dataset,
+    config: Config,
+    verdicts: Verdicts,
+    seed: int,
+    journal: Journal | None = None,
+) -> Verdicts:
     """The verdicts with what projected gradient ascent on patches at random places flips, `method: adv`.
 
-    Each process attacks its share of the images and gets what all of them found.
+    Each process attacks its share of the images and gets what all of them found; the `journal` keeps its own.
 
     Raises:
         BrokenCertificateError: a certified image flipped.
@@ -175,11 +188,13 @@ def attacked(network: nn.Sequential, dataset: Dataset, config: Config, verdicts:
     flipped, targets = right.clone(), right.nonzero().squeeze(1)
     if len(targets):
         certified = verdicts.certified[share][targets]
-        flipped[targets] = _flipped(network, part.take(targets.cpu()), config, certified, seed)
+        flipped[targets] = _flipped(network, part.take(targets.cpu()), config, certified, seed, journal)
     return replace(verdicts, flipped=distributed.merge(flipped, len(dataset)))
 
 
-def _flipped(network: nn.Sequential, dataset: Dataset, config: Config, certified: Tensor, seed: int) -> Tensor:
+def _flipped(
+    network: nn.Sequential, dataset: Dataset, config: Config, certified: Tensor, seed: int, journal: Journal | None
+) -> Tensor:
     """(N,) bool: which images, all of them classified right, the attack flips."""
     params = config.eval_params.method_params
     images, batch_size = dataset.images / 255, config.eval_params.batch_size
@@ -189,7 +204,7 @@ def _flipped(network: nn.Sequential, dataset: Dataset, config: Config, certified
     outputs = torch.cat([*classifier.every_copy(images, batch_size)])
     targets = Targets(images, dataset.labels, dataset.indices, outputs, certified)
     ascent = Ascent(margin, params.steps, params.step_size, momentum=0.0)
-    run = Attack(classifier, threat, ascent, targets, seed, batch_size)
+    run = Attack(classifier, threat, ascent, targets, seed, batch_size, journal)
     try_random_places(run, params.random_mask_count)
     return run.findings.flipped
 

@@ -5,15 +5,17 @@ and no others; a prediction is certified if it stands whatever those copies vote
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
 from patchcert import distributed
 from patchcert.data.folders import Images
+from patchcert.journal import Journal
 from patchcert.patch import Patch
 from patchcert.progress import progress_bar
 from patchcert.smoothing.ablation import Ablation, encode
@@ -248,13 +250,26 @@ class Tally:
         return (lead >= self.open[rows]).all(dim=1), (lead >= -self.open[rows]).all(dim=1)
 
 
+class Listener(Protocol):
+    """Passes on the chunks of probabilities of each batch of images, and keeps what it needs of them."""
+
+    def __call__(self, chunks: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+    def give_away(self) -> dict:
+        """What it kept last, of one batch, in a form that a journal takes."""
+
+    def take_back(self, given: dict) -> None:
+        """Keep what was given away, perhaps by an earlier run."""
+
+
 def certify(
     engine: Engine,
     dataset: Images,
     certifier: Certifier,
     batch_size: int,
-    listener: Callable[[Iterator[tuple[Tensor, Tensor]]], Iterator[tuple[Tensor, Tensor]]] = iter,
+    listener: Listener | None = None,
     early: bool = False,
+    journal: Journal | None = None,
 ) -> tuple[list[Verdicts], int]:
     """One `Verdicts` per question of `certifier` for all images of `dataset`, and how many copies were classified.
 
@@ -264,23 +279,33 @@ def certify(
     Args:
         engine: base classifier, on the data set's device.
         batch_size: ablated copies per call of the engine.
-        listener: passes on each batch's chunks of probabilities to the certifier.
+        listener: hears each batch's chunks of probabilities before the certifier does.
         early: images leave as soon as nothing can change for them, and nothing is passed on; predictions and
             certificates are the same.
+        journal: keeps what is found, batch by batch.
     """
     require_classes(engine, dataset)
+
+    def look(images: Tensor, labels: Tensor) -> dict:
+        if early:
+            answers, classified = decide_early(engine, images, certifier, batch_size)
+        else:
+            chunks = softmax_chunks(engine, images, certifier.ablation, batch_size)
+            answers = certifier(listener(chunks) if listener else chunks)
+            classified = len(images) * certifier.ablation.count
+        found = {"answers": [vars(verdicts) for verdicts in answers], "classified": classified}
+        return found | ({"heard": listener.give_away()} if listener else {})
+
     parts, seen, correct, certified, copies = [], 0, 0, 0, 0
     with progress_bar(len(dataset), "certifying") as bar:
-        for images, labels in dataset.take(distributed.share()).batches(batch_size):
-            if early:
-                answers, classified = decide_early(engine, images, certifier, batch_size)
-            else:
-                answers = certifier(listener(softmax_chunks(engine, images, certifier.ablation, batch_size)))
-                classified = len(images) * certifier.ablation.count
+        for found, labels in (journal or Journal()).over(dataset, batch_size, look):
+            answers = [Verdicts(**columns) for columns in found["answers"]]
+            if listener:
+                listener.take_back(found["heard"])
             parts.append(answers)
             right = answers[0].predicted == labels
             seen += len(labels)
-            copies += classified
+            copies += found["classified"]
             correct += int(right.sum())
             certified += int((right & answers[0].certified).sum())
             bar.update(len(labels) * distributed.world())
@@ -294,14 +319,15 @@ def decide_early(engine: Engine, images: Tensor, certifier: Certifier, batch_siz
     """One `Verdicts` per question for images (N, C, H, W), and how many copies it took.
 
     Images leave when nothing can change for them. No prediction is final before half of the copies have voted,
-    because a lead is never greater than their number; after that, each `CHECKS`-th part is followed by a look.
+    because a lead is never greater than their number; after that, each `CHECKS`-th part is followed by a look. When
+    an image leaves does not depend on the others.
     """
     certifier.ablation.require_size(images)
     encoded, numbers = encode(images), torch.arange(len(images), device=images.device)
     tally, count = Tally(certifier), certifier.ablation.count
     voted, copies, next_look, decided, left = 0, 0, count / 2, [], []
     while len(numbers):
-        size = max(engine.least, batch_size // len(numbers))
+        size = max(engine.least, min(batch_size // len(numbers), math.ceil(next_look) - voted))
         indices = torch.arange(voted, min(voted + size, count), device=images.device)
         tally.add(indices, softmax(engine, encoded, indices))
         voted += len(indices)

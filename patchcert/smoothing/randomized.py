@@ -10,6 +10,7 @@ from torch import Tensor
 
 from patchcert import distributed
 from patchcert.data.folders import Images
+from patchcert.journal import Journal
 from patchcert.progress import progress_bar
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.certificate import Verdicts, predict
@@ -40,12 +41,18 @@ def randomized_verdicts(
     return Verdicts.from_counts(*(tensor.to(votes.device) for tensor in parts))
 
 
-def top_one_votes(engine: Engine, dataset: Images, ablation: Ablation, batch_size: int) -> Tensor:
-    """(N, A, K) bool: the vote of every ablated copy of every image, with a progress bar."""
+def top_one_votes(
+    engine: Engine, dataset: Images, ablation: Ablation, batch_size: int, journal: Journal | None = None
+) -> Tensor:
+    """(N, A, K) bool: the vote of every ablated copy of every image, with a progress bar; a `journal` keeps them."""
     require_classes(engine, dataset)
+
+    def look(images: Tensor, labels: Tensor) -> Tensor:
+        return TopOneVote()(softmax_over(engine, images, ablation, batch_size))
+
     votes = []
     with progress_bar(len(dataset), "voting") as bar:
-        for images, _ in dataset.take(distributed.share()).batches(batch_size):
-            votes.append(TopOneVote()(softmax_over(engine, images, ablation, batch_size)))
-            bar.update(len(images) * distributed.world())
+        for found, labels in (journal or Journal()).over(dataset, batch_size, look):
+            votes.append(found)
+            bar.update(len(labels) * distributed.world())
     return distributed.merge(torch.cat(votes), len(dataset))

@@ -21,6 +21,7 @@ from patchcert.data.folders import Images
 from patchcert.errors import UsageError
 from patchcert.files import write_atomically
 from patchcert.inputs import InputError
+from patchcert.journal import Journal
 from patchcert.option_values import MOST_PIXELS
 from patchcert.progress import progress_bar
 from patchcert.smoothing.ablation import KINDS, Ablation, described, parameters
@@ -112,6 +113,15 @@ class Recorder:
         order = copies.argsort(stable=True)
         self.parts.append(Entries(counts, classes[order], values[order]))
 
+    def give_away(self) -> dict:
+        """The last batch's part, see `certificate.Listener`."""
+        return {"class_count": self.class_count, "entries": vars(self.parts.pop())}
+
+    def take_back(self, given: dict) -> None:
+        """The next batch's part."""
+        self.class_count = given["class_count"]
+        self.parts.append(Entries(**given["entries"]))
+
     def write(self, path: Path, dataset: Images, config: dict) -> None:
         """Write what all processes kept of the images of `dataset`, in their order; the first process does it."""
         parts = distributed.to_first(Entries.concatenate(self.parts))
@@ -174,13 +184,18 @@ class SavedVotes:
             right = f"less probable classes were not saved, expected at most {rule.threshold - self.floor:.6f}"
             raise UsageError("numerical_margin", numerical_margin, right)
 
-    def batches(self) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
-        """Yield for some images at a time what `voting.softmax_chunks` yields for them."""
-        size = max(1, PROBABILITIES_AT_ONCE // (ABLATIONS_AT_ONCE * self.class_count))
+    @property
+    def at_once(self) -> int:
+        """Images of which some ablations' probabilities are held together."""
+        return max(1, PROBABILITIES_AT_ONCE // (ABLATIONS_AT_ONCE * self.class_count))
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Iterator[tuple[Tensor, Tensor]], Tensor]]:
+        """Yield what `voting.softmax_chunks` yields for so many images at a time, and their labels (B,)."""
         start = 0
-        for kept in self.entries.kept.split(size):
+        for kept, labels in zip(self.entries.kept.split(batch_size), self.labels.split(batch_size), strict=True):
             end = start + int(kept.sum())
-            yield self._chunks(Entries(kept, self.entries.classes[start:end], self.entries.probabilities[start:end]))
+            entries = Entries(kept, self.entries.classes[start:end], self.entries.probabilities[start:end])
+            yield self._chunks(entries), labels
             start = end
 
     def _chunks(self, entries: Entries) -> Iterator[tuple[Tensor, Tensor]]:
@@ -292,14 +307,18 @@ def _ablation(description: object) -> Ablation:
         raise InputError(f"there are no such ablations: {error.right}") from error
 
 
-def certify(saved: SavedVotes, certifier: Certifier) -> list[Verdicts]:
+def certify(saved: SavedVotes, certifier: Certifier, journal: Journal | None = None) -> list[Verdicts]:
     """One `Verdicts` per question of `certifier` for all saved images, with a progress bar.
 
-    Each process looks at its share of the images and gets the verdicts on all.
+    Each process looks at its share of the images and gets the verdicts on all. The `journal` keeps them as they come.
     """
+
+    def look(chunks: Iterator[tuple[Tensor, Tensor]], labels: Tensor) -> list[dict]:
+        return [vars(verdicts) for verdicts in certifier(chunks)]
+
     parts = []
     with progress_bar(len(saved), "certifying") as bar:
-        for chunks in saved.take(distributed.share()).batches():
-            parts.append(certifier(chunks))
-            bar.update(len(parts[-1][0].predicted) * distributed.world())
+        for found, labels in (journal or Journal()).over(saved, saved.at_once, look):
+            parts.append([Verdicts(**columns) for columns in found])
+            bar.update(len(labels) * distributed.world())
     return [Verdicts.concatenate(answers).merged(len(saved)) for answers in zip(*parts, strict=True)]
