@@ -236,8 +236,12 @@ def test_the_same_run_twice_at_once_is_refused(folder, stop, interrupted, capsys
 
 
 def test_a_full_disk_does_not_end_the_run(folder, stop, monkeypatch, capsys):
-    def full(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    to_disk = os.fsync
+
+    def full(file):
+        if os.readlink(f"/proc/self/fd/{file}").endswith("run.json.partial"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        to_disk(file)
 
     monkeypatch.setattr(os, "fsync", full)
     assert stop.run(*PLAIN, folder=folder) == (0, 4)
