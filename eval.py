@@ -16,6 +16,7 @@ from patchcert import cli, distributed, results
 from patchcert.data import named
 from patchcert.intervals import arguments, evaluation
 from patchcert.intervals.bounds import exact_float32
+from patchcert.intervals.rounding import sums_of_products
 from patchcert.option_values import output_file, positive_int
 
 
@@ -37,7 +38,7 @@ def main() -> None:
     distributed.require_images(len(dataset))
     for model, (network, origin) in zip(options.models, networks, strict=True):
         started = time.perf_counter()
-        with exact_float32():
+        with exact_float32(), sums_of_products():
             verdicts = evaluation.verdicts(network.to(options.device), dataset, config, options.bytes)
             if config.eval_params.method == "adv":
                 verdicts = evaluation.attacked(network, dataset, config, verdicts, options.seed)
