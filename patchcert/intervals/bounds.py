@@ -162,12 +162,12 @@ def margins(last: nn.Linear, box: Box, labels: Tensor, room: Room | None = None)
     weight = (last.weight[:, None] - last.weight).transpose(1, 2)  # (y, D, K): C_y · W for each label y
     below, above = weight.clamp(min=0), weight.clamp(max=0)
     if room is not None:
-        sizes = room.factor * last.weight.abs().amax(dim=0)[:, None].expand(len(weight), -1, 1)
-        below, above = torch.cat([below, -sizes], dim=2), torch.cat([above, sizes], dim=2)  # one column more
+        sizes = room.factor * last.weight.abs().amax(dim=0)[:, None]
+        below, above = below + sizes, above - sizes
     lower = torch.bmm(box.lower.transpose(0, 1), below.index_select(0, labels))  # (N, P, K)
     lower = torch.baddbmm(lower, box.upper.transpose(0, 1), above.index_select(0, labels))
     if room is not None:
-        lower = lower[..., :-1] - (lower[..., -1:] + room.beside[:, None])
+        lower = lower - room.beside[:, None]
     if last.bias is not None:
         lower = lower + (last.bias[labels][:, None] - last.bias)[:, None]
     return lower.transpose(0, 1)
