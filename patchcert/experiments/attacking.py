@@ -20,7 +20,7 @@ from patchcert.data.dataset import Dataset
 from patchcert.errors import BrokenCertificateError, UsageError, require_within
 from patchcert.experiments import summaries
 from patchcert.experiments.evaluation import evaluation_parser, prepare, write_and_print
-from patchcert.experiments.masking import add_numerical_margin
+from patchcert.experiments.masking import add_numerical_margin, settle_numerical_margin
 from patchcert.experiments.networks import masked_network
 from patchcert.experiments.setting import set_up
 from patchcert.option_values import folder, fraction, one_patch, positive_int, share_of_255
@@ -103,6 +103,7 @@ def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifie
 
 def attack_masked(options: argparse.Namespace) -> None:
     """Attack the two-round prediction of a network for double masking as the options of `patch_attack_parser` say."""
+    settle_numerical_margin(options)
     set_up(options)
     network, ablation = masked_network(options)
     threat = _threat(options, ablation)
