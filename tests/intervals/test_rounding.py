@@ -225,15 +225,16 @@ def test_room_suffices_for_the_worst_order_of_a_long_sum(where, shape, patch, ti
     images, scale = torch.full((2, *shape), pixel), Scale((0.0,) * shape[0], (1.0,) * shape[0])
     batch = Batch(network, images, labels, Threat(patch, epsilon), scale, rounded=True)
     corners = torch.tensor([[0, 0], [shape[1] - patch.height, shape[2] - patch.width]]).unique(dim=0)
+    found = []
     for enough, columns in ((1, 1), (100, 1), (100, 2)):  # each way of the first linear layer
         places = Places(corners[:, None].repeat(1, columns, 1), torch.arange(2))
         with mock.patch.object(patches, "ENOUGH_COLUMNS", enough):
-            found = [all_margins(b, places) for b in (batch, batch.in_double())]
-        for place, corner in enumerate(corners):
-            inputs = attacked(images, batch.threat, corner.expand(2, -1), torch.ones(2, *shape))
-            for order in (small_first, large_first):
-                margins = margins_of(executed(network, inputs, order), labels)
-                assert all((margins >= bounds[place]).all() for bounds in found)
+            found += [all_margins(b, places) for b in (batch, batch.in_double())]
+    for place, corner in enumerate(corners):
+        inputs = attacked(images, batch.threat, corner.expand(2, -1), torch.ones(2, *shape))
+        for order in (small_first, large_first):
+            margins = margins_of(executed(network, inputs, order), labels)
+            assert all((margins >= bounds[place]).all() for bounds in found)
 
 
 @pytest.mark.parametrize("tight", [False, True])
