@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test typecheck results docs clean
+.PHONY: quickstart test test-oldest typecheck results results-locked docs clean
 
 quickstart: .venv/runtime
 	$(BIN)/python quickstart.py
@@ -24,11 +24,27 @@ typecheck: .venv/development
 	$(BIN)/pip install --quiet -r requirements-dev.txt
 	touch $@
 
+test-oldest: .venv-oldest/development
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile
+
+.venv-oldest/development: requirements-oldest.txt requirements.txt
+	python3.11 -m venv --clear .venv-oldest
+	.venv-oldest/bin/pip install --quiet -r requirements.txt -r requirements-oldest.txt
+	touch $@
+
 results: .venv/runtime
 	$(BIN)/python benchmarks/reproduce.py
 
 docs: .venv/runtime
 	$(BIN)/python -m docs.make_pages
 
+results-locked: .venv-locked/runtime
+	.venv-locked/bin/python benchmarks/reproduce.py
+
+.venv-locked/runtime: requirements.lock
+	python3.11 -m venv --clear .venv-locked
+	.venv-locked/bin/pip install --quiet --require-hashes --no-deps -r requirements.lock
+	touch $@
+
 clean:
-	rm -rf .venv results
+	rm -rf .venv .venv-oldest .venv-locked results

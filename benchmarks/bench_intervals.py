@@ -1,4 +1,5 @@
-"""Measure how much faster bounds inside windows are than one full image per place, and tight sparse bounds.
+"""Measure how much faster bounds inside windows are than one full image per place, and tight sparse bounds; and what
+room for rounding costs.
 
     python3 benchmarks/bench_intervals.py --output results/bench_intervals.json
 
@@ -6,13 +7,15 @@ Training: one step (bounds at all places, gradients, Adam) of the MNIST multilay
 Evaluation: bounds of the 5-layer CIFAR-10 network at 5 × 5 for a batch at some places, spread over the image; what a
 place costs does not depend on where it is. Tight sparse bounds of the CIFAR-10 multilayer perceptron at k = 4, without
 gradients; its weights are flattened, as training leaves them, which makes the largest moves hard to find; plain are
-those of the moves of all inputs. The plain construction is that of the tests. Both sides run in turn in
+those of the moves of all inputs. The plain construction is that of the tests. Room for rounding is compared with the
+same bounds without it, at all places of the perceptron, at some of the convolutions. Both sides run in turn in
 this process; ratios are of medians. Pictures are random: their content does not change the work.
 """
 
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,6 +98,17 @@ def evaluate_sparse(batch_size: int, repetitions: int) -> dict:
     return found | {"images": batch_size, "relative_difference": float(difference)}
 
 
+@torch.no_grad()
+def room(network: nn.Sequential, shape: tuple[int, ...], side: int, places: int | None, repetitions: int) -> dict:
+    """Bounds with room for rounding against those without, clean activations included."""
+    torch.manual_seed(0)
+    batch = batch_of(network, shape, Patch(side, side))
+    corners = corners_of(Patch(side, side), *shape[2:])
+    lattice = Places(corners[spread(len(corners))[:places]][:, None], torch.arange(shape[0]))
+    rounded = replace(batch, rounded=True)
+    return compare(lambda: all_margins(rounded, lattice), lambda: all_margins(batch, lattice), repetitions)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=5, help="of each measurement")
@@ -109,6 +123,14 @@ def main() -> None:
         "train_mlp_p55": lambda: train_mlp(5, options.batch_size, options.repetitions),
         "evaluate_cnn5_p55": lambda: evaluate_cnn(options.eval_batch_size, options.places, options.repetitions),
         "evaluate_mlp_k4_tight": lambda: evaluate_sparse(options.sparse_batch_size, options.repetitions),
+    }
+    mlp = build("mlp", 1, 28, 10, {"hidden": 255})
+    cnn = build("cnn_5layer", 3, 32, 10, {"width": 16, "linear_size": 512})
+    count, some = options.batch_size, (options.eval_batch_size, 3, 32, 32)
+    found |= {
+        "room_mlp_p22": lambda: room(mlp, (count, 1, 28, 28), 2, None, options.repetitions),
+        "room_mlp_p55": lambda: room(mlp, (count, 1, 28, 28), 5, None, options.repetitions),
+        "room_cnn5_p55": lambda: room(cnn, some, 5, 4 * options.places, options.repetitions),
     }
     record = result_format.stamp("benchmark")
     for name, measure in found.items():

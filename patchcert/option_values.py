@@ -42,6 +42,11 @@ def batch_size(text: str) -> int | None:
     return None if text == "auto" else positive_int(text)
 
 
+def numerical_margin(text: str) -> float | None:
+    """A lead, in units of logits; None for auto."""
+    return None if text == "auto" else nonnegative_float(text)
+
+
 def named_otherwise(right: str) -> Callable[[str], None]:
     """Of an option that a script does not have: refuses every value and says what is `right`."""
 

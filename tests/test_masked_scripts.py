@@ -102,6 +102,25 @@ def test_one_pass_answers_every_size_whatever_the_batch(folder):
     assert certified == sorted(certified, reverse=True) or certified[4] > certified[3]
 
 
+@pytest.mark.parametrize(
+    ("options", "margin"),
+    [
+        ([], 1e-3),
+        (["--tf32"], 0.1),
+        (["--amp"], 1.0),
+        (["--amp", "--tf32"], 1.0),
+        (["--amp", "--numerical_margin", 0.2], 0.2),
+    ],
+)
+def test_the_numerical_margin_follows_the_arithmetic(folder, options, margin, capsys):
+    shared = [*options, "--limit", 4, "--output", "run.json", "--checkpoint", NAME]
+    for script, more in ((CERTIFY, []), ("attack_mnist_band_masked.py", ["--steps", 1, "--randomizations", 1])):
+        succeed(script, *shared, *more, folder=folder)
+        record = json.loads((folder / "run.json").read_text())
+        assert record["config"]["numerical_margin"] == record["results"][0]["numerical_margin"] == margin
+        assert f"masking certificate, numerical margin {margin}" in capsys.readouterr().out
+
+
 def test_two_patches_and_two_processes(folder):
     shared = ["--size_to_certify", "1,2", "--patches", 2, "--limit", 9, "--checkpoint", NAME]
     succeed("certify_mnist_band_masked.py", *shared, "--output", "one.json", folder=folder)

@@ -18,7 +18,7 @@ from patchcert.data.dataset import Dataset
 from patchcert.errors import BrokenCertificateError, UsageError, WriteError, require_within
 from patchcert.experiments import summaries
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
-from patchcert.experiments.masking import add_numerical_margin
+from patchcert.experiments.masking import add_numerical_margin, settle_numerical_margin
 from patchcert.experiments.setting import set_up
 from patchcert.files import what_fits
 from patchcert.option_values import folder, fraction, one_patch, positive_int, share_of_255
@@ -113,6 +113,7 @@ def attack_masked(options: argparse.Namespace, network: nn.Module, ablation: Abl
     Args:
         network: of limited reach, that of `ablation`.
     """
+    settle_numerical_margin(options)
     set_up(options)
     threat = _threat(options, ablation.to(options.device))
     classifier = MaskedClassifier(network, ablation, threat.patch)

@@ -13,10 +13,13 @@ from patchcert.experiments.evaluation import evaluation_parser, journal_of, prep
 from patchcert.experiments.setting import set_up
 from patchcert.journal import Journal
 from patchcert.networks import finite
-from patchcert.option_values import nonnegative_float, patches, positive_int
+from patchcert.option_values import numerical_margin, patches, positive_int
 from patchcert.progress import progress_bar
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.masking import DoubleMasking, MaskedVerdicts
+
+NUMERICAL_MARGINS = {"float32": 1e-3, "tf32": 0.1, "bfloat16": 1.0}
+"""ν by arithmetic: at least six times as much as leads differed between executions, see docs/threat-model.md."""
 
 
 def masked_certification_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
@@ -35,13 +38,21 @@ def masked_certification_parser(description: str, data_sets: tuple[str, ...]) ->
 
 def add_numerical_margin(parser: Parser) -> None:
     """ν, in units of the network's logits."""
+    by_arithmetic = "auto is {float32:g}, {tf32:g} with --tf32 and {bfloat16:g} with --amp".format(**NUMERICAL_MARGINS)
     parser.certificate.add_argument(
         "--numerical_margin",
-        type=nonnegative_float,
-        default=1e-3,
+        type=numerical_margin,
+        default="auto",
         metavar="NU",
-        help="certify only leads above NU, so that no rounding undoes them; the default is for float32",
+        help=f"certify only leads above NU, so that no rounding undoes them; {by_arithmetic}",
     )
+
+
+def settle_numerical_margin(options: argparse.Namespace) -> None:
+    """Put the number in place of `--numerical_margin auto`, so that it is the one that results name."""
+    if options.numerical_margin is None:
+        arithmetic = "bfloat16" if options.amp else "tf32" if options.tf32 else "float32"
+        options.numerical_margin = NUMERICAL_MARGINS[arithmetic]
 
 
 def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ablation) -> None:
@@ -50,6 +61,7 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
     Args:
         network: of limited reach, that of `ablation`.
     """
+    settle_numerical_margin(options)
     set_up(options)
     ablation.to(options.device)
     maskings = {patch: DoubleMasking(ablation, patch, options.patches) for patch in options.size_to_certify}

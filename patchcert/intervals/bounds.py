@@ -1,8 +1,8 @@
 """How a box of inputs moves through a network: elementwise lower and upper bounds, one rule per layer.
 
 Interval bound propagation, Gowal et al., arXiv 1810.12715, section 3; the merged last layer is their section 3.1.
-Everything is float32. A bound is therefore exact up to rounding, about 1e-6 of the activations' size; it is
-never computed in reduced precision (see `exact_float32`), because rounding is not part of the certificate.
+By itself a bound is exact up to the rounding of float32, about 1e-6 of the activations' size, and so does for training;
+certificates leave `Room` for it, see `rounding`. Nothing is computed in reduced precision (see `exact_float32`).
 """
 
 from collections.abc import Iterator
@@ -46,9 +46,41 @@ class Box:
         return (self.upper - self.lower) / 2
 
 
+@dataclass(frozen=True)
+class Room:
+    """How much wider the boxes behind a linear layer or convolution are than their definition, for rounding.
+
+    Attributes:
+        factor: by which the radii grow that the layer multiplies.
+        beside: (N, …), for each image, what is added to the radii of the layer's outputs.
+    """
+
+    factor: float
+    beside: Tensor
+
+    def of(self, images: Tensor) -> "Room":
+        """The room for boxes of `images` (B,), in turn."""
+        return Room(self.factor, self.beside[images])
+
+
+def grown(radius: Tensor, room: Room | None) -> Tensor:
+    """The `radius` (B, …) that a layer multiplies."""
+    return radius if room is None else radius * room.factor
+
+
+def widened(radius: Tensor, room: Room | None) -> Tensor:
+    """The radius (B, …) of a layer's outputs, in its own memory; box b is of image b modulo N."""
+    if room is not None:
+        radius.unflatten(0, (-1, len(room.beside))).add_(room.beside)
+    return radius
+
+
 @singledispatch
-def through(layer: nn.Module, box: Box) -> Box:
+def through(layer: nn.Module, box: Box, room: Room | None = None) -> Box:
     """The box of all outputs of `layer` on inputs from `box` (B, …): the rule for the layer's type.
+
+    Args:
+        room: for rounding, where there are no gradients; of linear layers and convolutions.
 
     Raises:
         TypeError: there is no rule for this type of layer.
@@ -58,27 +90,22 @@ def through(layer: nn.Module, box: Box) -> Box:
 
 
 @through.register
-def _sequential(layer: nn.Sequential, box: Box) -> Box:
+def _sequential(layer: nn.Sequential, box: Box, room: None = None) -> Box:
     for inner in layer:
         box = through(inner, box)
     return box
 
 
-@through.register
-def _linear(layer: nn.Linear, box: Box) -> Box:
-    """W·mid + b ± |W|·rad."""
-    return Box.around(layer(box.centre), F.linear(box.radius, layer.weight.abs()))
-
-
-@through.register
-def _convolution(layer: nn.Conv2d, box: Box) -> Box:
+@through.register(nn.Linear)
+@through.register(nn.Conv2d)
+def _affine(layer: nn.Linear | nn.Conv2d, box: Box, room: Room | None = None) -> Box:
     """W·mid + b ± |W|·rad, with convolutions for products."""
-    require_zero_padding(layer)
-    return Box.around(layer(box.centre), absolute_convolution(layer, box.radius))
+    radius = widened(times_absolute(layer, grown(box.radius, room)), room)
+    return Box.around(layer(box.centre), radius)
 
 
 @through.register
-def _batch_norm(layer: nn.modules.batchnorm._BatchNorm, box: Box) -> Box:
+def _batch_norm(layer: nn.modules.batchnorm._BatchNorm, box: Box, room: None = None) -> Box:
     """In eval mode a scale and a shift per channel."""
     if layer.training:
         raise TypeError("batch norm has interval bounds in eval mode only; in training mode it mixes images")
@@ -93,7 +120,7 @@ def _batch_norm(layer: nn.modules.batchnorm._BatchNorm, box: Box) -> Box:
 @through.register(nn.Flatten)
 @through.register(nn.AvgPool2d)
 @through.register(nn.MaxPool2d)
-def _increasing(layer: nn.Module, box: Box) -> Box:
+def _increasing(layer: nn.Module, box: Box, room: None = None) -> Box:
     """Layers that never fall where their inputs rise map the ends of a box to its ends."""
     return Box(layer(box.lower), layer(box.upper))
 
@@ -104,13 +131,24 @@ def require_zero_padding(layer: nn.Conv2d) -> None:
         raise TypeError(f"convolutions have interval bounds with padding_mode zeros only, not {layer.padding_mode}")
 
 
-def absolute_convolution(layer: nn.Conv2d, radius: Tensor, padding: int | tuple | str | None = None) -> Tensor:
+def times_absolute(layer: nn.Linear | nn.Conv2d, sizes: Tensor) -> Tensor:
+    """|W|·sizes."""
+    if isinstance(layer, nn.Linear):
+        return F.linear(sizes, layer.weight.abs())
+    require_zero_padding(layer)
+    return absolute_convolution(layer, sizes)
+
+
+def absolute_convolution(
+    layer: nn.Conv2d, radius: Tensor, padding: int | tuple | str | None = None, room: Room | None = None
+) -> Tensor:
     """|W| ∗ radius with the layer's stride and, unless another is given, its padding."""
     padding = layer.padding if padding is None else padding
-    return F.conv2d(radius, layer.weight.abs(), None, layer.stride, padding, layer.dilation, layer.groups)
+    weight = grown(layer.weight.abs(), room)  # smaller than the radius
+    return F.conv2d(radius, weight, None, layer.stride, padding, layer.dilation, layer.groups)
 
 
-def margins(last: nn.Linear, box: Box, labels: Tensor) -> Tensor:
+def margins(last: nn.Linear, box: Box, labels: Tensor, room: Room | None = None) -> Tensor:
     """(P, N, K): lower bounds of logit_y − logit_c, the last layer merged with the margin matrix C_y.
 
     Row c of C_y is e_y − e_c; C_y·W as one layer is tighter than subtracting the bounds of two logits. A lower
@@ -119,10 +157,17 @@ def margins(last: nn.Linear, box: Box, labels: Tensor) -> Tensor:
     Args:
         box: (P, N, D) inputs of the last layer, P boxes for each of N labels.
         labels: (N,) y.
+        room: for rounding, which takes |W| · (upper − lower) times its factor, and beside (N, K), from the bounds.
     """
     weight = (last.weight[:, None] - last.weight).transpose(1, 2)  # (y, D, K): C_y · W for each label y
-    lower = torch.bmm(box.lower.transpose(0, 1), weight.clamp(min=0).index_select(0, labels))  # (N, P, K)
-    lower = torch.baddbmm(lower, box.upper.transpose(0, 1), weight.clamp(max=0).index_select(0, labels))
+    below, above = weight.clamp(min=0), weight.clamp(max=0)
+    if room is not None:
+        sizes = room.factor * last.weight.abs().amax(dim=0)[:, None]
+        below, above = below + sizes, above - sizes
+    lower = torch.bmm(box.lower.transpose(0, 1), below.index_select(0, labels))  # (N, P, K)
+    lower = torch.baddbmm(lower, box.upper.transpose(0, 1), above.index_select(0, labels))
+    if room is not None:
+        lower = lower - room.beside[:, None]
     if last.bias is not None:
         lower = lower + (last.bias[labels][:, None] - last.bias)[:, None]
     return lower.transpose(0, 1)
@@ -135,8 +180,13 @@ def robust_loss(worst: Tensor, labels: Tensor) -> Tensor:
 
 def certified(worst: Tensor, labels: Tensor) -> Tensor:
     """(N,) bool: every margin m_c (N, K) but the label's own is positive."""
-    own = F.one_hot(labels, worst.shape[1]).bool()
-    return ((worst > 0) | own).all(dim=1)
+    return (of_rivals(worst, labels) > 0).all(dim=1)
+
+
+def of_rivals(margins: Tensor, labels: Tensor) -> Tensor:
+    """The margins (…, N, K) with infinity in place of those of the labels (N,) themselves."""
+    own = F.one_hot(labels, margins.shape[-1]).bool()
+    return margins.masked_fill(own, torch.inf)
 
 
 @contextmanager

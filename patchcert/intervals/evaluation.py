@@ -1,4 +1,8 @@
-"""Certified and clean error of a network: a certificate covers every place of the patch."""
+"""Certified and clean error of a network: a certificate covers every place of the patch, and all rounding.
+
+Bounds are float32 with room for rounding (`rounding`). Images that these do not certify, but bounds without that room
+would, are looked at in float64, which needs a third of it; what it does not certify either is counted.
+"""
 
 import os
 from dataclasses import dataclass, replace
@@ -16,12 +20,12 @@ from patchcert.attacks.threats import PatchThreat
 from patchcert.attacks.undefended import undefended
 from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
-from patchcert.intervals.bounds import certified
+from patchcert.intervals.bounds import certified, of_rivals
 from patchcert.intervals.config import Config, Model, require_settings
 from patchcert.intervals.networks import network_of
 from patchcert.intervals.places import Places, Scale, Threat, all_places
-from patchcert.intervals.sparse import SparseThreat, sparse_margins
-from patchcert.intervals.worst_places import Batch
+from patchcert.intervals.sparse import SparseThreat, sparse_margins_rounded
+from patchcert.intervals.worst_places import Batch, double
 from patchcert.journal import Journal
 from patchcert.networks import finite
 from patchcert.progress import progress_bar
@@ -33,12 +37,14 @@ class Verdicts:
 
     Attributes:
         predicted: (N,) int64, the class of the largest logit.
-        certified: (N,) bool, classified right whatever the threat model allows.
+        certified: (N,) bool, classified right whatever the threat model allows, however float32 rounds.
+        within_rounding: (N,) bool, certified but for rounding.
         flipped: (N,) bool, classified right until an attack changed that; None where there was no attack.
     """
 
     predicted: Tensor
     certified: Tensor
+    within_rounding: Tensor
     flipped: Tensor | None = None
 
     def columns(self) -> dict[str, Tensor]:
@@ -87,69 +93,93 @@ def verdicts(
 
     def look(images: Tensor, labels: Tensor) -> list[Tensor]:
         predicted = finite(network(config.scale.inputs(images))).argmax(dim=1)
-        return [predicted, _certify(network, images, labels, predicted == labels, config, max_memory)]
+        holds, without_room = _certify(network, images, labels, predicted == labels, config, max_memory)
+        return [predicted, holds, without_room & ~holds]
 
-    predicted, holds = [], []
+    parts: tuple[list[Tensor], ...] = [], [], []
     with progress_bar(len(dataset), "certifying") as bar:
         for found, labels in (journal or Journal()).over(dataset, config.eval_params.batch_size, look):
-            for column, values in zip((predicted, holds), found, strict=True):
-                column.append(values)
-            bar.set_postfix(certified=f"{torch.cat(holds).double().mean():.2%}")
+            for part, values in zip(parts, found, strict=True):
+                part.append(values)
+            bar.set_postfix(certified=f"{torch.cat(parts[1]).double().mean():.2%}")
             bar.update(len(labels) * distributed.world())
-    return Verdicts(*(distributed.merge(torch.cat(parts), len(dataset)) for parts in (predicted, holds)))
+    return Verdicts(*(distributed.merge(torch.cat(part), len(dataset)) for part in parts))
 
 
 def _certify(
     network: nn.Sequential, images: Tensor, labels: Tensor, right: Tensor, config: Config, max_memory: int
-) -> Tensor:
-    """(N,) bool: which of the images that are classified right (N,) are certified."""
+) -> tuple[Tensor, Tensor]:
+    """(N,) bool each: which images of those classified right (N,) are certified, and which without room for rounding.
+
+    The second has all of the first.
+    """
     method, epsilon = config.eval_params.method_params, config.eval_params.epsilon
     if method.sparse:
         return _certify_sparse(network, images, labels, right, config, max_memory)
-    batch = Batch(network, images, labels, Threat(method.patch, epsilon), config.scale, (), max_memory)
-    return everywhere(batch, right)
+    threat = Threat(method.patch, epsilon)
+    plain = Batch(network, images, labels, threat, config.scale, (), max_memory)
+    holds, close = everywhere(replace(plain, rounded=True), right)
+    without_room, _ = everywhere(plain, close)
+    if without_room.any():
+        doubtful = replace(plain.of(without_room).in_double(), rounded=True)
+        holds[without_room], _ = everywhere(doubtful, without_room[without_room])
+    return holds, holds | without_room
 
 
 def _certify_sparse(
     network: nn.Sequential, images: Tensor, labels: Tensor, right: Tensor, config: Config, max_memory: int
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """As `_certify`. Tight bounds, which cost more, are computed where the plain ones, never tighter, do not do."""
     method = config.eval_params.method_params
     threat, holds = SparseThreat(method.k, config.eval_params.epsilon), torch.zeros_like(right)
+    without_room = holds.clone()
     for tight in (False, True) if method.bound_type == "sparse-interval-tight" else (False,):
-        left = (right & ~holds).nonzero().squeeze(1)
-        if len(left):
-            bounds = replace(threat, tight=tight)
-            worst = finite(sparse_margins(network, images[left], labels[left], bounds, config.scale, max_memory))
-            holds[left] = certified(worst, labels[left])
-    return holds
+        bounds = replace(threat, tight=tight)
+        for in_double in (False, True):
+            chosen = (without_room if in_double else right) & ~holds
+            if not chosen.any():
+                continue
+            seen = (double(network), images[chosen].double()) if in_double else (network, images[chosen])
+            both = sparse_margins_rounded(*seen, labels[chosen], bounds, config.scale, max_memory)
+            plain, rounded = (certified(worst, labels[chosen]) for worst in both)
+            holds[chosen] = rounded
+            without_room[chosen] |= plain
+    return holds, holds | without_room
 
 
-def everywhere(batch: Batch, hopeful: Tensor) -> Tensor:
-    """(N,) bool: images of a batch that are certified at every place of the patch.
+def everywhere(batch: Batch, hopeful: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) bool each: images of a batch that are certified at every place of the patch, and those that come close.
 
     Places are tried in chunks, spread over the image. An image leaves after the first chunk with a place where it
-    is not certified.
+    is not certified; it came close if it would be, at the worst of these places, without room for rounding.
 
     Args:
         hopeful: (N,) bool, images that can be certified at all: those classified correctly.
     """
-    holds = hopeful.clone()
+    holds, close = hopeful.clone(), torch.zeros_like(hopeful)
     everything = all_places(batch.images, batch.threat.patch)
+    corners = everything.corners[spread(len(everything.corners))]
     for images in batch.split(everything, with_gradients=False):
-        part = batch.of(images)
-        bounds, left, to_try = part.bounds(), holds[images].nonzero().squeeze(1), everything.corners
-        to_try = to_try[spread(len(to_try))]
-        while len(left) and len(to_try):
-            places = Places(to_try, left)
-            count = bounds.places_at_once(places, batch.max_memory)
-            margins = finite(bounds.margins(Places(to_try[:count], left)))  # (P, B, K)
-            worst = margins.amin(dim=0)
-            left, to_try = left[certified(worst, part.labels[left])], to_try[count:]
-        still = torch.zeros_like(part.labels, dtype=torch.bool)
-        still[left] = True
-        holds[images] = still
-    return holds
+        holds[images], close[images] = _everywhere(batch.of(images), hopeful[images], corners)
+    return holds, close
+
+
+def _everywhere(batch: Batch, hopeful: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
+    """`everywhere` for images that are computed together, at the corners (P, 1, 2) in this order."""
+    bounds, left, worst = batch.bounds(), hopeful.nonzero().squeeze(1), corners.new_zeros(len(hopeful), 2)
+    while len(left) and len(corners):
+        count = bounds.places_at_once(Places(corners, left), batch.max_memory)
+        margins = finite(bounds.margins(Places(corners[:count], left)))  # (P, B, K)
+        lowest, place = of_rivals(margins, batch.labels[left]).amin(dim=2).min(dim=0)
+        worst[left] = corners[place, 0]
+        left, corners = left[lowest > 0], corners[count:]
+    holds, close = torch.zeros_like(hopeful), torch.zeros_like(hopeful)
+    holds[left] = True
+    gone = (hopeful & ~holds).nonzero().squeeze(1)
+    if batch.rounded and len(gone):
+        without_room = bounds.without_room().margins(Places(worst[None, gone], gone))[0]
+        close[gone] = certified(without_room, batch.labels[gone])
+    return holds, close
 
 
 def spread(count: int) -> Tensor:
@@ -230,6 +260,7 @@ def errors(verdicts: Verdicts, labels: Tensor, seconds: float) -> dict:
         "total": total,
         "correct": correct,
         "certified_correct": certified_correct,
+        "within_rounding": int(verdicts.within_rounding.sum()),
         "clean_error": 1 - correct / total,
         "certified_error": 1 - certified_correct / total,
         "seconds": seconds,

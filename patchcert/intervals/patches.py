@@ -8,17 +8,19 @@ window grow; a linear layer after a flatten layer multiplies only the window's c
 perceptron are the patch. From there on boxes go through the rules of `bounds`.
 """
 
+import copy
 import math
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchcert.intervals.bounds import Box, margins, through
+from patchcert.intervals.bounds import Box, Room, grown, margins, through, widened
 from patchcert.intervals.places import Places, Scale, Threat
+from patchcert.intervals.rounding import Rounding
 from patchcert.intervals.windows import Axis, RowsOfChannels, Windows, pixels_of
 
 CACHE = 4 * 2**20
@@ -30,6 +32,21 @@ LIVE = 8
 
 ENOUGH_COLUMNS = 16
 """Columns for which it pays to gather the weights of a window; fewer boxes are multiplied as whole maps."""
+
+
+@dataclass(frozen=True)
+class _Rooms:
+    """The room that boxes get for rounding, by index of the layer; none, where there is nothing.
+
+    Attributes:
+        behind: of linear layers and convolutions.
+        rows: what is beside, of convolutions that are computed inside windows.
+        errors: how far executions on clean images (N, …) are from what goes into a layer.
+    """
+
+    behind: dict[int, Room] = field(default_factory=dict)
+    rows: dict[int, RowsOfChannels] = field(default_factory=dict)
+    errors: dict[int, Tensor] = field(default_factory=dict)
 
 
 class PatchBounds:
@@ -44,6 +61,7 @@ class PatchBounds:
         labels: (N,) int64.
         neighbor: g_i: after the i-th convolution or linear layer, each g_i² boxes that follow each other in the
             lattice become one, see `pooled_corners`.
+        rounded: whether the bounds hold for whatever rounding makes of the network, see `rounding`; no gradients.
     """
 
     def __init__(
@@ -54,6 +72,7 @@ class PatchBounds:
         threat: Threat,
         scale: Scale,
         neighbor: Sequence[int] = (),
+        rounded: bool = False,
     ):
         self.network, self.labels, self.patch = network, labels, threat.patch
         self.neighbor = dict(zip(weighted_layers(network), neighbor, strict=False))
@@ -61,14 +80,39 @@ class PatchBounds:
         pixels = threat.pixels(images)
         self.shift, self.radius = scale.lengths(pixels.centre - images), scale.lengths(pixels.radius)
         self.windowed = leading_convolutions(network)
-        self.clean = []  # before the ReLU of each of these convolutions
-        activation = self.inputs
-        for layer in network[: 2 * self.windowed : 2]:
-            self.clean.append(RowsOfChannels(layer(activation), outside=-torch.inf))
-            activation = self.clean[-1].maps().relu()
         self.linear = _flattened_into(network, 2 * self.windowed)
-        if self.linear is not None:
-            self.clean_linear = self.linear(activation.flatten(1))  # (N, D)
+        self.clean = []  # before the ReLU of each of these convolutions
+        self.rooms = _Rooms()
+        self._look_at_clean_images(Rounding(network, scale, self.inputs) if rounded else None)
+
+    def _look_at_clean_images(self, rounding: Rounding | None) -> None:
+        """What is needed of the clean activations: at the windows; for rounding, everywhere."""
+        needed = 2 * self.windowed + (0 if self.linear is None else 2)
+        activation, last = self.inputs, len(self.network) - 1
+        for index, layer in enumerate(self.network[: last if rounding else needed]):
+            output = layer(activation)
+            if index < 2 * self.windowed and index % 2 == 0:
+                self.clean.append(RowsOfChannels(output, outside=-torch.inf))
+                output = self.clean[-1].maps()
+            elif layer is self.linear:
+                self.clean_linear = output  # (N, D)
+            if rounding:
+                self.rooms.errors[index] = rounding.error
+                room = rounding.behind(layer, activation, output)
+                if room:
+                    self.rooms.behind[index] = room
+                    if index < 2 * self.windowed:
+                        self.rooms.rows[index] = RowsOfChannels(room.beside, outside=0.0)
+            activation = output
+        if rounding:
+            self.rooms.errors[last] = rounding.error
+            self.rooms.behind[last] = rounding.of_margins(self.network[-1], activation, self.labels)
+
+    def without_room(self) -> "PatchBounds":
+        """The same bounds without room for rounding."""
+        plain = copy.copy(self)
+        plain.rooms = _Rooms()
+        return plain
 
     @cached_property
     def weight_rows(self) -> Tensor:
@@ -83,10 +127,16 @@ class PatchBounds:
         columns = len(places.images)
         box, done = self._first_layers(places)
         for index, layer in enumerate(self.network[done:-1], start=done):
-            box = _rectified(box) if isinstance(layer, nn.ReLU) else through(layer, box)
+            box = _rectified(box) if isinstance(layer, nn.ReLU) else through(layer, box, self._room(index, places))
             box = self._merged(index, box, columns)
         ends = (end.unflatten(0, (-1, columns)) for end in (box.lower, box.upper))
-        return margins(self.network[-1], Box(*ends), self.labels[places.images])
+        room = self._room(len(self.network) - 1, places)
+        return margins(self.network[-1], Box(*ends), self.labels[places.images], room)
+
+    def _room(self, index: int, places: Places) -> Room | None:
+        """The room for rounding of boxes at these places behind layer `index`, where there is one."""
+        room = self.rooms.behind.get(index)
+        return room and room.of(places.images)
 
     def places_at_once(self, places: Places, max_memory: int) -> int:
         """How many of the places to compute together, so that they need no more than `max_memory` bytes."""
@@ -102,7 +152,7 @@ class PatchBounds:
 
         Gradients need all activations to be kept, bounds only the largest.
         """
-        clean, (box, _) = 4 * sum(self._activation_sizes), self._bytes_per_place(places)
+        clean, (box, _) = self.inputs.element_size() * sum(self._activation_sizes), self._bytes_per_place(places)
         if not with_gradients:
             return 2 * clean + LIVE * max(box)
         return LIVE * (clean + (self.network[-1].out_features - 1) * places.group * sum(box))
@@ -112,7 +162,8 @@ class PatchBounds:
         sizes, done, weights = self._window_sizes(places), 2 * self.windowed, 0
         if self._gathers_weights(places) or (self.linear is not None and not self.windowed):
             weights, done = 2 * sizes[-1] * self.linear.out_features, done + 2
-        return [4 * size for size in sizes + self._activation_sizes[done:]], 4 * weights
+        element = self.inputs.element_size()
+        return [element * size for size in sizes + self._activation_sizes[done:]], element * weights
 
     def _window_sizes(self, places: Places) -> list[int]:
         """The floats in a window on the input and after each convolution."""
@@ -140,8 +191,10 @@ class PatchBounds:
             return self._merged(1, self._linear_on_patches(places), columns), 2
         windows, done = self._patch_windows(places), 0
         for layer, before_relu in zip(self.network[: 2 * self.windowed : 2], self.clean, strict=True):
-            windows = windows.convolved(layer)
-            windows = windows.rectified(before_relu.windows(windows.rows, windows.columns, places.images))
+            windows = windows.convolved(layer, self.rooms.behind.get(done))
+            pixels = before_relu.index(windows.rows, windows.columns, places.images)
+            beside = self.rooms.rows[done].at(pixels) if self.rooms.rows else None
+            windows = windows.rectified(before_relu.at(pixels), beside)
             windows = windows.merged(self.neighbor.get(done, 1) ** 2)
             done += 2
             if windows.cover:
@@ -149,7 +202,7 @@ class PatchBounds:
         if self._gathers_weights(places) and not windows.cover:
             return self._merged(done + 1, self._linear_on_windows(windows, places), columns), done + 2
         clean = self.clean[done // 2 - 1].maps().relu() if done else self.inputs
-        return windows.on_map(clean, places.images), done
+        return windows.on_map(clean, places.images, self.rooms.errors.get(done)), done
 
     def _gathers_weights(self, places: Places) -> bool:
         """Whether the first linear layer multiplies windows, for which it needs the weights of each place."""
@@ -211,11 +264,12 @@ class PatchBounds:
             shift, radius = (x[coordinates[:, 0]].transpose(1, 2) for x in columns)  # (P, B, C·w·l)
             return self._times_weights(shift, radius, coordinates[:, 0], places)
         shift, radius = (x[places.images[:, None], coordinates].flatten(0, 1) for x in maps)
-        coordinates = coordinates.flatten(0, 1)
+        coordinates, room = coordinates.flatten(0, 1), self._room(2 * self.windowed + 1, places)
         shift = F.embedding_bag(coordinates, self.weight_rows, per_sample_weights=shift, mode="sum")
-        radius = F.embedding_bag(coordinates, self.weight_rows.abs(), per_sample_weights=radius, mode="sum")
+        weights, radius = self.weight_rows.abs(), grown(radius, room)
+        radius = F.embedding_bag(coordinates, weights, per_sample_weights=radius, mode="sum")
         centre = shift.unflatten(0, (-1, len(places.images))) + self.clean_linear[places.images]
-        return Box.around(centre.flatten(0, 1), radius)
+        return Box.around(centre.flatten(0, 1), widened(radius, room))
 
     def _times_weights(self, shift: Tensor, radius: Tensor, coordinates: Tensor, places: Places) -> Box:
         """clean + W·shift ± |W|·radius, a batched product over places.
@@ -228,7 +282,9 @@ class PatchBounds:
         clean = self.clean_linear[places.images].expand(len(coordinates), -1, -1)
         centre = torch.baddbmm(clean, shift, weights)
         sizes = weights.abs() if torch.is_grad_enabled() else weights.abs_()  # gathered, so nobody else's
-        return Box.around_temporary(centre.flatten(0, 1), torch.bmm(radius, sizes).flatten(0, 1))
+        room = self._room(2 * self.windowed + 1, places)
+        radius = widened(torch.bmm(grown(radius, room), sizes).flatten(0, 1), room)
+        return Box.around_temporary(centre.flatten(0, 1), radius)
 
 
 def _rectified(box: Box) -> Box:

@@ -107,6 +107,10 @@ class Scale:
         """Differences between inputs for differences between pixels (N, C, H, W)."""
         return differences / differences.new_tensor(self.std)[:, None, None]
 
+    def largest(self, like: Tensor) -> Tensor:
+        """(C, 1, 1): what no input exceeds in size, for pixels in [0, 1]."""
+        return self.lengths(1 + like.new_tensor(self.mean).abs()[:, None, None])
+
 
 @dataclass(frozen=True)
 class Threat:

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from patchcert.errors import UsageError
-from patchcert.intervals.bounds import Box, margins, require_zero_padding, through
+from patchcert.intervals.bounds import Box, Room, margins, require_zero_padding, through
 from patchcert.intervals.places import Scale
+from patchcert.intervals.rounding import Rounding
 
 CANDIDATES = 32
 """Weights of a unit among which the tight bound looks first."""
@@ -48,6 +49,28 @@ class SparseThreat:
     tight: bool = False
 
 
+@dataclass(frozen=True)
+class _Moves:
+    """How far a first layer's outputs can move from the clean ones (N, D), or (N, C', H', W').
+
+    Attributes:
+        fall, rise: down, and up; they broadcast to `clean`.
+        most: what no unit's moves exceed together; it broadcasts, too.
+    """
+
+    clean: Tensor
+    fall: Tensor
+    rise: Tensor
+    most: Tensor
+
+    def box(self, room: Room | None) -> Box:
+        """The box of the outputs, with room for rounding."""
+        if room is None:
+            return Box(self.clean - self.fall, self.clean + self.rise)
+        beside = room.beside + (room.factor - 1) * self.most
+        return Box(self.clean - (self.fall + beside), self.clean + (self.rise + beside))
+
+
 def sparse_margins(
     network: nn.Sequential,
     images: Tensor,
@@ -61,13 +84,54 @@ def sparse_margins(
     Raises:
         UsageError: k is larger than what one unit of the first layer sees.
     """
+    return _margins(network, _first_moves(network, images, threat, scale, max_memory), labels, {})
+
+
+@torch.no_grad()
+def sparse_margins_rounded(
+    network: nn.Sequential, images: Tensor, labels: Tensor, threat: SparseThreat, scale: Scale, max_memory: int
+) -> tuple[Tensor, Tensor]:
+    """`sparse_margins`, and such (N, K) that hold for whatever rounding makes of the network, see `rounding`.
+
+    Raises:
+        UsageError: as `sparse_margins` does.
+    """
+    moves = _first_moves(network, images, threat, scale, max_memory)
+    activation, rooms = scale.inputs(images), {}
+    rounding = Rounding(network, scale, activation)
+    for index, layer in enumerate(network[:-1]):
+        output = moves.clean if index == _first_index(network) else layer(activation)
+        rooms[index] = rounding.behind(layer, activation, output)
+        activation = output
+    rooms[len(network) - 1] = rounding.of_margins(network[-1], activation, labels)
+    return _margins(network, moves, labels, {}), _margins(network, moves, labels, rooms)
+
+
+def _margins(network: nn.Sequential, moves: _Moves, labels: Tensor, rooms: dict[int, Room | None]) -> Tensor:
+    """(N, K): the margin bounds that follow from the moves of the first layer, with the rooms of the layers."""
+    first, last = _first_index(network), len(network) - 1
+    box = moves.box(rooms.get(first))
+    for index in range(first + 1, last):
+        box = through(network[index], box, rooms.get(index))
+    return margins(network[last], Box(box.lower[None], box.upper[None]), labels, rooms.get(last))[0]
+
+
+def _first_index(network: nn.Sequential) -> int:
+    """Which layer sees the inputs: a convolution, or a linear layer behind flatten."""
+    return 0 if isinstance(network[0], nn.Conv2d) else 1
+
+
+def _first_moves(
+    network: nn.Sequential, images: Tensor, threat: SparseThreat, scale: Scale, max_memory: int
+) -> _Moves:
+    """The moves of the first layer.
+
+    Raises:
+        UsageError: k is larger than what one of its units sees.
+    """
     require_k(network, threat.k)
-    if isinstance(network[0], nn.Conv2d):
-        box, done = _convolution(network[0], images, threat, scale, max_memory), 1
-    else:
-        box, done = _linear(network[1], images, threat, scale, max_memory), 2
-    box = through(network[done:-1], box)
-    return margins(network[-1], Box(box.lower[None], box.upper[None]), labels)[0]
+    first = network[_first_index(network)]
+    return (_convolution if isinstance(first, nn.Conv2d) else _linear)(first, images, threat, scale, max_memory)
 
 
 def require_k(network: nn.Sequential, k: int) -> None:
@@ -84,19 +148,19 @@ def require_k(network: nn.Sequential, k: int) -> None:
         raise UsageError("config", f"k={k}", f"expected a whole number from 1 to {largest}, the {what}")
 
 
-def _linear(layer: nn.Linear, images: Tensor, threat: SparseThreat, scale: Scale, max_memory: int) -> Box:
-    """(N, D) boxes after the first linear layer. Tight ones only as far as a ReLU lets them through: above 0."""
+def _linear(layer: nn.Linear, images: Tensor, threat: SparseThreat, scale: Scale, max_memory: int) -> _Moves:
+    """(N, D) moves of the first linear layer. Tight ones only as far as a ReLU lets them through: above 0."""
     clean = layer(scale.inputs(images).flatten(1))
     unit = scale.lengths(torch.ones_like(images[:1])).flatten()  # 1/std of each coordinate
     radius = threat.epsilon * (layer.weight.abs() * unit).topk(threat.k, dim=1).values.sum(dim=1)
     if not threat.tight:
-        return Box.around(clean, radius)
+        return _Moves(clean, radius, radius, radius)
     up, down = (scale.lengths(room).flatten(1) for room in _rooms(images, threat.epsilon))
     largest = partial(_largest_moves, layer.weight, radius, threat.k)
     at_once = max_memory // (BYTES_PER_MOVE * layer.out_features * threat.k)
     rise = _in_parts(largest, at_once, torch.cat([up, down], dim=1), clean + radius > 0)
     fall = _in_parts(largest, at_once, torch.cat([down, up], dim=1), clean > 0)
-    return Box(clean - fall, clean + rise)
+    return _Moves(clean, fall, rise, radius)
 
 
 def _rooms(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -159,20 +223,20 @@ def _chosen(weight: Tensor, rooms: Tensor, images: Tensor, units: Tensor, k: int
     return chosen
 
 
-def _convolution(layer: nn.Conv2d, images: Tensor, threat: SparseThreat, scale: Scale, max_memory: int) -> Box:
-    """(N, C', H', W') boxes after the first convolution."""
+def _convolution(layer: nn.Conv2d, images: Tensor, threat: SparseThreat, scale: Scale, max_memory: int) -> _Moves:
+    """(N, C', H', W') moves of the first convolution."""
     require_zero_padding(layer)
     clean = layer(scale.inputs(images))
+    unit = scale.lengths(torch.ones_like(images[:1, :, :1, :1]))  # 1/std of each channel
+    per_pixel = (layer.weight.abs() * unit).sum(dim=1).flatten(1)  # (C', kernel's pixels)
+    radius = (threat.epsilon * per_pixel.topk(threat.k, dim=1).values.sum(dim=1))[:, None, None]
     if not threat.tight:
-        unit = scale.lengths(torch.ones_like(images[:1, :, :1, :1]))  # 1/std of each channel
-        per_pixel = (layer.weight.abs() * unit).sum(dim=1).flatten(1)  # (C', kernel's pixels)
-        radius = threat.epsilon * per_pixel.topk(threat.k, dim=1).values.sum(dim=1)
-        return Box.around(clean, radius[:, None, None])
+        return _Moves(clean, radius, radius, radius)
     rooms = [scale.lengths(room) for room in _rooms(images, threat.epsilon)]
     largest = partial(_largest_pixel_moves, layer, threat.k)
     at_once = max_memory // (8 * 4 * clean[0].numel() * math.prod(layer.kernel_size))
     rise, fall = (_in_parts(largest, at_once, *sides).view_as(clean) for sides in (rooms, rooms[::-1]))
-    return Box(clean - fall, clean + rise)
+    return _Moves(clean, fall, rise, radius)
 
 
 def _largest_pixel_moves(layer: nn.Conv2d, k: int, along: Tensor, against: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchcert.intervals.bounds import Box, absolute_convolution
+from patchcert.intervals.bounds import Box, Room, absolute_convolution
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,18 @@ class RowsOfChannels:
 
     def windows(self, rows: Axis, columns: Axis, images: Tensor) -> Tensor:
         """(P·B, C, a, b): the windows in the maps of `images` (B,)."""
+        return self.at(self.index(rows, columns, images))
+
+    def index(self, rows: Axis, columns: Axis, images: Tensor) -> Tensor:
+        """(P·B, a, b) int64: the row of each pixel of the windows in the maps of `images` (B,)."""
         pixels, on_map = pixels_of(rows, columns)
-        _, height, width, channels = self.shape
+        _, height, width, _ = self.shape
         index = images[:, None, None] * (height * width) + pixels
-        index = index.where(on_map, len(self.rows) - 1)  # (P, B, a, b)
-        found = self.rows.index_select(0, index.flatten())
-        return found.view(-1, rows.size, columns.size, channels).permute(0, 3, 1, 2)
+        return index.where(on_map, len(self.rows) - 1).flatten(0, 1)
+
+    def at(self, index: Tensor) -> Tensor:
+        """(P·B, C, a, b): what stands at an `index`."""
+        return self.rows.index_select(0, index.flatten()).view(*index.shape, -1).permute(0, 3, 1, 2)
 
 
 def pixels_of(rows: Axis, columns: Axis) -> tuple[Tensor, Tensor]:
@@ -101,8 +107,11 @@ class Windows:
         """Whether a window is as large as the map, so that there is nothing to save."""
         return self.rows.size * self.columns.size >= self.rows.extent * self.columns.extent
 
-    def convolved(self, layer: nn.Conv2d) -> "Windows":
-        """The differences after a convolution, W ∗ shift and |W| ∗ radius, in the larger windows it reaches."""
+    def convolved(self, layer: nn.Conv2d, room: Room | None = None) -> "Windows":
+        """The differences after a convolution, W ∗ shift and |W| ∗ radius, in the larger windows it reaches.
+
+        Of the room for rounding, only the factor; what is beside comes with the next ReLU.
+        """
         rows, top, bottom = self.rows.through(layer, 0)
         columns, left, right = self.columns.through(layer, 1)
         shift, radius, padding = self.shift, self.radius, (top, left)
@@ -110,16 +119,19 @@ class Windows:
             shift, radius = (F.pad(x, (left, right, top, bottom)) for x in (shift, radius))
             padding = (0, 0)
         shift = F.conv2d(shift, layer.weight, None, layer.stride, padding, layer.dilation, layer.groups)
-        return Windows(shift, absolute_convolution(layer, radius, padding), rows, columns)
+        return Windows(shift, absolute_convolution(layer, radius, padding, room), rows, columns)
 
-    def rectified(self, clean: Tensor) -> "Windows":
+    def rectified(self, clean: Tensor, beside: Tensor | None = None) -> "Windows":
         """The differences after a ReLU, given the clean activations before it (P·B, C, a, b).
 
         Clean activations outside the map are −∞: the ReLU makes both differences zero there.
+
+        Args:
+            beside: (P·B, C, a, b), for rounding, of which this function disposes.
         """
         in_place = not torch.is_grad_enabled()  # all tensors below are this function's own, but for self's
-        centre = clean + self.shift
-        lower, upper = F.relu(centre - self.radius, in_place), F.relu(centre + self.radius, in_place)
+        centre, radius = clean + self.shift, self.radius if beside is None else beside.add_(self.radius)
+        lower, upper = F.relu(centre - radius, in_place), F.relu(centre + radius, in_place)
         middle, radius = torch.lerp(lower, upper, 0.5), (upper - lower) / 2
         return replace(self, shift=middle - clean.relu(), radius=radius)
 
@@ -147,8 +159,12 @@ class Windows:
         box = Box(lower.amin(dim=1).flatten(0, 1), upper.amax(dim=1).flatten(0, 1))
         return Windows(box.centre, box.radius, rows, columns)
 
-    def on_map(self, clean: Tensor, images: Tensor) -> Box:
-        """The boxes as whole maps (P·B, C, H, W), given the clean activations (N, C, H, W) of `images` (B,)."""
+    def on_map(self, clean: Tensor, images: Tensor, error: Tensor | None = None) -> Box:
+        """The boxes as whole maps (P·B, C, H, W), given the clean activations (N, C, H, W) of `images` (B,).
+
+        Args:
+            error: (N, C, H, W), how far executions on the clean images may be from these activations.
+        """
         pixels, on_map = pixels_of(self.rows, self.columns)
         size = clean.shape[2] * clean.shape[3]
         windows, channels = self.shift.shape[:2]
@@ -160,6 +176,8 @@ class Windows:
         )
         clean = clean[images].flatten(2)
         centre = (centre.unflatten(0, (-1, len(images))) + clean).flatten(0, 1)
+        if error is not None:
+            radius.unflatten(0, (-1, len(images))).add_(error[images].flatten(2))
         return Box.around(*(x.unflatten(2, (self.rows.extent, self.columns.extent)) for x in (centre, radius)))
 
 

@@ -5,6 +5,7 @@ alone, so the places are searched without gradients and the few worst ones are c
 in the backward pass (`worst_margins`).
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,7 @@ class Batch:
         images: (N, C, H, W) in [0, 1].
         labels: (N,) int64.
         max_memory: bytes that the bounds may take at a time.
+        rounded: whether bounds hold for whatever rounding makes of the network, see `rounding`.
     """
 
     network: nn.Sequential
@@ -33,9 +35,16 @@ class Batch:
     scale: Scale
     neighbor: Sequence[int] = ()
     max_memory: int = 2 * 2**30
+    rounded: bool = False
 
     def bounds(self) -> PatchBounds:
-        return PatchBounds(self.network, self.images, self.labels, self.threat, self.scale, self.neighbor)
+        return PatchBounds(
+            self.network, self.images, self.labels, self.threat, self.scale, self.neighbor, self.rounded
+        )
+
+    def in_double(self) -> "Batch":
+        """The same batch in float64."""
+        return replace(self, network=double(self.network), images=self.images.double())
 
     def of(self, images: Tensor | slice) -> "Batch":
         """The batch of these images only."""
@@ -48,6 +57,11 @@ class Batch:
         count = max(self.max_memory // size, 1)
         for start in range(0, len(self.images), count):
             yield slice(start, start + count)
+
+
+def double(network: nn.Sequential) -> nn.Sequential:
+    """A copy of the network in float64."""
+    return copy.deepcopy(network).double()
 
 
 @torch.no_grad()
