@@ -14,9 +14,11 @@ import time
 
 from patchcert import cli, distributed, result_format, results
 from patchcert.data import named
+from patchcert.experiments import interval_galleries, reporting
 from patchcert.intervals import arguments, evaluation
 from patchcert.intervals.bounds import exact_float32
-from patchcert.option_values import output_file, positive_int
+from patchcert.option_values import folder, output_file, positive_int
+from patchcert.reports.exhibits import Run
 
 
 def main() -> None:
@@ -24,8 +26,9 @@ def main() -> None:
     parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N images")
     parser.add_argument("--output", type=output_file, metavar="FILE.json", help="write the results here")
     parser.add_argument("--per_image", type=output_file, metavar="FILE.csv", help="write one row per image here")
+    parser.add_argument("--report", type=folder, metavar="DIR", help="write a page to look at here: index.html")
     options = arguments.parse(parser)
-    config, models, image_rows = options.experiment, [], []
+    config, models, image_rows, galleries = options.experiment, [], [], []
     dataset = named.load(config.dataset, options.data, train=False)
     total = len(dataset)
     shape, classes = dataset.images.shape[1:], int(dataset.labels.max()) + 1
@@ -44,17 +47,22 @@ def main() -> None:
         errors = evaluation.errors(verdicts, dataset.labels, time.perf_counter() - started)
         models.append({"model_id": model.model_id} | errors | origin)
         image_rows += results.image_rows(dataset, [({"model_id": model.model_id}, verdicts.columns())])
+        if options.report and distributed.is_first():
+            galleries.append(interval_galleries.of_model(options, model, network, dataset, verdicts))
     if not distributed.is_first():
         return
     summary = evaluation.summary(models)
+    against = result_format.stamp("evaluate") | {"evaluated_against": config.eval_params.against()}
+    record = against | {"models": models, "summary": summary, "config": cli.configuration(options)}
+    record |= {"environment": results.environment()}
     if options.output:
-        against = result_format.stamp("evaluate") | {"evaluated_against": config.eval_params.against()}
-        record = against | {"models": models, "summary": summary, "config": cli.configuration(options)}
-        results.write_json(record | {"environment": results.environment()}, options.output)
+        results.write_json(record, options.output)
     if options.per_image:
         results.write_csv(image_rows, options.per_image)
-    about = evaluation.about(config, len(dataset), total)
-    results.print_models(f"{options.config.stem}: {about}", models, summary)
+    about = f"{options.config.stem}: {evaluation.about(config, len(dataset), total)}"
+    results.print_models(about, models, summary)
+    if options.report:
+        reporting.write(options.report, [Run(options.config.stem, about, record, galleries)])
 
 
 if __name__ == "__main__":

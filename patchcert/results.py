@@ -256,6 +256,11 @@ def print_other_kind(name: str, trained: str, run: str) -> None:
     print(f"note: {name} was trained with {trained}; this run has {run}", file=sys.stderr)
 
 
+def print_report(page: Path) -> None:
+    """Print where the page of a report lies."""
+    print(f"report: {page}")
+
+
 def print_pictures(folder: Path, count: int, still_wrong: int) -> None:
     """Print how many flipped images were saved, and on how many rounding to a PNG's 256 values undid the attack."""
     print(f"{folder}: {count} flipped images; rounded to 8 bits, {still_wrong} of them are still classified wrongly")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from patchcert import distributed, results
 from patchcert.attacks import pictures
@@ -18,14 +18,15 @@ from patchcert.attacks.threats import BallThreat, PatchThreat, Threat
 from patchcert.cli import Parser
 from patchcert.data.dataset import Dataset
 from patchcert.errors import BrokenCertificateError, UsageError, require_within
-from patchcert.experiments import summaries
+from patchcert.experiments import reporting, summaries
 from patchcert.experiments.evaluation import evaluation_parser, prepare, write_and_print
 from patchcert.experiments.masking import add_numerical_margin
 from patchcert.experiments.networks import masked_network
 from patchcert.experiments.setting import set_up
 from patchcert.option_values import folder, fraction, one_patch, positive_int, share_of_255
 from patchcert.patch import Patch
-from patchcert.smoothing import certificate
+from patchcert.reports.exhibits import Views
+from patchcert.smoothing import certificate, weak_spots
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.masking import DoubleMasking
 
@@ -174,6 +175,7 @@ def _report_attack(
     options: argparse.Namespace, about: str, dataset: Dataset, clean: Clean, run: Attack, seconds: float
 ) -> None:
     columns = {name: distributed.merge(part, len(dataset)) for name, part in _attack_columns(clean, run).items()}
+    subject = _subject(dataset, clean, run, columns) if options.report else None
     if not distributed.is_first():
         return
     right = columns["predicted"] == dataset.labels
@@ -186,7 +188,49 @@ def _report_attack(
         int((right & ~columns["flipped"]).sum()),
     )
     question = {name: getattr(options, name) for name in ("numerical_margin",) if name in options}
-    write_and_print(options, about, dataset, [(question, counts)], [columns], seconds)
+    write_and_print(options, about, dataset, [(question, counts)], [columns], seconds, subject=lambda _: subject)
+
+
+def _subject(dataset: Dataset, clean: Clean, run: Attack, columns: dict[str, Tensor]) -> reporting.Subject:
+    """What a report shows of all images, which all processes know afterwards."""
+    classifier, right = run.classifier, clean.predicted == clean.labels
+    attacked = pictures.to_bytes(clean.images)
+    attacked[right] = pictures.to_bytes(run.findings.images)
+    seen = {"attacked": attacked}
+    if classifier.ablation.count > 1:
+        seen["copies"] = clean.outputs.exp() if isinstance(classifier, MaskedClassifier) else clean.outputs
+    patch = getattr(run.threat, "patch", None)
+    if patch and classifier.ablation.count > 1:
+        seen["weak_spots"] = _weak_spots(classifier, patch, clean)
+    seen = {name: distributed.merge(part, len(dataset)) for name, part in seen.items()}
+    views = Views(
+        dataset.images,
+        touched=run.threat.touched,
+        attacked_at=columns["column"] + run.threat.shape[1] * columns["row"],
+        predicted_after=columns["predicted_after"],
+        **seen,
+    )
+    leads = seen["weak_spots"].flatten(1).amin(dim=1) if "weak_spots" in seen else None
+    of_masking = isinstance(classifier, MaskedClassifier)
+    return reporting.Subject(
+        str(run.threat),
+        str(classifier.ablation),
+        patch,
+        views.take,
+        leads,
+        classifier.numerical_margin if of_masking else 0.0,
+        "least lead wherever the patch is",
+        "nats" if of_masking else "votes",
+    )
+
+
+def _weak_spots(classifier: Classifier, patch: Patch, clean: Clean) -> Tensor:
+    """(N, rows, columns): see `smoothing.weak_spots`."""
+    if isinstance(classifier, MaskedClassifier):
+        return weak_spots.of_scores(classifier.ablation, classifier.rule, patch, 1, clean.predicted, clean.outputs)
+    every = torch.arange(classifier.ablation.count, device=clean.labels.device)
+    question = certificate.Question(patch, classifier.rule, "exact")
+    return weak_spots.of_votes(classifier.ablation, question, [(every, clean.outputs)])
 
 
 def _save_pictures(options: argparse.Namespace, run: Attack) -> None:
@@ -201,11 +245,11 @@ def _save_pictures(options: argparse.Namespace, run: Attack) -> None:
         results.print_pictures(options.save_images, *counts)
 
 
-def _attack_columns(clean: Clean, run: Attack) -> dict[str, torch.Tensor]:
+def _attack_columns(clean: Clean, run: Attack) -> dict[str, Tensor]:
     """Columns (N,) of the table per image; row, column, restart and step are −1 for images that did not flip."""
     found, right = run.findings, clean.predicted == clean.labels
 
-    def of_all(values: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
+    def of_all(values: Tensor, otherwise: Tensor) -> Tensor:
         return otherwise.clone().masked_scatter(right, values)
 
     before = run.classifier.ballots(clean.outputs).sum(dim=1)  # (N, K)

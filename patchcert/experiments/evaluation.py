@@ -1,6 +1,7 @@
 """What certifying and attacking share: the network and the images that options name, and where the numbers go."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -10,9 +11,9 @@ from patchcert.cli import Parser, configuration
 from patchcert.data import splits
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
-from patchcert.experiments import about
+from patchcert.experiments import about, reporting
 from patchcert.experiments.setting import IMAGENET, add_setting, load_images
-from patchcert.option_values import output_file, positive_int
+from patchcert.option_values import folder, output_file, positive_int
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.columns import LinesNetwork
 from patchcert.smoothing.saved_votes import SavedVotes
@@ -42,6 +43,7 @@ def add_outputs(parser: Parser) -> None:
     """The files that results can be written to."""
     parser.add_argument("--output", type=output_file, metavar="FILE.json", help="write the results here")
     parser.add_argument("--per_image", type=output_file, metavar="FILE.csv", help="write one row per image here")
+    parser.add_argument("--report", type=folder, metavar="DIR", help="write a page to look at here: index.html")
 
 
 def prepare(
@@ -79,16 +81,24 @@ def write_and_print(
     columns: list[dict[str, Tensor]],
     seconds: float,
     remarks: results.Remarks | None = None,
+    subject: Callable[[int], reporting.Subject] | None = None,
 ) -> None:
     """Files first: printing may fail, to a pipe that nobody reads any more.
 
     Args:
         about: what was asked, see `summaries`.
         columns: (N,) tensors by name for the rows per image, for each of `answers`.
+        subject: what `--report` shows of an answer, by its number.
     """
+    record = results.run_record(answers, seconds, configuration(options), remarks)
     if options.output:
-        results.write_json(results.run_record(answers, seconds, configuration(options), remarks), options.output)
+        results.write_json(record, options.output)
     if options.per_image:
         questions = [question for question, _ in answers]
         results.write_csv(results.image_rows(dataset, list(zip(questions, columns, strict=True))), options.per_image)
-    results.print_answers(about, answers, seconds, remarks)
+    try:
+        results.print_answers(about, answers, seconds, remarks)
+    finally:
+        if options.report:
+            name = options.output.stem if options.output else Path(record["config"]["script"]).stem
+            reporting.write(options.report, [reporting.of_run(name, about, dataset, record, columns, subject)])

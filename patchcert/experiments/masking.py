@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,14 +10,18 @@ from torch import Tensor
 from patchcert import distributed, results
 from patchcert.cli import Parser
 from patchcert.data.folders import Images
-from patchcert.experiments import summaries
+from patchcert.experiments import reporting, summaries
 from patchcert.experiments.evaluation import evaluation_parser, prepare, write_and_print
 from patchcert.experiments.networks import masked_network
 from patchcert.experiments.setting import set_up
 from patchcert.option_values import nonnegative_float, patches, positive_int
+from patchcert.patch import Patch
 from patchcert.progress import progress_bar
+from patchcert.reports.exhibits import Views
+from patchcert.smoothing import weak_spots
+from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.columns import LinesNetwork
-from patchcert.smoothing.masking import DoubleMasking
+from patchcert.smoothing.masking import DoubleMasking, MaskedVerdicts
 
 
 def masked_certification_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
@@ -63,7 +68,34 @@ def certify_masked(options: argparse.Namespace) -> None:
         ]
         within = {patch.size: int(v.within_margin.sum()) for patch, v in zip(maskings, verdicts, strict=True)}
         about, close = summaries.of_masking(options, len(dataset), ablation), results.CloseLeads(within)
-        write_and_print(options, about, dataset, answers, [vars(v) for v in verdicts], seconds, close)
+
+        def subject(number: int) -> reporting.Subject:
+            patch, masking = list(maskings.items())[number]
+            look = partial(_look, options, network, dataset, ablation, patch, masking, verdicts[number])
+            about, margin = summaries.of_question(answers[number][0]), options.numerical_margin
+            leads, leads_are = verdicts[number].lead, "lead at the worst pair of masks"
+            return reporting.Subject(about, str(ablation), patch, look, leads, margin, leads_are, "logits")
+
+        write_and_print(options, about, dataset, answers, [vars(v) for v in verdicts], seconds, close, subject)
+
+
+def _look(
+    options: argparse.Namespace,
+    network: LinesNetwork,
+    dataset: Images,
+    ablation: Ablation,
+    patch: Patch,
+    masking: DoubleMasking,
+    verdicts: MaskedVerdicts,
+    chosen: Tensor,
+) -> Views:
+    """What a report shows of the images `chosen` (n,)."""
+    with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+        scores = scores_of(network, dataset.take(chosen), options.batch_size, len(chosen))
+    spots = weak_spots.of_scores(ablation, masking, patch, options.patches, verdicts.predicted[chosen], scores)
+    return Views(
+        reporting.pictures(dataset, chosen), spots, scores.softmax(dim=2), reporting.touched_by(ablation, patch)
+    )
 
 
 @torch.inference_mode()

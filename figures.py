@@ -1,0 +1,8 @@
+"""Draw what results and training logs say, for papers: PDF with embedded fonts, and PNG.
+
+    python3 figures.py docs/results/mnist_masked_band.json docs/results/interval_mnist_p55.json --out figures
+    python3 figures.py results/*.json checkpoints/*.jsonl --out figures
+
+Takes what --output wrote and logs of training (*.jsonl, *.log), and draws what there is: accuracy against patch size, θ,
+s and time where results differ in them, all runs in one figure, and curves of training.
+"""
