@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test results clean
+.PHONY: quickstart test results tables figures clean
 
 quickstart: .venv/runtime
 	$(BIN)/python quickstart.py
@@ -23,6 +23,16 @@ test: .venv/development
 
 results: .venv/runtime
 	$(BIN)/python benchmarks/reproduce.py
+	$(MAKE) tables figures
+
+tables: .venv/runtime
+	$(BIN)/python benchmarks/readme_tables.py
+
+FIGURES := $(addprefix docs/results/, \
+	mnist_masked_band.json interval_mnist_p22.json interval_mnist_p55.json mnist_masked_band_training.jsonl)
+
+figures: .venv/runtime
+	$(BIN)/python figures.py $(FIGURES) --out docs/figures
 
 clean:
 	rm -rf .venv results

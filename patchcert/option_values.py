@@ -1,16 +1,21 @@
 """What an option's text means: a parser's `type=` for each kind of value that options have."""
 
 import argparse
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from patchcert import result_format
 from patchcert.patch import Patch
 
 MOST_PIXELS = 4096
 """On a side of an image."""
+
+MOST_SAID = 200
+"""Characters of what is wrong with a file."""
 
 
 def _number(kind: type, allowed: Callable[[float], bool], wanted: str) -> Callable[[str], float]:
@@ -130,6 +135,45 @@ def device(text: str) -> torch.device:
     if text not in ("cpu", "cuda"):
         raise argparse.ArgumentTypeError(f"{text}: expected auto, cpu or cuda")
     return torch.device(text)
+
+
+def result(text: str) -> tuple[Path, dict]:
+    """A file that --output wrote: where it lies, and its content."""
+    path = Path(text)
+    (record,) = _json_in(path, whole=True)
+    _require_format(text, record)
+    return path, record
+
+
+def result_or_log(text: str) -> tuple[Path, dict | list[dict]]:
+    """A file that --output wrote, or a training log: where it lies, and its content, of a log its lines."""
+    path = Path(text)
+    if not {".jsonl", ".log"} & set(path.suffixes):
+        return result(text)
+    rows = _json_in(path, whole=False)
+    for row in rows:
+        _require_format(text, row, result_format.EPOCH)
+    return path, rows
+
+
+def _json_in(path: Path, whole: bool) -> list:
+    """The content of a file of JSON, or of each of its lines."""
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{path}: no such file")
+    try:
+        text = path.read_text()
+        found = [json.loads(part) for part in ([text] if whole else text.splitlines())]
+    except (ValueError, RecursionError, OSError) as error:
+        raise argparse.ArgumentTypeError(f"{path}: is not JSON") from error
+    if not found:
+        raise argparse.ArgumentTypeError(f"{path}: is empty")
+    return found
+
+
+def _require_format(text: str, record: object, part: str = "") -> None:
+    flaw = result_format.flaw(record, part)
+    if flaw:
+        raise argparse.ArgumentTypeError(f"{text}: not a result as this version writes it: {flaw[:MOST_SAID]}")
 
 
 def output_file(text: str) -> Path:

@@ -220,7 +220,7 @@ def _subject(dataset: Dataset, clean: Clean, run: Attack, columns: dict[str, Ten
         leads,
         classifier.numerical_margin if of_masking else 0.0,
         "least lead wherever the patch is",
-        "nats" if of_masking else "votes",
+        "logits" if of_masking else "votes",
     )
 
 

@@ -37,7 +37,7 @@ class Subject:
         patch: None where the adversary has none.
         look: numbers (n,) of some of the images, to what is to be seen of them.
         leads: (N,), how far each answer leads; None where that is not known.
-        boundary: the lead from which on answers are certified.
+        boundary: the lead from which on answers are certified, where that is known.
         leads_are: what leads are, and `unit` what they are counted in.
     """
 
@@ -46,7 +46,7 @@ class Subject:
     patch: Patch | None
     look: Callable[[Tensor], Views]
     leads: Tensor | None = None
-    boundary: float = 0.0
+    boundary: float | None = None
     leads_are: str = ""
     unit: str = "votes"
 
@@ -91,7 +91,7 @@ def gallery(
     """At most so many of the images, as a `subject` shows them."""
     columns = {name: column.cpu() for name, column in columns.items()}
     leads = None if subject.leads is None else subject.leads.cpu().double()
-    slack = None if leads is None else leads - subject.boundary
+    slack = None if leads is None else leads - (subject.boundary or 0.0)
     decisions = Decisions.of(images.indices, images.labels.cpu(), columns, slack)
     chosen = decisions.choose(most)
     return Gallery(

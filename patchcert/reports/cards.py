@@ -71,7 +71,9 @@ def card(exhibit: Exhibit, classes: Sequence[str], unit: str, scale: float) -> C
         size = height, width = tuple(exhibit.picture.shape[1:])
         found |= {"picture": _address(exhibit.picture), "aspect": f"{width} / {height}", "large": max(size) > LARGE}
     if exhibit.attacked is not None:
-        found |= {"attacked": _address(exhibit.attacked), "after": _named(exhibit.predicted_after, classes)}
+        found["attacked"] = _address(exhibit.attacked)
+    if exhibit.predicted_after is not None:
+        found["after"] = _named(exhibit.predicted_after, classes)
     if exhibit.attacked_at is not None:
         found["attacked_at"] = _box(exhibit.attacked_at, size)
     if exhibit.weak_spots is not None:

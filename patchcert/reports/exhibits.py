@@ -125,7 +125,9 @@ class Decisions:
     def exhibits(self, chosen: Tensor, views: Views, patch: Patch | None) -> list[Exhibit]:
         """The images `chosen` (n,), with what is to be seen of them, those whose decision was closest first."""
         found = [self._exhibit(number, place, views, patch) for place, number in enumerate(chosen.tolist())]
-        return sorted(found, key=lambda exhibit: abs(exhibit.lead) if exhibit.lead is not None else 0.0)
+        slack = torch.zeros(len(chosen)) if self.slack is None else self.slack[chosen]
+        leads = [s if e.lead is None else e.lead for e, s in zip(found, slack.tolist(), strict=True)]
+        return [found[place] for place in torch.tensor(leads).abs().argsort(stable=True).tolist()]
 
     def _exhibit(self, number: int, place: int, views: Views, patch: Patch | None) -> Exhibit:
         def seen(of_all: Tensor | None) -> Tensor | None:
@@ -168,7 +170,7 @@ class Gallery:
         total: how many images there are, of which these are some.
         leads: of all images, by outcome, for the histogram; empty where they are not known.
         leads_are: what they are, in words.
-        boundary: the lead from which on answers are certified.
+        boundary: the lead from which on answers are certified, where that is known.
     """
 
     about: str
@@ -179,7 +181,7 @@ class Gallery:
     exhibits: list[Exhibit]
     leads: dict[str, list[float]] = field(default_factory=dict)
     leads_are: str = ""
-    boundary: float = 0.0
+    boundary: float | None = None
 
 
 @dataclass(frozen=True)

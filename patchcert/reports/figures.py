@@ -66,7 +66,7 @@ def accuracies(points: Sequence[Point]) -> dict[str, Figure]:
         placed = [point for point in points if isinstance(getattr(point, x), (int, float))]
         if x == "milliseconds":
             placed, label = _of_one_patch(placed, label)
-        if len({getattr(point, x) for point in placed}) > 1:
+        if len({getattr(point, x) for point in placed}) > (x == "milliseconds") + 1:  # of two times there is no figure
             figures[name] = _accuracy(lines(placed, x), x, label)
     return figures
 
@@ -91,13 +91,15 @@ def training(logs: dict[str, list[dict]]) -> Figure:
 
 
 @rc_context(STYLE)
-def decisions(leads: dict[str, Sequence[float]], label: str, boundary: float) -> Figure:
+def decisions(leads: dict[str, Sequence[float]], label: str, boundary: float | None) -> Figure:
     """A histogram of how far answers lead, by outcome; from `boundary` on they are certified."""
     figure, (axes,) = _figure(1)
     colours = [OUTCOMES.get(outcome, COLOURS[0]) for outcome in leads]
     axes.hist(list(leads.values()), BINS, stacked=True, label=list(leads), color=colours)
-    axes.axvline(boundary, color="gray", linestyle="--", label="certified from here on")
+    if boundary is not None:
+        axes.axvline(boundary, color="gray", linestyle="--", label="certified from here on")
     axes.set(xlabel=label, ylabel="images")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     return figure
 

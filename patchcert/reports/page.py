@@ -28,11 +28,16 @@ def write(runs: Sequence[Run], folder: Path) -> Path:
     drawn = figures.accuracies(points)
     for number, (_, gallery) in enumerate(galleries):
         if gallery.leads:
-            drawn[f"leads_{number}"] = figures.decisions(gallery.leads, f"{gallery.leads_are}, {gallery.unit}", gallery.boundary)
+            drawn[f"leads_{number}"] = figures.decisions(
+                gallery.leads, f"{gallery.leads_are}, {gallery.unit}", gallery.boundary
+            )
     for name, figure in drawn.items():
         figures.save(figure, folder / "figures" / f"{name}.png")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
     )
     text = environment.get_template("page.html").render(
         runs=runs,
@@ -75,7 +80,7 @@ def _cells(point: Point) -> dict[str, tuple[str, object]]:
         "certified": ("{:.2%}", point.certified),
         "certified wrong": ("{}", point.certified_wrong),
         "attacked": ("{:.2%}", point.attacked),
-        "ms an image": ("{:.3g}", point.milliseconds),
+        "ms an image": ("{:.2f}", point.milliseconds),
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 CERTIFICATES = {"masking": "double masking", "margin": "margin", "exact": "exact"}
 
@@ -51,6 +52,12 @@ class Point:
     certified_wrong: int | None = None
     attacked: float | None = None
     joined: bool = True
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """What results are called: by their files, and where two have one name by the folders of these, too."""
+    stems = [path.stem for path in paths]
+    return [stem if stems.count(stem) == 1 else str(path) for stem, path in zip(stems, paths, strict=True)]
 
 
 def points_of(name: str, record: dict) -> list[Point]:
