@@ -109,7 +109,7 @@ def gallery(
 
 def of_votes(ablation: Ablation, question: Question, leads: Tensor, look: Callable[[Tensor], Views]) -> Subject:
     """A question about votes; `leads` (N,) are over the runner-up."""
-    boundary = 2 * ablation.most_touched(question.patch, question.patches)
+    boundary = 2 * ablation.most_touched(question.patch, question.patches) + 0.5  # of 2Δ, a tie may go either way
     words = summaries.of_question(question.as_json())
     return Subject(words, str(ablation), question.patch, look, leads, boundary, "lead over the runner-up")
 

@@ -95,7 +95,7 @@ def _of_answer(record: dict, answer: dict, rows: Rows) -> Subject:
     if "lead" in columns:
         margin, leads_are = answer["numerical_margin"], "lead at the worst pair of masks"
         return Subject(about, copies, patch, _pictures(config, rows), columns["lead"], margin, leads_are, "logits")
-    boundary = ablation and 2 * ablation.most_touched(patch, answer.get("patches", 1))
+    boundary = ablation and 2 * ablation.most_touched(patch, answer.get("patches", 1)) + 0.5
     leads = columns["votes"] - columns["runner_up_votes"]
     return Subject(about, copies, patch, _pictures(config, rows), leads, boundary, "lead over the runner-up")
 

@@ -49,7 +49,8 @@ MEASURED = {"test": "-", "training": "--", "robust test": "-", "robust training"
 OUTCOMES = {"wrong, certified": "#D55E00", "wrong": "#888888", "flipped": "#CC3311", "uncertified": "#E69F00"}
 """In a histogram; certified ones have the first colour."""
 
-BINS = 40
+BINS, MOST_WHOLE = 40, 100
+"""Of a histogram, and the most of them where each is a whole number."""
 
 HEIGHT, LINE = 3.2, 0.19
 """Of figures without their legends, and of a line of these, inches."""
@@ -95,7 +96,7 @@ def decisions(leads: dict[str, Sequence[float]], label: str, boundary: float | N
     """A histogram of how far answers lead, by outcome; from `boundary` on they are certified."""
     figure, (axes,) = _figure(1)
     colours = [OUTCOMES.get(outcome, COLOURS[0]) for outcome in leads]
-    axes.hist(list(leads.values()), BINS, stacked=True, label=list(leads), color=colours)
+    axes.hist(list(leads.values()), _bins([lead for found in leads.values() for lead in found]), stacked=True, label=list(leads), color=colours)
     if boundary is not None:
         axes.axvline(boundary, color="gray", linestyle="--", label="certified from here on")
     axes.set(xlabel=label, ylabel="images")
@@ -117,6 +118,14 @@ def svg(figure: Figure) -> str:
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
     return file.getvalue()
+
+
+def _bins(leads: Sequence[float]) -> int | list[float]:
+    """Bins of a histogram: one for each whole number, where leads are such and not far apart."""
+    low, high = min(leads), max(leads)
+    if high - low > MOST_WHOLE or not all(float(lead).is_integer() for lead in leads):
+        return BINS
+    return [low - 0.5 + step for step in range(int(high - low) + 2)]
 
 
 def _of_one_patch(points: Sequence[Point], label: str) -> tuple[list[Point], str]:
