@@ -96,7 +96,8 @@ def decisions(leads: dict[str, Sequence[float]], label: str, boundary: float | N
     """A histogram of how far answers lead, by outcome; from `boundary` on they are certified."""
     figure, (axes,) = _figure(1)
     colours = [OUTCOMES.get(outcome, COLOURS[0]) for outcome in leads]
-    axes.hist(list(leads.values()), _bins([lead for found in leads.values() for lead in found]), stacked=True, label=list(leads), color=colours)
+    bins = _bins([lead for found in leads.values() for lead in found])
+    axes.hist(list(leads.values()), bins, stacked=True, label=list(leads), color=colours)
     if boundary is not None:
         axes.axvline(boundary, color="gray", linestyle="--", label="certified from here on")
     axes.set(xlabel=label, ylabel="images")
@@ -116,7 +117,8 @@ def save(figure: Figure, path: Path) -> None:
 def svg(figure: Figure) -> str:
     """A figure without a background, its text as outlines."""
     file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(file, format="svg", metadata=nothing, transparent=True)
     return file.getvalue()
 
 

@@ -76,7 +76,7 @@ for (const gallery of document.querySelectorAll(".gallery")) {
     form.querySelector("output").textContent = `${visible} shown`;
     gallery.classList.toggle("no-spots", spots !== undefined && !spots.checked);
   };
-  form.addEventListener("input", show);
+  form.addEventListener("change", show);
   form.addEventListener("submit", (event) => event.preventDefault());
   for (const card of cards) {
     card.addEventListener("click", () => { focusOn(card); enlarge(card); });
