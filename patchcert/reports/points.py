@@ -145,14 +145,19 @@ def lines(points: Sequence[Point], x: str) -> dict[str, list[Point]]:
     strongest = _strongest(points)
     groups = _named(strongest, features)
     if len(groups) > MOST_LINES and x != "threshold":
-        groups = _named(_of_best_threshold(strongest, [*features, x]), features)
+        features.remove("threshold")
+        best = _named(_of_best_threshold(strongest, [*features, x]), features)
+        groups = {
+            ", ".join(filter(None, [name, "best θ" * any(point.threshold == "best" for point in group)])): group
+            for name, group in best.items()
+        }
     return {name: sorted(group, key=lambda point: getattr(point, x)) for name, group in groups.items()}
 
 
 def _of_best_threshold(points: Sequence[Point], features: Sequence[str]) -> list[Point]:
-    """Of points that differ in θ alone the one that certifies most; its θ is then `best`."""
+    """Of points that agree in `features` the one that certifies most; its θ is then `best`."""
     found = []
-    for group in _grouped(points, [name for name in features if name != "threshold"]).values():
+    for group in _grouped(points, features).values():
         best = max(group, key=lambda point: point.certified or 0.0)
         found.append(replace(best, threshold="best") if len(group) > 1 else best)
     return found
