@@ -137,7 +137,8 @@ def of_top_one(ablation: Ablation, patch: Patch, votes: Tensor, shown: Callable[
     question, every = Question(patch, TopOneVote(), "exact"), torch.arange(ablation.count, device=votes.device)
     look = looking_at_votes(ablation, question, lambda chosen: [[(every, votes[chosen].float())]], shown)
     first, second = votes.sum(dim=1).topk(2, dim=1).values.unbind(dim=1)
-    return replace(of_votes(ablation, question, first - second, look), about=f"{patch}, weak spots of all votes")
+    about = summaries.of_question({"attack_size": patch.size})
+    return replace(of_votes(ablation, question, first - second, look), about=f"{about}; weak spots of all votes")
 
 
 def looking_at_votes(
