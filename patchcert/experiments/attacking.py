@@ -25,7 +25,7 @@ from patchcert.experiments.networks import masked_network
 from patchcert.experiments.setting import set_up
 from patchcert.option_values import folder, fraction, one_patch, positive_int, share_of_255
 from patchcert.patch import Patch
-from patchcert.reports.exhibits import Views
+from patchcert.reports.exhibits import MOST_COPIES, Views
 from patchcert.smoothing import certificate, weak_spots
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.masking import DoubleMasking
@@ -193,14 +193,14 @@ def _report_attack(
 
 def _subject(dataset: Dataset, clean: Clean, run: Attack, columns: dict[str, Tensor]) -> reporting.Subject:
     """What a report shows of all images, which all processes know afterwards."""
-    classifier, right = run.classifier, clean.predicted == clean.labels
-    attacked = pictures.to_bytes(clean.images)
-    attacked[right] = pictures.to_bytes(run.findings.images)
-    seen = {"attacked": attacked}
-    if classifier.ablation.count > 1:
-        seen["copies"] = clean.outputs.exp() if isinstance(classifier, MaskedClassifier) else clean.outputs
-    patch = getattr(run.threat, "patch", None)
-    if patch and classifier.ablation.count > 1:
+    classifier, patch = run.classifier, getattr(run.threat, "patch", None)
+    right, copies = clean.predicted == clean.labels, classifier.ablation.count
+    of_masking = isinstance(classifier, MaskedClassifier)
+    seen = {"attacked": pictures.to_bytes(clean.images)}
+    seen["attacked"][right] = pictures.to_bytes(run.findings.images)
+    if 1 < copies <= MOST_COPIES:
+        seen["copies"] = clean.outputs.exp() if of_masking else clean.outputs
+    if patch and copies > 1:
         seen["weak_spots"] = _weak_spots(classifier, patch, clean)
     seen = {name: distributed.merge(part, len(dataset)) for name, part in seen.items()}
     views = Views(
@@ -211,7 +211,6 @@ def _subject(dataset: Dataset, clean: Clean, run: Attack, columns: dict[str, Ten
         **seen,
     )
     leads = seen["weak_spots"].flatten(1).amin(dim=1) if "weak_spots" in seen else None
-    of_masking = isinstance(classifier, MaskedClassifier)
     return reporting.Subject(
         str(run.threat),
         str(classifier.ablation),

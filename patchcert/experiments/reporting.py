@@ -98,7 +98,9 @@ def gallery(
 ) -> Gallery:
     """At most so many of the images, as a `subject` shows them."""
     columns = {name: column.cpu() for name, column in columns.items()}
-    leads = None if subject.leads is None else subject.leads.cpu().double()
+    leads = subject.leads
+    if leads is not None:
+        leads = leads.cpu().double() if leads.isfinite().all() else None  # of one class alone they are infinite
     slack = None if leads is None else leads - (subject.boundary or 0.0)
     decisions = Decisions.of(images.indices, images.labels.cpu(), columns, slack)
     chosen = decisions.choose(most)
@@ -200,11 +202,12 @@ def saved_pictures(config: dict, indices: Tensor) -> Tensor | None:
     Args:
         indices: (n,), places in the data set's own order.
     """
-    folders_of = {name: Path(config[name]) for name in ("data", "valpath") if name in config}
-    options = Namespace(**config | {"dataset": data_set(config)} | folders_of)
+    dataset, places = data_set(config), {name: Path(config[name]) for name in ("data", "valpath") if name in config}
+    if dataset != "digits" and not any(place.is_dir() for place in places.values()):
+        return None  # and no download into a folder that somebody else's file names
     try:
-        return pictures(load_images(options, train=False), indices)
-    except UsageError:
+        return pictures(load_images(Namespace(**config | {"dataset": dataset} | places), train=False), indices)
+    except (UsageError, IndexError):
         return None
 
 

@@ -37,7 +37,7 @@ class Views:
         copies: (n, A, K), the probabilities that the network gave for each ablated copy.
         touched: (L, A) bool, the copies that the patch touches at each of its places.
         attacked: (n, C, H, W) uint8, as `pictures` where the attack failed.
-        attacked_at: (n,) int64, the place of the patch that flipped the answer, −1 where none did.
+        attacked_at: (n,) int64, the place of the patch that flipped the answer, below 0 where none did.
         predicted_after: (n,) int64.
     """
 
