@@ -195,7 +195,8 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
     asked = [{"attack_size": patch.size} for patch in most_touched]
 
     def subject(number: int) -> reporting.Subject:
-        return reporting.of_top_one(ablation, options.attack_size[number], votes, partial(reporting.pictures, dataset))
+        patch = list(most_touched)[number]
+        return reporting.of_top_one(ablation, patch, votes, partial(reporting.pictures, dataset))
 
     _report(options, about, dataset, asked, verdicts, seconds, subject=subject)
 

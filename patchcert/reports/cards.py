@@ -64,7 +64,7 @@ def write_picture(exhibit: Exhibit, scale: float, path: Path) -> None:
 
 
 def card(exhibit: Exhibit, classes: Sequence[str], unit: str, scale: float) -> Card:
-    """What the page shows of an exhibit; see `page.Gallery`."""
+    """What the page shows of an exhibit; see `exhibits.Gallery`."""
     found = {"label": _named(exhibit.label, classes), "predicted": _named(exhibit.predicted, classes)}
     size = None
     if exhibit.picture is not None:
