@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-oldest typecheck results results-locked docs clean
+.PHONY: quickstart test test-oldest typecheck results results-locked tables figures docs clean
 
 quickstart: .venv/runtime
 	$(BIN)/python quickstart.py
@@ -34,6 +34,16 @@ test-oldest: .venv-oldest/development
 
 results: .venv/runtime
 	$(BIN)/python benchmarks/reproduce.py
+	$(MAKE) tables figures
+
+tables: .venv/runtime
+	$(BIN)/python benchmarks/readme_tables.py
+
+FIGURES := $(addprefix docs/results/, \
+	mnist_masked_band.json interval_mnist_p22.json interval_mnist_p55.json mnist_masked_band_training.jsonl)
+
+figures: .venv/runtime
+	$(BIN)/python figures.py $(FIGURES) --out docs/figures
 
 docs: .venv/runtime
 	$(BIN)/python -m docs.make_pages

@@ -14,6 +14,7 @@ import argparse
 
 from patchcert import checkpoint, cli, distributed, result_format, results
 from patchcert.data import named
+from patchcert.experiments import interval_galleries, reporting
 from patchcert.experiments.evaluation import add_outputs
 from patchcert.files import what_fits
 from patchcert.intervals import arguments, evaluation
@@ -21,6 +22,7 @@ from patchcert.intervals.bounds import exact_float32
 from patchcert.intervals.rounding import sums_of_products
 from patchcert.journal import Journal
 from patchcert.option_values import positive_int
+from patchcert.reports.exhibits import Gallery, Run
 
 
 def main() -> None:
@@ -28,7 +30,7 @@ def main() -> None:
     parser.data.add_argument("--limit", type=positive_int, metavar="N", help="only the first N images")
     add_outputs(parser)
     options = arguments.parse(parser)
-    config, models, image_rows = options.experiment, [], []
+    config, models, image_rows, galleries = options.experiment, [], [], []
     dataset = named.load(config.dataset, options.data, train=False)
     total = len(dataset)
     shape = dataset.images.shape[1:]
@@ -49,22 +51,29 @@ def main() -> None:
             errors = evaluation.errors(verdicts, dataset.labels, journal.seconds() - started)
             models.append({"model_id": model.model_id} | errors | origin)
             image_rows += results.image_rows(dataset, [({"model_id": model.model_id}, verdicts.columns())])
+            if options.report and distributed.is_first():
+                galleries.append(interval_galleries.of_model(options, model, network, dataset, verdicts))
         if distributed.is_first():
-            report(options, len(dataset), total, models, image_rows)
+            about = f"{options.config.stem}: {evaluation.about(config, len(dataset), total)}"
+            write_and_print(options, about, models, image_rows, galleries)
 
 
-def report(options: argparse.Namespace, count: int, total: int, models: list[dict], image_rows: list[dict]) -> None:
-    """Write and print what was found of each model on `count` of the data set's `total` images."""
-    config, summary = options.experiment, evaluation.summary(models)
-    about = evaluation.about(config, count, total)
+def write_and_print(
+    options: argparse.Namespace, about: str, models: list[dict], image_rows: list[dict], galleries: list[Gallery]
+) -> None:
+    """What was found of each model; `about` says of which images."""
+    summary = evaluation.summary(models)
+    against = result_format.stamp("evaluate") | {"evaluated_against": options.experiment.eval_params.against()}
+    record = against | {"models": models, "summary": summary, "config": cli.configuration(options)}
+    record |= {"environment": results.environment()}
     with what_fits() as attempt:
         if options.output:
-            against = result_format.stamp("evaluate") | {"evaluated_against": config.eval_params.against()}
-            record = against | {"models": models, "summary": summary, "config": cli.configuration(options)}
-            attempt(results.write_json, record | {"environment": results.environment()}, options.output)
+            attempt(results.write_json, record, options.output)
         if options.per_image:
             attempt(results.write_csv, image_rows, options.per_image)
-        results.print_models(f"{options.config.stem}: {about}", models, summary)
+        if options.report:
+            attempt(reporting.write, options.report, [Run(options.config.stem, about, record, galleries)])
+        results.print_models(about, models, summary)
 
 
 if __name__ == "__main__":

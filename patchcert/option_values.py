@@ -1,16 +1,24 @@
 """What an option's text means: a parser's `type=` for each kind of value that options have."""
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from patchcert import files
+from patchcert import files, inputs, result_format
+from patchcert.inputs import InputError
 from patchcert.patch import Patch
 
 MOST_PIXELS = 4096
 """On a side of an image."""
+
+MOST_SAID = 200
+"""Characters of what is wrong with a file."""
+
+MOST_READ = 1 << 26
+"""Bytes of a file of results."""
 
 
 def _number(kind: type, allowed: Callable[[float], bool], wanted: str) -> Callable[[str], float]:
@@ -135,6 +143,45 @@ def device(text: str) -> torch.device:
     if text not in ("cpu", "cuda"):
         raise argparse.ArgumentTypeError(f"{text}: expected auto, cpu or cuda")
     return torch.device(text)
+
+
+def result(text: str) -> tuple[Path, dict]:
+    """A file that --output wrote: where it lies, and its content."""
+    path = Path(text)
+    (record,) = _json_in(path, whole=True)
+    _require_format(text, record)
+    return path, record
+
+
+def result_or_log(text: str) -> tuple[Path, dict | list[dict]]:
+    """A file that --output wrote, or a training log: where it lies, and its content, of a log its lines."""
+    path = Path(text)
+    if not {".jsonl", ".log"} & set(path.suffixes):
+        return result(text)
+    rows = _json_in(path, whole=False)
+    for row in rows:
+        _require_format(text, row, result_format.EPOCH)
+    return path, rows
+
+
+def _json_in(path: Path, whole: bool) -> list:
+    """The content of a file of JSON, or of each of its lines."""
+    try:
+        text = inputs.content(path, MOST_READ).decode()
+        found = [json.loads(part) for part in ([text] if whole else text.splitlines())]
+    except InputError as error:
+        raise argparse.ArgumentTypeError(f"{path}: {error}") from error
+    except (ValueError, RecursionError, OSError) as error:
+        raise argparse.ArgumentTypeError(f"{path}: is not JSON") from error
+    if not found:
+        raise argparse.ArgumentTypeError(f"{path}: is empty")
+    return found
+
+
+def _require_format(text: str, record: object, part: str = "") -> None:
+    flaw = result_format.flaw(record, part)
+    if flaw:
+        raise argparse.ArgumentTypeError(f"{text}: not a result as this version writes it: {flaw[:MOST_SAID]}")
 
 
 def output_file(text: str) -> Path:

@@ -279,6 +279,11 @@ def print_in_both(root: Path, count: int) -> None:
     print(f"warning: {one_line(root)}: {count} pictures in test/ are in train/ too, byte for byte", file=sys.stderr)
 
 
+def print_report(page: Path) -> None:
+    """Print where the page of a report lies."""
+    print(f"report: {page}")
+
+
 def print_pictures(folder: Path, count: int, still_wrong: int) -> None:
     """Print how many flipped images were saved, and on how many rounding to a PNG's 256 values undid the attack."""
     print(f"{folder}: {count} flipped images; rounded to 8 bits, {still_wrong} of them are still classified wrongly")

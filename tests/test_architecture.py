@@ -16,7 +16,7 @@ import pytest
 import patchcert
 from tests.helpers import ROOT
 
-ROOMS = ("data", "smoothing", "attacks", "intervals", "experiments", "interface")
+ROOMS = ("data", "smoothing", "attacks", "intervals", "reports", "experiments", "interface")
 NETWORKS = ("pytorch_cifar", "resnet_imgnt")
 
 
@@ -114,6 +114,8 @@ def test_no_imports_run_in_a_circle():
         ("patchcert.intervals.bounds", "from patchcert.smoothing.ablation import Band"),
         ("patchcert.smoothing.voting", "from patchcert.attacks import ascent"),
         ("patchcert.attacks.ascent", "from patchcert.experiments.attacking import CERTIFIED"),
+        ("patchcert.reports.page", "from patchcert.smoothing.ablation import Band"),
+        ("patchcert.results", "from patchcert.reports.page import write"),
         ("patchcert.smoothing.voting", "from patchcert import Band"),
         ("patchcert.experiments.training", "import train_mnist_band"),
         ("patchcert.networks", "from pytorch_cifar import MODELS"),

@@ -91,6 +91,17 @@ def test_certifying_counts_what_the_definition_gives(folder, scores):
     assert 0 < record["certified_correct"] == sum(row["certified"] == "True" for row in right) < 16
 
 
+def test_a_report_shows_the_leads_that_were_certified(folder):
+    arguments = ["--all", "--limit", 12, "--size_to_certify", "6x5", "--per_image", "run.csv", "--report", "report"]
+    succeed(CERTIFY, *arguments, "--checkpoint", NAME, folder=folder)
+    rows = {int(row["index"]): row for row in csv.DictReader((folder / "run.csv").open())}
+    (run,) = json.loads((folder / "report" / "report.json").read_text())["runs"]
+    images = run["galleries"][0]["images"]
+    assert len(images) == 12 and all(len(image["weak_spots"]) == 28 - 6 + 1 for image in images)
+    for image in images:
+        assert image["lead"] == pytest.approx(float(rows[image["index"]]["lead"]), abs=1e-3)
+
+
 def test_one_pass_answers_every_size_whatever_the_batch(folder):
     results = []
     for batch in (7, 64):

@@ -1,22 +1,36 @@
-"""What the README says of the networks that ship is what docs/results says."""
+"""What the documents say of results, and of the networks that ship, is what docs/results and the files say."""
 
 import json
-import re
 
+import pytest
 import torch
 
-from tests.helpers import README, ROOT
+from benchmarks import readme_tables
+from tests.helpers import ROOT
 
 
-def test_the_table_of_double_masking_is_that_of_its_file():
-    table = re.search(r"<!-- table: mnist_masked -->(.*?)<!-- end -->", README.read_text(), re.DOTALL)[1]
-    rows = re.findall(r"^\| (\d+) × \1 \| ([\d.]+) % \| ([\d.]+) % \|", table, flags=re.MULTILINE)
+@pytest.mark.parametrize("document", readme_tables.documents(), ids=lambda document: document.name)
+def test_tables_are_those_of_their_results(document):
+    text = document.read_text()
+    assert readme_tables.filled(text) == text, "make tables writes them anew"
+
+
+@pytest.mark.parametrize("name", readme_tables.TABLES)
+def test_every_table_stands_somewhere(name):
+    text = "".join(document.read_text() for document in readme_tables.documents())
+    assert text.count(f"<!-- table: {name} -->\n|") == 1
+
+
+def test_a_number_that_was_typed_is_written_over():
+    document = "before\n<!-- table: mnist_masked -->\n| patch |\n<!-- end of table -->\nafter\n"
+    filled = readme_tables.filled(document)
     results = json.loads((ROOT / "docs" / "results" / "mnist_masked_band.json").read_text())["results"]
-    expected = [
-        (str(entry["size_to_certify"]), f"{entry['clean_accuracy']:.2%}", f"{entry['certified_accuracy']:.2%}")
-        for entry in results
-    ]
-    assert [(size, f"{clean}%", f"{certified}%") for size, clean, certified in rows] == expected
+    assert filled.startswith("before\n<!-- table: mnist_masked -->\n| patch | clean |")
+    assert filled.endswith("|\n<!-- end of table -->\nafter\n")
+    for entry in results:
+        size, clean, certified = (entry[name] for name in ("size_to_certify", "clean_accuracy", "certified_accuracy"))
+        assert f"\n| {size} × {size} | {100 * clean:.2f} % | {100 * certified:.2f} % |" in filled
+    assert readme_tables.filled(filled.replace("72.59 %", "72.60 %")) == filled != filled.replace("72.59 %", "72.60 %")
 
 
 def test_weights_that_ship_are_small_finite_and_say_what_they_are():

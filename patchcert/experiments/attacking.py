@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from patchcert import distributed, results
 from patchcert.attacks import pictures
@@ -16,14 +16,15 @@ from patchcert.attacks.threats import BallThreat, PatchThreat, Threat
 from patchcert.cli import Parser
 from patchcert.data.dataset import Dataset
 from patchcert.errors import BrokenCertificateError, UsageError, WriteError, require_within
-from patchcert.experiments import summaries
+from patchcert.experiments import reporting, summaries
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
 from patchcert.experiments.masking import add_numerical_margin, settle_numerical_margin
 from patchcert.experiments.setting import set_up
 from patchcert.files import what_fits
 from patchcert.option_values import folder, fraction, one_patch, positive_int, share_of_255
 from patchcert.patch import Patch
-from patchcert.smoothing import certificate
+from patchcert.reports.exhibits import MOST_COPIES, Views
+from patchcert.smoothing import certificate, weak_spots
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.classifiers import MaskedClassifier, SmoothedClassifier
 
@@ -195,6 +196,7 @@ def _report_attack(
     options: argparse.Namespace, about: str, dataset: Dataset, clean: Clean, run: Attack, seconds: float
 ) -> None:
     columns = {name: distributed.merge(part, len(dataset)) for name, part in _attack_columns(clean, run).items()}
+    subject = _subject(options, dataset, clean, run, columns) if options.report else None
     if not distributed.is_first():
         return
     right = columns["predicted"] == dataset.labels
@@ -207,7 +209,51 @@ def _report_attack(
         int((right & ~columns["flipped"]).sum()),
     )
     question = {name: getattr(options, name) for name in ("numerical_margin",) if name in options}
-    write_and_print(options, about, dataset, [(question, counts)], [columns], seconds)
+    write_and_print(options, about, dataset, [(question, counts)], [columns], seconds, subject=lambda _: subject)
+
+
+def _subject(
+    options: argparse.Namespace, dataset: Dataset, clean: Clean, run: Attack, columns: dict[str, Tensor]
+) -> reporting.Subject:
+    """What a report shows of all images, which all processes know afterwards."""
+    classifier, patch = run.classifier, getattr(run.threat, "patch", None)
+    right, copies = clean.predicted == clean.labels, classifier.ablation.count
+    of_masking = isinstance(classifier, MaskedClassifier)
+    seen = {"attacked": pictures.to_bytes(clean.images)}
+    seen["attacked"][right] = pictures.to_bytes(run.findings.images)
+    if 1 < copies <= MOST_COPIES:
+        seen["copies"] = clean.outputs.softmax(dim=-1)
+    if patch and copies > 1:
+        seen["weak_spots"] = _weak_spots(classifier, patch, clean)
+    seen = {name: distributed.merge(part, len(dataset)) for name, part in seen.items()}
+    views = Views(
+        dataset.images,
+        touched=run.threat.touched,
+        attacked_at=columns["column"] + run.threat.shape[1] * columns["row"],
+        predicted_after=columns["predicted_after"],
+        **seen,
+    )
+    leads = seen["weak_spots"].flatten(1).amin(dim=1) if "weak_spots" in seen else None
+    return reporting.Subject(
+        str(run.threat),
+        str(classifier.ablation),
+        patch,
+        views.take,
+        leads,
+        options.numerical_margin if of_masking else 0.0,
+        "least lead wherever the patch is",
+        "logits" if of_masking else "votes",
+    )
+
+
+def _weak_spots(classifier: SmoothedClassifier, patch: Patch, clean: Clean) -> Tensor:
+    """(N, rows, columns): see `smoothing.weak_spots`."""
+    if isinstance(classifier, MaskedClassifier):
+        scores = classifier.ballots(clean.outputs)
+        return weak_spots.of_scores(classifier.ablation, classifier.masking, patch, 1, clean.predicted, scores)
+    every = torch.arange(classifier.ablation.count, device=clean.labels.device)
+    question = certificate.Question(patch, classifier.rule, "exact")
+    return weak_spots.of_votes(classifier.ablation, question, [(every, clean.outputs.softmax(dim=-1))])
 
 
 def _report_pictures(options: argparse.Namespace, run: Attack) -> None:
@@ -221,11 +267,11 @@ def _report_pictures(options: argparse.Namespace, run: Attack) -> None:
         results.print_pictures(options.save_images, *counts)
 
 
-def _attack_columns(clean: Clean, run: Attack) -> dict[str, torch.Tensor]:
+def _attack_columns(clean: Clean, run: Attack) -> dict[str, Tensor]:
     """Columns (N,) of the table per image; row, column, restart and step are −1 for images that did not flip."""
     found, right = run.findings, clean.predicted == clean.labels
 
-    def of_all(values: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
+    def of_all(values: Tensor, otherwise: Tensor) -> Tensor:
         return otherwise.clone().masked_scatter(right, values)
 
     before = run.classifier.ballots(clean.outputs).sum(dim=1)  # (N, K)

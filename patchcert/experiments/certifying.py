@@ -1,20 +1,20 @@
 """Certifying as options describe it: by a network's votes, by saved ones, by random samples of them."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from patchcert import checkpoint, distributed, results
 from patchcert.cli import Parser, configuration
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
-from patchcert.experiments import summaries
+from patchcert.experiments import reporting, summaries
 from patchcert.experiments.evaluation import add_outputs, evaluation_parser, journal_of, prepare, write_and_print
 from patchcert.experiments.setting import set_up
 from patchcert.files import what_fits
@@ -141,7 +141,7 @@ def certify_by_votes(
     """
     set_up(options)
     questions = _questions(options, rules)
-    early = not (options.per_image or options.numerical_margin or options.save_votes)
+    early = not (options.per_image or options.numerical_margin or options.save_votes or options.report)
     certifier = certificate.Certifier(ablation.to(options.device), questions)
     dataset, network = prepare(options, network, ablation)
     with journal_of(options, network, dataset) as journal:
@@ -155,10 +155,21 @@ def certify_by_votes(
         copies = results.Copies(len(dataset) * ablation.count, classified, _close_votes(questions, verdicts))
         about = summaries.of_certificates(vars(options), len(dataset), ablation, questions)
         asked = [question.as_json() for question in questions]
+
+        def batches(chosen: Tensor) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+            with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+                for images, _ in dataset.take(chosen).batches(options.batch_size):
+                    yield voting.softmax_chunks(engine, images, ablation, options.batch_size)
+
+        def subject(number: int) -> reporting.Subject:
+            shown = partial(reporting.pictures, dataset)
+            look = reporting.looking_at_votes(ablation, questions[number], batches, shown)
+            return reporting.of_votes(ablation, questions[number], _leads(verdicts[number]), look)
+
         with what_fits() as attempt:
             if recorder:
                 attempt(recorder.write, options.save_votes, dataset, configuration(options))
-            attempt(_report, options, about, dataset, asked, verdicts, seconds, copies)
+            attempt(_report, options, about, dataset, asked, verdicts, seconds, copies, subject)
 
 
 def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, rules: list[VoteRule]) -> None:
@@ -178,7 +189,12 @@ def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, ru
         copies = results.Copies(count, count, _close_votes(questions, verdicts))
         looked_at = saved.config | ({"limit": options.limit} if options.limit else {})
         about = summaries.of_certificates(looked_at, len(saved), saved.ablation, questions)
-        _report(options, about, saved, [question.as_json() for question in questions], verdicts, seconds, copies)
+        asked = [question.as_json() for question in questions]
+
+        def subject(number: int) -> reporting.Subject:
+            return reporting.of_saved(saved, questions[number], _leads(verdicts[number]))
+
+        _report(options, about, saved, asked, verdicts, seconds, copies, subject)
 
 
 def certify_randomized(options: argparse.Namespace, ablation: Ablation, network: nn.Module) -> None:
@@ -201,7 +217,13 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
         ]
         seconds = journal.seconds() - started
         about = summaries.of_randomized(options, len(dataset), ablation)
-        _report(options, about, dataset, [{"attack_size": patch.size} for patch in most_touched], verdicts, seconds)
+        asked = [{"attack_size": patch.size} for patch in most_touched]
+
+        def subject(number: int) -> reporting.Subject:
+            patch = list(most_touched)[number]
+            return reporting.of_top_one(ablation, patch, votes, partial(reporting.pictures, dataset))
+
+        _report(options, about, dataset, asked, verdicts, seconds, subject=subject)
 
 
 def _questions(options: argparse.Namespace, rules: list[VoteRule]) -> list[certificate.Question]:
@@ -211,6 +233,11 @@ def _questions(options: argparse.Namespace, rules: list[VoteRule]) -> list[certi
     return [
         certificate.Question(patch, rule, kind, options.patches, margin) for patch, rule, kind, margin in combinations
     ]
+
+
+def _leads(verdicts: certificate.Verdicts) -> Tensor:
+    """(N,) int64: by how many votes each answer is ahead."""
+    return verdicts.votes - verdicts.runner_up_votes
 
 
 def _close_votes(questions: list[certificate.Question], verdicts: list[certificate.Verdicts]) -> list[dict]:
@@ -249,9 +276,10 @@ def _report(
     verdicts: list[certificate.Verdicts],
     seconds: float,
     copies: results.Copies | None = None,
+    subject: Callable[[int], reporting.Subject] | None = None,
 ) -> None:
     if not distributed.is_first():
         return
     counts = [results.Counts.of(v.predicted, v.certified, dataset.labels) for v in verdicts]
     answers = list(zip(questions, counts, strict=True))
-    write_and_print(options, about, dataset, answers, [vars(v) for v in verdicts], seconds, copies)
+    write_and_print(options, about, dataset, answers, [vars(v) for v in verdicts], seconds, copies, subject)

@@ -1,6 +1,7 @@
 """What certifying and attacking share: the network and the images that options name, and where the numbers go."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -10,11 +11,11 @@ from patchcert.cli import Parser, configuration
 from patchcert.data import splits
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
-from patchcert.experiments import about
+from patchcert.experiments import about, reporting
 from patchcert.experiments.setting import ANY, IMAGENET, add_setting, load_images
 from patchcert.files import what_fits
 from patchcert.journal import Journal
-from patchcert.option_values import output_file, positive_int
+from patchcert.option_values import folder, output_file, positive_int
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.columns import LinesNetwork
 from patchcert.smoothing.saved_votes import SavedVotes
@@ -57,6 +58,7 @@ def add_outputs(parser: Parser) -> None:
         " where it was interrupted: without --output it begins anew",
     )
     parser.output.add_argument("--per_image", type=output_file, metavar="FILE.csv", help="write one row per image here")
+    parser.output.add_argument("--report", type=folder, metavar="DIR", help="write a page to look at here: index.html")
     parser.output.add_argument(
         "--overwrite", action="store_true", help="begin anew, in place of what an interrupted run left beside --output"
     )
@@ -106,6 +108,7 @@ def write_and_print(
     columns: list[dict[str, Tensor]],
     seconds: float,
     remarks: results.Remarks | None = None,
+    subject: Callable[[int], reporting.Subject] | None = None,
 ) -> None:
     """Files first: printing may fail, to a pipe that nobody reads any more.
 
@@ -115,13 +118,18 @@ def write_and_print(
     Args:
         about: what was asked, see `summaries`.
         columns: (N,) tensors by name for the rows per image, for each of `answers`.
+        subject: what `--report` shows of an answer, by its number.
     """
+    record = results.run_record(answers, seconds, configuration(options), remarks)
     with what_fits() as attempt:
         if options.output:
-            record = results.run_record(answers, seconds, configuration(options), remarks)
             attempt(results.write_json, record, options.output)
         if options.per_image:
             questions = [question for question, _ in answers]
             rows = results.image_rows(dataset, list(zip(questions, columns, strict=True)))
             attempt(results.write_csv, rows, options.per_image)
+        if options.report:
+            name = options.output.stem if options.output else Path(record["config"]["script"]).stem
+            runs = [reporting.of_run(name, about, dataset, record, columns, subject)]
+            attempt(reporting.write, options.report, runs)
         results.print_answers(about, answers, seconds, remarks)

@@ -1,6 +1,7 @@
 """Certifying by double masking of bands' scores, as options describe it."""
 
 import argparse
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -8,13 +9,16 @@ from torch import Tensor, nn
 from patchcert import distributed, results
 from patchcert.cli import Parser
 from patchcert.data.folders import Images
-from patchcert.experiments import summaries
+from patchcert.experiments import reporting, summaries
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
 from patchcert.experiments.setting import set_up
 from patchcert.journal import Journal
 from patchcert.networks import finite
 from patchcert.option_values import numerical_margin, patches, positive_int
+from patchcert.patch import Patch
 from patchcert.progress import progress_bar
+from patchcert.reports.exhibits import Views
+from patchcert.smoothing import weak_spots
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.masking import DoubleMasking, MaskedVerdicts
 
@@ -78,7 +82,41 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
         ]
         within = {patch.size: int(v.within_margin.sum()) for patch, v in zip(maskings, verdicts, strict=True)}
         about, close = summaries.of_masking(options, len(dataset), ablation), results.CloseLeads(within)
-        write_and_print(options, about, dataset, answers, [vars(v) for v in verdicts], seconds, close)
+
+        def subject(number: int) -> reporting.Subject:
+            patch, masking = list(maskings.items())[number]
+            look = partial(_look, options, network, dataset, ablation, patch, masking, verdicts[number])
+            about, margin = summaries.of_question(answers[number][0]), options.numerical_margin
+            leads, leads_are = verdicts[number].lead, "lead at the worst pair of masks"
+            return reporting.Subject(about, str(ablation), patch, look, leads, margin, leads_are, "logits")
+
+        write_and_print(options, about, dataset, answers, [vars(v) for v in verdicts], seconds, close, subject)
+
+
+def _look(
+    options: argparse.Namespace,
+    network: nn.Module,
+    dataset: Images,
+    ablation: Ablation,
+    patch: Patch,
+    masking: DoubleMasking,
+    verdicts: MaskedVerdicts,
+    chosen: Tensor,
+) -> Views:
+    """What a report shows of the images `chosen` (n,)."""
+    batches = dataset.take(chosen).batches(options.batch_size)
+    scores = torch.cat([_scores(options, network, images) for images, _ in batches])
+    spots = weak_spots.of_scores(ablation, masking, patch, options.patches, verdicts.predicted[chosen], scores)
+    return Views(
+        reporting.pictures(dataset, chosen), spots, scores.softmax(dim=2), reporting.touched_by(ablation, patch)
+    )
+
+
+@torch.inference_mode()
+def _scores(options: argparse.Namespace, network: nn.Module, images: Tensor) -> Tensor:
+    """(N, A, K) float32: the logits of all copies."""
+    with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+        return finite(network(images).float())
 
 
 def _verdicts(
@@ -87,10 +125,8 @@ def _verdicts(
     """What each of `maskings` says of all images; each process looks at its share of them."""
     network.eval()
 
-    @torch.inference_mode()
     def look(images: Tensor, labels: Tensor) -> list[dict]:
-        with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-            scores = finite(network(images).float())
+        scores = _scores(options, network, images)
         return [vars(masking.verdicts(scores, options.numerical_margin)) for masking in maskings]
 
     parts = []

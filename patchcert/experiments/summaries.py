@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from patchcert.attacks.threats import Threat
 from patchcert.errors import one_line
+from patchcert.option_values import one_patch
 from patchcert.patch import Patch
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.certificate import Question
@@ -32,6 +33,18 @@ def of_certificates(config: dict, count: int, ablation: Ablation, questions: Seq
     return "; ".join(
         [_images(config, count), _defence(ablation, rules), f"{two} {_listed(map(_sides, sizes))}", certificate, *close]
     )
+
+
+def of_question(question: dict) -> str:
+    """One question of a run, from what `--output` says of it."""
+    patch = one_patch(str(question.get("size_to_certify", question.get("attack_size"))))
+    parts = [f"{'two patches, each' if question.get('patches') == 2 else 'patch'} {_sides(patch)}"]
+    if question.get("threshold") is not None:
+        parts.append(f"θ = {question['threshold']}")
+    parts.append(f"{question.get('certificate', 'randomized')} certificate")
+    if question.get("numerical_margin"):
+        parts.append(f"numerical margin {question['numerical_margin']}")
+    return ", ".join(parts)
 
 
 def of_randomized(options: argparse.Namespace, count: int, ablation: Ablation) -> str:

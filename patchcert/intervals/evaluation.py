@@ -25,7 +25,7 @@ from patchcert.intervals.config import Config, Model, require_settings
 from patchcert.intervals.networks import network_of
 from patchcert.intervals.places import Places, Scale, Threat, all_places
 from patchcert.intervals.sparse import SparseThreat, sparse_margins_rounded
-from patchcert.intervals.worst_places import Batch, double
+from patchcert.intervals.worst_places import Batch, all_margins, double
 from patchcert.journal import Journal
 from patchcert.networks import finite
 from patchcert.progress import progress_bar
@@ -185,6 +185,27 @@ def _everywhere(batch: Batch, hopeful: Tensor, corners: Tensor) -> tuple[Tensor,
 def spread(count: int) -> Tensor:
     """The numbers 0 … count − 1 in an order whose every beginning is spread evenly: steps of the golden ratio."""
     return (torch.arange(count) * 0.6180339887498949 % 1).argsort().argsort()
+
+
+@torch.no_grad()
+def leads_by_place(
+    network: nn.Sequential, images: Tensor, predicted: Tensor, config: Config, max_memory: int
+) -> Tensor:
+    """(N, rows, columns): by how much the answers `predicted` (N,) surely lead with the patch at each of its places.
+
+    The lower bound of the smallest margin, with room for rounding; where the answer is right it is certified if all
+    are above 0, and in few cases where float64 needs less room.
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+    """
+    patch = config.eval_params.method_params.patch
+    threat = Threat(patch, config.eval_params.epsilon)
+    batch = Batch(network, images, predicted, threat, config.scale, (), max_memory, rounded=True)
+    margins = all_margins(batch, all_places(images, patch))  # (P, N, K)
+    own = predicted.expand(len(margins), -1)[:, :, None]
+    least = margins.scatter(2, own, torch.inf).amin(dim=2)
+    return least.T.unflatten(1, (images.shape[2] - patch.height + 1, images.shape[3] - patch.width + 1))
 
 
 class _OnPixels(nn.Module):

@@ -238,15 +238,23 @@ class Tally:
         rows, _ = self.certifier.asked[question.threat]
         return two_rounds([paired(self.votes[Ballot(question.rule)][0, chosen, rows])])
 
-    def _certified(self, question: Question, chosen: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Which of the images `chosen` are certified whatever the remaining copies vote, and which at best.
+    def leads(self, question: Question, chosen: Tensor | slice = slice(None)) -> Tensor:
+        """(N', rows) int64: by how much the winner is safe at each of the question's rows of places; from 0 on it is.
 
-        A copy that has still to vote may vote for a rival or for the winner: it moves a lead by 1 at most. The
-        winner is that of the plain votes; if another may still win, only the first answer counts.
+        Of the images `chosen`, by the votes so far. The winner is that of the plain votes.
         """
         rows, handicap = self.certifier.asked[question.threat]
         votes = self.votes[question.ballot][:, chosen, rows]
-        lead = safe_lead(votes[0], votes[-1], self._winner(question, chosen)) - handicap  # (N', rows)
+        return safe_lead(votes[0], votes[-1], self._winner(question, chosen)) - handicap
+
+    def _certified(self, question: Question, chosen: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Which of the images `chosen` are certified whatever the remaining copies vote, and which at best.
+
+        A copy that has still to vote may vote for a rival or for the winner: it moves a lead by 1 at most. If another
+        may still win, only the first answer counts.
+        """
+        rows, _ = self.certifier.asked[question.threat]
+        lead = self.leads(question, chosen)
         return (lead >= self.open[rows]).all(dim=1), (lead >= -self.open[rows]).all(dim=1)
 
 

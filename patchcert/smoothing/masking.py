@@ -119,6 +119,19 @@ class DoubleMasking:
         with torch.autocast(scores.device.type, enabled=False):  # sums over copies need more digits than bfloat16 has
             return worst_leads(labels, self._sums(scores))
 
+    def leads_by_set(self, winner: Tensor, scores: Tensor) -> list[Tensor]:
+        """For each family (N, L, K): how far the `winner` (N,) is ahead without one of the `touched` sets.
+
+        A second one is left out, too: that which hurts most. Where the sets of all families are worst, this adds up to
+        the leads of `predict_and_lead`.
+        """
+        found, start = [], 0
+        for sums in self._in_parts(scores):
+            some = winner[start : start + len(sums[0])]
+            found.append([paired(_ahead(some, family)).amin(dim=2) for family in sums])
+            start += len(some)
+        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
     def _sums(self, scores: Tensor) -> list[Tensor]:
         """For each family the sums (N, L(L+1)/2, K) of the copies that pairs of places leave."""
         families = zip(self.kept, scores.split(self.sizes, dim=1), strict=True)
@@ -164,11 +177,13 @@ def worst_leads(winner: Tensor, sums: Sequence[Tensor]) -> Tensor:
     Args:
         sums: (N, …, K) of each family, over the copies that each pair of places leaves.
     """
-    leads = []
-    for family in sums:
-        own = winner.view(-1, *[1] * (family.dim() - 1)).expand(*family.shape[:-1], 1)
-        leads.append((family.gather(-1, own) - family).flatten(1, -2).amin(dim=1))
-    return sum(leads)
+    return sum(_ahead(winner, family).flatten(1, -2).amin(dim=1) for family in sums)
+
+
+def _ahead(winner: Tensor, sums: Tensor) -> Tensor:
+    """(N, …, K): how far the `winner` (N,) is ahead of each class in the `sums` (N, …, K)."""
+    own = winner.view(-1, *[1] * (sums.dim() - 1)).expand(*sums.shape[:-1], 1)
+    return sums.gather(-1, own) - sums
 
 
 def paired(sums: Tensor) -> Tensor:

@@ -74,8 +74,8 @@ class Entries:
         order = of_entries.argsort(stable=True)
         return Entries(self.kept[numbers.argsort()], self.classes[order], self.probabilities[order])
 
-    def take(self, chosen: slice) -> "Entries":
-        """Those of some images."""
+    def take(self, chosen: slice | Tensor) -> "Entries":
+        """Those of some images, in their order here."""
         taken = torch.zeros(len(self.kept), dtype=torch.bool)
         taken[chosen] = True
         of_entries = taken.repeat_interleave(self.kept.sum(dim=1))
@@ -165,8 +165,8 @@ class SavedVotes:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, chosen: slice) -> "SavedVotes":
-        """Those of some images."""
+    def take(self, chosen: slice | Tensor) -> "SavedVotes":
+        """Those of some images; numbers of them (n,) ascend."""
         return replace(
             self, indices=self.indices[chosen], labels=self.labels[chosen], entries=self.entries.take(chosen)
         )

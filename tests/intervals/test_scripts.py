@@ -64,6 +64,27 @@ def test_eval_counts_what_the_plain_construction_certifies(trained):
     assert output["summary"]["certified_error"]["mean"] == pytest.approx(sum(errors) / 2)
 
 
+def test_a_report_shows_where_bounds_are_weak(trained):
+    succeed("eval.py", "--config", P22, "--model_subset", 0, 1, "--limit", 10, "--report", "report", folder=trained)
+    (run,) = json.loads((trained / "report" / "report.json").read_text())["runs"]
+    data, experiment = named.load("mnist", trained / "data", train=False), config_files.load(P22)
+    for model, gallery in zip(experiment.models[:2], run["galleries"], strict=True):
+        folder = trained / "checkpoints" / "mnist_robtrain_p22_all"
+        network = build(model.model_class, 1, 28, 10, model.model_params)
+        network.load_state_dict(torch.load(folder / f"{model.model_id}_best.pth", weights_only=True)["state_dict"])
+        images = sorted(gallery["images"], key=lambda image: image["index"])
+        assert [image["index"] for image in images] == list(range(10))
+        predicted = torch.tensor([image["predicted"] for image in images])
+        with torch.no_grad():
+            pixels = data.images[:10] / 255
+            margins = plain_margins(network, pixels, predicted, Threat(Patch(2, 2)), Scale((0.0,), (1.0,)))
+        margins = margins.scatter(2, predicted.expand(len(margins), -1)[:, :, None], torch.inf)
+        found = torch.tensor([image["weak_spots"] for image in images])
+        torch.testing.assert_close(found, margins.amin(dim=2).T.view(10, 27, 27), atol=1e-3, rtol=0)
+        for image in images:
+            assert (image["outcome"] == "certified") == (image["label"] == image["predicted"] and image["lead"] > 0)
+
+
 def test_files_have_what_the_specification_says(trained):
     folder = trained / "checkpoints" / "mnist_robtrain_p22_all"
     content = torch.load(folder / "mlp_255.pth", weights_only=True)

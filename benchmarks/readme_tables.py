@@ -1,0 +1,152 @@
+"""Write the tables of results in README.md and docs/*.md from docs/results.
+
+    python3 benchmarks/readme_tables.py
+
+A table stands between the lines <!-- table: NAME --> and <!-- end of table -->; tests fail where one differs. What was
+published, and how long trainings took whose logs are not kept, stands below.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
+
+PATCHES_PUBLISHED = {2: "91.51 / 98.55", 5: "61.85 / 93.81"}
+"""Of MNIST by interval bounds: certified / clean, %, by the side of the patch. Chiang et al., ICLR 2020."""
+
+INTERVAL_BOUNDS = {
+    "mnist_p22": ("`mnist_robtrain_p22_all`", "91.51 %", "98.55 %", "118 min"),
+    "mnist_p55": ("`mnist_robtrain_p55_all`", "61.85 %", "93.81 %", "131 min"),
+    "mnist_k4": ("`mnist_robtrain_k4_sparse`", "90.70 %", "97.20 %", "3 min"),
+    "mnist_k10": ("`mnist_robtrain_k10_sparse`", "75.60 %", "94.64 %", "3 min"),
+    "mnist_k10_decay_20": ("the same, `lr_decay_step=20`", "75.60 %", "94.64 %", "3 min"),
+    "cifar_k4": ("`cifar_robtrain_k4_sparse`", "32.70 %", "49.82 %", "12 min"),
+    "cifar_k10": ("`cifar_robtrain_k10_sparse`", "28.21 %", "44.34 %", "11 min"),
+}
+"""By the name of the result: config, certified and clean as published, minutes of training here."""
+
+CERTIFYING = {
+    "mnist_band_4": "MNIST network, band 4, batches of 100",
+    "cifar_band_4": "CIFAR-10 ResNet-18, band 4",
+    "cifar_block_8": "CIFAR-10 ResNet-18, block 8",
+    "imagenet_band_25": "ImageNet ResNet-50, band 25",
+}
+
+Table = list[list[str]]
+"""Rows of cells, the first one the heading."""
+
+
+def read(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def percent(share: float, digits: int = 2) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def square(side: int) -> str:
+    return f"{side} × {side}"
+
+
+def mnist_masked() -> Table:
+    rows = [["patch", "clean", "certified", "interval bounds: certified / clean"]]
+    for answer in read("mnist_masked_band")["results"]:
+        shares = [percent(answer[f"{name}_accuracy"]) for name in ("clean", "certified")]
+        side = answer["size_to_certify"]
+        rows.append([square(side), *shares, PATCHES_PUBLISHED.get(side, "")])
+    return rows
+
+
+def mnist_smoothing() -> Table:
+    answers = {(a["size_to_certify"], a["threshold"], a["certificate"]): a for a in read("mnist_band_4")["results"]}
+    rows = [["patch", "θ", "clean", "certified (margin)", "certified (exact)"]]
+    for side, threshold in dict.fromkeys((side, threshold) for side, threshold, _ in answers):
+        margin, exact = (answers[side, threshold, kind] for kind in ("margin", "exact"))
+        certified = [percent(answer["certified_accuracy"]) for answer in (margin, exact)]
+        rows.append([square(side), str(threshold), percent(margin["clean_accuracy"]), *certified])
+    return rows
+
+
+def mnist_attacks() -> Table:
+    rows = [["", "patch", "clean", "attacked", "certified"]]
+    for side in (2, 5):
+        for what, name in (("undefended", "baseline"), ("smoothed", "band")):
+            found = read(f"attack_mnist_{name}_{side}")
+            certified = percent(found["certified_accuracy"], 0) if name == "band" else "none"
+            shares = [percent(found[f"{measure}_accuracy"], 0) for measure in ("clean", "attacked")]
+            rows.append([what, square(side), *shares, certified])
+    return rows
+
+
+def interval_bounds() -> Table:
+    here_and_there = ["certified, published", "certified, here", "tight", "clean, published", "clean, here"]
+    rows = [["config", *here_and_there, "training"]]
+    for name, (config, certified, clean, minutes) in INTERVAL_BOUNDS.items():
+        (model,) = read(f"interval_{name}")["models"]
+        tight = ""
+        if (RESULTS / f"interval_{name}_tight.json").exists():
+            tight = percent(1 - read(f"interval_{name}_tight")["models"][0]["certified_error"])
+        here = [percent(1 - model[f"{error}_error"]) for error in ("certified", "clean")]
+        rows.append([config, certified, here[0], tight, clean, here[1], minutes])
+    return rows
+
+
+def speed() -> Table:
+    rows = [["", "float32", "bfloat16 (`--amp`)"]]
+    for case, what in CERTIFYING.items():
+        ways = read(f"bench_certify_{case}")["ways"]
+        rows.append([f"certifying, {what}", *(ratio(ways[name]) for name in ("windowed", "bfloat16"))])
+    ways = read("bench_certify_cifar_column")["ways"]
+    column = "column network for band 4 (509 million multiply-adds) against the ResNet-18 loop"
+    slow = "(no bfloat16 instructions on that machine)"
+    rows.append([f"certifying, CIFAR-10 {column}", ratio(ways["column"]), f"{ratio(ways['autocast'])} {slow}"])
+    rows.append(["attacking 100 MNIST images, 5 × 5", ratio(read("bench_attack")), ""])
+    bounds = read("bench_intervals")
+    both = f"{ratio(bounds['train_mlp_p22'])}, {ratio(bounds['train_mlp_p55'])}"
+    rows.append(["interval bounds, training step, MNIST MLP, 2 × 2 and 5 × 5", both, ""])
+    what = "interval bounds, evaluating the 5-layer CIFAR-10 network at 5 × 5"
+    rows.append([what, ratio(bounds["evaluate_cnn5_p55"]), ""])
+    return rows
+
+
+def ratio(measured: dict) -> str:
+    return f"{measured['ratio']:#.3g}"
+
+
+TABLES: dict[str, Callable[[], Table]] = {
+    table.__name__: table for table in (mnist_masked, mnist_smoothing, mnist_attacks, interval_bounds, speed)
+}
+
+
+def filled(text: str) -> str:
+    """A document, with its tables as they follow from docs/results."""
+
+    def written(match: re.Match) -> str:
+        heading, *rows = TABLES[match["name"]]()
+        lines = ["| " + " | ".join(cells) + " |" for cells in (heading, *rows)]
+        lines.insert(1, "|" + "---|" * len(heading))
+        return "\n".join([match["begin"], *lines, match["end"]])
+
+    marked = r"^(?P<begin><!-- table: (?P<name>\w+) -->)$.*?^(?P<end><!-- end of table -->)$"
+    return re.sub(marked, written, text, flags=re.MULTILINE | re.DOTALL)
+
+
+def documents() -> list[Path]:
+    """Those that may have tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def main() -> None:
+    for document in documents():
+        before = document.read_text()
+        after = filled(before)
+        if after != before:
+            document.write_text(after)
+            print(f"{document.name}: tables written anew")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Where an answer is weak: how much of its lead is left with the patch at each of its places.
+
+The leads are those that the certificates are made of; here none is thrown away for a smaller one elsewhere.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from patchcert.patch import Patch
+from patchcert.smoothing.ablation import Ablation
+from patchcert.smoothing.certificate import Certifier, Question, Tally
+from patchcert.smoothing.masking import DoubleMasking, paired
+
+
+def of_votes(ablation: Ablation, question: Question, probability_chunks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """(N, H−m₁+1, W−m₂+1) int64: votes by which the answer is safe from the patch at each place; from 0 on it is.
+
+    Of two patches the other one lies where it hurts most. `masking` asks for the worst second mask at each place;
+    `margin`, which looks at no place, is answered as `exact`, which is the truth about the votes.
+
+    Args:
+        probability_chunks: (indices (A',), probabilities (N, A', K)) until all ablations have had their turn.
+
+    Raises:
+        UsageError: there are too many pairs of places.
+    """
+    if question.certificate == "margin":
+        question = replace(question, certificate="exact")
+    tally = Tally(Certifier(ablation, [question]))
+    for indices, probabilities in probability_chunks:
+        tally.add(indices, probabilities)
+    leads = tally.leads(question)
+    if question.certificate == "masking":
+        leads = paired(leads[:, :, None]).amin(dim=2)[:, :, 0]
+    return _on_grid(_with_a_patch_at(leads, ablation, question.patch, question.patches), ablation, question.patch)
+
+
+def of_scores(
+    ablation: Ablation, masking: DoubleMasking, patch: Patch, patches: int, winner: Tensor, scores: Tensor
+) -> Tensor:
+    """(N, H−m₁+1, W−m₂+1) float64: the lead of the `winner` (N,) with one mask at each place and one where it hurts.
+
+    Args:
+        masking: of that patch, or of two such `patches`.
+        scores: (N, A, K).
+    """
+    leads = 0
+    for family, worst in zip(ablation.families(), masking.leads_by_set(winner, scores), strict=True):
+        every = torch.arange(family.count, device=scores.device)
+        sets = family.touching(family.places(patch, patches), every).unique(dim=0, return_inverse=True)[1]
+        leads = leads + _with_a_patch_at(worst.transpose(1, 2)[:, :, sets], family, patch, patches)  # (N, K, L)
+    own = winner[:, None, None].expand(-1, 1, leads.shape[2])
+    return _on_grid(leads.scatter(1, own, math.inf).amin(dim=1), ablation, patch)
+
+
+def _with_a_patch_at(leads: Tensor, ablation: Ablation, patch: Patch, patches: int) -> Tensor:
+    """(…, L): from the leads (…, P) at each of `Ablation.places`, the least of those with a patch at place ℓ of all."""
+    single, place = ablation.patch_cells(patch).unique(dim=0, return_inverse=True)
+    if patches == 2 and len(single) > 1:
+        first, second = torch.triu_indices(len(single), len(single), offset=1, device=place.device)
+        pair = (single[first] | single[second]).unique(dim=0, return_inverse=True)[1]
+        of_pair = leads[..., pair]
+        both = torch.cat([first, second]).expand(*leads.shape[:-1], -1)
+        leads = leads.new_zeros(*leads.shape[:-1], len(single)).scatter_reduce(
+            -1, both, torch.cat([of_pair, of_pair], dim=-1), "amin", include_self=False
+        )
+    return leads[..., place]
+
+
+def _on_grid(leads: Tensor, ablation: Ablation, patch: Patch) -> Tensor:
+    return leads.unflatten(1, (ablation.height - patch.height + 1, ablation.width - patch.width + 1))

@@ -1,0 +1,126 @@
+"""Figures for papers: what is drawn from which files, and that its numbers are those of the files."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from patchcert.reports import figures
+from patchcert.reports.points import Point, lines, names_of, points_of
+from tests.helpers import ROOT, run_here, succeed
+
+RESULTS = ROOT / "docs" / "results"
+MASKED, BAND = RESULTS / "mnist_masked_band.json", RESULTS / "mnist_band_4.json"
+INTERVALS = [RESULTS / f"interval_mnist_{size}.json" for size in ("p22", "p55")]
+POINT = Point("run", "exact", 5, 1, 0.2, 0.0, 4, 1.0, 100, clean=0.9, certified=0.5)
+
+
+def points_in(*files):
+    return [point for file in files for point in points_of(file.stem, json.loads(file.read_text()))]
+
+
+def curves(figure):
+    """What is drawn in the first axes: (x, y) lists of numbers by line style."""
+    drawn = figure.axes[0].lines
+    return [(line.get_linestyle(), *(list(map(float, ends)) for ends in line.get_data())) for line in drawn]
+
+
+def test_the_script_writes_what_the_files_allow(tmp_path, capsys):
+    log = RESULTS / "mnist_masked_band_training.jsonl"
+    succeed("figures.py", MASKED, *INTERVALS, log, "--out", "drawn", folder=tmp_path)
+    written = {path.name for path in (tmp_path / "drawn").iterdir()}
+    assert written == {f"{name}.{kind}" for name in ("patch_size", "training") for kind in ("pdf", "png")}
+    assert len(capsys.readouterr().out.splitlines()) == len(written)
+    for path in (tmp_path / "drawn").glob("*.pdf"):
+        content = path.read_bytes()
+        assert b"/FontFile2" in content and b"/Type3" not in content, "TrueType, embedded"
+    with Image.open(tmp_path / "drawn" / "patch_size.png") as picture:
+        assert picture.width == 960
+
+
+def test_what_is_drawn_are_the_numbers_of_the_files():
+    drawn = figures.accuracies(points_in(MASKED, *INTERVALS))
+    answers = json.loads(MASKED.read_text())["results"]
+    names = ("size_to_certify", "certified_accuracy", "clean_accuracy")
+    sizes, certified, clean = ([answer[name] for answer in answers] for name in names)
+    masked, its_clean, bounds, their_clean = curves(drawn["patch_size"])
+    assert masked == ("-", sizes, certified) and its_clean == ("--", sizes, clean)
+    models = [json.loads(file.read_text())["models"][0] for file in INTERVALS]
+    assert bounds == ("None", [2, 5], [pytest.approx(1 - model["certified_error"]) for model in models])
+    assert their_clean == ("None", [2, 5], [pytest.approx(1 - model["clean_error"]) for model in models])
+
+
+def test_attacks_have_three_shares():
+    drawn = figures.accuracies(points_in(RESULTS / "attack_mnist_band_2.json", RESULTS / "attack_mnist_band_5.json"))
+    assert drawn.keys() == {"patch_size"}
+    assert [share for _, _, (share,) in curves(drawn["patch_size"])] == [0.86, 0.96, 0.94, 0.33, 0.96, 0.69]
+
+
+def test_training_is_drawn_by_epoch():
+    accuracies = {"train_accuracy": 0.5, "test_accuracy": 0.4, "seconds": 1}
+    rows = [{"epoch": epoch, "loss": 2.0 - epoch, "lr": 0.1} | accuracies for epoch in range(2)]
+    errors = {"train_robust_err": 0.9, "robust_err": 0.8, "clean_err": 0.1, "train_seconds": 1}
+    bounds = [{"epoch": epoch, "loss": 1.0, "epsilon": 1.0, "lr": 0.1} | errors for epoch in range(2)]
+    loss, shares = figures.training({"band": rows, "bounds": bounds}).axes
+    assert [list(line.get_ydata()) for line in loss.lines] == [[2.0, 1.0], [1.0, 1.0]]
+    assert [line.get_ydata()[0] for line in shares.lines] == pytest.approx([0.4, 0.5, 0.2, 0.1, 0.9])
+
+
+def test_lines_are_told_apart_by_what_differs():
+    points = [replace(POINT, patch=side, threshold=t) for side in (5, 2) for t in (0.2, 0.3)]
+    found = lines(points, "patch")
+    assert list(found) == ["θ = 0.2", "θ = 0.3"]
+    assert [point.patch for point in found["θ = 0.2"]] == [2, 5]
+    masking = replace(POINT, run="other", certificate="double masking", threshold=None)
+    assert list(lines([*points, masking], "patch")) == [
+        "exact, θ = 0.2", "exact, θ = 0.3", "double masking",
+    ]  # fmt: skip
+
+
+def test_exact_stands_for_the_margin():
+    margin = replace(POINT, certificate="margin", certified=0.4)
+    assert list(lines([margin, POINT], "patch").values()) == [[POINT]]
+    assert list(lines([margin, replace(POINT, patch=2)], "patch")) == ["margin", "exact"]
+
+
+def test_the_best_threshold_stands_for_too_many():
+    points = [replace(POINT, patch=side, threshold=t / 10, certified=t / 20) for side in (2, 5) for t in range(1, 10)]
+    ((name, best),) = lines(points, "patch").items()
+    assert name == "best θ" and [(p.threshold, p.certified) for p in best] == [("best", 0.45)] * 2
+    of_two = [*points, *(replace(p, run="other") for p in points[:8])]
+    assert list(lines(of_two, "patch")) == ["run, best θ", "other, best θ"]
+
+
+def test_runs_of_networks_of_several_sizes_make_one_line():
+    drawn = figures.accuracies([replace(POINT, run=f"band_{s}", shown=s, certified=s / 10) for s in (4, 2, 3)])
+    assert curves(drawn["shown"])[0] == ("-", [2, 3, 4], [0.2, 0.3, 0.4])
+
+
+def test_time_is_compared_at_the_patch_that_most_runs_have():
+    points = [replace(POINT, run=run, milliseconds=ms) for run, ms in (("a", 1.0), ("b", 2.0), ("c", 3.0))]
+    drawn = figures.accuracies([*points, replace(POINT, run="d", patch=2, milliseconds=9.0)])
+    assert [x for _, x, _ in curves(drawn["time"])] == [[1.0], [1.0], [2.0], [2.0], [3.0], [3.0]]
+    assert drawn["time"].axes[0].get_xlabel() == "milliseconds for an image, patch 5"
+
+
+def test_results_of_one_name_are_told_apart(tmp_path):
+    assert names_of([tmp_path / "a.json", tmp_path / "b.json", tmp_path / "c" / "a.json"]) == [
+        str(tmp_path / "a.json"), "b", str(tmp_path / "c" / "a.json"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("run.jsonl", "", "is empty"),
+        ("run.jsonl", '{"epoch": 0}', "'loss' is a required property"),
+        ("run.log", "epoch 0", "is not JSON"),
+        ("run.json", (RESULTS / "interval_mnist_k4.json").read_text(), "nothing to draw"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_one_line(tmp_path, capsys, name, content, said):
+    (tmp_path / name).write_text(content)
+    assert run_here("figures.py", name, "--out", "drawn", folder=tmp_path) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and said in lines[0]
