@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -30,17 +31,18 @@ EPOCHS = 4
 TRAININGS = {
     "smoothing": (
         "train_mnist_band_masked.py",
-        ["--channels", "8,16", "--blocks", "0,0", "--batch_size", 16, "--band_size", 7, "--end_epoch", EPOCHS - 1],
+        ["--channels", "8,16", "--blocks", "0,0", "--batch_size", 16, "--band_size", 7, "--subset", 32,
+         "--end_epoch", EPOCHS - 1],
         "mnist_masked_band_lr_0.1_regularization_0.0005_lines_both_size_5_band_7_epoch_3.pth",
     ),
     "columns": (
         "train_mnist_band.py",
-        ["--model", "column", "--subset", 60, "--end_epoch", EPOCHS - 1],
+        ["--model", "column", "--subset", 32, "--end_epoch", EPOCHS - 1],
         "mnist_one_band_lr_0.01_regularization_0.0005_model_column_band_4_epoch_3.pth",
     ),
     "intervals": (
         "train.py",
-        ["--config", P22, "--model_subset", 0, "--subset", 60, "models_path=checkpoints",
+        ["--config", P22, "--model_subset", 0, "--subset", 20, "models_path=checkpoints",
          f"training_params:epochs={EPOCHS}", "training_params:schedule_start=0", "training_params:schedule_length=1"],
         "mlp_255.pth",
     ),
@@ -125,15 +127,15 @@ def _twice_at_once(root: Path) -> Iterator[Row]:
         folder = _folder(root, f"twice_{kind}_{len(launcher)}")
         command = [sys.executable, *launcher, str(ROOT / script), *map(str, arguments)]
         streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        first = subprocess.Popen(command, cwd=folder, start_new_session=True, **streams)
-        while not list(folder.glob("checkpoints/.*.lock")) and first.poll() is None:
+        first = subprocess.Popen(command, cwd=folder, **streams)
+        while not (holder := _holder(folder)):
             time.sleep(0.01)
-        os.killpg(first.pid, signal.SIGSTOP)
+        os.kill(holder, signal.SIGSTOP)
         second = subprocess.run(command, cwd=folder, **streams)
-        os.killpg(first.pid, signal.SIGCONT)
+        os.kill(holder, signal.SIGCONT)
         first.communicate()
         (log,) = (*folder.glob("checkpoints/*.jsonl"), *folder.glob("checkpoints/*.log"))
-        refused = second.returncode == (1 if launcher else 2) and second.stderr.count("is at work on it") == 1
+        refused = second.returncode == (1 if launcher else 2) and f"process {holder} on " in second.stderr
         whole = first.returncode == 0 and len(log.read_text().splitlines()) == EPOCHS and _loads(folder)
         how = " by torchrun" if launcher else ""
         yield Row(
@@ -235,7 +237,7 @@ def _maybe_disk(folder: Path, fault: str) -> Iterator[SmallDisk | None]:
 
 def _turn_into_link(folder: Path) -> None:
     """Let the newest file of a run be a link to one elsewhere."""
-    for path in sorted(folder.glob("*.pth*"), key=os.path.getmtime)[-1:]:
+    for path in sorted(_checkpoints(folder), key=os.path.getmtime)[-1:]:
         path.replace(folder.parent / "elsewhere")
         path.symlink_to(folder.parent / "elsewhere")
 
@@ -251,13 +253,24 @@ def _python(code: str, *arguments: object) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE)
 
 
+def _holder(folder: Path) -> int | None:
+    """The process that trains in `folder`."""
+    found = [re.match(r"process (\d+) on .", lock.read_text()) for lock in folder.glob("checkpoints/.*.lock")]
+    return int(found[0][1]) if found and found[0] else None
+
+
 def _strays(folder: Path) -> list[Path]:
     return list(folder.rglob(".*"))
 
 
+def _checkpoints(folder: Path) -> list[Path]:
+    """Those of finished and of interrupted runs."""
+    return [path for path in folder.glob("*.pth*") if not path.name.startswith(".")]
+
+
 def _loads(folder: Path) -> bool:
     """Whether every checkpoint is whole."""
-    for path in folder.glob("checkpoints/*.pth*"):
+    for path in _checkpoints(folder / "checkpoints"):
         torch.load(path, weights_only=True)
     return True
 
