@@ -21,6 +21,9 @@ from tests.helpers import ROOT, run_here, write_idx_files
 
 AFTER_EVERY_STEP = ("--save_every", 1e-9)
 
+WRITTEN = (".pth", ".jsonl", ".log")
+"""What a training writes; while it lasts some of it is .partial."""
+
 PATIENCE = 60
 """Seconds that a training has to end by itself; torchrun waits for 30."""
 
@@ -98,20 +101,20 @@ class Trainings:
     def left(self, name: str) -> dict[str, object]:
         """What they left, by file, but for the seconds that epochs took."""
         folder = self.folder(name)
-        files = [path for path in folder.rglob("*") if path.is_file() and path.name != "said" and path.suffix != ".tmp"]
+        files = [path for path in folder.rglob("*") if path.name.removesuffix(".partial").endswith(WRITTEN)]
         return {str(path.relative_to(folder)): _content(path) for path in files}
 
     def broken(self, name: str) -> list[str]:
         """What they left that is not whole: checkpoints that do not load or are not finite, lines that are no JSON."""
         found = []
         for path in self.folder(name).rglob("*"):
-            try:
-                if path.name.endswith((".pth", ".pth.partial")):
-                    epochs.require_finite(checkpoint.read("checkpoint", path), path)
-                elif path.name.endswith((".log", ".jsonl", ".jsonl.partial")):
-                    _content(path)
-            except (UsageError, FloatingPointError, ValueError) as error:
-                found.append(f"{path}: {error}")
+            if path.name.removesuffix(".partial").endswith(WRITTEN):
+                try:
+                    content = _content(path)
+                    if isinstance(content, dict):
+                        epochs.require_finite(content, path)
+                except (UsageError, FloatingPointError, ValueError) as error:
+                    found.append(f"{path}: {error}")
         return found
 
 
@@ -162,7 +165,11 @@ def _script(command: list[str], folder: Path, dies: tuple, processes: int, port:
     if dies:
         _die_while_saving(*dies)
     script, *options = command
-    sys.exit(run_here(script, *options, folder=folder))
+    try:
+        sys.exit(run_here(script, *options, folder=folder))
+    except KeyboardInterrupt:  # the script still imports; the interpreter ends like this
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _die_while_saving(moment: str, files: int, number: int = signal.SIGKILL) -> None:
