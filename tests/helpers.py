@@ -15,7 +15,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 
-README = max(ROOT.glob("README*.md"), key=lambda path: "proposed" in path.name)
+PROPOSED = ROOT / "README.proposed.md"
+README = PROPOSED if PROPOSED.exists() else ROOT / "README.md"
 
 
 FORKS = multiprocessing.get_context("forkserver")
