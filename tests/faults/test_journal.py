@@ -7,7 +7,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import time
 import zlib
 from functools import partial
 
@@ -248,33 +247,6 @@ def test_a_full_disk_does_not_end_the_run(folder, stop, monkeypatch, capsys):
     message = capsys.readouterr().err
     assert message.count("note: run.json.partial cannot be written: No space left on device") == 1
     assert not (folder / "run.json.partial").exists()
-
-
-KEEP_AT_ONCE = f"""
-import runpy, sys
-del sys.argv[0]
-sys.path.insert(0, {str(ROOT)!r})
-from patchcert import journal
-journal.EVERY = 0
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def test_a_killed_run_goes_on(folder):
-    """SIGKILL as soon as something is on the disk."""
-    command = [*PLAIN, "--limit", 40, "--batch_size", 5]
-    succeed(*command, folder=folder)
-    whole = results_of(folder)
-    at_once = folder / "models" / "keep_at_once.py"
-    at_once.write_text(KEEP_AT_ONCE)
-    run = subprocess.Popen([sys.executable, at_once, ROOT / BAND, *map(str, command[1:])], cwd=folder)
-    while not (folder / "run.json.partial").exists() and run.poll() is None:
-        time.sleep(0.01)
-    run.kill()
-    run.wait()
-    assert (folder / "run.json.partial").exists() and not (folder / "run.json").exists()
-    succeed(*command, folder=folder)
-    assert results_of(folder) == whole
 
 
 def known(output) -> int:

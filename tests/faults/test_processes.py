@@ -1,8 +1,7 @@
-"""A process that dies or hangs ends the run with its number; one that was killed loses nothing that others did."""
+"""A process that dies or hangs ends the run with its number; nothing is lost, and two find what one finds."""
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -23,41 +22,31 @@ BAND = "certify_mnist_band.py"
 
 SILENT = "gave no sign of life for 1 s: it was killed, hangs, or is on a machine that is gone"
 
-CERTIFY = ["--checkpoint", "net.pth", "--all", "--limit", 16, "--batch_size", 4, "--output", "run.json"]
+CERTIFY = ["--checkpoint", "net.pth", "--all", "--limit", 8, "--batch_size", 2, "--output", "run.json"]
 
-FAST = f"""
+SCRIPT = f"""
 import os, runpy, signal, sys, time
 sys.path.insert(0, {str(ROOT)!r})
-import torch
-from patchcert import cli, distributed, heartbeats, journal
+from patchcert import distributed, heartbeats, journal
 from patchcert.journal import Journal
-heartbeats.BEAT, heartbeats.PATIENCE = 0.1, 10
 del sys.argv[0]
 """
 
-MEET = f"""{FAST}
-def main():
-    distributed.start(torch.device("cpu"))
-    time.sleep(0.5)
-    print("started", flush=True)
-    if distributed.rank():
-        sys.stdin.readline()
-    distributed.meet()
-cli.run(main)
-"""
-
-KILLED = f"""{FAST}
+HANGS = f"""{SCRIPT}
+heartbeats.BEAT, heartbeats.PATIENCE = 0.1, 10
 journal.EVERY, recall, done = 0, Journal.recall, []
-def until_killed(*arguments):
+def until_stopped(*arguments):
     if len(done) == 1 and os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGKILL)
+        while not os.path.exists("run.json.partial"):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGSTOP)
     done.append(1)
     return recall(*arguments)
-Journal.recall = until_killed
+Journal.recall = until_stopped
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
-BOTH_ENGINES = f"""{FAST}
+BOTH_ENGINES = f"""{SCRIPT}
 stop, distributed.stop = distributed.stop, lambda: None
 windowed = list(sys.argv)
 sys.argv += ["--engine", "dense", "--output", "dense.json"]
@@ -74,22 +63,11 @@ def free_port() -> int:
 
 
 def start(rank: int, port: int, *command: object, folder: Path) -> subprocess.Popen:
-    """One of two processes that run Python with a `command`, without torchrun, which ends those that are left."""
+    """One of two processes that run Python with a `command`, without torchrun, which would end them itself."""
     environment = os.environ | {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     environment |= {"RANK": str(rank), "WORLD_SIZE": "2"}
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return subprocess.Popen([sys.executable, *map(str, command)], cwd=folder, env=environment, text=True, **pipes)
-
-
-def test_a_process_that_hangs_ends_the_other_with_its_number(tmp_path):
-    port = free_port()
-    waits, hangs = (start(rank, port, "-c", MEET, "meet.py", folder=tmp_path) for rank in range(2))
-    with waits, hangs:
-        assert waits.stdout.readline() == hangs.stdout.readline() == "started\n"
-        hangs.send_signal(signal.SIGSTOP)
-        _, said = waits.communicate(timeout=120)
-        hangs.kill()
-    assert waits.returncode == 1 and said == f"meet.py: error: process 1 of 2 {SILENT}\n"
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, *map(str, command)], cwd=folder, env=environment, text=True, stderr=pipe)
 
 
 def test_a_port_in_use_is_reported(monkeypatch):
@@ -174,14 +152,14 @@ def test_the_store_itself_may_hang(processes, monkeypatch):
 
 
 def test_two_processes_go_on_and_find_what_one_finds(tmp_path, generated_mnist, capfd):
-    """Process 1 is killed after 1 of its 2 batches, which ends process 0 too; later both go on under torchrun."""
+    """Process 1 hangs after 1 of its 2 batches, which ends process 0 too; later both go on under torchrun."""
     (tmp_path / "data").symlink_to(generated_mnist)
     save_random_network(tmp_path)
     port, command = free_port(), [ROOT / BAND, *CERTIFY]
-    waits, dies = (start(rank, port, "-c", KILLED, *command, folder=tmp_path) for rank in range(2))
-    with waits, dies:
+    waits, hangs = (start(rank, port, "-c", HANGS, *command, folder=tmp_path) for rank in range(2))
+    with waits, hangs:
         _, said = waits.communicate(timeout=120)
-    assert dies.returncode == -signal.SIGKILL
+        hangs.kill()
     assert waits.returncode == 1 and said == f"{BAND}: error: process 1 of 2 {SILENT}\n"
     assert {path.name for path in tmp_path.glob("run.json*")} == {"run.json.partial", "run.json.process_1.partial"}
 
@@ -189,8 +167,7 @@ def test_two_processes_go_on_and_find_what_one_finds(tmp_path, generated_mnist, 
     assert "run.json.partial is of an interrupted run with processes 2, not 1" in capfd.readouterr().err
 
     (tmp_path / "both.py").write_text(BOTH_ENGINES)
-    said = succeed_in_two_processes(tmp_path / "both.py", *command, folder=tmp_path)
-    assert said.count("going on with image ") == 1
+    succeed_in_two_processes(tmp_path / "both.py", *command, folder=tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*.json*")) == ["dense.json", "run.json"]
     for name, engine in (("run.json", "windowed"), ("dense.json", "dense")):
         two = json.loads((tmp_path / name).read_text())

@@ -14,7 +14,6 @@ ATTACK += ["--steps", 2, "--randomizations", 2, "--step_size", 0.3]
 RUNS = {
     "windowed": ["certify_mnist_band.py", *CERTIFY, "--engine", "windowed"],
     "dense": ["certify_mnist_band.py", *CERTIFY, "--engine", "dense"],
-    "samples": ["certify_mnist_band_randomized.py", "--checkpoint", "net.pth", "--limit", 10, "--boundsamples", 99],
     "attack": ["attack_mnist_band.py", *ATTACK],
 }
 
