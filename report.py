@@ -18,8 +18,8 @@ from patchcert.reports.points import names_of
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("results", nargs="+", type=result, metavar="RESULTS", help="files of --output")
-    parser.add_argument("--out", type=folder, required=True, metavar="DIR", help="write the page here: index.html")
+    parser.what.add_argument("results", nargs="+", type=result, metavar="RESULTS", help="files of --output")
+    parser.output.add_argument("--out", type=folder, required=True, metavar="DIR", help="write the page here: index.html")
     options = parser.parse_args()
     found = [(path, record) for path, record in options.results if record["kind"] in ("certify", "attack", "evaluate")]
     if not found:

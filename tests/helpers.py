@@ -15,8 +15,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PROPOSED = ROOT / "README.proposed.md"
-README = PROPOSED if PROPOSED.exists() else ROOT / "README.md"
+README = ROOT / "README.md"
 
 
 FORKS = multiprocessing.get_context("forkserver")

@@ -9,7 +9,8 @@ from patchcert import progress, results
 from patchcert.experiments.about import ABLATION_SIZES
 from tests.helpers import ROOT, run_here, succeed
 
-NETWORKS = {"checkpoint", "resume", "overwrite", "votes", "model", "pretrained", "lines", "channels", "blocks"}
+NETWORKS = {"checkpoint", "weights", "ablation", "results", "resume", "overwrite", "votes", "model", "pretrained"}
+NETWORKS |= {"lines", "channels", "blocks", "stem"}
 EXPERIMENTS = {"config", "model_subset", "path_prefix", "overrides"}
 
 

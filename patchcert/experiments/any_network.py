@@ -34,7 +34,7 @@ def add_any_network(parser: Parser) -> None:
     )
     parser.add_argument("--ablation", required=True, metavar="KIND:SIZE", help=FORMS)
     add_image_size(parser, 32)
-    parser.add_argument(
+    parser.data.add_argument(
         "--image_channels", type=int, choices=(1, 3), default=3, help="grey or colour, for the pictures of a folder"
     )
 

@@ -12,6 +12,7 @@ from patchcert.data.given import given, require_classes
 from patchcert.interface.certification import Answer, Certification
 from patchcert.intervals.bounds import exact_float32
 from patchcert.intervals.places import Scale, Threat, all_places
+from patchcert.intervals.rounding import sums_of_products
 from patchcert.intervals.worst_places import Batch, lowest_margins
 from patchcert.patch import Patch
 from patchcert.progress import progress_bar
@@ -32,7 +33,7 @@ def interval_bounds(
     """Which predictions of a network no patch can change, by bounds at every place of the patch.
 
     Verdicts have a `lead` (N,) besides: the lowest bound of how far the prediction is ahead of another class, in
-    logits; above 0 it is certified. Bounds are computed in float32 and have no margin for its rounding.
+    logits; above 0 it is certified. Bounds are float32 with room for rounding, theirs and the network's own.
 
     Args:
         network: a Sequential of convolutions, batch norm, pooling, ReLU and flatten layers that ends in a linear one.
@@ -53,10 +54,10 @@ def interval_bounds(
     require_classes(dataset.labels, network[-1].out_features)
     scale = _scale(mean, std, dataset.channels)
     started, predicted, leads = time.perf_counter(), [], []
-    with exact_float32(), progress_bar(len(dataset), "bounding") as bar:
+    with exact_float32(), sums_of_products(), progress_bar(len(dataset), "bounding") as bar:
         for pixels, _ in dataset.batches(batch_size):
             answers = network(scale.inputs(pixels)).argmax(dim=1)
-            batch = Batch(network, pixels, answers, Threat(patch), scale, (), int(max_memory))
+            batch = Batch(network, pixels, answers, Threat(patch), scale, (), int(max_memory), rounded=True)
             worst, _ = lowest_margins(batch, all_places(pixels, patch))  # (N, K)
             predicted.append(answers)
             leads.append(worst.scatter(1, answers[:, None], torch.inf).amin(dim=1))
