@@ -17,7 +17,9 @@ from patchcert.reports.points import names_of, points_of
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.what.add_argument("results", nargs="+", type=result_or_log, metavar="RESULTS", help="files of --output, logs")
+    parser.what.add_argument(
+        "results", nargs="+", type=result_or_log, metavar="RESULTS", help="files of --output, and logs of training"
+    )
     parser.output.add_argument("--out", type=folder, required=True, metavar="DIR", help="write the figures here")
     options = parser.parse_args()
     named = list(zip(names_of([path for path, _ in options.results]), options.results, strict=True))

@@ -19,7 +19,7 @@ from patchcert.reports.points import names_of
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.what.add_argument("results", nargs="+", type=result, metavar="RESULTS", help="files of --output")
-    parser.output.add_argument("--out", type=folder, required=True, metavar="DIR", help="write the page here: index.html")
+    parser.output.add_argument("--out", type=folder, required=True, metavar="DIR", help="write index.html here")
     options = parser.parse_args()
     found = [(path, record) for path, record in options.results if record["kind"] in ("certify", "attack", "evaluate")]
     if not found:

@@ -215,7 +215,7 @@ def print_models(about: str, rows: list[dict], summary: dict[str, dict[str, floa
     print(about)
     for row in rows:
         found = ", ".join(f"{error.replace('_', ' ')} {row[error]:.2%}" for error in summary)
-        taken = f"rounding took {row['within_rounding']} certificates"
+        taken = f"certificates that rounding took: {row['within_rounding']}"
         print(f"{row['model_id']}: {found}, {taken}  ({row['total']} images in {row['seconds']:.1f} s)")
     for error, values in summary.items():
         print(f"{error.replace('_', ' '):15s}  " + "  ".join(f"{name} {value:.2%}" for name, value in values.items()))

@@ -74,7 +74,7 @@ def masked_training_parser(
     parser.recipe.add_argument(
         "--band_weight", type=nonnegative_float, default=0.5, help="weight of the loss of every band by itself"
     )
-    parser.add_argument(
+    parser.recipe.add_argument(
         "--band_stride",
         type=positive_int,
         default=1,
