@@ -47,7 +47,7 @@ def interval_bounds(
         ValueError: images or labels are not such, or the patch does not fit into them.
         TypeError: there is no bound for a layer.
     """
-    if not isinstance(network, nn.Sequential) or not isinstance(network[-1], nn.Linear):
+    if not isinstance(network, nn.Sequential) or not network or not isinstance(network[-1], nn.Linear):
         raise ValueError(f"the network is a {type(network).__name__}, expected a Sequential with a Linear layer last")
     network.eval()
     dataset = given(images, labels).to(network[-1].weight.device)
@@ -64,10 +64,10 @@ def interval_bounds(
             bar.update(len(pixels))
     lead = torch.cat(leads)
     verdicts = {"predicted": torch.cat(predicted), "certified": lead > 0, "lead": lead}
-    question: dict[str, object] = {"size_to_certify": patch.size, "certificate": "intervals", "patches": 1}
-    answer = Answer.of(patch, question, verdicts, dataset.labels)
-    inputs = {"mean": scale.mean, "std": scale.std}
-    config = {"script": "patchcert.interval_bounds", "network": networks.description(network)} | inputs
+    asked = {"certificate": "intervals", "patches": 1, "numerical_margin": 0.0}
+    answer = Answer.of(patch, {"size_to_certify": patch.size} | asked, verdicts, dataset.labels)
+    said: dict[str, object] = {"script": "patchcert.interval_bounds", "network": networks.description(network)}
+    config = said | {"mean": scale.mean, "std": scale.std}
     return Certification((answer,), dataset.labels.cpu(), time.perf_counter() - started, config)
 
 
