@@ -229,10 +229,10 @@ def _fits(value: object, weight: Tensor) -> bool:
     return shaped and bool(value.isfinite().all())
 
 
-def require_epoch(option: str, path: Path, content: dict, least: int = 0) -> int:
-    """The last epoch before a checkpoint was saved; UsageError unless it has one, a number from `least` on."""
+def require_epoch(option: str, path: Path, content: dict, least: int = 0, most: int = sys.maxsize) -> int:
+    """The last epoch before a checkpoint was saved; UsageError unless it has one, from `least` to `most`."""
     epoch = content.get("epoch")
-    if type(epoch) is not int or epoch < least:
+    if type(epoch) is not int or not least <= epoch <= most:
         found = f"its epoch is {one_line(repr(epoch))}" if "epoch" in content else "it has no epoch"
         raise UsageError(option, path, f"expected a checkpoint of a training script, {found}")
     return epoch

@@ -9,10 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from patchcert import checkpoint, distributed, result_format
+from patchcert import checkpoint, distributed, inputs, result_format
 from patchcert.errors import PlaceError, UsageError, WriteError
 from patchcert.files import append_line, locked, write_atomically
 from patchcert.results import print_unlocked
+
+MOST_OF_LOG = 1 << 30
+"""Bytes; an epoch takes some hundred."""
 
 
 @contextmanager
@@ -98,9 +101,8 @@ def earlier_run(path: Path, partial: Path, settings: dict, overwrite: bool) -> t
         UsageError: there is a run of other settings, and no leave to `overwrite` it; the message names the first.
     """
     interrupted = checkpoint.read("resume", partial) if partial.exists() else None
-    if interrupted:
-        checkpoint.require_epoch("resume", partial, interrupted, least=-1)
-    if interrupted and not checkpoint.other_setting(_settings(interrupted), settings):
+    if interrupted is not None and not checkpoint.other_setting(_settings(interrupted), settings):
+        checkpoint.require_epoch("resume", partial, interrupted, least=-1, most=settings["end_epoch"])
         return interrupted, partial
     if overwrite:
         return None, None
@@ -108,7 +110,7 @@ def earlier_run(path: Path, partial: Path, settings: dict, overwrite: bool) -> t
         finished = checkpoint.read("resume", path)
         _require_settings(finished, settings, f"{path} is a finished run", "--overwrite trains anew")
         return finished, path
-    if interrupted:
+    if interrupted is not None:
         _require_settings(interrupted, settings, f"{partial} is an interrupted run", "finish it, or give --overwrite")
     return None, None
 
@@ -131,9 +133,12 @@ def _require_settings(state: dict, settings: dict, what: str, way_out: str) -> N
 
 def keep_log_until(log: Path, epoch: int) -> None:
     """Drop what an interrupted run wrote of epochs that will run again; a new run starts with an empty log."""
-    if not log.is_file():
+    if not log.exists() or (log.is_file() and not log.stat().st_size):
         return
-    lines = log.read_bytes().splitlines(keepends=True)
+    try:
+        lines = inputs.content(log, MOST_OF_LOG).splitlines(keepends=True)
+    except inputs.InputError as error:
+        raise UsageError("resume", log, f"its log {error}") from error
     kept = b"".join(line for line in lines if _epoch_of(line) <= epoch)
     write_atomically(log, lambda file: file.write(kept))
 

@@ -36,7 +36,7 @@ def interval_bounds(
     logits; above 0 it is certified. Bounds are float32 with room for rounding, theirs and the network's own.
 
     Args:
-        network: a Sequential of convolutions, batch norm, pooling, ReLU and flatten layers that ends in a linear one.
+        network: a Sequential of convolutions, max pooling, ReLU and flatten layers that ends in a linear one.
         images: (N, C, H, W), floats in [0, 1], computed with as float32, or uint8.
         labels: (N,) whole numbers.
         mean, std: the network sees (x − mean) / std of each channel; 0 and 1 where they are not given.

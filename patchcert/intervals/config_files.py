@@ -150,7 +150,7 @@ def _value(kind: type, value: object, path: str, key: str) -> object:
     wrong_type = not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool)
     if wrong_type or (kind in (int, float) and not (value == 0 or SMALLEST <= abs(value) <= LARGEST)):
         reach = f"within ±{LARGEST}"
-        numbers = {int: f"a whole number {reach}", float: f"a number {reach}"}
+        numbers = {int: f"a whole number {reach}", float: f"a number {reach}, 0 or no nearer to it than {SMALLEST}"}
         names = numbers | {str: "text", bool: "true or false", dict: "an object"}
         raise UsageError("config", path, f"{key}={json.dumps(value)}: expected {names[kind]}")
     return float(value) if kind is float else value

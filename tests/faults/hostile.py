@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -19,7 +20,8 @@ from patchcert.data.dataset import Dataset
 from patchcert.intervals import config_files
 from patchcert.smoothing.ablation import Band
 from patchcert.smoothing.saved_votes import Recorder
-from tests.faults import mutations
+from patchcert.smoothing.voting import ThresholdVote
+from tests.faults import mutated_data, mutations
 from tests.faults.mutations import Writing
 from tests.helpers import ROOT, run_here, succeed, write_idx_files
 from tests.test_pictures import write_pictures
@@ -87,7 +89,7 @@ class Victims:
         with _captured():
             _prepare(folder)
         self.whole = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-        self.targets = _targets(folder)
+        self.targets = _targets()
         self.results = {}
 
     def attempts(self, kind: str) -> Iterator[str]:
@@ -116,14 +118,17 @@ class Victims:
             path.unlink()
             draw = random.Random(f"{kind} {what}")
             if what in mutations.SPECIAL or what in target.made:
-                (mutations.SPECIAL | target.made)[what](path)
+                (mutations.SPECIAL | target.made)[what](path, whole)
             else:
                 path.write_bytes((target.other if what.startswith("other") else mutations.damaged)(whole, draw))
         size = path.stat().st_size if path.is_file() else 0
         outcome = self._run(target, arguments)
         wrong = self._wrong(target, outcome, size)
-        if not wrong and outcome.code == 0 and exact and self._results() != self.results[kind]:
-            wrong = "other results than those of the whole file"
+        if not wrong and outcome.code == 0:
+            if exact and self._results() != self.results[kind]:
+                wrong = "other results than those of the whole file"
+            if what in target.made and not what.endswith(mutations.FINE):
+                wrong = "taken for a good file"
         self._restore()
         return outcome, wrong
 
@@ -134,7 +139,7 @@ class Victims:
         before = signal.signal(signal.SIGALRM, hung)
         signal.alarm(PATIENCE)
         Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what there is
-        resident = _memory("VmRSS")
+        resident, of_others = _memory("VmRSS"), _most_of_ended_processes()
         with _captured() as said:
             try:
                 code = run_here(target.script, *arguments, folder=self.folder)
@@ -143,7 +148,9 @@ class Victims:
             finally:
                 signal.alarm(0)
                 signal.signal(signal.SIGALRM, before)
-        return Outcome(code, said[0], _memory("VmHWM") - resident)
+        of_workers = _most_of_ended_processes()
+        most = max(_memory("VmHWM"), of_workers if of_workers > of_others else 0)
+        return Outcome(code, said[0], most - resident)
 
     def _wrong(self, target: Target, outcome: Outcome, size: int) -> str | None:
         if (self.folder / "executed").exists():
@@ -172,7 +179,7 @@ class Victims:
             elif not is_folder and (path.is_symlink() or not path.is_file() or path not in self.whole):
                 path.unlink()
         for path, content in self.whole.items():
-            if not path.is_file() or path.read_bytes() != content:
+            if not path.is_file() or path.stat().st_size != len(content) or path.read_bytes() != content:
                 path.write_bytes(content)
 
 
@@ -188,6 +195,11 @@ def _memory(name: str) -> int:
     """VmRSS or VmHWM of this process, bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
+
+
+def _most_of_ended_processes() -> int:
+    """The most memory that one of this process's children had, bytes, of those that have ended."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
 
 
 @contextlib.contextmanager
@@ -248,7 +260,7 @@ def _prepare(folder: Path) -> None:
 
 def _write_votes(path: Path) -> None:
     ablation, labels = Band(28, 28, 4), torch.arange(6)
-    recorder = Recorder(ablation, [])
+    recorder = Recorder(ablation, [ThresholdVote(0.2)])
     probabilities = torch.rand(6, 28, 10, generator=torch.Generator().manual_seed(0)).pow(8)
     probabilities /= probabilities.sum(dim=2, keepdim=True)
     list(recorder([(torch.arange(28), probabilities)]))
@@ -257,12 +269,9 @@ def _write_votes(path: Path) -> None:
     recorder.write(path, dataset, config)
 
 
-def _targets(folder: Path) -> dict[str, Target]:
-    def whole(name: str) -> bytes:
-        return (folder / name).read_bytes()
-
-    net = mutations.checkpoints(whole("checkpoints/net.pth"), "net")
-    model = mutations.checkpoints(whole("models/m.pth"), "state_dict")
+def _targets() -> dict[str, Target]:
+    net, model = mutations.checkpoints("net"), mutations.checkpoints("state_dict")
+    resumed, begun = net | mutations.epochs(), model | mutations.epochs()
     masked, training, raw = "certify_mnist_band_masked.py", "train_mnist_band_masked.py", "data/MNIST/raw/t10k-"
     test = ("--size_to_certify", 2, "--all", "--limit", 4, "--output", "results.json")
     certify = ("--checkpoint", "net.pth", "--data", "data", *test)
@@ -270,30 +279,32 @@ def _targets(folder: Path) -> dict[str, Target]:
     again = ("--end_epoch", 1, *MASKED)
     resume = (*again, "--subset", 16, "--resume", "net.pth")
     bounds = ("--config", "config.json", "--limit", 4, "--output", "results.json")
-    more = ("--config", "config.json", "--subset", 16, "--overwrite", "--resume", "models/m.pth")
+    more = ("--config", "config.json", "--subset", 16, "--resume", "models/m.pth")
     votes = ("--votes", "votes.npz", "--size_to_certify", 1, "--output", "results.json")
     cifar = ("--config", "cifar.json", "--model_subset", 0, "--data", "cifar")
     pictures = ("--checkpoint", "pictures.pth", "--dataset", "folder", "--data", "pictures", *test)
     other = mutations.other_checkpoint
     return {
         "checkpoint": Target(masked, certify, "checkpoints/net.pth", "net.pth", net, other, exact=True),
-        "--resume": Target(training, resume, "checkpoints/net.pth", "net.pth", net, other),
-        "interrupted run": Target(training, again, f"checkpoints/{RUN}.partial", made=net, other=other),
+        "--resume": Target(training, resume, "checkpoints/net.pth", "net.pth", resumed, other),
+        "interrupted run": Target(training, again, f"checkpoints/{RUN}.partial", made=resumed, other=other),
         "log": Target(training, again, f"checkpoints/{RUN.replace('.pth', '.jsonl.partial')}"),
         "model": Target("eval.py", bounds, "models/m.pth", made=model, other=other, exact=True),
-        "train.py --resume": Target("train.py", more, "models/m.pth", "models/m.pth", model, other),
+        "train.py --resume": Target("train.py", more, "models/m.pth", "models/m.pth", begun, other),
         "votes": Target(
-            "certify_votes.py", votes, "votes.npz", "votes.npz", mutations.votes(whole("votes.npz")),
-            mutations.other_votes, exact=True,
+            "certify_votes.py", votes, "votes.npz", "votes.npz", mutated_data.VOTES,
+            mutated_data.other_votes, exact=True,
         ),
-        "split in text": Target(masked, (*halves, "split.txt"), "split.txt", "split.txt", mutations.SPLITS),
-        "split in a tensor": Target(masked, (*halves, "split.pth"), "split.pth", "split.pth", mutations.SPLITS),
-        "config": Target("eval.py", bounds, "config.json", "config.json", mutations.CONFIGS, mutations.other_json),
-        "images": Target(masked, certify, f"{raw}images-idx3-ubyte", "data", mutations.IMAGES),
-        "labels": Target(masked, certify, f"{raw}labels-idx1-ubyte", made=mutations.LABELS),
+        "split in text": Target(masked, (*halves, "split.txt"), "split.txt", "split.txt", mutated_data.SPLITS),
+        "split in a tensor": Target(masked, (*halves, "split.pth"), "split.pth", "split.pth", mutated_data.SPLITS),
+        "config": Target(
+            "eval.py", bounds, "config.json", "config.json", mutated_data.CONFIGS, mutated_data.other_json
+        ),
+        "images": Target(masked, certify, f"{raw}images-idx3-ubyte", "data", mutated_data.IMAGES),
+        "labels": Target(masked, certify, f"{raw}labels-idx1-ubyte", made=mutated_data.LABELS),
         "CIFAR-10": Target("train.py", cifar, "cifar/cifar-10-batches-py/data_batch_1", "cifar"),
         "SVHN": Target("train.py", (*cifar, "dataset=svhn"), "cifar/svhn/train_32x32.mat"),
         "picture": Target(
-            "certify_cifar_band_masked.py", pictures, "pictures/test/a/0001.png", "pictures", mutations.PICTURES
+            "certify_cifar_band_masked.py", pictures, "pictures/test/a/0001.png", "pictures", mutated_data.PICTURES
         ),
     }  # fmt: skip
