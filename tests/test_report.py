@@ -170,7 +170,7 @@ def test_images_are_chosen_from_every_outcome_the_closest_first():
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "no such file"),
+        (None, "No such file or directory"),
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ('{"total": 3}', "not a result as this version writes it"),

@@ -77,7 +77,8 @@ def linear_network(height, width):
 @pytest.mark.parametrize("ablation", ROWS, ids=lambda row: f"{row.height}x{row.width}")
 def test_an_attacker_climbs_on_upright_images_what_the_network_sees_lying(ablation):
     """Logits and gradients of chosen copies, and of all copies the probabilities, are those of the plain loop."""
-    network, images = linear_network(ablation.width, ablation.height), torch.rand(3, 1, ablation.height, ablation.width)
+    network = linear_network(ablation.width, ablation.height).eval()
+    images = torch.rand(3, 1, ablation.height, ablation.width)
     classifier = SmoothedClassifier(network, ablation, 0.3)
     copies = torch.arange(ablation.count).repeat(3)
     attacked = images.clone().requires_grad_()

@@ -196,9 +196,11 @@ def test_pictures_that_a_stopped_run_saw_are_not_decoded_again(tmp_path, monkeyp
 def test_signals_to_the_whole_group_do_not_end_the_decoding_of_a_step(tmp_path):
     write_pictures(tmp_path, ("cat", "dog"), 6)
     pictures = PictureFolder("trainpath", tmp_path, 8)
-    batches = pictures.decoded(torch.arange(12).split(1))
+    batches = pictures.decoded(torch.arange(12).repeat(3).split(1))
     next(batches)
-    for worker in (workers := active_children()):
+    for _ in (workers := active_children()):
+        next(batches)  # each in turn has begun by now
+    for worker in workers:
         os.kill(worker.pid, signal.SIGINT)
     assert workers and len([next(batches) for _ in range(8)]) == 8
     for worker in workers:

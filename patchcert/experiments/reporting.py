@@ -130,7 +130,10 @@ def of_saved(saved: SavedVotes, question: Question, leads: Tensor) -> Subject:
     def shown(chosen: Tensor) -> Tensor | None:
         return saved_pictures(saved.config, saved.indices[chosen])
 
-    look = looking_at_votes(saved.ablation, question, lambda chosen: saved.take(chosen).batches(), shown)
+    def votes(chosen: Tensor) -> list[Iterable[tuple[Tensor, Tensor]]]:
+        return [chunks for chunks, _ in saved.take(chosen).batches(len(chosen))]
+
+    look = looking_at_votes(saved.ablation, question, votes, shown)
     return of_votes(saved.ablation, question, leads, look)
 
 

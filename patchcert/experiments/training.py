@@ -198,7 +198,6 @@ def _train_into(
         origin=options.resume and Path(options.resume),
         save_every=options.save_every,
     )
-    return path
 
 
 def _resumed(options: argparse.Namespace, network: nn.Module, ablation: Ablation | None) -> dict | None:

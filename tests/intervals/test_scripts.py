@@ -80,7 +80,8 @@ def test_a_report_shows_where_bounds_are_weak(trained):
             margins = plain_margins(network, pixels, predicted, Threat(Patch(2, 2)), Scale((0.0,), (1.0,)))
         margins = margins.scatter(2, predicted.expand(len(margins), -1)[:, :, None], torch.inf)
         found = torch.tensor([image["weak_spots"] for image in images])
-        torch.testing.assert_close(found, margins.amin(dim=2).T.view(10, 27, 27), atol=1e-3, rtol=0)
+        room = margins.amin(dim=2).T.view(10, 27, 27) - found  # for rounding
+        assert -1e-4 < room.min() and room.max() < 0.02
         for image in images:
             assert (image["outcome"] == "certified") == (image["label"] == image["predicted"] and image["lead"] > 0)
 
