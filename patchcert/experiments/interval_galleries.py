@@ -32,5 +32,3 @@ def of_model(
     subject = reporting.Subject(about, "", patch, look, unit="logits")
     classes, most = reporting.class_names(configuration(options)), MOST_IMAGES // len(options.models)
     return reporting.gallery(subject, images, verdicts.columns(), classes, most)
-
-

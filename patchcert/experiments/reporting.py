@@ -93,9 +93,7 @@ def of_run(
     return Run(name, about, record, [shown])
 
 
-def gallery(
-    subject: Subject, images: Labelled, columns: dict[str, Tensor], classes: list[str], most: int
-) -> Gallery:
+def gallery(subject: Subject, images: Labelled, columns: dict[str, Tensor], classes: list[str], most: int) -> Gallery:
     """At most so many of the images, as a `subject` shows them."""
     columns = {name: column.cpu() for name, column in columns.items()}
     leads = subject.leads

@@ -46,6 +46,7 @@ def interval_bounds(
     Raises:
         ValueError: images or labels are not such, or the patch does not fit into them.
         TypeError: there is no bound for a layer.
+        FloatingPointError: an output of the network is not finite.
     """
     if not isinstance(network, nn.Sequential) or not network or not isinstance(network[-1], nn.Linear):
         raise ValueError(f"the network is a {type(network).__name__}, expected a Sequential with a Linear layer last")
@@ -56,7 +57,7 @@ def interval_bounds(
     started, predicted, leads = time.perf_counter(), [], []
     with exact_float32(), sums_of_products(), progress_bar(len(dataset), "bounding") as bar:
         for pixels, _ in dataset.batches(batch_size):
-            answers = network(scale.inputs(pixels)).argmax(dim=1)
+            answers = networks.finite(network(scale.inputs(pixels))).argmax(dim=1)
             batch = Batch(network, pixels, answers, Threat(patch), scale, (), int(max_memory), rounded=True)
             worst, _ = lowest_margins(batch, all_places(pixels, patch))  # (N, K)
             predicted.append(answers)

@@ -121,9 +121,7 @@ def _first_index(network: nn.Sequential) -> int:
     return 0 if isinstance(network[0], nn.Conv2d) else 1
 
 
-def _first_moves(
-    network: nn.Sequential, images: Tensor, threat: SparseThreat, scale: Scale, max_memory: int
-) -> _Moves:
+def _first_moves(network: nn.Sequential, images: Tensor, threat: SparseThreat, scale: Scale, max_memory: int) -> _Moves:
     """The moves of the first layer.
 
     Raises:

@@ -38,9 +38,7 @@ class Batch:
     rounded: bool = False
 
     def bounds(self) -> PatchBounds:
-        return PatchBounds(
-            self.network, self.images, self.labels, self.threat, self.scale, self.neighbor, self.rounded
-        )
+        return PatchBounds(self.network, self.images, self.labels, self.threat, self.scale, self.neighbor, self.rounded)
 
     def in_double(self) -> "Batch":
         """The same batch in float64."""
