@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from patchcert import cli, results  # noqa: E402
+from patchcert import cli, result_format, results  # noqa: E402
 from patchcert.option_values import output_file  # noqa: E402
 
 WAYS = sorted(path.stem for path in Path(__file__).with_name("breaking").glob("*.py") if path.stem != "__init__")
@@ -36,7 +36,8 @@ def main() -> None:
     print(f"{sum(row.tried for row in rows)} attempts in {seconds:.0f} s, {lost} of them lost something")
     if options.output:
         table = {"rows": [dataclasses.asdict(row) for row in rows], "lost": lost, "seconds": seconds}
-        results.write_json(table | {"environment": results.environment()}, options.output)
+        about = result_format.stamp("benchmark") | {"environment": results.environment()}
+        results.write_json(about | table, options.output)
     if lost:
         sys.exit(1)
 

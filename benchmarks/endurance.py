@@ -19,7 +19,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from patchcert import cli, results  # noqa: E402
+from patchcert import cli, result_format, results  # noqa: E402
 from patchcert.option_values import output_file, positive_float  # noqa: E402
 from tests.helpers import write_idx_files  # noqa: E402
 from tests.test_pictures import write_pictures  # noqa: E402
@@ -109,7 +109,8 @@ def main() -> None:
         print(f"{kind} grew by " + ", ".join(f"{more:.1f} {what}" for what, more in found.items()), flush=True)
     if options.output:
         text = {kind: {what: [point[what] for point in curve] for what in curve[0]} for kind, curve in curves.items()}
-        results.write_json({"curves": text, "grown": grown, "environment": results.environment()}, options.output)
+        about = result_format.stamp("benchmark") | {"environment": results.environment()}
+        results.write_json(about | {"curves": text, "grown": grown}, options.output)
     if grown:
         sys.exit(1)
 

@@ -62,6 +62,14 @@ def succeed(script: str, *arguments: object, folder: Path) -> None:
     assert run_here(script, *arguments, folder=folder) == 0
 
 
+def without_times(value: object) -> object:
+    """A result without seconds, options, and what says where it was computed."""
+    if isinstance(value, dict):
+        differ = ("seconds", "environment", "config")
+        return {name: without_times(entry) for name, entry in value.items() if name not in differ}
+    return [without_times(entry) for entry in value] if isinstance(value, list) else value
+
+
 def succeed_in_two_processes(script: str, *arguments: object, folder: Path) -> str:
     """Run a script in `folder` as two processes like torchrun's; both must end with 0. Returns what they printed."""
     with socket.socket() as free:

@@ -23,7 +23,7 @@ from patchcert.smoothing.saved_votes import Recorder
 from patchcert.smoothing.voting import ThresholdVote
 from tests.faults import mutated_data, mutations
 from tests.faults.mutations import Writing
-from tests.helpers import ROOT, run_here, succeed, write_idx_files
+from tests.helpers import ROOT, run_here, succeed, without_times, write_idx_files
 from tests.test_pictures import write_pictures
 
 LONGEST = 560
@@ -168,7 +168,7 @@ class Victims:
         return f"said {len(lines[0])} characters" if len(lines[0]) > LONGEST else None
 
     def _results(self) -> object:
-        return _timeless(json.loads((self.folder / "results.json").read_text()))
+        return without_times(json.loads((self.folder / "results.json").read_text()))
 
     def _restore(self) -> None:
         """Make the folder what it was."""
@@ -181,14 +181,6 @@ class Victims:
         for path, content in self.whole.items():
             if not path.is_file() or path.stat().st_size != len(content) or path.read_bytes() != content:
                 path.write_bytes(content)
-
-
-def _timeless(value: object) -> object:
-    """Results without times and what says where they were computed."""
-    if isinstance(value, dict):
-        left_out = ("seconds", "environment", "config")
-        return {key: _timeless(item) for key, item in value.items() if key not in left_out}
-    return [_timeless(item) for item in value] if isinstance(value, list) else value
 
 
 def _memory(name: str) -> int:
