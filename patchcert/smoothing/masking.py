@@ -93,7 +93,7 @@ class DoubleMasking:
         Raises:
             FloatingPointError: a score is not finite.
         """
-        return torch.cat([two_rounds(list(map(paired, sums))) for sums in self._in_parts(scores)])
+        return self.predict_and_lead(scores)[0]
 
     def verdicts(self, scores: Tensor, numerical_margin: float) -> MaskedVerdicts:
         """The answers to the scores (N, A, K), certified where they lead by more than the numerical margin ν."""
@@ -108,11 +108,9 @@ class DoubleMasking:
         Returns:
             (N,) int64 and (N, K) float64, from which `beats_all` tells what is certified.
         """
-        predicted, leads = [], []
-        for sums in self._in_parts(scores):
-            predicted.append(two_rounds(list(map(paired, sums))))
-            leads.append(worst_leads(predicted[-1], sums))
-        return torch.cat(predicted), torch.cat(leads)
+        parts = map(_predict_and_lead, self._in_parts(scores))
+        predicted, leads = map(torch.cat, zip(*parts, strict=True))
+        return predicted, leads
 
     def worst_leads(self, labels: Tensor, scores: Tensor) -> Tensor:
         """(N, K): how far the `labels` (N,) are ahead at the worst pairs, for training: differentiable, no float64."""
@@ -148,6 +146,22 @@ class DoubleMasking:
         places = sum(len(sets) ** 2 for sets in self.touched) + math.prod(len(sets) for sets in self.touched)
         for some in scores.double().split(max(1, BYTES_AT_ONCE // (8 * places * scores.shape[2]))):
             yield self._sums(some)
+
+
+def _predict_and_lead(sums: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """`DoubleMasking.predict_and_lead` from the sums (N, L(L+1)/2, K) of each family.
+
+    If any class is the answer to every pair of places, it is that to the first one, and both rounds give it. Only
+    where it is not, they are gone through.
+    """
+    predicted = reduce(torch.add, (family[:, 0] for family in sums)).argmax(dim=1)
+    leads = worst_leads(predicted, sums)
+    unclear = (~beats_all(leads, predicted)).nonzero().squeeze(1)
+    if len(unclear):
+        of_unclear = [family[unclear] for family in sums]
+        predicted[unclear] = two_rounds(list(map(paired, of_unclear)))
+        leads[unclear] = worst_leads(predicted[unclear], of_unclear)
+    return predicted, leads
 
 
 def two_rounds(sums: Sequence[Tensor]) -> Tensor:
