@@ -144,15 +144,10 @@ def train(
         if distributed.is_first():
             print_finished(path, earlier, objective.measured)
         return earlier
-    device = train_set.labels.device
-    position = position_in(earlier, source, device) if earlier else None
+    position = position_in(earlier, source, train_set.labels.device) if earlier else None
     state = earlier or distributed.from_first(resumed or {"epoch": -1})
-    averaged = copy.deepcopy(network) if recipe.average else network
-    origin = source or origin or path
-    if "trained" in state:
-        checkpoint.fill("resume", origin, network, state, "trained")
-        checkpoint.fill("resume", origin, averaged, state)
-    optimizer = _optimizer(network, recipe, state, origin)
+    run = _Run(network, recipe, settings, about)
+    run.load(state, source or origin or path)
     if distributed.is_first():
         path.parent.mkdir(parents=True, exist_ok=True)
         keep_log_until(partial_log, state["epoch"])
@@ -160,27 +155,18 @@ def train(
             print_going_on(state["epoch"] + 1, recipe.end_epoch, source, position)
     model = distributed.parallel(torch.compile(network) if compiled else network)
 
-    def state_after(epoch: int) -> dict:
-        return {
-            "net": averaged.state_dict(),
-            "epoch": epoch,
-            "trained": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "settings": settings,
-        } | ({"about": about} if about else {})
-
     def save(position: dict) -> None:
-        save_inside(state_after(steps.epoch - 1) | {"position": position}, steps, partial)
+        save_inside(run.state_after(steps.epoch - 1) | {"position": position}, steps, partial)
 
     with stopping.after_a_step() as request:
-        steps = Steps(recipe.batch_size, recipe.seed, device, save, save_every, request)
+        steps = Steps(recipe.batch_size, recipe.seed, train_set.labels.device, save, save_every, request)
         for epoch in range(state["epoch"] + 1, recipe.end_epoch + 1):
             steps.begin(epoch, recipe.end_epoch, len(train_set), position)
             position = None
-            row = train_epoch(model, averaged, optimizer, objective, train_set, recipe, steps)
-            distributed.copy_from_first(averaged.buffers())
-            row["test_accuracy"] = measure(averaged, objective, test_set, recipe, steps)
-            state = state_after(epoch) | {"acc": 100 * row["test_accuracy"]}
+            row = train_epoch(model, run.averaged, run.optimizer, objective, train_set, recipe, steps)
+            distributed.copy_from_first(run.averaged.buffers())
+            row["test_accuracy"] = measure(run.averaged, objective, test_set, recipe, steps)
+            state = run.state_after(epoch) | {"acc": 100 * row["test_accuracy"]}
             if distributed.is_first():
                 record_epoch(row, partial_log, state, [partial])
                 print_epoch(row, recipe.end_epoch, objective.measured)
@@ -190,6 +176,45 @@ def train(
             rename(partial, path)
             print_training(path, state, objective.measured)
     return state
+
+
+class _Run:
+    """What changes in training, and what checkpoints keep of it.
+
+    Attributes:
+        network, averaged: that which steps change, and the one that is evaluated; the same where nothing is averaged.
+    """
+
+    def __init__(self, network: nn.Module, recipe: Recipe, settings: dict, about: dict | None):
+        self.network, self.settings, self.about = network, settings, about
+        self.averaged = copy.deepcopy(network) if recipe.average else network
+        self.optimizer = torch.optim.SGD(
+            network.parameters(),
+            recipe.lr,
+            recipe.momentum,
+            weight_decay=recipe.regularization,
+            nesterov=recipe.nesterov,
+            fused=True,
+        )
+
+    def load(self, state: dict, origin: Path) -> None:
+        """Take from the `state` of an earlier run, in the file `origin`, what it has of weights and momentum."""
+        if "trained" in state:
+            checkpoint.fill("resume", origin, self.network, state, "trained")
+            checkpoint.fill("resume", origin, self.averaged, state)
+        if "optimizer" in state:
+            checkpoint.require_optimizer("resume", origin, self.optimizer, state["optimizer"])
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+
+    def state_after(self, epoch: int) -> dict:
+        return {
+            "net": self.averaged.state_dict(),
+            "epoch": epoch,
+            "trained": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "settings": self.settings,
+        } | ({"about": self.about} if self.about else {})
 
 
 def train_epoch(
@@ -253,20 +278,3 @@ def measure(network: nn.Module, objective: Objective, dataset: Images, recipe: R
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.amp):
             right += objective.right(network, images, labels, generator).sum()
     return distributed.total(right).item() / len(dataset)
-
-
-def _optimizer(network: nn.Module, recipe: Recipe, state: dict, origin: Path) -> torch.optim.SGD:
-    """SGD by `recipe`, with the momentum of an earlier run where its `state`, from the checkpoint `origin`, has it."""
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        recipe.lr,
-        recipe.momentum,
-        weight_decay=recipe.regularization,
-        nesterov=recipe.nesterov,
-        fused=True,
-    )
-    if "optimizer" in state:
-        checkpoint.require_optimizer("resume", origin, optimizer, state["optimizer"])
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
-    return optimizer
