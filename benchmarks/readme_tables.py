@@ -38,6 +38,14 @@ CERTIFYING = {
     "imagenet_band_25": "ImageNet ResNet-50, band 25",
 }
 
+BREAKING = {
+    "kills": "SIGKILL, SIGTERM and SIGINT at random times, and SIGKILL inside files, in trainings of every kind",
+    "disk": "disks full, read-only, removed or replaced while scripts write; writers and holders of locks killed",
+    "hostile files": "files of fifteen kinds, damaged or made to do harm",
+    "processes": "one of two processes dies or stops while they certify or attack",
+    "reproducible": "images and questions answered again, with other threads, processes and engines",
+}
+
 Table = list[list[str]]
 """Rows of cells, the first one the heading."""
 
@@ -124,13 +132,22 @@ def speed() -> Table:
     return rows
 
 
+def breaking() -> Table:
+    rows = read("break_it")["rows"]
+    table = [["attempts", "tried", "lost"]]
+    for kind, what in BREAKING.items():
+        of_kind = [row for row in rows if row["kind"] == kind]
+        table.append([what, *(str(sum(row[count] for row in of_kind)) for count in ("tried", "lost"))])
+    return table
+
+
 def ratio(measured: dict) -> str:
     return f"{measured['ratio']:#.3g}"
 
 
 TABLES: dict[str, Callable[[], Table]] = {
     table.__name__: table
-    for table in (mnist_masked, cifar_masked, mnist_smoothing, mnist_attacks, interval_bounds, speed)
+    for table in (mnist_masked, cifar_masked, mnist_smoothing, mnist_attacks, interval_bounds, speed, breaking)
 }
 
 
