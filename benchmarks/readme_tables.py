@@ -147,7 +147,7 @@ def ratio(measured: dict) -> str:
 
 TABLES: dict[str, Callable[[], Table]] = {
     table.__name__: table
-    for table in (mnist_masked, cifar_masked, mnist_smoothing, mnist_attacks, interval_bounds, speed, breaking)
+    for table in (mnist_masked, mnist_smoothing, mnist_attacks, interval_bounds, speed)
 }
 
 
