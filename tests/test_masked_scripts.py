@@ -184,7 +184,7 @@ def test_pictures_in_folders(folder):
     pictures = ["--dataset", "folder", "--data", "pictures", "--image_size", 12]
     small = ["--channels", "4,6", "--blocks", "0,1", "--lines", "columns", "--size_to_train", "2x3"]
     succeed("train_cifar_band_masked.py", *pictures, *small, "--end_epoch", 0, folder=folder)
-    name = "pictures_masked_band_lr_0.1_regularization_0.0005_lines_columns_size_2x3_band_4_epoch_0.pth"
+    name = "pictures_masked_band_lr_0.005_regularization_0.005_lines_columns_size_2x3_band_4_epoch_0.pth"
     shared = ["--data", "pictures", "--all", "--checkpoint", name]
     succeed("certify_cifar_band_masked.py", *shared, folder=folder)
     succeed("attack_cifar_band_masked.py", *shared, "--steps", 1, "--randomizations", 2, folder=folder)

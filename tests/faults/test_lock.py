@@ -71,7 +71,7 @@ def wait_for(path: Path) -> None:
         (
             "train_cifar_band_masked.py",
             ["--band_size", 5],
-            "checkpoints/cifar_masked_band_lr_0.1_regularization_0.0005_lines_both_size_5_band_5_epoch_39.pth",
+            "checkpoints/cifar_masked_band_lr_0.005_regularization_0.005_lines_both_size_5_band_5_epoch_22.pth",
         ),
         (
             "train.py",
