@@ -5,8 +5,8 @@
     python3 train_cifar_band_masked.py --dataset folder --data DIR --image_size 32
 
 Every fourth band of a picture in one pass. The loss is the label's lead at the worst pair of masks, which is what will
-be certified, beside that of every band by itself: from scratch the worst pair alone teaches networks to say nothing, so
-that a second run, which goes on from the first, gives it its weight. Pictures are cropped and mirrored at random. Writes
+be certified, beside that of every band by itself. From scratch the worst pair alone teaches networks to say nothing, so
+a second run, which goes on from the first, gives it its weight. Pictures are cropped and mirrored at random. Writes
 checkpoints/cifar_masked_band_….pth and a log.
 """
 
