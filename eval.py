@@ -12,7 +12,7 @@ of `method: adv` take the first `sample_limit` images and attack them too; they 
 
 import argparse
 
-from patchcert import checkpoint, cli, distributed, result_format, results
+from patchcert import checkpoint, cli, distributed, messages, result_format, results
 from patchcert.data import named
 from patchcert.experiments import interval_galleries, reporting
 from patchcert.experiments.evaluation import add_outputs
@@ -73,7 +73,7 @@ def write_and_print(
             attempt(results.write_csv, image_rows, options.per_image)
         if options.report:
             attempt(reporting.write, options.report, [Run(options.config.stem, about, record, galleries)])
-        results.print_models(about, models, summary)
+        messages.print_models(about, models, summary)
 
 
 if __name__ == "__main__":

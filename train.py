@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from patchcert import cli, distributed, results
+from patchcert import cli, distributed, messages
 from patchcert.data import named, splits
 from patchcert.epochs import no_other_run
 from patchcert.errors import UsageError
@@ -70,7 +70,7 @@ def train(options: argparse.Namespace) -> None:
             )
     if distributed.is_first():
         for run in runs:
-            results.print_networks(*training.outcome(run, options.folder))
+            messages.print_networks(*training.outcome(run, options.folder))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ INTERFACE = {
 }
 
 FOR_SCRIPTS = {
+    "messages": ("print_side_by_side",),
     "networks": ("mnist_network",),
     "option_values": ("output_file",),
     "progress": ("say",),
-    "results": ("print_side_by_side",),
     "data.augmentation": ("random_crop", "random_flip"),
     "smoothing.columns": ("COLUMN", "Shape"),
     "smoothing.voting": ("ThresholdVote", "TopOneVote"),

@@ -12,7 +12,7 @@ from torch import Tensor
 from patchcert import checkpoint, distributed, inputs, result_format
 from patchcert.errors import PlaceError, UsageError, WriteError
 from patchcert.files import append_line, locked, write_atomically
-from patchcert.results import print_unlocked
+from patchcert.messages import print_unlocked
 
 MOST_OF_LOG = 1 << 30
 """Bytes; an epoch takes some hundred."""

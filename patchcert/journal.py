@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from patchcert import distributed, results
+from patchcert import distributed, messages
 from patchcert.cli import configuration
 from patchcert.errors import UsageError
 from patchcert.version import VERSION
@@ -127,7 +127,7 @@ class Journal:
             self._seconds, self._since, self._goes_on = piece["seconds"], time.perf_counter(), True
             return piece["found"]
         if self._goes_on and distributed.is_first():
-            results.print_going_on_with(what, self.path)
+            messages.print_going_on_with(what, self.path)
         self._goes_on = False
         found = work()
         if self.path:
@@ -220,7 +220,7 @@ class Journal:
             raise UsageError("output", self.output, f"another process has begun to write {self.path}") from error
         except OSError as error:
             if not self._failed:
-                results.print_not_kept(self.path, error.strerror)
+                messages.print_not_kept(self.path, error.strerror)
             self._failed, self._next = True, time.perf_counter() + RETRY
         else:
             self._end, self._next, self._pending = self._file.tell(), time.perf_counter() + EVERY, []

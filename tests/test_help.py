@@ -5,7 +5,7 @@ import io
 import pytest
 
 from docs import make_pages
-from patchcert import progress, results
+from patchcert import messages, progress
 from patchcert.experiments.about import ABLATION_SIZES
 from tests.helpers import ROOT, run_here, succeed
 
@@ -81,5 +81,5 @@ def test_a_quiet_run_has_no_bars_on_a_terminal(monkeypatch):
 def test_errors_are_not_kept_quiet(tmp_path, capsys):
     assert run_here("certify_mnist_band.py", "--quiet", "--checkpoint", "none.pth", folder=tmp_path) == 2
     assert "--checkpoint none.pth: no such checkpoint" in capsys.readouterr().err
-    results.print_other_kind("net.pth", "data set digits", "data set mnist")
+    messages.print_other_kind("net.pth", "data set digits", "data set mnist")
     assert capsys.readouterr().err.startswith("note: ")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from patchcert import checkpoint, distributed, networks, results
+from patchcert import checkpoint, distributed, messages, networks
 from patchcert.cli import HelpFormatter, Parser
 from patchcert.errors import UsageError
 from patchcert.option_values import MOST_PIXELS
@@ -144,7 +144,7 @@ def hold_against(options: argparse.Namespace, run: dict, name: str) -> None:
     pairs = zip(_kinds(said), _kinds(run), strict=True)
     differing = [pair for pair in pairs if pair[0] != pair[1]]
     if differing:
-        results.print_other_kind(Path(name).name, *map(", ".join, zip(*differing, strict=True)))
+        messages.print_other_kind(Path(name).name, *map(", ".join, zip(*differing, strict=True)))
 
 
 def _kinds(about: dict) -> list[str]:

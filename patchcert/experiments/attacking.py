@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from patchcert import distributed, results
+from patchcert import distributed, messages, results
 from patchcert.attacks import pictures
 from patchcert.attacks.ascent import LOSSES, Ascent, Attack
 from patchcert.attacks.searches import SEARCHES, try_random_places
@@ -264,7 +264,7 @@ def _report_pictures(options: argparse.Namespace, run: Attack) -> None:
         still_wrong[flipped] = run.classifier.predict(rounded, options.batch_size) != run.targets.labels[flipped]
     counts = [int(distributed.total(chosen.sum())) for chosen in (flipped, still_wrong)]
     if distributed.is_first() and counts[0]:
-        results.print_pictures(options.save_images, *counts)
+        messages.print_pictures(options.save_images, *counts)
 
 
 def _attack_columns(clean: Clean, run: Attack) -> dict[str, Tensor]:

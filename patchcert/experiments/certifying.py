@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patchcert import checkpoint, distributed, results
+from patchcert import checkpoint, distributed, messages, results
 from patchcert.cli import Parser, configuration
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
@@ -265,7 +265,7 @@ def _find_batch_size(
         search = partial(batching.fastest_batch_size, engine, share, ablation, use)
         options.batch_size = distributed.from_first(journal.recall("the batch size", dataset.indices[:0], search))
         if distributed.is_first():
-            results.print_batch_size(options.batch_size)
+            messages.print_batch_size(options.batch_size)
 
 
 def _report(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from patchcert import checkpoint, distributed, results
+from patchcert import checkpoint, distributed, messages, results
 from patchcert.cli import Parser, configuration
 from patchcert.data import splits
 from patchcert.data.folders import Images
@@ -132,4 +132,4 @@ def write_and_print(
             name = options.output.stem if options.output else Path(record["config"]["script"]).stem
             runs = [reporting.of_run(name, about, dataset, record, columns, subject)]
             attempt(reporting.write, options.report, runs)
-        results.print_answers(about, answers, seconds, remarks)
+        messages.print_answers(about, answers, seconds, remarks)

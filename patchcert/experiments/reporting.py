@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.datasets import FashionMNIST
 
-from patchcert import results
+from patchcert import messages
 from patchcert.data import folders
 from patchcert.data.folders import Images, PictureFolder
 from patchcert.errors import UsageError
@@ -69,7 +69,7 @@ def write(folder: Path, runs: list[Run]) -> None:
     """Write the page of these runs to `folder` and say so."""
     from patchcert.reports import page  # with Jinja and matplotlib, which other runs do without
 
-    results.print_report(page.write(runs, folder))
+    messages.print_report(page.write(runs, folder))
 
 
 def of_run(

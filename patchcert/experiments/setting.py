@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from patchcert import arithmetic, distributed, results
+from patchcert import arithmetic, distributed, messages
 from patchcert.cli import Parser
 from patchcert.data import folders, named
 from patchcert.data.folders import Images, PictureFolder, normalise_imagenet
@@ -134,5 +134,5 @@ def load_images(options: argparse.Namespace, train: bool) -> Images:
     pictures = folders.load_folder(options.data, train, options.image_size, options.image_channels)
     in_both = 0 if train or not distributed.is_first() else folders.count_in_both(options.data)
     if in_both:
-        results.print_in_both(options.data, in_both)
+        messages.print_in_both(options.data, in_both)
     return pictures

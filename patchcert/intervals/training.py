@@ -18,7 +18,7 @@ from patchcert.intervals.guide import Guide
 from patchcert.intervals.networks import network_of
 from patchcert.intervals.schedules import epsilon_at, lr_factor, optimizer_of, schedule_end
 from patchcert.intervals.training_attacks import ATTACKS, GuidedPlaces
-from patchcert.results import print_finished_model, print_going_on, print_interval_epoch
+from patchcert.messages import print_finished_model, print_going_on, print_interval_epoch
 from patchcert.steps import SAVE_EVERY, Steps, position_in
 
 NATURAL = 1e-6
@@ -233,7 +233,7 @@ def files(folder: Path, model: Model) -> tuple[Path, Path]:
 
 
 def outcome(run: Run, folder: Path) -> tuple[dict[Path, dict | None], str, int]:
-    """Of a run that is over, for `results.print_networks`: its files, what robust error means, when ε is full."""
+    """Of a run that is over, for `messages.print_networks`: its files, what robust error means, when ε is full."""
     states = {path: checkpoint.read("config", path) if path.exists() else None for path in files(folder, run.model)}
     return states, run.training.method_params.attack_type, schedule_end(run.training)
 

@@ -13,7 +13,7 @@ from patchcert.data.augmentation import Augmentation
 from patchcert.data.folders import Images
 from patchcert.epochs import earlier_run, epoch_generator, keep_log_until, record_epoch, save_inside
 from patchcert.files import rename
-from patchcert.results import print_epoch, print_finished, print_going_on, print_training
+from patchcert.messages import print_epoch, print_finished, print_going_on, print_training
 from patchcert.smoothing.objectives import Objective
 from patchcert.steps import SAVE_EVERY, Steps, position_in
 
