@@ -1,7 +1,7 @@
 """Train a network of limited reach on CIFAR-10 pictures for double masking: columns, rows or both.
 
     python3 train_cifar_band_masked.py --amp
-    python3 train_cifar_band_masked.py --amp --band_weight 1 --lr 0.012 --end_epoch 33 --resume NAME
+    python3 train_cifar_band_masked.py --amp --band_weight 1 --lr 0.012 --end_epoch 39 --resume NAME
     python3 train_cifar_band_masked.py --dataset folder --data DIR --image_size 32
 
 Every fourth band of a picture in one pass. The loss is the label's lead at the worst pair of masks, which is what will
@@ -18,8 +18,6 @@ from patchcert import (
     cli,
     data_name,
     masked_training_parser,
-    random_crop,
-    random_flip,
     train_masked,
 )
 
@@ -27,12 +25,13 @@ from patchcert import (
 def main() -> None:
     parser = masked_training_parser(__doc__, CIFAR_LIKE, "128,256,384", "1,1,1", lr=0.005, end_epoch=22)
     parser.set_defaults(stem="whole", band_stride=4, band_weight=10.0, regularization=0.005)
+    parser.set_defaults(augmentations="random_crop,random_flip")
     add_image_size(parser, 32)
     options = parser.parse_args()
     images = {"height": options.image_size, "width": options.image_size, "image_channels": 3}
     bands = {"band_size": options.band_size, "lines": options.lines, "stem": options.stem}
     shape = Shape(options.channels, options.blocks, **bands, **images, classes=class_count(options))
-    train_masked(options, shape, stem=f"{data_name(options)}_masked_band", augmentations=(random_crop, random_flip))
+    train_masked(options, shape, stem=f"{data_name(options)}_masked_band")
 
 
 if __name__ == "__main__":

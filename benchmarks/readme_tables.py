@@ -80,6 +80,18 @@ def masked(name: str, whose: str, published: dict[int, str]) -> Table:
     return rows
 
 
+def cifar_ideas() -> Table:
+    """Two patches, certified / clean."""
+    rows = [["training", "certificate", "2 × 2", "5 × 5"]]
+    for training, name in (("every band by itself", "first"), ("then the worst pair of masks", "second")):
+        found = read(f"ideas_cifar_{name}")["rows"]
+        for idea in dict.fromkeys(row["idea"] for row in found):
+            of_idea = [row for row in found if row["idea"] == idea]
+            shares = [[f"{100 * row[f'{m}_accuracy']:.1f}" for m in ("certified", "clean")] for row in of_idea]
+            rows.append([training, idea, *map(" / ".join, shares)])
+    return rows
+
+
 def mnist_smoothing() -> Table:
     answers = {(a["size_to_certify"], a["threshold"], a["certificate"]): a for a in read("mnist_band_4")["results"]}
     rows = [["patch", "θ", "clean", "certified (margin)", "certified (exact)"]]
@@ -147,7 +159,15 @@ def ratio(measured: dict) -> str:
 
 TABLES: dict[str, Callable[[], Table]] = {
     table.__name__: table
-    for table in (mnist_masked, mnist_smoothing, mnist_attacks, interval_bounds, speed)
+    for table in (
+        mnist_masked,
+        cifar_masked,
+        cifar_ideas,
+        mnist_smoothing,
+        mnist_attacks,
+        interval_bounds,
+        speed,
+    )
 }
 
 

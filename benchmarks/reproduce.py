@@ -19,6 +19,9 @@ COMMANDS = {
     "mnist_masked_band.json": (
         "certify_mnist_band_masked.py --all --size_to_certify 1-10 --checkpoint mnist_masked_band.pth"
     ),
+    "cifar_masked_band.json": (
+        "certify_cifar_band_masked.py --all --size_to_certify 1-10 --checkpoint cifar_masked_band.pth"
+    ),
 }
 """By the file in docs/results that holds what they found."""
 

@@ -8,7 +8,7 @@ import torch
 from torchvision.datasets import SVHN
 
 from patchcert.data import named, splits
-from patchcert.data.augmentation import random_crop, random_flip
+from patchcert.data.augmentation import random_colours, random_crop, random_erasing, random_flip
 from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
 
@@ -137,6 +137,44 @@ def test_random_flip_mirrors_about_half():
     same = (flipped == images).flatten(1).all(1)
     mirrored = (flipped == images.flip(3)).flatten(1).all(1)
     assert (same | mirrored).all() and 150 < mirrored.sum() < 250
+
+
+def test_random_colours_keep_what_hues_and_places_say():
+    images = 0.4 + 0.2 * torch.rand(300, 3, 4, 5, dtype=torch.float64)
+    changed = random_colours(images, torch.Generator().manual_seed(0))
+    means, greys, opponents = [], [], []
+    for before, after in zip(images, changed, strict=True):
+        means.append(after.mean() / before.mean())
+        before, after = before - before.mean(), after - after.mean()
+        greys.append((after.mean(0) / before.mean(0)).flatten())  # one factor for all pixels
+        opponents.append(((after[0] - after[1]) / (before[0] - before[1])).flatten())
+    for factors in (torch.stack(greys), torch.stack(opponents)):
+        assert factors.std(dim=1).max() < 1e-9
+    brightness, contrast = torch.stack(means), torch.stack(greys)[:, 0]
+    saturation = torch.stack(opponents)[:, 0] / contrast
+    for factor in (brightness, contrast, saturation):
+        assert 0.7 <= factor.min() < 0.72 and 1.28 < factor.max() <= 1.3 and abs(factor.mean() - 1) < 0.05
+
+
+def test_random_colours_stay_colours():
+    images = torch.rand(50, 3, 4, 5)
+    changed = random_colours(images, torch.Generator().manual_seed(0), strength=1)
+    assert changed.min() == 0 and changed.max() == 1
+
+
+def test_random_erasing_blacks_out_a_square_and_nothing_else():
+    images = torch.rand(200, 3, 9, 12) + 0.1
+    erased = random_erasing(images, torch.Generator().manual_seed(0), size=4)
+    corners, areas = set(), set()
+    for before, after in zip(images, erased, strict=True):
+        black = (after == 0).all(0)
+        assert torch.equal(after, before * ~black)
+        rows, columns = (black.any(side).nonzero().flatten() for side in (1, 0))
+        assert black.sum() == len(rows) * len(columns) and max(len(rows), len(columns)) <= 4
+        areas.add(int(black.sum()))
+        corners.add((int(rows[0]), int(columns[0])))
+    assert max(areas) == 16 and min(areas) < 12  # at the rim, less
+    assert len(corners) > 60
 
 
 def test_shuffled_batches_show_every_image_once():

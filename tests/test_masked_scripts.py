@@ -70,6 +70,25 @@ def test_a_whole_stem_trained_on_every_third_band_certifies_without_further_opti
     assert "--band_stride 8: expected a whole number from 1 to 7" in capsys.readouterr().err
 
 
+def test_training_batches_go_through_the_augmentations_that_are_named(folder, capsys):
+    write_pictures(folder / "small" / "train", ("cat", "dog"), 4)
+    write_pictures(folder / "small" / "test", ("cat", "dog"), 1)
+    options = ["--dataset", "folder", "--data", "small", "--image_size", 12, "--end_epoch", 0]
+    options += ["--channels", "4,6", "--blocks", "0,1", "--lines", "columns"]
+    name = "small_masked_band_lr_0.005_regularization_0.005_lines_columns_size_5_band_4_epoch_0.pth"
+    for chosen, augmentations in (
+        ([], ["random_crop", "random_flip"]),
+        (["--augmentations", "none", "--overwrite"], []),
+        (["--augmentations", "random_erasing,random_colours", "--overwrite"], ["random_erasing", "random_colours"]),
+    ):
+        succeed("train_cifar_band_masked.py", *options, *chosen, folder=folder)
+        content = torch.load(folder / "checkpoints" / name, weights_only=True)
+        assert content["settings"]["augmentations"] == augmentations
+    assert run_here("train_cifar_band_masked.py", *options, "--augmentations", "random_crop,blur", folder=folder) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--augmentations: random_crop,blur: expected none, or some of random_flip,random_crop" in said
+
+
 def test_certifying_counts_what_the_definition_gives(folder, scores):
     written = ["--output", "run.json", "--per_image", "run.csv"]
     arguments = ["--all", "--limit", 16, "--size_to_certify", "6x5", *written, "--checkpoint", NAME]

@@ -26,7 +26,28 @@ def random_crop(images: Tensor, generator: torch.Generator, padding: int = 4) ->
     return padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {"random_flip": random_flip, "random_crop": random_crop}
+def random_colours(images: Tensor, generator: torch.Generator, strength: float = 0.3) -> Tensor:
+    """Change each image's brightness, contrast and saturation at random, by factors within 1 ± `strength`."""
+    uniform = torch.rand(3, len(images), 1, 1, 1, generator=generator, device=images.device)
+    brightness, contrast, saturation = 1 + strength * (2 * uniform - 1)
+    grey = images.mean(dim=1, keepdim=True)
+    saturated = grey + saturation * (images - grey)
+    mean = saturated.mean(dim=(1, 2, 3), keepdim=True)
+    return (brightness * mean + contrast * (saturated - mean)).clamp(0, 1)
+
+
+def random_erasing(images: Tensor, generator: torch.Generator, size: int = 8) -> Tensor:
+    """Black out a square of each image, its centre anywhere in it."""
+    count, _, height, width = images.shape
+    centre = torch.rand(2, count, 1, generator=generator, device=images.device)
+    rows = (torch.arange(height, device=images.device) + 0.5 - height * centre[0]).abs() < size / 2  # (N, H)
+    columns = (torch.arange(width, device=images.device) + 0.5 - width * centre[1]).abs() < size / 2  # (N, W)
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    augment.__name__: augment for augment in (random_flip, random_crop, random_colours, random_erasing)
+}
 """By the names that configs give."""
 
 

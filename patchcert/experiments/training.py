@@ -11,7 +11,7 @@ from torch import nn
 from patchcert import checkpoint, distributed
 from patchcert.cli import Parser
 from patchcert.data import splits
-from patchcert.data.augmentation import Augmentation
+from patchcert.data.augmentation import AUGMENTATIONS, Augmentation
 from patchcert.epochs import no_other_run
 from patchcert.errors import UsageError, require_within
 from patchcert.experiments import about
@@ -81,12 +81,27 @@ def masked_training_parser(
         metavar="N",
         help="each training step looks at every N-th band, from a random one on; certifying looks at all",
     )
+    parser.recipe.add_argument(
+        "--augmentations",
+        type=_augmentations,
+        default="none",
+        metavar="NAMES",
+        help=f"what training batches go through, in this order: none, or some of {','.join(AUGMENTATIONS)}",
+    )
     parser.add_argument(
         "--stem", choices=STEMS, default="shared", help="of the network: shared by neighbouring bands, or a whole band"
     )
     parser.add_argument("--channels", type=whole_numbers, default=channels, help="of the network's stages")
     parser.add_argument("--blocks", type=whole_numbers, default=blocks, help="residual blocks of each stage")
     return parser
+
+
+def _augmentations(text: str) -> tuple[Augmentation, ...]:
+    """Names with commas; none for none."""
+    names = [] if text == "none" else text.split(",")
+    if not set(names) <= set(AUGMENTATIONS):
+        raise argparse.ArgumentTypeError(f"{text}: expected none, or some of {','.join(AUGMENTATIONS)}")
+    return tuple(AUGMENTATIONS[name] for name in names)
 
 
 def add_recipe(parser: Parser) -> None:
@@ -129,9 +144,7 @@ def train(
     return _train(options, ablation, objective, build_network, stem, details, augmentations)
 
 
-def train_masked(
-    options: argparse.Namespace, shape: Shape, stem: str, augmentations: tuple[Augmentation, ...] = ()
-) -> Path:
+def train_masked(options: argparse.Namespace, shape: Shape, stem: str) -> Path:
     """Train a network for double masking as the options of `masked_training_parser` say; see `train`."""
     set_up(options)
     ablation = shape.ablation().to(options.device)
@@ -139,7 +152,7 @@ def train_masked(
     require_within("band_stride", options.band_stride, 1, options.band_size, "further apart, bands miss pixels")
     objective = WorstPair(ablation, options.size_to_train, options.band_weight, options.band_stride)
     details = f"lines_{shape.lines}_size_{options.size_to_train}_band_{shape.band_size}"
-    return _train(options, ablation, objective, lambda: LinesNetwork(shape), stem, details, augmentations)
+    return _train(options, ablation, objective, lambda: LinesNetwork(shape), stem, details, options.augmentations)
 
 
 def _train(
