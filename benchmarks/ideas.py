@@ -73,7 +73,7 @@ def main() -> None:
             shares = {name: getattr(best, name) for name in ("clean_accuracy", "certified_accuracy")}
             table.append({"idea": idea} | best.question | shares)
     if options.output:
-        about = {"checkpoint": options.checkpoint, "environment": results.environment()}
+        about = {"checkpoint": Path(options.checkpoint).name, "environment": results.environment()}
         results.write_json(result_format.stamp("benchmark") | about | {"rows": table}, options.output)
 
 
