@@ -16,7 +16,7 @@ images, in turn, several times; the table shows medians, and medians of the rati
 The case cifar_column times another network against the plain loop of its case: one that answers for all bands in one
 pass, and whose answers are its own.
 
-    column    patchcert.smoothing.columns in float32, weights in channels-last order
+    column    patchcert.smoothing.columns in float32, folded as the certifying scripts do
     autocast  (--amp) the same under autocast to bfloat16
 """
 
@@ -160,7 +160,8 @@ def ways(case: Case, network: nn.Module, indices: Tensor, options: argparse.Name
 def in_one_pass(shape: Shape, options: argparse.Namespace) -> dict[str, Callable]:
     """The ways of a network that answers for all bands in one pass, with random weights."""
     device = torch.device(options.device)
-    network = LinesNetwork(shape).to(device, memory_format=torch.channels_last).eval()
+    network = LinesNetwork(shape).to(device)
+    network.fold()
 
     def column(images: Tensor) -> Tensor:
         return network(images[:, : shape.image_channels])

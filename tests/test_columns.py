@@ -79,6 +79,21 @@ def test_bands_looked_at_alone_say_what_they_say_among_all(chosen, stem):
         assert torch.allclose(network(images, chosen), torch.cat(of_each, dim=1), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_folded_network_gives_the_same_logits_without_normalising(stem):
+    network = network_of(shape("both", stem=stem))
+    images = torch.rand(3, 3, 10, 12, dtype=torch.double, requires_grad=True)
+    weights = torch.randn(3, 22, 5, dtype=torch.double)
+    before = network(images)
+    (gradient,) = torch.autograd.grad((before * weights).sum(), images)
+    network.train()
+    network.fold()
+    after = network(images)
+    assert torch.allclose(after, before, rtol=1e-9, atol=1e-9) and before.std() > 0.1
+    assert torch.allclose(torch.autograd.grad((after * weights).sum(), images)[0], gradient, rtol=1e-9, atol=1e-9)
+    assert not [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
 def test_descriptions_build_the_network_again_and_those_without_a_stem_share_it():
     for stem in STEMS:
         assert Shape.described(shape(stem=stem).description()) == shape(stem=stem)

@@ -87,6 +87,7 @@ def prepare(
         raise UsageError(option, getattr(options, option), "has too few images: none is left of this half")
     if isinstance(network, LinesNetwork):
         network.require_images(options.dataset, dataset.image_shape)
+        network.fold()
     distributed.require_images(len(dataset))
     network.to(options.device)
     if options.compile:
