@@ -117,7 +117,7 @@ def image_shape(options: argparse.Namespace) -> tuple[int, int, int]:
 def set_up(options: argparse.Namespace) -> None:
     """Join the other processes, if there are any, and set the arithmetic."""
     distributed.start(options.device)
-    arithmetic.be_deterministic(options.deterministic)
+    arithmetic.be_deterministic(options.deterministic, options.device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
 
 

@@ -49,7 +49,7 @@ def parse(parser: cli.Parser) -> argparse.Namespace:
     if options.gpu is not None and "RANK" not in os.environ:
         _restart_on_gpus(options.gpu)
     distributed.start(options.device)
-    arithmetic.be_deterministic(options.deterministic)
+    arithmetic.be_deterministic(options.deterministic, options.device)
     return options
 
 

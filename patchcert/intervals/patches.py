@@ -278,7 +278,7 @@ class PatchBounds:
             shift, radius: (P, B, q).
             coordinates: (P, q), the inputs of the linear layer that they are differences of.
         """
-        weights = self.weight_rows[coordinates]  # (P, q, D)
+        weights = F.embedding(coordinates, self.weight_rows)  # (P, q, D)
         clean = self.clean_linear[places.images].expand(len(coordinates), -1, -1)
         centre = torch.baddbmm(clean, shift, weights)
         sizes = weights.abs() if torch.is_grad_enabled() else weights.abs_()  # gathered, so nobody else's

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from patchcert import arithmetic
 from tests.helpers import succeed
 from tests.test_scripts import save_random_network
 
@@ -63,11 +64,26 @@ def test_early_decisions_are_the_same_whatever_the_batches(folder):
     assert records[0]["results"] == records[1]["results"]
 
 
-@pytest.mark.parametrize("given", [True, False])
-def test_deterministic_is_what_it_says(given, folder):
-    torch.use_deterministic_algorithms(not given)
+@pytest.mark.parametrize(
+    ("device", "wanted", "enabled"), [("cpu", False, True), ("cuda", False, False), ("cuda", True, True)]
+)
+def test_deterministic_is_what_it_says(device, wanted, enabled, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(not enabled)
     try:
-        numbers(folder, *RUNS["dense"], *(["--deterministic"] if given else []))
-        assert torch.are_deterministic_algorithms_enabled() == given
+        arithmetic.be_deterministic(wanted, torch.device(device))
+        assert torch.are_deterministic_algorithms_enabled() == enabled
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_scripts_add_gradients_up_in_one_order(folder, threads):
+    """Gradients of what an index takes often would otherwise depend on which thread comes first."""
+    torch.use_deterministic_algorithms(False)
+    numbers(folder, *RUNS["dense"])
+    threads(2)
+    torch.manual_seed(0)
+    rows, index = torch.randn(784, 255, requires_grad=True), torch.randint(784, (100, 75))
+    weights = torch.randn(100, 75, 255)
+    found = [torch.autograd.grad((rows[index] * weights).sum(), rows)[0] for _ in range(20)]
+    assert all(torch.equal(gradient, found[0]) for gradient in found)
