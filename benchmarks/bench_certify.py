@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from patchcert import checkpoint, result_format, results  # noqa: E402
 from patchcert.data import named  # noqa: E402
@@ -91,7 +92,7 @@ CASES = {
         channels=3,
         patch=5,
         positions=32,
-        images=50,
+        images=32,
         columns=Shape((64, 128, 256, 384), (1, 1, 2, 1), 4, "columns", 32, 32, 3, 10),
     ),
     "cifar_block_8": Case(cifar_network, Block(32, 32, 8), "cifar10", channels=3, patch=5, positions=16, images=100),
@@ -175,16 +176,9 @@ def in_one_pass(shape: Shape, options: argparse.Namespace) -> dict[str, Callable
 
 def convolutions(network: nn.Module, images: Tensor) -> int:
     """Multiply-adds of all convolutions of `network` on one image (1, C, H, W)."""
-    counted = []
-
-    def count(layer: nn.Conv2d, _inputs: tuple, output: Tensor) -> None:
-        counted.append(output[0].numel() * layer.weight[0].numel())
-
-    hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, nn.Conv2d)]
-    network.eval()(images)
-    for hook in hooks:
-        hook.remove()
-    return sum(counted)
+    with FlopCounterMode(display=False) as counter:
+        network.eval()(images)
+    return counter.get_total_flops() // 2
 
 
 def multiply_adds(case: Case, network: nn.Module, indices: Tensor) -> dict[str, int]:

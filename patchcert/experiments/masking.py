@@ -36,7 +36,7 @@ def masked_certification_parser(description: str, data_sets: tuple[str, ...]) ->
         "--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere"
     )
     add_numerical_margin(parser)
-    parser.engine.add_argument("--batch_size", type=positive_int, default=128, help="images per call of the network")
+    parser.engine.add_argument("--batch_size", type=positive_int, default=32, help="images per call of the network")
     return parser
 
 
