@@ -2,12 +2,14 @@
 
     python3 train_cifar_band_masked.py --amp
     python3 train_cifar_band_masked.py --amp --band_weight 1 --lr 0.012 --end_epoch 39 --resume NAME
+    python3 train_cifar_band_masked.py --amp --band_weight 1 --lr 0.02 --end_epoch 71 --resume NAME \\
+        --augmentations random_crop,random_flip,random_colours,random_erasing
     python3 train_cifar_band_masked.py --dataset folder --data DIR --image_size 32
 
 Every fourth band of a picture in one pass. The loss is the label's lead at the worst pair of masks, which is what will
 be certified, beside that of every band by itself. From scratch the worst pair alone teaches networks to say nothing, so
-a second run, which goes on from the first, gives it its weight. Pictures are cropped and mirrored at random. Writes
-checkpoints/cifar_masked_band_….pth and a log.
+a second run, which goes on from the first, gives it its weight, and a third needs augmentations beyond crops and mirror
+images. Writes checkpoints/cifar_masked_band_….pth and a log.
 """
 
 from patchcert import (
