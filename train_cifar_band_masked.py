@@ -26,8 +26,8 @@ from patchcert import (
 
 def main() -> None:
     parser = masked_training_parser(__doc__, CIFAR_LIKE, "128,256,384", "1,1,1", lr=0.005, end_epoch=22)
-    parser.set_defaults(stem="whole", band_stride=4, band_weight=10.0, regularization=0.005)
-    parser.set_defaults(augmentations="random_crop,random_flip")
+    recipe = {"band_weight": 10.0, "regularization": 0.005, "augmentations": "random_crop,random_flip"}
+    parser.set_defaults(stem="whole", band_stride=4, **recipe)
     add_image_size(parser, 32)
     options = parser.parse_args()
     images = {"height": options.image_size, "width": options.image_size, "image_channels": 3}

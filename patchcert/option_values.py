@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
@@ -43,6 +43,21 @@ positive_float = _number(float, lambda v: 0 < v < float("inf"), "a number above 
 nonnegative_float = _number(float, lambda v: 0 <= v < float("inf"), "a number of at least 0")
 fraction = _number(float, lambda v: 0 <= v <= 1, "a number from 0 to 1")
 level = _number(float, lambda v: 0 < v < 1, "a number between 0 and 1")
+
+
+def several_of(known: Collection[str], wanted: str) -> Callable[[str], list[str]]:
+    """One of the `known` names or several with commas."""
+
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        if not set(names) <= set(known):
+            raise argparse.ArgumentTypeError(f"{text}: expected {wanted}")
+        return names
+
+    return parse
+
+
+certificates = several_of(("margin", "exact", "masking"), "margin, exact, masking or several, as in margin,exact")
 
 
 def batch_size(text: str) -> int | None:
@@ -124,14 +139,6 @@ def folder(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text}: cannot be made: {error.strerror}") from error
     _require_writable(text, path)
     return path
-
-
-def certificates(text: str) -> list[str]:
-    """margin, exact, masking or several of them with commas."""
-    names = text.split(",")
-    if not set(names) <= {"margin", "exact", "masking"}:
-        raise argparse.ArgumentTypeError(f"{text}: expected margin, exact, masking or several, as in margin,exact")
-    return names
 
 
 def device(text: str) -> torch.device:

@@ -48,7 +48,7 @@ def random_erasing(images: Tensor, generator: torch.Generator, size: int = 8) ->
 AUGMENTATIONS: dict[str, Augmentation] = {
     augment.__name__: augment for augment in (random_flip, random_crop, random_colours, random_erasing)
 }
-"""By the names that configs give."""
+"""By the names that configs and options give."""
 
 
 def augmented(images: Tensor, generator: torch.Generator, augmentations: tuple[Augmentation, ...]) -> Tensor:

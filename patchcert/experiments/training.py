@@ -16,7 +16,15 @@ from patchcert.epochs import no_other_run
 from patchcert.errors import UsageError, require_within
 from patchcert.experiments import about
 from patchcert.experiments.setting import IMAGENET, add_save_every, add_setting, add_subset, load_images, set_up
-from patchcert.option_values import index, nonnegative_float, one_patch, positive_float, positive_int, whole_numbers
+from patchcert.option_values import (
+    index,
+    nonnegative_float,
+    one_patch,
+    positive_float,
+    positive_int,
+    several_of,
+    whole_numbers,
+)
 from patchcert.smoothing import training
 from patchcert.smoothing.ablation import Ablation, Whole
 from patchcert.smoothing.columns import COLUMN, LINES, STEMS, LinesNetwork, Shape
@@ -98,9 +106,7 @@ def masked_training_parser(
 
 def _augmentations(text: str) -> tuple[Augmentation, ...]:
     """Names with commas; none for none."""
-    names = [] if text == "none" else text.split(",")
-    if not set(names) <= set(AUGMENTATIONS):
-        raise argparse.ArgumentTypeError(f"{text}: expected none, or some of {','.join(AUGMENTATIONS)}")
+    names = [] if text == "none" else several_of(AUGMENTATIONS, f"none, or some of {','.join(AUGMENTATIONS)}")(text)
     return tuple(AUGMENTATIONS[name] for name in names)
 
 

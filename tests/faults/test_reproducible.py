@@ -77,6 +77,14 @@ def test_deterministic_is_what_it_says(device, wanted, enabled, monkeypatch):
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_scripts_pass_deterministic_on(given, folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(arithmetic, "be_deterministic", lambda wanted, device: asked.append((wanted, device.type)))
+    numbers(folder, *RUNS["dense"], *(["--deterministic"] if given else []))
+    assert asked == [(given, "cpu")]
+
+
 def test_scripts_add_gradients_up_in_one_order(folder, threads):
     """Gradients of what an index takes often would otherwise depend on which thread comes first."""
     torch.use_deterministic_algorithms(False)
