@@ -172,6 +172,7 @@ TABLES: dict[str, Callable[[], Table]] = {
         mnist_attacks,
         interval_bounds,
         speed,
+        breaking,
     )
 }
 
