@@ -20,9 +20,9 @@ PAGES = ROOT / "docs" / "scripts"
 
 FAMILIES = {
     "train_": "Train base classifiers, networks for double masking and undefended ones",
-    "certify_": "Certify",
-    "attack_": "Attack",
-    "": "Interval bounds, and everything at once",
+    "certify": "Certify",
+    "attack": "Attack",
+    "": "Interval bounds, reports and the quickstart",
 }
 """Headings of the list of pages, by what names of scripts begin with; a script is listed under the first that fits."""
 

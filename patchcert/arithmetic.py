@@ -1,4 +1,4 @@
-"""How exactly the device computes, the same for every run of a script."""
+"""How exactly the device computes, and what of a lead rounding may change."""
 
 import os
 
@@ -6,6 +6,17 @@ import torch
 
 REPEATABLE = "the same numbers every time on a GPU too, where the fastest kernels may differ; slower"
 """What `--deterministic` is good for."""
+
+NUMERICAL_MARGINS = {"float32": 1e-3, "tf32": 0.1, "bfloat16": 1.0}
+"""ν by arithmetic: at least six times as much as leads differed between executions, see docs/threat-model.md."""
+
+
+def coarsest(device: torch.device) -> str:
+    """That of `NUMERICAL_MARGINS` which products and convolutions of float32 on `device` may now be rounded to."""
+    if torch.is_autocast_enabled(device.type) or torch.get_float32_matmul_precision() == "medium":
+        return "bfloat16"
+    tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    return "tf32" if device.type == "cuda" and tf32 else "float32"
 
 
 def be_deterministic(wanted: bool, device: torch.device) -> None:

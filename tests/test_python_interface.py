@@ -21,6 +21,7 @@ from patchcert import (
     Patch,
     Row,
     SmoothedClassifier,
+    arithmetic,
     certify,
     encode,
     interval_bounds,
@@ -233,6 +234,29 @@ def test_two_patches_and_a_numerical_margin_certify_less():
         certify(*asked, **more).answers[0].certified for more in ({}, {"at_once": 2}, {"numerical_margin": 0.3})
     )
     assert (two <= plain).all() and (near <= plain).all() and int(two.sum()) < int(plain.sum()) > int(near.sum()) > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "expected"),
+    [
+        ({"allow_tf32": False}, "cuda", "float32"),
+        ({"allow_tf32": True}, "cpu", "float32"),
+        ({"allow_tf32": True}, "cuda", "tf32"),
+    ],
+)
+def test_the_coarsest_arithmetic_is_that_which_pytorch_is_set_to(monkeypatch, settings, device, expected):
+    for name, value in settings.items():
+        monkeypatch.setattr(torch.backends.cudnn, name, value)
+    assert arithmetic.coarsest(torch.device(device)) == expected
+
+
+def test_scores_rounded_to_bfloat16_need_larger_leads():
+    classifier, images = CLASSIFIERS["masked scores"](Patch(1, 1)), dark_and_bright_images()
+    labels = torch.zeros(24, dtype=torch.int64)
+    (exactly,) = certify(classifier, images, labels).answers
+    with torch.autocast("cpu", torch.bfloat16):
+        (rounded,) = certify(classifier, images, labels).answers
+    assert [answer.question["numerical_margin"] for answer in (exactly, rounded)] == [1e-3, 1.0]
 
 
 class Leaking(nn.Module):

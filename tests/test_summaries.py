@@ -97,7 +97,7 @@ def test_a_table_has_the_line_too(folder, capsys):
             "attack_mnist_baseline.py",
             ["--checkpoint", "whole.pth", *PATCH, "--size_of_attack", "2x8", "--locations", "all", "--skip", 1],
             "mnist, validation half: the first 4 images; no defence; "
-            "patch 2 × 8 at all places, 3 restarts × 2 steps, softmax loss",
+            "patch 2 × 8 at places coarse to fine, 3 restarts × 2 steps, softmax loss",
         ),
     ],
 )

@@ -47,7 +47,7 @@ def patch_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
         "--locations",
         choices=SEARCHES,
         default="random",
-        help="random places, or all of them coarse to fine in as many steps",
+        help="random places, or coarse to fine with as many steps, all of them where steps suffice",
     )
     return parser
 
@@ -70,7 +70,8 @@ def ball_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
 
 def _attack_parser(description: str, data_sets: tuple[str, ...], steps: int, step_size: str) -> Parser:
     parser = evaluation_parser(description, data_sets)
-    parser.engine.add_argument("--batch_size", type=positive_int, default=128, help="images per call of the network")
+    copies = "ablated copies per call of the network; images, where its reach is limited"
+    parser.engine.add_argument("--batch_size", type=positive_int, default=128, help=copies)
     parser.attack.add_argument("--steps", type=positive_int, default=steps, help="sign steps of a restart")
     parser.attack.add_argument(
         "--step_size", type=share_of_255, default=step_size, help="pixel change of a step, 1 is white"

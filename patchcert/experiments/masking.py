@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from patchcert import distributed, results
+from patchcert.arithmetic import NUMERICAL_MARGINS
 from patchcert.cli import Parser
 from patchcert.data.folders import Images
 from patchcert.experiments import reporting, summaries
@@ -21,9 +22,6 @@ from patchcert.reports.exhibits import Views
 from patchcert.smoothing import weak_spots
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.masking import DoubleMasking, MaskedVerdicts
-
-NUMERICAL_MARGINS = {"float32": 1e-3, "tf32": 0.1, "bfloat16": 1.0}
-"""ν by arithmetic: at least six times as much as leads differed between executions, see docs/threat-model.md."""
 
 
 def masked_certification_parser(description: str, data_sets: tuple[str, ...]) -> Parser:

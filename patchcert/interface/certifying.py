@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from patchcert import distributed, networks
+from patchcert.arithmetic import NUMERICAL_MARGINS, coarsest
 from patchcert.data.dataset import Dataset
 from patchcert.data.given import given, require_classes
 from patchcert.errors import UsageError
@@ -21,9 +22,6 @@ from patchcert.smoothing.certificate import Certifier, Question, Verdicts
 from patchcert.smoothing.classifiers import MaskedClassifier, SmoothedClassifier
 from patchcert.smoothing.masking import MaskedVerdicts
 from patchcert.smoothing.voting import Engine
-
-NUMERICAL_MARGIN = 1e-3
-"""For scores, whose sums are rounded; that of `certify_*_masked.py`."""
 
 
 def certify(
@@ -51,7 +49,8 @@ def certify(
         certificate: "margin", "exact" or both; "exact" by default, which certifies whatever "margin" does.
         at_once: 2 for two such patches anywhere.
         numerical_margin: ν; votes this close to being decided otherwise are the adversary's. Of double masking, the
-            lead that is asked for, 0.001 by default where scores are added up.
+            lead that is asked for; by default, where scores are added up, 0.001, and where PyTorch may round to TF32 or
+            bfloat16 as it is set now 0.1 or 1.
         engine: "windowed" or "dense", see docs/engine.md; by default the first, where it can compute the network and
             copies show one band or block.
         batch_size: ablated copies per call of the network; images, for networks of limited reach.
@@ -111,7 +110,8 @@ def _questions(
         raise ValueError(f"patches {patches}: expected a Patch(height, width), or several")
     kinds = [certificate] if isinstance(certificate, str) else list(certificate or [])
     if isinstance(classifier, MaskedClassifier):
-        margin = numerical_margin if numerical_margin is not None else NUMERICAL_MARGIN if classifier.scores else 0.0
+        rounded = NUMERICAL_MARGINS[coarsest(_device(classifier.network))] if classifier.scores else 0.0
+        margin = rounded if numerical_margin is None else numerical_margin
         return [_masked_question(classifier, asked, kinds, at_once, margin)]
     if not asked:
         raise ValueError("patches: expected a Patch(height, width), or several")
