@@ -77,7 +77,8 @@ def of_attack(
     options: argparse.Namespace, count: int, classifier: SmoothedClassifier, threat: Threat, restarts: int
 ) -> str:
     """What `count` images are attacked by."""
-    where = {"random": " at random places", "all": " at places coarse to fine", None: ""}[getattr(options, "locations", None)]
+    searched = {"random": " at random places", "all": " at places coarse to fine", None: ""}
+    where = searched[getattr(options, "locations", None)]
     effort = f"{restarts} restart{'s' if restarts > 1 else ''} × {options.steps} steps, {options.loss} loss"
     masked, held_against = isinstance(classifier, MaskedClassifier), []
     if masked:
