@@ -13,10 +13,12 @@ NUMERICAL_MARGINS = {"float32": 1e-3, "tf32": 0.1, "bfloat16": 1.0}
 
 def coarsest(device: torch.device) -> str:
     """That of `NUMERICAL_MARGINS` which products and convolutions of float32 on `device` may now be rounded to."""
-    if torch.is_autocast_enabled(device.type) or torch.get_float32_matmul_precision() == "medium":
+    gpu, cpu = torch.backends, torch.backends.mkldnn
+    allowed = (gpu.cudnn.conv, gpu.cuda.matmul) if device.type == "cuda" else (cpu.conv, cpu.matmul)
+    precisions = {operation.fp32_precision for operation in allowed}
+    if torch.is_autocast_enabled(device.type) or "bf16" in precisions:
         return "bfloat16"
-    tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
-    return "tf32" if device.type == "cuda" and tf32 else "float32"
+    return "tf32" if "tf32" in precisions else "float32"
 
 
 def be_deterministic(wanted: bool, device: torch.device) -> None:

@@ -40,7 +40,7 @@ RETRY = 60.0
 HEAD = struct.Struct("<QI")
 """Before each block: its length in bytes, and its CRC-32, which tells a whole block from one that was cut off."""
 
-CHANGE_NOTHING = ("debug", "overwrite", "about", "models")
+CHANGE_NOTHING = ("debug", "quiet", "overwrite", "about", "models")
 """Options that change no result, and what is made of others and of what files hold."""
 
 Batch = TypeVar("Batch", covariant=True)

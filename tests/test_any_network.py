@@ -46,6 +46,19 @@ class Columns(nn.Module):
         return self.layer(wrapped)[:, :, 0].transpose(1, 2)
 
 
+class Wide(Columns):
+    """Begins with saying nothing, and looks at four columns."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, (12, 4))
+        nn.init.zeros_(self.layer.weight)
+
+    def forward(self, images):
+        wrapped = torch.cat([images, images[..., :3]], dim=3)
+        return self.layer(wrapped)[:, :, 0].transpose(1, 2)
+
+
 class Made:
     columns = Columns
 
@@ -89,6 +102,7 @@ def folder(tmp_path_factory, generated_mnist):
     torch.save({"epoch": 7, "state_dict": parallel}, folder / "parallel.pth")
     torch.save({"epoch": 7}, folder / "none.pth")
     torch.save(mnist_network(classes=5).state_dict(), folder / "five.pth")
+    torch.save({"layer.weight": torch.randn(3, 3, 12, 4), "layer.bias": torch.zeros(3)}, folder / "wide.pth")
     (folder / "code.pth").write_bytes(pickle.dumps(print))
     for part in ("train", "test"):
         write_pictures(folder / "pictures" / part, ("cat", "dog", "eel"), 4, size=12)
@@ -175,6 +189,13 @@ def test_wrong_use_is_one_clear_line(folder, capsys, options, message):
 def test_masking_of_scores_wants_limited_reach(folder, capsys):
     assert run_here("certify_masked.py", *MNIST, "--model", "factories:small", folder=folder) == 2
     assert "certify.py --certificate masking masks the votes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["certify_masked.py", "certify.py", "attack_masked.py"])
+def test_the_reach_is_that_of_the_weights_in_the_file(folder, capsys, script):
+    network = [*COLOUR, "--model", "factories:Wide", "--ablation", "band:2", "--weights", "wide.pth"]
+    assert run_here(script, *network, folder=folder) == 2
+    assert "a copy's answer must come from its own pixels alone" in capsys.readouterr().err
 
 
 def test_ablations_by_their_names():

@@ -40,6 +40,14 @@ def write_pictures(root, classes, count, size=8, suffix="png"):
             transforms.to_pil_image(picture.to(torch.uint8)).save(root / name / f"{i:04d}.{suffix}")
 
 
+def test_other_pictures_of_the_same_names_are_another_data_set(tmp_path):
+    write_pictures(tmp_path / "pets", ("cat", "dog"), 2)
+    before = PictureFolder("data", tmp_path / "pets", 8).fingerprint()
+    picture = tmp_path / "pets" / "dog" / "0001.png"
+    picture.write_bytes(picture.read_bytes() + bytes(1))
+    assert PictureFolder("data", tmp_path / "pets", 8).fingerprint() != before
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with pets/{train,test}/{cat,dog,eel}/ and a network for them whose votes differ between ablations."""

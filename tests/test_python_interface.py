@@ -1,8 +1,10 @@
 """What users call from Python, against scripts, plain loops and every content of a patch that is tried."""
 
 import ast
+import copy
 import csv
 import json
+from contextlib import contextmanager
 from itertools import product
 
 import numpy as np
@@ -23,6 +25,7 @@ from patchcert import (
     SmoothedClassifier,
     arithmetic,
     certify,
+    distributed,
     encode,
     interval_bounds,
 )
@@ -236,18 +239,30 @@ def test_two_patches_and_a_numerical_margin_certify_less():
     assert (two <= plain).all() and (near <= plain).all() and int(two.sum()) < int(plain.sum()) > int(near.sum()) > 0
 
 
+@contextmanager
+def set_to(operation, precision):
+    """Lets PyTorch compute `operation`, one of torch.backends, in this precision."""
+    before, operation.fp32_precision = operation.fp32_precision, precision
+    try:
+        yield
+    finally:
+        operation.fp32_precision = before
+
+
 @pytest.mark.parametrize(
-    ("settings", "device", "expected"),
+    ("operation", "precision", "device", "expected"),
     [
-        ({"allow_tf32": False}, "cuda", "float32"),
-        ({"allow_tf32": True}, "cpu", "float32"),
-        ({"allow_tf32": True}, "cuda", "tf32"),
+        (torch.backends.cudnn.conv, "ieee", "cuda", "float32"),
+        (torch.backends.cudnn.conv, "tf32", "cuda", "tf32"),
+        (torch.backends.cuda.matmul, "tf32", "cuda", "tf32"),
+        (torch.backends.cudnn.conv, "tf32", "cpu", "float32"),
+        (torch.backends.mkldnn.conv, "bf16", "cpu", "bfloat16"),
+        (torch.backends.mkldnn.matmul, "tf32", "cpu", "tf32"),
     ],
 )
-def test_the_coarsest_arithmetic_is_that_which_pytorch_is_set_to(monkeypatch, settings, device, expected):
-    for name, value in settings.items():
-        monkeypatch.setattr(torch.backends.cudnn, name, value)
-    assert arithmetic.coarsest(torch.device(device)) == expected
+def test_the_coarsest_arithmetic_is_that_which_pytorch_is_set_to(operation, precision, device, expected):
+    with set_to(torch.backends.cudnn.conv, "ieee"), set_to(operation, precision):
+        assert arithmetic.coarsest(torch.device(device)) == expected
 
 
 def test_scores_rounded_to_bfloat16_need_larger_leads():
@@ -355,6 +370,79 @@ def test_interval_bounds_hold_whatever_the_patch_shows():
     assert (answer.verdicts["lead"] <= leads + 1e-5).all()
     assert torch.equal(answer.certified, answer.verdicts["lead"] > 0) and 0 < int(answer.certified.sum()) < 24
     assert result.to_dict()["certified_correct"] == int((answer.certified & (answer.predicted == 1)).sum())
+
+
+def bounded(network):
+    """Leads (N,) of interval bounds."""
+    result = interval_bounds(network, dark_and_bright_images(), np.ones(24, np.int64), Patch(1, 2))
+    return result.answers[0].verdicts["lead"]
+
+
+def of_one_convolution(relu=None):
+    torch.manual_seed(3)
+    convolution, last = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4 * HEIGHT * WIDTH, 3)
+    return nn.Sequential(convolution, relu or nn.ReLU(), nn.Flatten(), last)
+
+
+def test_interval_bounds_are_float32_under_autocast_and_with_coarse_convolutions():
+    expected = bounded(of_one_convolution())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(bounded(of_one_convolution()), expected)
+    with set_to(torch.backends.mkldnn.conv, "bf16"):
+        assert torch.equal(bounded(of_one_convolution()), expected)
+        assert torch.backends.mkldnn.conv.fp32_precision == "bf16"
+
+
+def test_interval_bounds_are_the_same_with_relu_in_place():
+    assert torch.equal(bounded(of_one_convolution(nn.ReLU(inplace=True))), bounded(of_one_convolution()))
+
+
+def test_interval_bounds_of_a_layer_used_twice_are_those_of_two_like_it():
+    torch.manual_seed(4)
+    layer, last = nn.Linear(HEIGHT * WIDTH, HEIGHT * WIDTH), nn.Linear(HEIGHT * WIDTH, 3)
+    layer.bias.data += 1
+    twice = nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer, nn.ReLU(), last)
+    assert torch.equal(bounded(twice), bounded(copy.deepcopy(twice[:3]).extend(copy.deepcopy(twice[3:]))))
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, maps):
+        return self._conv_forward(maps, self.weight - self.weight.mean(), self.bias)
+
+
+class Centred(nn.Sequential):
+    def forward(self, images):
+        return super().forward(2 * images - 1)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_layers_that_compute_in_a_way_of_their_own_have_no_bounds(whole):
+    layers = of_one_convolution()
+    layers[0] = nn.Conv2d(1, 4, 3, padding=1) if whole else Standardised(1, 4, 3, padding=1)
+    with pytest.raises(TypeError, match="computes in a way of its own"):
+        bounded(Centred(*layers) if whole else layers)
+
+
+def test_parametrised_layers_have_bounds():
+    network = of_one_convolution()
+    expected = bounded(network)
+    nn.utils.parametrizations.weight_norm(network[0])
+    torch.testing.assert_close(bounded(network), expected)
+
+
+def test_more_processes_than_images_are_refused(monkeypatch):
+    monkeypatch.setattr(distributed, "world", lambda: 6)
+    with pytest.raises(ValueError, match="more processes than images"):
+        certify(MASKED, IMAGES, LABELS)
+
+
+def test_networks_of_any_size_are_not_built_before_the_weights_are_looked_at(tmp_path):
+    content = torch.load(SHIPPED, weights_only=True)
+    content["about"]["network"] |= {"channels": [4096] * 8, "blocks": [9] * 8}
+    content.pop("digest", None)
+    torch.save(content, tmp_path / "huge.pth")
+    with pytest.raises(ValueError, match=r"huge\.pth: is of another network"):
+        LinesNetwork.load(tmp_path / "huge.pth")
 
 
 @pytest.mark.parametrize(

@@ -80,9 +80,10 @@ class PictureFolder:
         return moved
 
     def fingerprint(self) -> str:
-        """Tells data sets apart by the names of pictures and of their classes, and by the size they have here."""
-        names = [self.paths[place].rsplit(os.sep, 2)[1:] for place in self.indices.tolist()]
-        text = json.dumps([self.image_size, names])
+        """Tells data sets apart by the names of pictures and classes, the lengths of files, and the pixels here."""
+        paths = [self.paths[place] for place in self.indices.tolist()]
+        files = [(*path.rsplit(os.sep, 2)[1:], os.path.getsize(path)) for path in paths]
+        text = json.dumps([self.image_size, files])
         return checkpoint.fingerprint([torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)])
 
     def decoded(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:

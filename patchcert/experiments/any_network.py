@@ -8,7 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from patchcert.cli import Parser
 from patchcert.errors import UsageError
@@ -47,16 +47,24 @@ def any_network(options: argparse.Namespace) -> tuple[nn.Module, Ablation]:
     """
     channels, height, width = image_shape(options)
     ablation, network = ablation_of(options.ablation, height, width), made_by(options.model)
+    require_answers(options, network, ablation, torch.full((1, channels, height, width), 0.5))
+    return network, ablation
+
+
+def require_answers(options: argparse.Namespace, network: nn.Module, ablation: Ablation, image: Tensor) -> None:
+    """Raise UsageError unless the network answers for copies of the `image` (1, C, H, W), as it is filled now.
+
+    Weights of zero, which networks may begin with, would hide where it looks.
+    """
     try:
-        classifier = SmoothedClassifier(network, ablation)
-        engine = classifier.engine("dense", 2 * channels)
-        found = probing.class_count(classifier, engine, torch.full((1, channels, height, width), 0.5))
+        classifier = SmoothedClassifier(network.to(image.device), ablation)
+        engine = classifier.engine("dense", 2 * image.shape[1])
+        found = probing.class_count(classifier, engine, image)
     except ValueError as error:
         raise UsageError("model", options.model, getattr(error, "right", str(error))) from error
     wanted = class_count(options)
     if found != wanted:
         raise UsageError("model", options.model, f"it tells {found} classes apart, the data set has {wanted}")
-    return network, ablation
 
 
 def any_network_of_limited_reach(options: argparse.Namespace) -> tuple[nn.Module, Ablation]:

@@ -11,7 +11,7 @@ from patchcert.cli import Parser, configuration
 from patchcert.data import splits
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
-from patchcert.experiments import about, reporting
+from patchcert.experiments import about, any_network, reporting
 from patchcert.experiments.setting import ANY, IMAGENET, add_setting, load_images
 from patchcert.files import what_fits
 from patchcert.journal import Journal
@@ -85,6 +85,8 @@ def prepare(
     if not len(dataset):
         option = "valpath" if options.dataset == "imagenet" else "data"
         raise UsageError(option, getattr(options, option), "has too few images: none is left of this half")
+    if "weights" in options and name is not None:
+        any_network.require_answers(options, network, ablation, next(dataset.take(slice(1)).batches(1))[0])
     if isinstance(network, LinesNetwork):
         network.require_images(options.dataset, dataset.image_shape)
         network.fold()

@@ -66,6 +66,7 @@ def certify(
     questions = _questions(classifier, patches, certificate, at_once, numerical_margin)
     ablation, device = classifier.ablation, _device(classifier.network)
     dataset = given(images, labels, (ablation.height, ablation.width)).to(device)
+    distributed.require_images(len(dataset))
     ablation.to(device)
     base = _engine(classifier, engine, 2 * dataset.channels)
     require_classes(dataset.labels, probing.class_count(classifier, base, next(dataset.batches(1))[0]))

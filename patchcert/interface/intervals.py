@@ -17,6 +17,16 @@ from patchcert.intervals.worst_places import Batch, lowest_margins
 from patchcert.patch import Patch
 from patchcert.progress import progress_bar
 
+KNOWN = {
+    nn.Sequential: ("forward",),
+    nn.Linear: ("forward",),
+    nn.Conv2d: ("forward", "_conv_forward"),
+    nn.ReLU: ("forward",),
+    nn.Flatten: ("forward",),
+    nn.MaxPool2d: ("forward",),
+}
+"""Layers that have bounds, and what of them computes."""
+
 
 @torch.no_grad()
 def interval_bounds(
@@ -45,11 +55,12 @@ def interval_bounds(
 
     Raises:
         ValueError: images or labels are not such, or the patch does not fit into them.
-        TypeError: there is no bound for a layer.
+        TypeError: there is no bound for a layer, or it computes in a way of its own.
         FloatingPointError: an output of the network is not finite.
     """
     if not isinstance(network, nn.Sequential) or not network or not isinstance(network[-1], nn.Linear):
         raise ValueError(f"the network is a {type(network).__name__}, expected a Sequential with a Linear layer last")
+    _require_known(network)
     network.eval()
     dataset = given(images, labels).to(network[-1].weight.device)
     require_classes(dataset.labels, network[-1].out_features)
@@ -70,6 +81,15 @@ def interval_bounds(
     said: dict[str, object] = {"script": "patchcert.interval_bounds", "network": networks.description(network)}
     config = said | {"mean": scale.mean, "std": scale.std}
     return Certification((answer,), dataset.labels.cpu(), time.perf_counter() - started, config)
+
+
+def _require_known(network: nn.Sequential) -> None:
+    """Raise TypeError where a subclass computes otherwise than the layer whose bound would be taken for its own."""
+    for layer in (network, *network):
+        known = next((kind for kind in KNOWN if isinstance(layer, kind)), None)
+        if known and any(getattr(type(layer), name) is not getattr(known, name) for name in KNOWN[known]):
+            name = type(layer).__name__
+            raise TypeError(f"{name} computes in a way of its own, the bound of {known.__name__} is not its bound")
 
 
 def _scale(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> Scale:

@@ -6,7 +6,7 @@ certificates leave `Room` for it, see `rounding`. Nothing is computed in reduced
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -191,11 +191,19 @@ def of_rivals(margins: Tensor, labels: Tensor) -> Tensor:
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Products inside are computed in full float32, without the TF32 that GPUs use for convolutions by default."""
+    """Products inside are computed in full float32: no autocast, nor TF32, which GPUs' convolutions take by default."""
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, convolution.allow_tf32
+    on_cpu = torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+    before = matmul.allow_tf32, convolution.allow_tf32, [operation.fp32_precision for operation in on_cpu]
     matmul.allow_tf32 = convolution.allow_tf32 = False
+    for operation in on_cpu:
+        operation.fp32_precision = "ieee"
     try:
-        yield
+        with ExitStack() as autocast:
+            for kind in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+                autocast.enter_context(torch.autocast(kind, enabled=False))
+            yield
     finally:
-        matmul.allow_tf32, convolution.allow_tf32 = before
+        matmul.allow_tf32, convolution.allow_tf32, precisions = before
+        for operation, precision in zip(on_cpu, precisions, strict=True):
+            operation.fp32_precision = precision

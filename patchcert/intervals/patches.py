@@ -90,11 +90,11 @@ class PatchBounds:
         needed = 2 * self.windowed + (0 if self.linear is None else 2)
         activation, last = self.inputs, len(self.network) - 1
         for index, layer in enumerate(self.network[: last if rounding else needed]):
-            output = layer(activation)
+            output = F.relu(activation) if isinstance(layer, nn.ReLU) else layer(activation)  # never in place
             if index < 2 * self.windowed and index % 2 == 0:
                 self.clean.append(RowsOfChannels(output, outside=-torch.inf))
                 output = self.clean[-1].maps()
-            elif layer is self.linear:
+            elif self.linear is not None and index == 2 * self.windowed + 1:
                 self.clean_linear = output  # (N, D)
             if rounding:
                 self.rooms.errors[index] = rounding.error

@@ -195,13 +195,19 @@ class LinesNetwork(nn.Module):
         Raises:
             UsageError: there is none in this file.
         """
-        about = checkpoint.read("path", Path(path)).get("about")
+        path = Path(path)
+        content = checkpoint.read("path", path)
+        about = content.get("about")
         described = about.get("network") if isinstance(about, dict) else None
         try:
-            network = cls(Shape.described(described if isinstance(described, dict) else {}))
+            shape = Shape.described(described if isinstance(described, dict) else {})
+            with torch.device("meta"):
+                without_memory = cls(shape)
         except ValueError as error:
             raise UsageError("path", path, str(error)) from error
-        checkpoint.load_network("path", Path(path), network)
+        checkpoint.require_same("path", path, without_memory, checkpoint.weights_of("path", path, content))
+        network = cls(shape)
+        checkpoint.fill("path", path, network, content)
         return network.eval()
 
     def require(self, ablation: Ablation) -> None:

@@ -207,7 +207,7 @@ def test_other_weights_under_the_same_name_are_refused(folder, stop, interrupted
 
 
 def test_what_changes_no_result_may_differ(folder, stop, interrupted):
-    assert stop.run(*PLAIN, "--data", "same", "--debug", folder=folder) == (0, 2)
+    assert stop.run(*PLAIN, "--data", "same", "--debug", "--quiet", folder=folder) == (0, 2)
 
 
 def test_overwrite_begins_anew(folder, stop, interrupted):
