@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from patchcert.experiments import certifying
 from patchcert.experiments.any_network import ablation_of
 from patchcert.networks import mnist_network
 from patchcert.smoothing.ablation import Band, BandAndRow, Block, MultiBand, Row, Whole
@@ -184,6 +185,26 @@ def test_wrong_use_is_one_clear_line(folder, capsys, options, message):
     assert run_here("certify.py", *arguments, folder=folder) == 2
     printed = capsys.readouterr().err
     assert message in printed and printed.count("\n") == 1
+
+
+def test_an_interrupted_run_does_not_go_on_with_other_code(folder, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    network = [*MNIST, "--model", "factories:small", "--limit", 8, "--output", "stopped.json"]
+    file, kept = folder / "factories.py", folder / "stopped.json.partial"
+    with monkeypatch.context() as patched:
+        patched.setattr(certifying, "write_and_print", interrupted)
+        assert run_here("certify.py", *network, folder=folder) == 130
+    assert kept.exists()
+    monkeypatch.delitem(sys.modules, "factories", raising=False)
+    file.write_text(FACTORIES + "\n# mended\n")
+    try:
+        assert run_here("certify.py", *network, folder=folder) == 2
+    finally:
+        file.write_text(FACTORIES)
+        kept.unlink()
+    assert "stopped.json.partial is of an interrupted run with code " in capsys.readouterr().err
 
 
 def test_masking_of_scores_wants_limited_reach(folder, capsys):

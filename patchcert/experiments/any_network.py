@@ -1,6 +1,7 @@
 """A network that the user's own code makes, on copies that one option describes."""
 
 import argparse
+import hashlib
 import re
 import sys
 from importlib import import_module
@@ -65,6 +66,12 @@ def require_answers(options: argparse.Namespace, network: nn.Module, ablation: A
     wanted = class_count(options)
     if found != wanted:
         raise UsageError("model", options.model, f"it tells {found} classes apart, the data set has {wanted}")
+
+
+def code(options: argparse.Namespace) -> str:
+    """The SHA-256 of the file that holds the factory of `--model`; empty where that is no file."""
+    file = getattr(import_module(options.model.partition(":")[0]), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 def any_network_of_limited_reach(options: argparse.Namespace) -> tuple[nn.Module, Ablation]:

@@ -98,9 +98,11 @@ def prepare(
 
 
 def journal_of(options: argparse.Namespace, network: nn.Module, dataset: Images) -> Journal:
-    """What a run of these options, weights and images keeps of its work beside --output."""
-    weights = checkpoint.fingerprint(network.state_dict().values())
-    return Journal.of_run(options, weights=weights, images=dataset.fingerprint())
+    """What a run of these options, weights, images and code of the user's keeps of its work beside --output."""
+    contents = {"weights": checkpoint.fingerprint(network.state_dict().values()), "images": dataset.fingerprint()}
+    if "weights" in options:
+        contents["code"] = any_network.code(options)
+    return Journal.of_run(options, **contents)
 
 
 def write_and_print(
