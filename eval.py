@@ -18,7 +18,6 @@ from patchcert.experiments import interval_galleries, reporting
 from patchcert.experiments.evaluation import add_outputs
 from patchcert.files import what_fits
 from patchcert.intervals import arguments, evaluation
-from patchcert.intervals.bounds import exact_float32
 from patchcert.intervals.rounding import sums_of_products
 from patchcert.journal import Journal
 from patchcert.option_values import positive_int
@@ -44,7 +43,7 @@ def main() -> None:
     with Journal.of_run(options, weights=weights, images=dataset.fingerprint()) as journal:
         for model, (network, origin) in zip(options.models, networks, strict=True):
             started = journal.seconds()
-            with exact_float32(), sums_of_products():
+            with sums_of_products():
                 verdicts = evaluation.verdicts(network.to(options.device), dataset, config, options.bytes, journal)
                 if config.eval_params.method == "adv":
                     verdicts = evaluation.attacked(network, dataset, config, verdicts, options.seed, journal)

@@ -13,9 +13,9 @@ NUMERICAL_MARGINS = {"float32": 1e-3, "tf32": 0.1, "bfloat16": 1.0}
 
 def coarsest(device: torch.device) -> str:
     """That of `NUMERICAL_MARGINS` which products and convolutions of float32 on `device` may now be rounded to."""
-    gpu, cpu = torch.backends, torch.backends.mkldnn
-    allowed = (gpu.cudnn.conv, gpu.cuda.matmul) if device.type == "cuda" else (cpu.conv, cpu.matmul)
-    precisions = {operation.fp32_precision for operation in allowed}
+    of = torch.backends
+    computing = (of.cudnn.conv, of.cuda.matmul) if device.type == "cuda" else (of.mkldnn.conv, of.mkldnn.matmul)
+    precisions = {operation.fp32_precision for operation in computing}
     if torch.is_autocast_enabled(device.type) or "bf16" in precisions:
         return "bfloat16"
     return "tf32" if "tf32" in precisions else "float32"

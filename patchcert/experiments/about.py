@@ -6,7 +6,6 @@ Checkpoints without the entry, those of the paper's scripts among them, say noth
 import argparse
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from patchcert import checkpoint, distributed, messages, networks
@@ -79,8 +78,7 @@ class CheckpointParser(Parser):
 def _described(about: dict) -> LinesNetwork | None:
     """The network for bands that a checkpoint describes, without memory for weights; None if it describes none."""
     try:
-        with torch.device("meta"):
-            return LinesNetwork(Shape.described(about["network"]))
+        return LinesNetwork.without_memory(Shape.described(about["network"]))
     except (ValueError, UsageError):
         return None
 

@@ -8,7 +8,6 @@ from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from patchcert.cli import Parser
@@ -44,21 +43,17 @@ def any_network(options: argparse.Namespace) -> tuple[nn.Module, Ablation]:
     """The network of `--model` and the copies of `--ablation`, on the CPU.
 
     Raises:
-        UsageError: there is no such network, or it does not answer for such copies of the images with their classes.
+        UsageError: there is no such network, or there are no such copies.
     """
-    channels, height, width = image_shape(options)
-    ablation, network = ablation_of(options.ablation, height, width), made_by(options.model)
-    require_answers(options, network, ablation, torch.full((1, channels, height, width), 0.5))
-    return network, ablation
+    _, height, width = image_shape(options)
+    ablation = ablation_of(options.ablation, height, width)
+    return made_by(options.model), ablation
 
 
 def require_answers(options: argparse.Namespace, network: nn.Module, ablation: Ablation, image: Tensor) -> None:
-    """Raise UsageError unless the network answers for copies of the `image` (1, C, H, W), as it is filled now.
-
-    Weights of zero, which networks may begin with, would hide where it looks.
-    """
+    """Raise UsageError unless the network, filled, tells classes apart by copies of the `image` (1, C, H, W)."""
     try:
-        classifier = SmoothedClassifier(network.to(image.device), ablation)
+        classifier = SmoothedClassifier(network, ablation)
         engine = classifier.engine("dense", 2 * image.shape[1])
         found = probing.class_count(classifier, engine, image)
     except ValueError as error:

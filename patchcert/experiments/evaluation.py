@@ -85,13 +85,13 @@ def prepare(
     if not len(dataset):
         option = "valpath" if options.dataset == "imagenet" else "data"
         raise UsageError(option, getattr(options, option), "has too few images: none is left of this half")
-    if "weights" in options and name is not None:
-        any_network.require_answers(options, network, ablation, next(dataset.take(slice(1)).batches(1))[0])
     if isinstance(network, LinesNetwork):
         network.require_images(options.dataset, dataset.image_shape)
         network.fold()
     distributed.require_images(len(dataset))
     network.to(options.device)
+    if "weights" in options:
+        any_network.require_answers(options, network, ablation, next(dataset.take(slice(1)).batches(1))[0])
     if options.compile:
         network.compile()
     return dataset, network

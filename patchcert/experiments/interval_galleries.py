@@ -8,7 +8,6 @@ from patchcert.cli import configuration
 from patchcert.data.dataset import Dataset
 from patchcert.experiments import reporting
 from patchcert.intervals import evaluation
-from patchcert.intervals.bounds import exact_float32
 from patchcert.intervals.config import Model
 from patchcert.intervals.rounding import sums_of_products
 from patchcert.reports.exhibits import MOST_IMAGES, Gallery, Views
@@ -24,7 +23,7 @@ def of_model(
     def look(chosen: Tensor) -> Views:
         spots, pixels = None, images.images[chosen]
         if patch:
-            with exact_float32(), sums_of_products():
+            with sums_of_products():
                 answers = verdicts.predicted[chosen]
                 spots = evaluation.leads_by_place(network, pixels / 255, answers, config, options.bytes)
         return Views(pixels, spots)

@@ -10,22 +10,15 @@ from torch import Tensor, nn
 from patchcert import networks
 from patchcert.data.given import given, require_classes
 from patchcert.interface.certification import Answer, Certification
-from patchcert.intervals.bounds import exact_float32
+from patchcert.intervals.bounds import through
 from patchcert.intervals.places import Scale, Threat, all_places
 from patchcert.intervals.rounding import sums_of_products
 from patchcert.intervals.worst_places import Batch, lowest_margins
 from patchcert.patch import Patch
 from patchcert.progress import progress_bar
 
-KNOWN = {
-    nn.Sequential: ("forward",),
-    nn.Linear: ("forward",),
-    nn.Conv2d: ("forward", "_conv_forward"),
-    nn.ReLU: ("forward",),
-    nn.Flatten: ("forward",),
-    nn.MaxPool2d: ("forward",),
-}
-"""Layers that have bounds, and what of them computes."""
+COMPUTING = ("forward", "_conv_forward")
+"""The methods of layers that compute."""
 
 
 @torch.no_grad()
@@ -66,7 +59,7 @@ def interval_bounds(
     require_classes(dataset.labels, network[-1].out_features)
     scale = _scale(mean, std, dataset.channels)
     started, predicted, leads = time.perf_counter(), [], []
-    with exact_float32(), sums_of_products(), progress_bar(len(dataset), "bounding") as bar:
+    with sums_of_products(), progress_bar(len(dataset), "bounding") as bar:
         for pixels, _ in dataset.batches(batch_size):
             answers = networks.finite(network(scale.inputs(pixels))).argmax(dim=1)
             batch = Batch(network, pixels, answers, Threat(patch), scale, (), int(max_memory), rounded=True)
@@ -85,11 +78,11 @@ def interval_bounds(
 
 def _require_known(network: nn.Sequential) -> None:
     """Raise TypeError where a subclass computes otherwise than the layer whose bound would be taken for its own."""
-    for layer in (network, *network):
-        known = next((kind for kind in KNOWN if isinstance(layer, kind)), None)
-        if known and any(getattr(type(layer), name) is not getattr(known, name) for name in KNOWN[known]):
-            name = type(layer).__name__
-            raise TypeError(f"{name} computes in a way of its own, the bound of {known.__name__} is not its bound")
+    for kind in map(type, (network, *network)):
+        known = next(base for base in kind.__mro__ if base in through.registry)
+        own = any(getattr(kind, name, None) is not getattr(known, name, None) for name in COMPUTING)
+        if own and known is not object:  # whose rule refuses
+            raise TypeError(f"{kind.__name__} computes in a way of its own, {known.__name__}'s bound is not its bound")
 
 
 def _scale(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> Scale:

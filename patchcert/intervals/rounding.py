@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchcert.intervals.bounds import Room, times_absolute
+from patchcert.intervals.bounds import Room, exact_float32, times_absolute
 from patchcert.intervals.places import Scale
 
 FLOAT32 = torch.finfo(torch.float32).eps / 2
@@ -131,14 +131,15 @@ def _require_range(network: nn.Sequential, largest: Tensor) -> None:
 
 @contextmanager
 def sums_of_products() -> Iterator[None]:
-    """Convolutions inside are sums of products, as γ_n has it: without the libraries that may take other algorithms.
+    """Layers inside are sums of products in exact float32, as γ_n has it, without libraries that may compute otherwise.
 
     cuDNN and NNPACK choose Winograd's or a Fourier transform for some kernels, without saying how they round.
     """
     before = torch.backends.cudnn.enabled, torch.backends.nnpack.set_flags(False)
     torch.backends.cudnn.enabled = False
     try:
-        yield
+        with exact_float32():
+            yield
     finally:
         torch.backends.cudnn.enabled = before[0]
         torch.backends.nnpack.set_flags(*before[1])

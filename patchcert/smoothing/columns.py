@@ -189,6 +189,12 @@ class LinesNetwork(nn.Module):
         self.families = nn.ModuleList(BandNetwork(shape, of_rows) for of_rows in rows)
 
     @classmethod
+    def without_memory(cls, shape: Shape) -> "LinesNetwork":
+        """A network whose weights have shapes alone, which may be of any size."""
+        with torch.device("meta"):
+            return cls(shape)
+
+    @classmethod
     def load(cls, path: str | Path) -> "LinesNetwork":
         """The network in a checkpoint of train_*_band_masked.py or of `--model column`, on the CPU.
 
@@ -201,11 +207,10 @@ class LinesNetwork(nn.Module):
         described = about.get("network") if isinstance(about, dict) else None
         try:
             shape = Shape.described(described if isinstance(described, dict) else {})
-            with torch.device("meta"):
-                without_memory = cls(shape)
+            described_network = cls.without_memory(shape)
         except ValueError as error:
             raise UsageError("path", path, str(error)) from error
-        checkpoint.require_same("path", path, without_memory, checkpoint.weights_of("path", path, content))
+        checkpoint.require_same("path", path, described_network, checkpoint.weights_of("path", path, content))
         network = cls(shape)
         checkpoint.fill("path", path, network, content)
         return network.eval()
