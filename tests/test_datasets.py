@@ -8,7 +8,7 @@ import torch
 from torchvision.datasets import SVHN
 
 from patchcert.data import named, splits
-from patchcert.data.augmentation import random_colours, random_crop, random_erasing, random_flip
+from patchcert.data.augmentation import random_colours, random_crop, random_erasing, random_flip, random_turn
 from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
 
@@ -175,6 +175,26 @@ def test_random_erasing_blacks_out_a_square_and_nothing_else():
         corners.add((int(rows[0]), int(columns[0])))
     assert max(areas) == 16 and min(areas) < 12  # at the rim, less
     assert len(corners) > 60
+
+
+def test_random_turns_move_every_second_image_within_their_limits():
+    height, width = 40, 60
+    down, right = (torch.arange(size) - (size - 1) / 2 for size in (height, width))  # pixels from the centre
+    places = torch.stack([right.expand(height, width), down[:, None].expand(height, width)])
+    turned = random_turn(places.repeat(400, 1, 1, 1), torch.Generator().manual_seed(0), degrees=10, strength=0.1)
+    corners = turned[:, :, 12:28:15, 22:38:15].flatten(2)  # what is seen at four places, none over the border
+    seen_from = places[:, 12:28:15, 22:38:15].flatten(1)
+    maps = corners.double() @ torch.linalg.pinv(seen_from.double())  # (N, 2, 2): a linear map, no shift
+    assert torch.allclose(maps.float() @ seen_from, corners, atol=1e-3)
+    moved = (maps - torch.eye(2)).abs().amax((1, 2)) > 1e-4
+    assert torch.equal(turned[~moved], places.expand(int((~moved).sum()), -1, -1, -1))
+    assert 160 < moved.sum() < 240
+    maps = maps[moved]
+    stretches = maps.norm(dim=1)
+    angles = torch.rad2deg(torch.atan2(maps[:, 1, 0], maps[:, 0, 0]))
+    assert 0.9 <= stretches.min() < 0.91 and 1.09 < stretches.max() <= 1.1
+    assert -10 <= angles.min() < -9 and 9 < angles.max() <= 10
+    assert torch.allclose(angles, torch.rad2deg(torch.atan2(-maps[:, 0, 1], maps[:, 1, 1])), atol=0.1)
 
 
 def test_shuffled_batches_show_every_image_once():

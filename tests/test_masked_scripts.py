@@ -60,14 +60,18 @@ def test_training_writes_the_promised_names(folder):
 
 def test_a_whole_stem_trained_on_every_third_band_certifies_without_further_options(folder, capsys):
     arguments = ["--stem", "whole", "--band_stride", 3, "--size_to_train", 3, "--end_epoch", 0, "--subset", 64]
+    arguments += ["--loss_power", 0.7]
     succeed("train_mnist_band_masked.py", *SMALL, *arguments, folder=folder)
     name = NAME.replace("size_2", "size_3")
     content = torch.load(folder / "checkpoints" / name, weights_only=True)
     assert content["about"]["network"]["stem"] == "whole" and content["settings"]["band_stride"] == 3
+    assert content["settings"]["loss_power"] == 0.7
     succeed(CERTIFY, "--limit", 8, "--checkpoint", name, folder=folder)
     assert "certified correct" in capsys.readouterr().out
     assert run_here("train_mnist_band_masked.py", *SMALL, "--band_stride", 8, folder=folder) == 2
     assert "--band_stride 8: expected a whole number from 1 to 7" in capsys.readouterr().err
+    assert run_here("train_mnist_band_masked.py", *SMALL, "--loss_power", 1.5, folder=folder) == 2
+    assert "--loss_power: 1.5: expected a number from 0 to 1" in capsys.readouterr().err
 
 
 def test_training_batches_go_through_the_augmentations_that_are_named(folder, capsys):

@@ -13,7 +13,7 @@ from patchcert.patch import Patch
 from patchcert.smoothing.ablation import Band, BandAndRow, Block, Row
 from patchcert.smoothing.certificate import Certifier, Question
 from patchcert.smoothing.masking import DoubleMasking, beats_all
-from patchcert.smoothing.objectives import WorstPair
+from patchcert.smoothing.objectives import WorstPair, generalised_cross_entropy
 from patchcert.smoothing.voting import ThresholdVote, TopOneVote
 from tests import oracle
 
@@ -77,6 +77,36 @@ def test_training_on_some_bands_lowers_the_loss_of_their_worst_pair_as_often_as_
         of_bands = cross_entropy(network(images, chosen).flatten(0, 1), labels.repeat_interleave(7))
         wanted.append((cross_entropy(-2 * leads / 8, labels) + of_bands / 2).item())
     assert sorted(found) == pytest.approx(sorted(wanted))
+
+
+@pytest.mark.parametrize("power", [1e-4, 0.3, 1.0])
+def test_the_generalised_cross_entropy_is_that_of_probabilities(power):
+    logits = (4 * random_scores(5, 1, 3, seed=2)[:, 0]).double().requires_grad_()
+    labels = torch.tensor([0, 1, 2, 1, 0])
+    probabilities = logits.softmax(1)[torch.arange(5), labels]
+    loss = generalised_cross_entropy(logits, labels, power)
+    assert loss.item() == pytest.approx(((1 - probabilities**power) / power).mean().item(), rel=1e-9)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    plain = torch.autograd.grad(cross_entropy(logits, labels), logits)[0]
+    assert torch.allclose(gradient, plain * probabilities[:, None].detach() ** power)
+
+
+def test_the_generalised_cross_entropy_of_power_0_is_cross_entropy_and_a_hopeless_image_is_no_infinity():
+    logits, labels = torch.tensor([[0.0, 2000.0], [1.0, 0.0]], requires_grad=True), torch.tensor([0, 0])
+    assert torch.equal(generalised_cross_entropy(logits, labels, 0.0), cross_entropy(logits, labels))
+    loss = generalised_cross_entropy(logits, labels, 0.5)
+    loss.backward()
+    assert loss.isfinite() and logits.grad.isfinite().all() and logits.grad[0].abs().max() == 0 < logits.grad[1, 1]
+
+
+def test_training_weighs_the_worst_pair_by_the_power_that_is_asked_for():
+    ablation, labels, scores = BandAndRow(4, 4, 1), torch.tensor([0, 2, 1]), random_scores(3, 8, 3, seed=1)
+    masking, images, generator = DoubleMasking(ablation, Patch(1, 2)), torch.zeros(3, 1, 4, 4), torch.Generator()
+    for power in (0.0, 0.7):
+        objective = WorstPair(ablation, Patch(1, 2), band_weight=0.0, power=power)
+        loss, _ = objective.loss(lambda images, chosen: scores, images, labels, generator)
+        leads = masking.worst_leads(labels, scores)
+        assert loss.item() == pytest.approx(generalised_cross_entropy(-leads / 8, labels, power).item())
 
 
 def test_leads_to_train_on_are_those_of_the_certificate():

@@ -1,5 +1,6 @@
 """Random changes of training batches, whole batches at a time."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -45,8 +46,22 @@ def random_erasing(images: Tensor, generator: torch.Generator, size: int = 8) ->
     return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
 
 
+def random_turn(images: Tensor, generator: torch.Generator, degrees: float = 15, strength: float = 0.15) -> Tensor:
+    """Turn every second image, at random, by up to `degrees` and stretch each of its axes by up to 1 ± `strength`."""
+    turned = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < 0.5
+    uniform = 2 * torch.rand(3, len(images), generator=generator, device=images.device) - 1
+    angle = math.radians(degrees) * uniform[0]
+    across, along = 1 + strength * uniform[1:]
+    sine, cosine, centred = angle.sin(), angle.cos(), torch.zeros_like(angle)
+    aspect = images.shape[2] / images.shape[3]  # coordinates go from -1 to 1 on both axes
+    rows = [across * cosine, -along * sine * aspect, centred], [across * sine / aspect, along * cosine, centred]
+    source = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)  # (N, 2, 3)
+    places = torch.nn.functional.affine_grid(source, list(images.shape), align_corners=False)
+    return torch.where(turned, torch.nn.functional.grid_sample(images, places, align_corners=False), images)
+
+
 AUGMENTATIONS: dict[str, Augmentation] = {
-    augment.__name__: augment for augment in (random_flip, random_crop, random_colours, random_erasing)
+    augment.__name__: augment for augment in (random_flip, random_crop, random_turn, random_colours, random_erasing)
 }
 """By the names that configs and options give."""
 

@@ -17,6 +17,7 @@ from patchcert.errors import UsageError, require_within
 from patchcert.experiments import about
 from patchcert.experiments.setting import IMAGENET, add_save_every, add_setting, add_subset, load_images, set_up
 from patchcert.option_values import (
+    fraction,
     index,
     nonnegative_float,
     one_patch,
@@ -81,6 +82,14 @@ def masked_training_parser(
     parser.recipe.add_argument("--size_to_train", type=one_patch, default="5", help="patch to train against: 5 or 2x8")
     parser.recipe.add_argument(
         "--band_weight", type=nonnegative_float, default=0.5, help="weight of the loss of every band by itself"
+    )
+    parser.recipe.add_argument(
+        "--loss_power",
+        type=fraction,
+        default=0.0,
+        metavar="Q",
+        help="q of the generalised cross-entropy of the worst pair of masks: 0 is cross-entropy, and the nearer to 1, "
+        "the less do images count that are far from being certified",
     )
     parser.recipe.add_argument(
         "--band_stride",
@@ -156,7 +165,7 @@ def train_masked(options: argparse.Namespace, shape: Shape, stem: str) -> Path:
     ablation = shape.ablation().to(options.device)
     ablation.require_fits("size_to_train", options.size_to_train)
     require_within("band_stride", options.band_stride, 1, options.band_size, "further apart, bands miss pixels")
-    objective = WorstPair(ablation, options.size_to_train, options.band_weight, options.band_stride)
+    objective = WorstPair(ablation, options.size_to_train, options.band_weight, options.band_stride, options.loss_power)
     details = f"lines_{shape.lines}_size_{options.size_to_train}_band_{shape.band_size}"
     return _train(options, ablation, objective, lambda: LinesNetwork(shape), stem, details, options.augmentations)
 

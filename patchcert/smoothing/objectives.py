@@ -88,19 +88,20 @@ class EveryBand:
 class WorstPair:
     """The certificate of double masking: the leads over all classes at the worst pair of places.
 
-    Its loss is the cross-entropy of −lead · τ, with a share of the loss of every band.
+    Its loss is the generalised cross-entropy of −lead · τ, with a share of the loss of every band.
 
     Args:
         ablation, patch: what is to be certified.
         band_weight: of the loss of every band.
+        power: q of `generalised_cross_entropy`; above 0, images far from being certified count less.
         stride: each step looks at every so-many-th band, from a random one on. Neighbouring bands have most of their
             pixels in common, so that little is lost; their leads count as often as there are bands for each of them.
     """
 
     measured = "worst pair test"  # not certified: that needs the numerical margin
 
-    def __init__(self, ablation: Ablation, patch: Patch, band_weight: float, stride: int = 1):
-        self.bands, self.band_weight, self.stride = EveryBand(), band_weight, stride
+    def __init__(self, ablation: Ablation, patch: Patch, band_weight: float, stride: int = 1, power: float = 0.0):
+        self.bands, self.band_weight, self.stride, self.power = EveryBand(), band_weight, stride, power
         self.chosen = [slice(first, None, stride) if stride > 1 else slice(None) for first in range(stride)]
         self.maskings = [DoubleMasking(ablation, patch, chosen=chosen) for chosen in self.chosen]
 
@@ -108,7 +109,7 @@ class WorstPair:
         device = generator.device
         first = int(torch.randint(self.stride, (), generator=generator, device=device)) if self.stride > 1 else 0
         scores, leads = self._scores_and_leads(network, images, labels, first)
-        loss = cross_entropy(-TEMPERATURE * leads, labels)
+        loss = generalised_cross_entropy(-TEMPERATURE * leads, labels, self.power)
         return loss + self.band_weight * self.bands.of_scores(scores, labels), _ahead(leads, labels)
 
     def right(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -116,7 +117,8 @@ class WorstPair:
 
     def settings(self, network: nn.Module) -> dict:
         strided = {"band_stride": self.stride} if self.stride > 1 else {}
-        return {"band_weight": self.band_weight, "network": network.description} | strided
+        powered = {"loss_power": self.power} if self.power > 0 else {}
+        return {"band_weight": self.band_weight, "network": network.description} | strided | powered
 
     def _scores_and_leads(
         self, network: nn.Module, images: Tensor, labels: Tensor, first: int
@@ -124,6 +126,19 @@ class WorstPair:
         """The logits (N, A', K) of every `stride`-th band from `first` on, and the labels' worst leads (N, K)."""
         scores = network(images, self.chosen[first]).float()
         return scores, self.stride * self.maskings[first].worst_leads(labels, scores)
+
+
+def generalised_cross_entropy(logits: Tensor, labels: Tensor, power: float) -> Tensor:
+    """The mean of (1 − pᵠ) / q, p being the labels' softmax probabilities: cross-entropy for q = 0, 1 − p for q = 1.
+
+    Its gradient is that of cross-entropy times pᵠ (Zhang and Sabuncu, NeurIPS 2018).
+
+    Args:
+        logits: (N, K). labels: (N,). power: q, from 0 to 1.
+    """
+    if power == 0:
+        return cross_entropy(logits, labels)
+    return -torch.expm1(-power * cross_entropy(logits, labels, reduction="none")).mean() / power
 
 
 def ablated(images: Tensor, ablation: Ablation | None, generator: torch.Generator, per: str = "batch") -> Tensor:
