@@ -1,9 +1,11 @@
 """Write the weights of a checkpoint in float16: small enough to come with the repository.
 
     python3 benchmarks/ship_weights.py --checkpoint NAME --output checkpoints/mnist_masked_band.pth
+    python3 benchmarks/ship_weights.py --checkpoint NAME --towards LATER_NAME --share 0.2 --output between.pth
 
 Kept are the weights and what the checkpoint says of itself, not what training would go on with. Rounding makes another
-classifier: certify the file that this writes, and report those numbers.
+classifier: certify the file that this writes, and report those numbers. With --towards, weights lie a share of the way
+from one checkpoint to what a further training made of it, which may be better than either.
 """
 
 import sys
@@ -13,24 +15,42 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 from patchcert import checkpoint, cli  # noqa: E402
-from patchcert.option_values import output_file  # noqa: E402
+from patchcert.errors import UsageError  # noqa: E402
+from patchcert.option_values import fraction, output_file  # noqa: E402
 
 
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--checkpoint", required=True, metavar="NAME", help="a name under checkpoints/ or a path")
+    parser.add_argument("--towards", metavar="NAME", help="a further training of the network in --checkpoint")
+    parser.add_argument("--share", type=fraction, default=0.5, help="of the way from --checkpoint to --towards")
     parser.add_argument("--output", type=output_file, required=True, metavar="FILE.pth", help="the smaller file")
     options = parser.parse_args()
-    path = checkpoint.find("checkpoint", options.checkpoint)
-    content = checkpoint.read("checkpoint", path)
-    weights = {
-        key: tensor.to(torch.float16) if tensor.is_floating_point() else tensor
-        for key, tensor in content["net"].items()
-    }
+    path, content = found("checkpoint", options.checkpoint)
+    weights, source = content["net"], path.name
     kept = {key: content[key] for key in ("acc", "epoch", "about") if key in content}
-    checkpoint.save({"net": weights, "trained_as": path.name} | kept, options.output)
+    if options.towards:
+        path, later = found("towards", options.towards)
+        if later.get("about") != content.get("about"):
+            raise UsageError("towards", options.towards, "expected a further training of the network in --checkpoint")
+        weights = {key: between(tensor, later["net"][key], options.share) for key, tensor in weights.items()}
+        source = f"{options.share:g} of the way from {source} to {path.name}"
+        kept = {"epoch": later["epoch"], "about": later["about"]}
+    halves = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in weights.items()}
+    checkpoint.save({"net": halves, "trained_as": source} | kept, options.output)
+
+
+def found(option: str, name: str) -> tuple[Path, dict]:
+    path = checkpoint.find(option, name)
+    return path, checkpoint.read(option, path)
+
+
+def between(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """The second alone where they count something."""
+    return torch.lerp(first.float(), second.float(), share) if first.is_floating_point() else second
 
 
 if __name__ == "__main__":
