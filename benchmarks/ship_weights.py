@@ -34,11 +34,11 @@ def main() -> None:
     kept = {key: content[key] for key in ("acc", "epoch", "about") if key in content}
     if options.towards:
         path, later = found("towards", options.towards)
-        if later.get("about") != content.get("about"):
+        if network_of(later) != network_of(content):
             raise UsageError("towards", options.towards, "expected a further training of the network in --checkpoint")
         weights = {key: between(tensor, later["net"][key], options.share) for key, tensor in weights.items()}
         source = f"{options.share:g} of the way from {source} to {path.name}"
-        kept = {"epoch": later["epoch"], "about": later["about"]}
+        kept = {key: later[key] for key in ("epoch", "about") if key in later}
     halves = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in weights.items()}
     checkpoint.save({"net": halves, "trained_as": source} | kept, options.output)
 
@@ -46,6 +46,10 @@ def main() -> None:
 def found(option: str, name: str) -> tuple[Path, dict]:
     path = checkpoint.find(option, name)
     return path, checkpoint.read(option, path)
+
+
+def network_of(content: dict) -> dict | None:
+    return content.get("about", {}).get("network")
 
 
 def between(first: Tensor, second: Tensor, share: float) -> Tensor:

@@ -1,0 +1,63 @@
+"""Shipped weights: a checkpoint's in float16, or a share of the way to those of a further training."""
+
+import pytest
+import torch
+
+from patchcert import checkpoint
+from patchcert.smoothing.columns import LinesNetwork, Shape
+from tests.helpers import run_here
+
+SHIP = "benchmarks/ship_weights.py"
+
+
+def network(seed, classes=10):
+    torch.manual_seed(seed)
+    bands = {"band_size": 2, "lines": "columns", "height": 6, "width": 6, "image_channels": 1}
+    made = LinesNetwork(Shape((4, 6), (0, 1), classes=classes, **bands))
+    for normed in made.modules():
+        if isinstance(normed, torch.nn.BatchNorm2d):
+            normed.running_var.uniform_(0.5, 2)
+            normed.num_batches_tracked.fill_(seed)
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for epoch, (name, classes) in enumerate({"first.pth": 10, "later.pth": 10, "other.pth": 7}.items(), start=1):
+        trained = network(epoch, classes)
+        about = {"classes": classes, "network": trained.description}
+        checkpoint.save({"net": trained.state_dict(), "epoch": epoch, "acc": 50.0, "about": about}, tmp_path / name)
+    return tmp_path
+
+
+def shipped(folder, *arguments):
+    assert run_here(SHIP, "--checkpoint", "first.pth", "--output", "out.pth", *arguments, folder=folder) == 0
+    return torch.load(folder / "out.pth", weights_only=True)
+
+
+def test_weights_alone_ship_in_half_the_bytes(folder):
+    content = shipped(folder)
+    assert (content["acc"], content["epoch"], content["trained_as"]) == (50.0, 1, "first.pth")
+    for name, tensor in network(1).state_dict().items():
+        assert torch.equal(content["net"][name], tensor.half() if tensor.is_floating_point() else tensor)
+    LinesNetwork.load(folder / "out.pth")
+
+
+@pytest.mark.parametrize("share", [0, 0.25, 1])
+def test_weights_lie_a_share_of_the_way_towards_a_further_training(folder, share):
+    content = shipped(folder, "--towards", "later.pth", "--share", share)
+    assert "acc" not in content  # nobody measured it
+    assert (content["epoch"], content["trained_as"]) == (2, f"{share} of the way from first.pth to later.pth")
+    later = network(2).state_dict()
+    for name, tensor in network(1).state_dict().items():
+        wanted = (1 - share) * tensor + share * later[name] if tensor.is_floating_point() else later[name]
+        assert torch.allclose(content["net"][name].to(wanted.dtype), wanted, rtol=1e-3, atol=1e-6)
+    LinesNetwork.load(folder / "out.pth")
+
+
+def test_another_network_is_no_further_training(folder, capsys):
+    arguments = "--checkpoint", "first.pth", "--output", "out.pth"
+    assert run_here(SHIP, *arguments, "--towards", "other.pth", folder=folder) == 2
+    assert "--towards other.pth: expected a further training of the network" in capsys.readouterr().err
+    assert run_here(SHIP, *arguments, "--towards", "later.pth", "--share", 2, folder=folder) == 2
+    assert "--share: 2: expected a number from 0 to 1" in capsys.readouterr().err
