@@ -177,7 +177,7 @@ def test_random_erasing_blacks_out_a_square_and_nothing_else():
     assert len(corners) > 60
 
 
-def test_random_turns_move_every_second_image_within_their_limits():
+def test_random_turns_move_half_of_the_images_within_their_limits():
     height, width = 40, 60
     down, right = (torch.arange(size) - (size - 1) / 2 for size in (height, width))  # pixels from the centre
     places = torch.stack([right.expand(height, width), down[:, None].expand(height, width)])

@@ -47,7 +47,7 @@ def random_erasing(images: Tensor, generator: torch.Generator, size: int = 8) ->
 
 
 def random_turn(images: Tensor, generator: torch.Generator, degrees: float = 15, strength: float = 0.15) -> Tensor:
-    """Turn every second image, at random, by up to `degrees` and stretch each of its axes by up to 1 ± `strength`."""
+    """With probability 1/2 turn an image about its centre, by up to `degrees`, and scale its axes by 1 ± `strength`."""
     turned = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < 0.5
     uniform = 2 * torch.rand(3, len(images), generator=generator, device=images.device) - 1
     angle = math.radians(degrees) * uniform[0]
