@@ -10,9 +10,9 @@ from tests.helpers import run_here
 SHIP = "benchmarks/ship_weights.py"
 
 
-def network(seed, classes=10):
+def network(seed, classes=10, lines="columns"):
     torch.manual_seed(seed)
-    bands = {"band_size": 2, "lines": "columns", "height": 6, "width": 6, "image_channels": 1}
+    bands = {"band_size": 2, "lines": lines, "height": 6, "width": 6, "image_channels": 1}
     made = LinesNetwork(Shape((4, 6), (0, 1), classes=classes, **bands))
     for normed in made.modules():
         if isinstance(normed, torch.nn.BatchNorm2d):
@@ -23,9 +23,11 @@ def network(seed, classes=10):
 
 @pytest.fixture
 def folder(tmp_path):
-    for epoch, (name, classes) in enumerate({"first.pth": 10, "later.pth": 10, "other.pth": 7}.items(), start=1):
-        trained = network(epoch, classes)
-        about = {"classes": classes, "network": trained.description}
+    kinds = {"first": (10, "columns"), "later": (10, "columns"), "other": (7, "columns"), "turned": (10, "rows")}
+    for epoch, (name, (classes, lines)) in enumerate(kinds.items(), start=1):
+        trained, name = network(epoch, classes, lines), f"{name}.pth"
+        ablation = trained.shape.ablation().description()
+        about = {"dataset": "digits", "classes": classes, "ablation": ablation, "network": trained.description}
         checkpoint.save({"net": trained.state_dict(), "epoch": epoch, "acc": 50.0, "about": about}, tmp_path / name)
     return tmp_path
 
@@ -55,9 +57,17 @@ def test_weights_lie_a_share_of_the_way_towards_a_further_training(folder, share
     LinesNetwork.load(folder / "out.pth")
 
 
-def test_another_network_is_no_further_training(folder, capsys):
+@pytest.mark.parametrize("other", ["other.pth", "turned.pth"])  # of other shapes, and of the same
+def test_another_network_is_no_further_training(folder, capsys, other):
     arguments = "--checkpoint", "first.pth", "--output", "out.pth"
-    assert run_here(SHIP, *arguments, "--towards", "other.pth", folder=folder) == 2
-    assert "--towards other.pth: expected a further training of the network" in capsys.readouterr().err
+    assert run_here(SHIP, *arguments, "--towards", other, "--share", 0.5, folder=folder) == 2
+    assert f"--towards {other}: expected a further training of the network" in capsys.readouterr().err
     assert run_here(SHIP, *arguments, "--towards", "later.pth", "--share", 2, folder=folder) == 2
     assert "--share: 2: expected a number from 0 to 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("alone", [("--towards", "later.pth"), ("--share", 0.5)])
+def test_a_share_is_one_of_a_way(folder, capsys, alone):
+    assert run_here(SHIP, "--checkpoint", "first.pth", "--output", "out.pth", *alone, folder=folder) == 2
+    assert "expected a number beside --towards, and nothing without it" in capsys.readouterr().err
+    assert not (folder / "out.pth").exists()

@@ -47,7 +47,10 @@ def random_erasing(images: Tensor, generator: torch.Generator, size: int = 8) ->
 
 
 def random_turn(images: Tensor, generator: torch.Generator, degrees: float = 15, strength: float = 0.15) -> Tensor:
-    """With probability 1/2 turn an image about its centre, by up to `degrees`, and scale its axes by 1 ± `strength`."""
+    """With probability 1/2 turn an image by up to `degrees` and scale its axes by factors within 1 ± `strength`.
+
+    Around its centre; pixels are interpolated, and black where nothing was.
+    """
     turned = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < 0.5
     uniform = 2 * torch.rand(3, len(images), generator=generator, device=images.device) - 1
     angle = math.radians(degrees) * uniform[0]

@@ -93,9 +93,9 @@ class WorstPair:
     Args:
         ablation, patch: what is to be certified.
         band_weight: of the loss of every band.
-        power: q of `generalised_cross_entropy`; above 0, images far from being certified count less.
         stride: each step looks at every so-many-th band, from a random one on. Neighbouring bands have most of their
             pixels in common, so that little is lost; their leads count as often as there are bands for each of them.
+        power: q of `generalised_cross_entropy`; above 0, images far from being certified count less.
     """
 
     measured = "worst pair test"  # not certified: that needs the numerical margin
@@ -129,12 +129,14 @@ class WorstPair:
 
 
 def generalised_cross_entropy(logits: Tensor, labels: Tensor, power: float) -> Tensor:
-    """The mean of (1 − pᵠ) / q, p being the labels' softmax probabilities: cross-entropy for q = 0, 1 − p for q = 1.
+    """The mean of (1 − p^q) / q, p being the labels' softmax probabilities: cross-entropy for q = 0, 1 − p for q = 1.
 
-    Its gradient is that of cross-entropy times pᵠ (Zhang and Sabuncu, NeurIPS 2018).
+    An image's gradient is that of cross-entropy times p^q (Zhang and Sabuncu, NeurIPS 2018).
 
     Args:
-        logits: (N, K). labels: (N,). power: q, from 0 to 1.
+        logits: (N, K).
+        labels: (N,).
+        power: q, from 0 to 1.
     """
     if power == 0:
         return cross_entropy(logits, labels)
