@@ -1,4 +1,4 @@
-"""Attack any network of limited reach with patches: double masking of what it says of every copy.
+"""Attack any network with patches: double masking of what it says of every ablated copy.
 
     python3 attack_masked.py --model package.module:factory --weights FILE --ablation band:4 --size_of_attack 5
 
@@ -7,14 +7,14 @@ new place (Levine and Feizi, NeurIPS 2020), judged by the two-round prediction. 
 whose answer is certified.
 """
 
-from patchcert import ANY, add_any_network, any_network_of_limited_reach, attack_masked, cli, masked_attack_parser
+from patchcert import ANY, add_any_network, any_network, attack_masked, cli, masked_attack_parser
 
 
 def main() -> None:
     parser = masked_attack_parser(__doc__, ANY)
     add_any_network(parser)
     options = parser.parse_args()
-    attack_masked(options, *any_network_of_limited_reach(options))
+    attack_masked(options, *any_network(options))
 
 
 if __name__ == "__main__":

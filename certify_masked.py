@@ -1,27 +1,21 @@
-"""Certify any network of limited reach against patches, by double masking of what it says of every copy.
+"""Certify any network against patches, by double masking of what it says of every ablated copy.
 
+    python3 certify_masked.py --model package.module:factory --weights FILE --ablation window_pairs:11x4
     python3 certify_masked.py --model package.module:factory --weights FILE --ablation band:4 --size_to_certify 1-10
 
-factory() makes a torch.nn.Module with an attribute `limited_reach = True`: images (N, C, H, W) to the logits (N, A, K)
-of all copies, each from the pixels of its copy alone. The answer is that of PatchCleanser's two rounds on these logits;
-it is certified if every pair of masks gives it.
+factory() makes a torch.nn.Module as certify.py describes it: encoded copies (B, 2C, H, W) to logits (B, K), or, of
+limited reach, images (N, C, H, W) to the logits (N, A, K) of all copies. The answer is that of PatchCleanser's two
+rounds on these logits; it is certified if every pair of masks gives it.
 """
 
-from patchcert import (
-    ANY,
-    add_any_network,
-    any_network_of_limited_reach,
-    certify_masked,
-    cli,
-    masked_certification_parser,
-)
+from patchcert import ANY, add_any_network, any_network, certify_masked, cli, masked_certification_parser
 
 
 def main() -> None:
     parser = masked_certification_parser(__doc__, ANY)
     add_any_network(parser)
     options = parser.parse_args()
-    certify_masked(options, *any_network_of_limited_reach(options))
+    certify_masked(options, *any_network(options))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from importlib import import_module
 
 INTERFACE = {
     "patch": ("Patch",),
-    "smoothing.ablation": ("Band", "BandAndRow", "Block", "MultiBand", "MultiBlock", "Row", "encode"),
+    "smoothing.ablation": ("Band", "BandAndRow", "Block", "MultiBand", "MultiBlock", "Row", "WindowPairs", "encode"),
     "smoothing.classifiers": ("MaskedClassifier", "SmoothedClassifier"),
     "smoothing.columns": ("LinesNetwork",),
     "interface.certification": ("Certification",),
@@ -34,13 +34,22 @@ FOR_SCRIPTS = {
         "add_image_size",
         "add_model",
         "add_network",
+        "add_windows",
         "class_count",
         "data_name",
     ),
     "experiments.networks": ("base_network", "masked_network"),
-    "experiments.any_network": ("add_any_network", "any_network", "any_network_of_limited_reach"),
+    "experiments.any_network": ("add_any_network", "any_network"),
     "experiments.masking": ("certify_masked", "masked_certification_parser"),
-    "experiments.training": ("add_recipe", "masked_training_parser", "train", "train_masked", "training_parser"),
+    "experiments.training": (
+        "add_recipe",
+        "masked_training_parser",
+        "train",
+        "train_masked",
+        "train_windows",
+        "training_parser",
+        "windows_training_parser",
+    ),
     "experiments.certifying": (
         "add_threshold",
         "add_vote",

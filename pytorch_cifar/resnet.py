@@ -1,14 +1,18 @@
 """ResNets whose stem keeps the resolution of small images.
 
-He et al., "Deep Residual Learning for Image Recognition", CVPR 2016: a 3 × 3 stem, four stages of 64, 128, 256
-and 512 channels at strides 1, 2, 2, 2, the average over all places, one linear layer.
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016: a 3 × 3 stem, stages of 64, 128, 256 and 512
+channels at strides 1, 2, 2, 2, the average over all places, one linear layer. resnet14 is for processors: a stem of 32
+channels, three stages of 64, 128 and 256 at stride 2, 102 million multiply-adds where resnet18 has 556.
 """
 
 import torch
 from torch import Tensor, nn
 
-STAGES = {64: 1, 128: 2, 256: 2, 512: 2}
-"""Channels of each stage and the stride of its first block."""
+STAGES = {4: {64: 1, 128: 2, 256: 2, 512: 2}, 3: {64: 2, 128: 2, 256: 2}}
+"""By their number: channels of each stage and the stride of its first block."""
+
+STEM = {4: 64, 3: 32}
+"""Channels of the stem, by the number of stages."""
 
 
 class _Residual(nn.Module):
@@ -71,12 +75,13 @@ class Bottleneck(_Residual):
 class ResNet(nn.Module):
     """Images (N, channels, H, W), H and W at least 8 and made for 32, to logits (N, classes)."""
 
-    def __init__(self, block: type[_Residual], depths: tuple[int, int, int, int], channels: int, classes: int):
+    def __init__(self, block: type[_Residual], depths: tuple[int, ...], channels: int, classes: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        width = 64
-        for number, (depth, (stage_channels, stride)) in enumerate(zip(depths, STAGES.items(), strict=True), start=1):
+        self.stages = len(depths)
+        width, stages = STEM[self.stages], STAGES[self.stages]
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        for number, (depth, (stage_channels, stride)) in enumerate(zip(depths, stages.items(), strict=True), start=1):
             stage = nn.Sequential()
             for position in range(depth):
                 stage.append(block(width, stage_channels, stride if position == 0 else 1))
@@ -86,11 +91,13 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn1(self.conv1(x)).relu()
-        out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
+        for number in range(1, self.stages + 1):
+            out = getattr(self, f"layer{number}")(out)
         return self.linear(out.mean(dim=(2, 3)))
 
 
 MODELS = {
+    "resnet14": (BasicBlock, (2, 2, 2)),
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),

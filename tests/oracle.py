@@ -37,6 +37,17 @@ def multi_blocks(height, width, size, keep):
     return [set.union(*chosen) for chosen in choices([rectangle(*corner, size, size) for corner in corners], keep)]
 
 
+def windows(height, width, size, per_side):
+    """They begin at ⌊(side − size) · i / (k − 1)⌋."""
+    starts = [[(side - size) * i // (per_side - 1) for i in range(per_side)] for side in (height, width)]
+    return [rectangle(*corner, size, size) for corner in product(*starts)]
+
+
+def window_pairs(height, width, size, per_side):
+    pairs = choices(windows(height, width, size, per_side), 2)
+    return [rectangle(0, 0, height, width) - first - second for first, second in pairs]
+
+
 def encoded(image, copies):
     """(A, 2C, H, W): what a network sees of `copies` of one image (C, H, W)."""
     inputs = torch.zeros(len(copies), 2 * len(image), *image.shape[1:])

@@ -1,5 +1,6 @@
 """The geometry, against masks written by hand, brute force and the closed forms of SMOOTHING.md."""
 
+from itertools import pairwise
 from math import ceil, comb
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from patchcert.errors import UsageError
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Row, encode
+from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Row, WindowPairs, encode
+from tests import oracle
 
 sizes = st.integers(1, 9)
 
@@ -128,6 +130,41 @@ def test_closed_forms_at_mnist_size(size):
     assert MultiBlock(28, 28, size, 2).most_touched(Patch(5, 5)) == comb(n, 2) - comb(n - a, 2)
 
 
+def test_of_16_windows_two_are_hidden_at_a_time():
+    masks = WindowPairs(32, 32, 11, 4).masks()
+    assert masks.shape == (16 * 15 // 2, 32, 32)
+    expected = torch.ones(32, 32, dtype=torch.bool)
+    expected[:11, :11] = expected[7:18, 21:] = False  # windows 0 and 7
+    assert torch.equal(masks[6], expected)
+    hidden = (~masks).sum(dim=(1, 2))
+    assert hidden.max() == 2 * 11 * 11 and hidden.min() == 2 * 11 * 11 - 4 * 11
+
+
+@given(st.integers(4, 9), st.integers(4, 9), st.integers(2, 4), st.integers(2, 4))
+def test_windows_hold_the_patches_that_fit_and_no_larger_ones(height, width, size, per_side):
+    try:
+        ablation = WindowPairs(height, width, size, per_side)
+    except UsageError as error:
+        assert str(error).startswith("--per_side")
+        starts = [[(side - size) * i // (per_side - 1) for i in range(per_side)] for side in (height, width)]
+        assert any(b - a > size for along in starts for a, b in pairwise(along))
+        return
+    windows = oracle.windows(height, width, size, per_side)
+    for patch in (Patch(rows, columns) for rows in range(1, size + 1) for columns in range(1, size + 1)):
+        places = [
+            oracle.rectangle(top, left, patch.height, patch.width)
+            for top in range(height - patch.height + 1)
+            for left in range(width - patch.width + 1)
+        ]
+        held = all(any(place <= window for window in windows) for place in places)
+        try:
+            ablation.require_fits("size_to_certify", patch)
+            fits = True
+        except UsageError:
+            fits = False
+        assert fits == held
+
+
 def test_encoding_tells_hidden_from_black_and_white():
     encoded = encode(torch.tensor([0.0, 0.3, 1.0]).view(3, 1, 1, 1)).flatten(1)
     assert encoded.tolist() == [[0.0, 1.0], [pytest.approx(0.3), pytest.approx(0.7)], [1.0, 0.0]]
@@ -148,6 +185,10 @@ def test_encoding_keeps_the_channels_in_order():
         (lambda: MultiBand(28, 28, 3, 10), "--keep 10"),
         (lambda: MultiBlock(28, 28, 29, 1), "--block_size 29"),
         (lambda: MultiBlock(28, 28, 1, 392), "--keep 392"),
+        (lambda: WindowPairs(28, 28, 29, 2), "--window_size 29"),
+        (lambda: WindowPairs(28, 28, 14, 1), "--per_side 1"),
+        (lambda: WindowPairs(28, 28, 9, 3), "--per_side 3: so many windows of 9 pixels leave gaps"),
+        (lambda: WindowPairs(32, 32, 11, 4).most_touched(Patch(5, 6)), "--size_to_certify 5x6: expected at most 5 × 5"),
         (lambda: Band(28, 28, 4).patch_cells(Patch(5, 29)), "--size_to_certify 5x29"),
         (lambda: Band(28, 28, 4).patch_cells(Patch(0, 5)), "--size_to_certify 0x5"),
     ],

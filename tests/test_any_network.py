@@ -10,7 +10,7 @@ import torch
 from patchcert.experiments import certifying
 from patchcert.experiments.any_network import ablation_of
 from patchcert.networks import mnist_network
-from patchcert.smoothing.ablation import Band, BandAndRow, Block, MultiBand, Row, Whole
+from patchcert.smoothing.ablation import Band, BandAndRow, Block, MultiBand, Row, Whole, WindowPairs
 from tests.helpers import run_here, succeed
 from tests.test_pictures import write_pictures
 from tests.test_scripts import save_random_network
@@ -207,9 +207,17 @@ def test_an_interrupted_run_does_not_go_on_with_other_code(folder, monkeypatch, 
     assert "stopped.json.partial is of an interrupted run with code " in capsys.readouterr().err
 
 
-def test_masking_of_scores_wants_limited_reach(folder, capsys):
-    assert run_here("certify_masked.py", *MNIST, "--model", "factories:small", folder=folder) == 2
-    assert "certify.py --certificate masking masks the votes" in capsys.readouterr().err
+def test_any_network_is_masked_by_its_scores(folder):
+    network = [*COLOUR, "--model", "factories:of_colour", "--ablation", "window_pairs:8x2"]
+    (scores,) = results(folder, "certify_masked.py", *network, "--size_to_certify", 4)
+    (of_votes,) = results(
+        folder, "certify.py", *network, "--certificate", "masking", "--top_one", "--size_to_certify", 4
+    )
+    counts = ["certified_correct", "certified_wrong"]  # where a pair of windows leaves one copy, its answer is its vote
+    assert [scores[name] for name in counts] == [of_votes[name] for name in counts] and scores["certified_correct"] > 0
+    effort = ["--steps", 2, "--randomizations", 2, "--skip", 1, "--size_of_attack", 4]
+    (attacked,) = results(folder, "attack_masked.py", *network, *effort)
+    assert attacked["certified_correct"] == scores["certified_correct"]
 
 
 @pytest.mark.parametrize("script", ["certify_masked.py", "certify.py", "attack_masked.py"])
@@ -226,6 +234,7 @@ def test_ablations_by_their_names():
         "band_and_row:3": BandAndRow(8, 9, 3),
         "block:5": Block(8, 9, 5),
         "multi_band:3x2": MultiBand(8, 9, 3, 2),
+        "window_pairs:5x3": WindowPairs(8, 9, 5, 3),
         "whole": Whole(8, 9),
     }
     found = {text: ablation_of(text, 8, 9).description() for text in expected}

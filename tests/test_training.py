@@ -1,3 +1,4 @@
+import copy
 import json
 from dataclasses import replace
 from unittest import mock
@@ -11,8 +12,8 @@ from patchcert.data.augmentation import random_crop, random_flip
 from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
 from patchcert.smoothing import training
-from patchcert.smoothing.ablation import Band, Block
-from patchcert.smoothing.objectives import OneCopy, ablated
+from patchcert.smoothing.ablation import Band, Block, WindowPairs
+from patchcert.smoothing.objectives import HardestCopy, OneCopy, ablated, generalised_cross_entropy
 
 DATA = Dataset(
     torch.randint(0, 256, (50, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8),
@@ -234,6 +235,28 @@ def test_a_batch_shows_one_ablation_and_all_of_them_come_up():
         assert (visible == visible[0]).all()
         seen.add((ablation.masks() == visible[0]).flatten(1).all(1).nonzero().item())
     assert len(seen) == 36
+
+
+def test_of_some_copies_the_hardest_is_learned_from():
+    """By a network of one batch norm, which would notice if it learned from the others, too."""
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(128, 4))
+    images, labels, windows = torch.rand(6, 1, 8, 8), torch.arange(6) % 4, WindowPairs(8, 8, 5, 2)
+    generator = torch.Generator().manual_seed(5)
+    copies = [ablated(images, windows, generator, per="sample") for _ in range(3)]
+    losses = torch.stack([nn.functional.cross_entropy(net.eval()(c), labels, reduction="none") for c in copies])
+    chosen = torch.stack([copies[number][image] for image, number in enumerate(losses.argmax(dim=0))])
+    assert len(losses.argmax(dim=0).unique()) > 1
+    expected = copy.deepcopy(net).train()
+    logits = expected(chosen)
+    objective = HardestCopy(windows, tries=3, power=0.4)
+    loss, right = objective.loss(net.train(), images, labels, torch.Generator().manual_seed(5))
+    assert net.training and loss.item() == pytest.approx(generalised_cross_entropy(logits, labels, 0.4).item())
+    assert torch.equal(right, (logits.argmax(dim=1) == labels).float())
+    assert torch.equal(net[0].running_mean, expected[0].running_mean) and net[0].num_batches_tracked == 1
+    measured = objective.right(net.eval(), images, labels, torch.Generator().manual_seed(5))
+    each = torch.stack([net(c).argmax(dim=1) == labels for c in copies])
+    assert torch.equal(measured, each.all(dim=0).float())
 
 
 def test_the_log_says_what_happened(tmp_path):

@@ -7,13 +7,20 @@ import torch
 
 from patchcert.patch import Patch
 from patchcert.smoothing import weak_spots
-from patchcert.smoothing.ablation import Band, BandAndRow, Block, MultiBand, Row
+from patchcert.smoothing.ablation import Band, BandAndRow, Block, MultiBand, Row, WindowPairs
 from patchcert.smoothing.certificate import Certifier, Question, predict
 from patchcert.smoothing.masking import DoubleMasking
 from patchcert.smoothing.voting import ThresholdVote, TopOneVote
 from tests import oracle
 
-ABLATIONS = [Band(3, 9, 2), Row(8, 3, 2), Block(4, 4, 2), MultiBand(3, 9, 2, 1), BandAndRow(4, 7, 1)]
+ABLATIONS = [
+    Band(3, 9, 2),
+    Row(8, 3, 2),
+    Block(4, 4, 2),
+    MultiBand(3, 9, 2, 1),
+    BandAndRow(4, 7, 1),
+    WindowPairs(4, 5, 4, 2),
+]
 PATCHES = [Patch(1, 1), Patch(2, 1)]
 RULE = ThresholdVote(0.5)
 

@@ -20,7 +20,10 @@ from patchcert.smoothing.classifiers import SmoothedClassifier
 ABLATIONS = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower(): kind for name, kind in KINDS.items()}
 """The kinds of ablations by the names that --ablation takes."""
 
-FORMS = "band:4, row:4, band_and_row:4, block:8, multi_band:2x3 or multi_block:4x3 (size × how many are kept), or whole"
+FORMS = (
+    "band:4, row:4, band_and_row:4, block:8, multi_band:2x3 or multi_block:4x3 (size × how many are kept), "
+    "window_pairs:11x4 (two of 4 × 4 windows are hidden), or whole"
+)
 
 
 def add_any_network(parser: Parser) -> None:
@@ -67,19 +70,6 @@ def code(options: argparse.Namespace) -> str:
     """The SHA-256 of the file that holds the factory of `--model`; empty where that is no file."""
     file = getattr(import_module(options.model.partition(":")[0]), "__file__", None)
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
-
-
-def any_network_of_limited_reach(options: argparse.Namespace) -> tuple[nn.Module, Ablation]:
-    """As `any_network`, one that answers for all copies in one pass.
-
-    Raises:
-        UsageError: it does not say that it does; or as above.
-    """
-    network, ablation = any_network(options)
-    if not SmoothedClassifier(network, ablation).limited_reach:
-        right = "expected a network of limited reach; certify.py --certificate masking masks the votes of any other"
-        raise UsageError("model", options.model, right)
-    return network, ablation
 
 
 def ablation_of(text: str, height: int, width: int) -> Ablation:

@@ -113,7 +113,7 @@ def attack_masked(options: argparse.Namespace, network: nn.Module, ablation: Abl
     """Attack the two-round prediction of a network for double masking as the options of `patch_attack_parser` say.
 
     Args:
-        network: of limited reach, that of `ablation`.
+        network: base classifier, or one of limited reach, that of `ablation`.
     """
     settle_numerical_margin(options)
     set_up(options)

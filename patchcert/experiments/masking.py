@@ -14,14 +14,16 @@ from patchcert.experiments import reporting, summaries
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
 from patchcert.experiments.setting import set_up
 from patchcert.journal import Journal
-from patchcert.networks import finite
 from patchcert.option_values import numerical_margin, patches, positive_int
 from patchcert.patch import Patch
 from patchcert.progress import progress_bar
 from patchcert.reports.exhibits import Views
 from patchcert.smoothing import weak_spots
 from patchcert.smoothing.ablation import Ablation
+from patchcert.smoothing.classifiers import SmoothedClassifier
 from patchcert.smoothing.masking import DoubleMasking, MaskedVerdicts
+
+BATCH = "images per call of the network where it answers for all of their copies, else ablated copies"
 
 
 def masked_certification_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
@@ -34,7 +36,7 @@ def masked_certification_parser(description: str, data_sets: tuple[str, ...]) ->
         "--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere"
     )
     add_numerical_margin(parser)
-    parser.engine.add_argument("--batch_size", type=positive_int, default=32, help="images per call of the network")
+    parser.engine.add_argument("--batch_size", type=positive_int, default=32, help=BATCH)
     return parser
 
 
@@ -61,15 +63,16 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
     """Certify as the options of `masked_certification_parser` say, all patch sizes from one pass.
 
     Args:
-        network: of limited reach, that of `ablation`.
+        network: base classifier, or one of limited reach, that of `ablation`.
     """
     settle_numerical_margin(options)
     set_up(options)
     ablation.to(options.device)
     maskings = {patch: DoubleMasking(ablation, patch, options.patches) for patch in options.size_to_certify}
     dataset, network = prepare(options, network, ablation)
+    classifier = SmoothedClassifier(network, ablation)
     with journal_of(options, network, dataset) as journal:
-        verdicts = _verdicts(options, network, dataset, list(maskings.values()), journal)
+        verdicts = _verdicts(options, classifier, dataset, list(maskings.values()), journal)
         seconds = journal.seconds()
         if not distributed.is_first():
             return
@@ -83,7 +86,7 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
 
         def subject(number: int) -> reporting.Subject:
             patch, masking = list(maskings.items())[number]
-            look = partial(_look, options, network, dataset, ablation, patch, masking, verdicts[number])
+            look = partial(_look, options, classifier, dataset, patch, masking, verdicts[number])
             about, margin = summaries.of_question(answers[number][0]), options.numerical_margin
             leads, leads_are = verdicts[number].lead, "lead at the worst pair of masks"
             return reporting.Subject(about, str(ablation), patch, look, leads, margin, leads_are, "logits")
@@ -93,17 +96,16 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
 
 def _look(
     options: argparse.Namespace,
-    network: nn.Module,
+    classifier: SmoothedClassifier,
     dataset: Images,
-    ablation: Ablation,
     patch: Patch,
     masking: DoubleMasking,
     verdicts: MaskedVerdicts,
     chosen: Tensor,
 ) -> Views:
     """What a report shows of the images `chosen` (n,)."""
-    batches = dataset.take(chosen).batches(options.batch_size)
-    scores = torch.cat([_scores(options, network, images) for images, _ in batches])
+    ablation, batches = classifier.ablation, dataset.take(chosen).batches(options.batch_size)
+    scores = torch.cat([_scores(options, classifier, images) for images, _ in batches])
     spots = weak_spots.of_scores(ablation, masking, patch, options.patches, verdicts.predicted[chosen], scores)
     return Views(
         reporting.pictures(dataset, chosen), spots, scores.softmax(dim=2), reporting.touched_by(ablation, patch)
@@ -111,20 +113,23 @@ def _look(
 
 
 @torch.inference_mode()
-def _scores(options: argparse.Namespace, network: nn.Module, images: Tensor) -> Tensor:
+def _scores(options: argparse.Namespace, classifier: SmoothedClassifier, images: Tensor) -> Tensor:
     """(N, A, K) float32: the logits of all copies."""
     with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-        return finite(network(images).float())
+        return torch.cat(list(classifier.every_copy(images, options.batch_size)))
 
 
 def _verdicts(
-    options: argparse.Namespace, network: nn.Module, dataset: Images, maskings: list[DoubleMasking], journal: Journal
+    options: argparse.Namespace,
+    classifier: SmoothedClassifier,
+    dataset: Images,
+    maskings: list[DoubleMasking],
+    journal: Journal,
 ) -> list[MaskedVerdicts]:
     """What each of `maskings` says of all images; each process looks at its share of them."""
-    network.eval()
 
     def look(images: Tensor, labels: Tensor) -> list[dict]:
-        scores = _scores(options, network, images)
+        scores = _scores(options, classifier, images)
         return [vars(masking.verdicts(scores, options.numerical_margin)) for masking in maskings]
 
     parts = []

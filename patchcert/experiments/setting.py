@@ -71,6 +71,12 @@ def add_image_size(parser: Parser, image_size: int) -> None:
     )
 
 
+def add_windows(parser: Parser) -> None:
+    """The options of the windows that copies hide."""
+    parser.add_argument("--window_size", type=positive_int, default=11, help="w, side of a hidden window, pixels")
+    parser.add_argument("--per_side", type=positive_int, default=4, help="k, of k × k windows over the image")
+
+
 def add_subset(parser: Parser) -> None:
     """--subset, which training has in place of the --limit of evaluations."""
     parser.data.add_argument(

@@ -15,7 +15,15 @@ from patchcert.data.augmentation import AUGMENTATIONS, Augmentation
 from patchcert.epochs import no_other_run
 from patchcert.errors import UsageError, require_within
 from patchcert.experiments import about
-from patchcert.experiments.setting import IMAGENET, add_save_every, add_setting, add_subset, load_images, set_up
+from patchcert.experiments.setting import (
+    IMAGENET,
+    add_save_every,
+    add_setting,
+    add_subset,
+    add_windows,
+    load_images,
+    set_up,
+)
 from patchcert.option_values import (
     fraction,
     index,
@@ -27,9 +35,9 @@ from patchcert.option_values import (
     whole_numbers,
 )
 from patchcert.smoothing import training
-from patchcert.smoothing.ablation import Ablation, Whole
+from patchcert.smoothing.ablation import Ablation, Whole, WindowPairs
 from patchcert.smoothing.columns import COLUMN, LINES, STEMS, LinesNetwork, Shape
-from patchcert.smoothing.objectives import EveryBand, Objective, OneCopy, WorstPair
+from patchcert.smoothing.objectives import EveryBand, HardestCopy, Objective, OneCopy, WorstPair
 
 RECIPE_OPTIONS = ("lr", "regularization", "end_epoch", "batch_size", "ablation_per", "amp")
 
@@ -83,14 +91,7 @@ def masked_training_parser(
     parser.recipe.add_argument(
         "--band_weight", type=nonnegative_float, default=0.5, help="weight of the loss of every band by itself"
     )
-    parser.recipe.add_argument(
-        "--loss_power",
-        type=fraction,
-        default=0.0,
-        metavar="Q",
-        help="q of the generalised cross-entropy of the worst pair of masks: 0 is cross-entropy, and the nearer to 1, "
-        "the less do images count that are far from being certified",
-    )
+    _add_loss_power(parser, "of the worst pair of masks", "that are far from being certified")
     parser.recipe.add_argument(
         "--band_stride",
         type=positive_int,
@@ -98,19 +99,51 @@ def masked_training_parser(
         metavar="N",
         help="each training step looks at every N-th band, from a random one on; certifying looks at all",
     )
-    parser.recipe.add_argument(
-        "--augmentations",
-        type=_augmentations,
-        default="none",
-        metavar="NAMES",
-        help=f"what training batches go through, in this order: none, or some of {','.join(AUGMENTATIONS)}",
-    )
+    _add_augmentations(parser, "none")
     parser.add_argument(
         "--stem", choices=STEMS, default="shared", help="of the network: shared by neighbouring bands, or a whole band"
     )
     parser.add_argument("--channels", type=whole_numbers, default=channels, help="of the network's stages")
     parser.add_argument("--blocks", type=whole_numbers, default=blocks, help="residual blocks of each stage")
     return parser
+
+
+def windows_training_parser(description: str, data_sets: tuple[str, ...], lr: float, end_epoch: int) -> Parser:
+    """The options of every script that trains a network on copies with hidden windows, for double masking."""
+    parser = training_parser(description, data_sets, lr, regularization=0.0005, end_epoch=end_epoch, ablated=False)
+    parser.set_defaults(recipe="masked")
+    add_windows(parser)
+    parser.recipe.add_argument(
+        "--tries",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="random copies of each image, of which that with the largest loss is trained on",
+    )
+    _add_loss_power(parser, "of copies", "of which the network is far from right")
+    _add_augmentations(parser, "random_crop,random_flip")
+    return parser
+
+
+def _add_loss_power(parser: Parser, whose: str, which: str) -> None:
+    less = f"0 is cross-entropy, and the nearer to 1, the less do images count {which}"
+    parser.recipe.add_argument(
+        "--loss_power",
+        type=fraction,
+        default=0.0,
+        metavar="Q",
+        help=f"q of the generalised cross-entropy {whose}: {less}",
+    )
+
+
+def _add_augmentations(parser: Parser, default: str) -> None:
+    parser.recipe.add_argument(
+        "--augmentations",
+        type=_augmentations,
+        default=default,
+        metavar="NAMES",
+        help=f"what training batches go through, in this order: none, or some of {','.join(AUGMENTATIONS)}",
+    )
 
 
 def _augmentations(text: str) -> tuple[Augmentation, ...]:
@@ -168,6 +201,16 @@ def train_masked(options: argparse.Namespace, shape: Shape, stem: str) -> Path:
     objective = WorstPair(ablation, options.size_to_train, options.band_weight, options.band_stride, options.loss_power)
     details = f"lines_{shape.lines}_size_{options.size_to_train}_band_{shape.band_size}"
     return _train(options, ablation, objective, lambda: LinesNetwork(shape), stem, details, options.augmentations)
+
+
+def train_windows(
+    options: argparse.Namespace, ablation: WindowPairs, build_network: Callable[[], nn.Module], stem: str, details: str
+) -> Path:
+    """Train a network for double masking of copies with hidden windows, by `windows_training_parser`; see `train`."""
+    set_up(options)
+    objective = HardestCopy(ablation.to(options.device), options.tries, options.loss_power)
+    details += f"_windows_{ablation.window_size}x{ablation.per_side}"
+    return _train(options, ablation, objective, build_network, stem, details, options.augmentations)
 
 
 def _train(

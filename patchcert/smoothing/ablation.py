@@ -24,6 +24,9 @@ CHUNK = 4096
 MOST_ABLATIONS = 10**8
 """Ablated copies of one image for which anybody would wait."""
 
+MOST_PER_SIDE = 8
+"""Windows along each side of an image: 64 of them, 2,016 pairs."""
+
 MOST_PAIRS = 4096
 """Pairs of places that exact certificates may look at: votes are counted for each of them, image and class."""
 
@@ -230,6 +233,50 @@ class Block(Ablation):
         return (rows[:, :, None] & columns[:, None, :]).flatten(1)
 
 
+class WindowPairs(Ablation):
+    """Everything but two of k × k square windows of w × w pixels, which lie evenly over the image (k = `per_side`).
+
+    One ablation for every pair of windows, the masks of PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security
+    2022). A window hides every patch that it holds, and of any two windows there is a copy that hides both. Patches fit
+    if some window holds them wherever they are.
+    """
+
+    def __init__(self, height: int, width: int, window_size: int, per_side: int):
+        require_within("window_size", window_size, 1, min(height, width), f"images are {height} × {width} pixels")
+        require_within("per_side", per_side, 2, MOST_PER_SIDE, "windows along each side")
+        self.height, self.width, self.window_size, self.per_side = height, width, window_size, per_side
+        self.count, self.cell_count = math.comb(per_side**2, 2), height * width
+        self.cells = torch.arange(height * width).view(height, width)
+        if min(self._held()) < 1:
+            raise UsageError("per_side", per_side, f"so many windows of {window_size} pixels leave gaps between them")
+
+    def __str__(self) -> str:
+        size = self.window_size
+        return f"{self.count} copies without two of {self.per_side**2} windows of {size} × {size} pixels"
+
+    def cells_shown(self, indices: Tensor) -> Tensor:
+        rows, columns = (_run_from(self._starts(n), self.window_size, n) for n in (self.height, self.width))
+        windows = (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1).flatten(1).to(indices.device)
+        first, second = torch.triu_indices(len(windows), len(windows), offset=1, device=indices.device)[:, indices]
+        return ~(windows[first] | windows[second])
+
+    def require_fits(self, option: str, patch: Patch) -> None:
+        super().require_fits(option, patch)
+        rows, columns = self._held()
+        if patch.height > rows or patch.width > columns:
+            held = f"expected at most {rows} × {columns} pixels, which one of the windows holds wherever they are"
+            raise UsageError(option, patch, held)
+
+    def _held(self) -> tuple[int, int]:
+        """Rows and columns of the largest patch that some window holds at every place."""
+        steps = (self._starts(size).diff().amax() for size in (self.height, self.width))
+        return tuple(self.window_size + 1 - int(step) for step in steps)
+
+    def _starts(self, size: int) -> Tensor:
+        """(k,): where the windows begin along a side of `size` pixels, from its one end to its other."""
+        return (size - self.window_size) * torch.arange(self.per_side) // (self.per_side - 1)
+
+
 class Whole(Ablation):
     """One copy that shows everything: no ablation, as one of its kind."""
 
@@ -292,7 +339,7 @@ class MultiBlock(_Combinations):
         self._choose(keep, f"blocks of {block_size} × {block_size} pixels")
 
 
-KINDS = {kind.__name__: kind for kind in (Band, Row, BandAndRow, Block, MultiBand, MultiBlock, Whole)}
+KINDS = {kind.__name__: kind for kind in (Band, Row, BandAndRow, Block, MultiBand, MultiBlock, WindowPairs, Whole)}
 
 
 def parameters(kind: type[Ablation]) -> list[str]:

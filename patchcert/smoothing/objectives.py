@@ -1,4 +1,4 @@
-"""What training lowers: the cross-entropy of ablated copies one by one, or of the worst pair of masks."""
+"""What training lowers: the cross-entropy of ablated copies, random or hard ones, or of the worst pair of masks."""
 
 from typing import Protocol
 
@@ -59,6 +59,39 @@ class OneCopy:
 
     def settings(self, network: nn.Module) -> dict:
         return {}
+
+
+class HardestCopy:
+    """Of a few random copies of each image that which the network knows least: double masking asks for all of them.
+
+    Its loss is the generalised cross-entropy. The network looks at them as it is evaluated, and learns from one.
+
+    Args:
+        tries: random copies of each image; 1 is one random copy.
+        power: q of `generalised_cross_entropy`.
+    """
+
+    measured = "hardest copy test"
+
+    def __init__(self, ablation: Ablation, tries: int, power: float = 0.0):
+        self.ablation, self.tries, self.power = ablation, tries, power
+
+    def loss(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Loss:
+        copies = self._copies(images, generator)
+        logits = network(copies[0] if self.tries == 1 else _hardest(network, copies, labels)).float()
+        return generalised_cross_entropy(logits, labels, self.power), _right(logits, labels)
+
+    def right(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        copies = self._copies(images, generator)
+        return torch.stack([_right(network(copy), labels) for copy in copies]).amin(dim=0)
+
+    def settings(self, network: nn.Module) -> dict:
+        powered = {"loss_power": self.power} if self.power > 0 else {}
+        return {"tries": self.tries} | powered
+
+    def _copies(self, images: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """`tries` batches of copies of `images`, a random one of each image."""
+        return [ablated(images, self.ablation, generator, per="sample") for _ in range(self.tries)]
 
 
 class EveryBand:
@@ -141,6 +174,15 @@ def generalised_cross_entropy(logits: Tensor, labels: Tensor, power: float) -> T
     if power == 0:
         return cross_entropy(logits, labels)
     return -torch.expm1(-power * cross_entropy(logits, labels, reduction="none")).mean() / power
+
+
+@torch.no_grad()
+def _hardest(network: nn.Module, copies: list[Tensor], labels: Tensor) -> Tensor:
+    """(N, 2C, H, W): of batches of copies, for each image that with the largest loss, by the network in eval mode."""
+    network.eval()
+    losses = [cross_entropy(network(copy).float(), labels, reduction="none") for copy in copies]
+    network.train()
+    return torch.stack(copies)[torch.stack(losses).argmax(dim=0), torch.arange(len(labels), device=labels.device)]
 
 
 def ablated(images: Tensor, ablation: Ablation | None, generator: torch.Generator, per: str = "batch") -> Tensor:

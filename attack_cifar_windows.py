@@ -1,0 +1,33 @@
+"""Attack CIFAR-10 pictures with patches: double masking of copies of which two square windows are hidden.
+
+    python3 attack_cifar_windows.py --size_of_attack 5 --checkpoint NAME
+    python3 attack_cifar_windows.py --size_of_attack 2x5 --locations all --loss margin --test --checkpoint NAME
+
+Projected gradient ascent with sign steps, many restarts with the patch at a new place (Levine and Feizi, NeurIPS 2020),
+judged by the two-round prediction. Stops with exit code 3 if an image flips whose answer is certified.
+"""
+
+from patchcert import (
+    CIFAR_LIKE,
+    WindowPairs,
+    add_network,
+    add_windows,
+    attack_masked,
+    class_count,
+    cli,
+    masked_attack_parser,
+)
+from pytorch_cifar import MODELS, cifar_resnet
+
+
+def main() -> None:
+    parser = masked_attack_parser(__doc__, CIFAR_LIKE)
+    add_network(parser, MODELS, "resnet14", image_size=32)
+    add_windows(parser)
+    options = parser.parse_args()
+    ablation = WindowPairs(options.image_size, options.image_size, options.window_size, options.per_side)
+    attack_masked(options, cifar_resnet(options.model, channels=6, classes=class_count(options)), ablation)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,99 @@
+"""The scripts of double masking with hidden windows, run as people run them, against every pair hidden by hand."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from patchcert.data.folders import load_folder
+from pytorch_cifar import cifar_resnet
+from tests import oracle
+from tests.helpers import run_here, succeed
+from tests.test_pictures import write_pictures
+
+WINDOWS = ["--window_size", 8, "--per_side", 3]  # they begin at 0, 4 and 8, and hold patches up to 5 × 5
+PICTURES = ["--dataset", "folder", "--data", "small", "--image_size", 16]
+TRAIN = [*PICTURES, *WINDOWS, "--lr", 0.02, "--end_epoch", 1, "--batch_size", 8]
+NAME = "small_windows_lr_0.02_regularization_0.0005_model_resnet14_windows_8x3_epoch_1.pth"
+CERTIFY, ATTACK = "certify_cifar_windows.py", "attack_cifar_windows.py"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a network that was trained on a few pictures."""
+    folder = tmp_path_factory.mktemp("windows")
+    for part, count in (("train", 12), ("test", 4)):
+        write_pictures(folder / "small" / part, ("cat", "dog", "eel"), count, size=16)
+    succeed("train_cifar_windows.py", *TRAIN, folder=folder)
+    return folder
+
+
+def test_training_keeps_what_certifying_needs(folder):
+    content = torch.load(folder / "checkpoints" / NAME, weights_only=True)
+    sizes = {"window_size": 8, "per_side": 3}
+    assert content["about"]["ablation"] == {"kind": "WindowPairs", "height": 16, "width": 16} | sizes
+    assert content["about"]["network"] == {"name": "resnet14"} and content["settings"]["tries"] == 1
+
+
+@pytest.mark.parametrize("arithmetic", [[], ["--amp"]])
+def test_certifying_counts_what_the_definition_gives(folder, arithmetic):
+    written = ["--output", "run.json", "--per_image", "run.csv", "--numerical_margin", 0.1]
+    options = [*PICTURES, *arithmetic, "--all", *written, "--checkpoint", NAME]
+    succeed(CERTIFY, *options, folder=folder)
+    record, rows = json.loads((folder / "run.json").read_text()), list(csv.DictReader((folder / "run.csv").open()))
+    network = cifar_resnet("resnet14", channels=6, classes=3).eval()
+    network.load_state_dict(torch.load(folder / "checkpoints" / NAME, weights_only=True)["net"])
+    shown = oracle.window_pairs(16, 16, 8, 3)
+    places = oracle.touched(shown, 16, 16, (5, 5)).unique(dim=0)
+    assert len(shown) == 36 and len(places) == 9
+    images = load_folder(folder / "small", train=False, image_size=16).images / 255
+    for row, image in zip(rows, images, strict=True):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bool(arithmetic)):
+            scores = network(oracle.encoded(image, shown)).double()
+        predicted = oracle.double_masked(scores, places)
+        assert int(row["predicted"]) == predicted
+        leads = scores[:, [predicted]] - scores
+        leads[:, predicted] = torch.inf
+        assert (row["certified"] == "True") == (leads.min() > 0.1)
+    assert record["certified_correct"] + record["certified_wrong"] > 0
+
+
+def test_attacks_flip_nothing_that_is_certified(folder):
+    effort = ["--steps", 3, "--randomizations", 3, "--skip", 1, "--size_of_attack", 5, "--locations", "all"]
+    succeed(CERTIFY, *PICTURES, "--output", "certified.json", "--checkpoint", NAME, folder=folder)
+    succeed(ATTACK, *PICTURES, *effort, "--output", "attacked.json", "--checkpoint", NAME, folder=folder)
+    certified, attacked = (json.loads((folder / f"{name}.json").read_text()) for name in ("certified", "attacked"))
+    for count in ("total", "correct", "certified_correct"):
+        assert certified[count] == attacked[count]
+    assert attacked["certified_correct"] <= attacked["attacked_correct"]
+
+
+def test_training_goes_on_with_the_hardest_of_some_copies(folder):
+    more = ["--tries", 3, "--loss_power", 0.5, "--augmentations", "random_flip,random_colours", "--resume", NAME]
+    succeed(
+        "train_cifar_windows.py", *PICTURES, "--lr", 0.02, "--end_epoch", 2, "--batch_size", 8, *more, folder=folder
+    )
+    (path,) = (folder / "checkpoints").glob("*epoch_2*.pth")
+    content = torch.load(path, weights_only=True)
+    assert content["about"]["ablation"]["window_size"] == 8 and content["epoch"] == 2
+    assert content["settings"]["tries"] == 3 and content["settings"]["loss_power"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "said"),
+    [
+        (CERTIFY, ["--size_to_certify", 6], "--size_to_certify 6: expected at most 5 × 5 pixels"),
+        (ATTACK, ["--size_of_attack", "5x6"], "--size_of_attack 5x6: expected at most 5 × 5 pixels"),
+        (CERTIFY, ["--per_side", 2, "--window_size", 7], "--per_side 2: so many windows of 7 pixels leave gaps"),
+        (CERTIFY, ["--window_size", 17], "--window_size 17: expected a whole number from 1 to 16"),
+    ],
+)
+def test_patches_that_no_window_holds_are_refused(folder, capsys, script, arguments, said):
+    assert run_here(script, *PICTURES, *arguments, "--checkpoint", NAME, folder=folder) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_no_tries_are_refused(folder, capsys):
+    assert run_here("train_cifar_windows.py", *TRAIN, "--tries", 0, folder=folder) == 2
+    assert "--tries: 0: expected" in capsys.readouterr().err
