@@ -423,6 +423,16 @@ def test_layers_that_compute_in_a_way_of_their_own_have_no_bounds(whole):
         bounded(Centred(*layers) if whole else layers)
 
 
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook"])
+def test_layers_with_hooks_have_no_bounds(hook):
+    network = of_one_convolution()
+    handle = getattr(network[0], hook)(lambda layer, *maps: None)
+    with pytest.raises(TypeError, match="Conv2d has forward hooks"):
+        bounded(network)
+    handle.remove()
+    assert bounded(network).isfinite().all()
+
+
 def test_parametrised_layers_have_bounds():
     network = of_one_convolution()
     expected = bounded(network)

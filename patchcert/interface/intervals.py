@@ -48,7 +48,7 @@ def interval_bounds(
 
     Raises:
         ValueError: images or labels are not such, or the patch does not fit into them.
-        TypeError: there is no bound for a layer, or it computes in a way of its own.
+        TypeError: there is no bound for a layer, or it computes in a way of its own, or has forward hooks.
         FloatingPointError: an output of the network is not finite.
     """
     if not isinstance(network, nn.Sequential) or not network or not isinstance(network[-1], nn.Linear):
@@ -77,7 +77,10 @@ def interval_bounds(
 
 
 def _require_known(network: nn.Sequential) -> None:
-    """Raise TypeError where a subclass computes otherwise than the layer whose bound would be taken for its own."""
+    """Raise TypeError where a layer computes otherwise than that whose bound would be taken for its own."""
+    for layer in network.modules():
+        if layer._forward_hooks or layer._forward_pre_hooks:
+            raise TypeError(f"{type(layer).__name__} has forward hooks, of which its bound knows nothing")
     for kind in map(type, (network, *network)):
         known = next(base for base in kind.__mro__ if base in through.registry)
         own = any(getattr(kind, name, None) is not getattr(known, name, None) for name in COMPUTING)

@@ -369,7 +369,7 @@ def _unions(sets: Tensor, patch: Patch, option: str, value: object, kind: str, w
     """
     first, second = torch.triu_indices(len(sets), len(sets), offset=0 if with_itself else 1, device=sets.device)
     if len(first) > MOST_PAIRS:
-        fits = f"{kind} certificates take at most {MOST_PAIRS}; --certificate margin takes any number"
+        fits = f"{kind} certificates take at most {MOST_PAIRS}; those by margin any number"
         raise UsageError(option, value, f"patches of {patch} have {len(first)} pairs of places here and {fits}")
     return sets[first] | sets[second]
 
