@@ -38,7 +38,7 @@ FOR_SCRIPTS = {
         "class_count",
         "data_name",
     ),
-    "experiments.networks": ("base_network", "masked_network"),
+    "experiments.networks": ("add_joint", "base_network", "joint_network", "masked_network"),
     "experiments.any_network": ("add_any_network", "any_network"),
     "experiments.masking": ("certify_masked", "masked_certification_parser"),
     "experiments.training": (

@@ -202,6 +202,7 @@ def test_every_ablation_can_be_described():
         (ablation.MultiBand(6, 8, 2, 3), {"bandwidth": 2, "keep": 3}),
         (ablation.MultiBlock(6, 8, 2, 3), {"block_size": 2, "keep": 3}),
         (ablation.WindowPairs(6, 8, 5, 2), {"window_size": 5, "per_side": 2}),
+        (ablation.BandsAndWindows(6, 8, 2, 5, 2), {"band_size": 2, "window_size": 5, "per_side": 2}),
         (ablation.Whole(6, 8), {}),
     ],
 )

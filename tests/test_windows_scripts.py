@@ -7,6 +7,10 @@ import pytest
 import torch
 
 from patchcert.data.folders import load_folder
+from patchcert.patch import Patch
+from patchcert.smoothing.ablation import BandsAndWindows
+from patchcert.smoothing.columns import LinesNetwork
+from patchcert.smoothing.linked import LinkedMasking
 from pytorch_cifar import cifar_resnet
 from tests import oracle
 from tests.helpers import run_here, succeed
@@ -26,6 +30,10 @@ def folder(tmp_path_factory):
     for part, count in (("train", 12), ("test", 4)):
         write_pictures(folder / "small" / part, ("cat", "dog", "eel"), count, size=16)
     succeed("train_cifar_windows.py", *TRAIN, folder=folder)
+    small = ["--channels", "8,16", "--blocks", "0,0", "--stem", "shared", "--band_stride", 1, "--band_size", 3]
+    succeed("train_cifar_band_masked.py", *PICTURES, *small, "--lr", 0.02, "--end_epoch", 3, folder=folder)
+    (path,) = (folder / "checkpoints").glob("small_masked_band_*.pth")
+    path.rename(folder / "checkpoints" / "bands.pth")
     return folder
 
 
@@ -97,3 +105,44 @@ def test_patches_that_no_window_holds_are_refused(folder, capsys, script, argume
 def test_no_tries_are_refused(folder, capsys):
     assert run_here("train_cifar_windows.py", *TRAIN, "--tries", 0, folder=folder) == 2
     assert "--tries: 0: expected" in capsys.readouterr().err
+
+
+def test_bands_and_windows_are_certified_and_attacked_together(folder, capsys):
+    networks = ["--checkpoint", "bands.pth", "--windows", NAME, "--weight", 2]
+    written = ["--output", "run.json", "--per_image", "run.csv", "--report", "report"]
+    succeed("certify_cifar_joint.py", *networks, "--data", "small", "--all", *written, folder=folder)
+    assert "checkpoint" not in capsys.readouterr().err
+    record, rows = json.loads((folder / "run.json").read_text()), list(csv.DictReader((folder / "run.csv").open()))
+    assert record["config"]["weight"] == 2 and record["certified_correct"] > 0
+    bands = LinesNetwork.load(folder / "checkpoints" / "bands.pth")
+    windows = cifar_resnet("resnet14", channels=6, classes=3).eval()
+    windows.load_state_dict(torch.load(folder / "checkpoints" / NAME, weights_only=True)["net"])
+    images = load_folder(folder / "small", train=False, image_size=16).images / 255
+    masking = LinkedMasking(BandsAndWindows(16, 16, 3, 8, 3), Patch(5, 5))
+    shown = oracle.window_pairs(16, 16, 8, 3)
+    with torch.no_grad():
+        hidden = torch.stack([windows(oracle.encoded(image, shown)) for image in images])
+        verdicts = masking.verdicts(torch.cat([bands(images), 2 * hidden], dim=1), 1e-3)
+    assert [int(row["predicted"]) for row in rows] == verdicts.predicted.tolist()
+    assert [row["certified"] == "True" for row in rows] == verdicts.certified.tolist()
+    effort = ["--steps", 2, "--randomizations", 2, "--skip", 1, "--all", "--data", "small", "--output", "attacked.json"]
+    succeed("attack_cifar_joint.py", *networks, *effort, folder=folder)
+    attacked = json.loads((folder / "attacked.json").read_text())
+    for count in ("total", "correct", "certified_correct"):
+        assert attacked[count] == record[count]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--checkpoint", "bands.pth", "--windows", "bands.pth"], "expected a checkpoint of train_cifar_windows.py"),
+        (["--checkpoint", NAME, "--windows", NAME], "expected a checkpoint of train_*_band_masked.py"),
+        (["--checkpoint", "bands.pth", "--windows", "none.pth"], "--windows none.pth: no such checkpoint"),
+        (["--checkpoint", "bands.pth"], "--windows"),
+        (["--checkpoint", "bands.pth", "--windows", NAME, "--patches", 2], "--patches 2: expected 1"),
+        (["--checkpoint", "bands.pth", "--windows", NAME, "--weight", 0], "--weight: 0: expected"),
+    ],
+)
+def test_other_files_are_refused(folder, capsys, arguments, said):
+    assert run_here("certify_cifar_joint.py", "--data", "small", *arguments, folder=folder) == 2
+    assert said in capsys.readouterr().err

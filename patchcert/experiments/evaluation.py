@@ -18,6 +18,7 @@ from patchcert.journal import Journal
 from patchcert.option_values import folder, output_file, positive_int
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.columns import LinesNetwork
+from patchcert.smoothing.joint import JointNetwork
 from patchcert.smoothing.saved_votes import SavedVotes
 
 
@@ -73,9 +74,11 @@ def prepare(
     """
     option = "checkpoint" if "checkpoint" in options else "weights"
     name = getattr(options, option)
+    joint = isinstance(network, JointNetwork)
+    trained = (network.bands, network.bands.shape.ablation()) if joint else (network, ablation)
     if name is not None:
-        about.fill(option, options, network, ablation)
-    about.hold_against(options, about.of_run(options, network, ablation), name)
+        about.fill(option, options, *trained)
+    about.hold_against(options, about.of_run(options, *trained), name)
     dataset = load_images(options, train=False)
     if options.dataset == "imagenet":
         dataset = dataset.take(slice(options.skip // 2 if options.test else 0, None, options.skip))
@@ -85,9 +88,9 @@ def prepare(
     if not len(dataset):
         option = "valpath" if options.dataset == "imagenet" else "data"
         raise UsageError(option, getattr(options, option), "has too few images: none is left of this half")
-    if isinstance(network, LinesNetwork):
-        network.require_images(options.dataset, dataset.image_shape)
-        network.fold()
+    if isinstance(trained[0], LinesNetwork):
+        trained[0].require_images(options.dataset, dataset.image_shape)
+        trained[0].fold()
     distributed.require_images(len(dataset))
     network.to(options.device)
     if "weights" in options:

@@ -21,6 +21,7 @@ from patchcert.reports.exhibits import Views
 from patchcert.smoothing import weak_spots
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.classifiers import SmoothedClassifier
+from patchcert.smoothing.linked import masking_of
 from patchcert.smoothing.masking import DoubleMasking, MaskedVerdicts
 
 BATCH = "images per call of the network where it answers for all of their copies, else ablated copies"
@@ -68,7 +69,7 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
     settle_numerical_margin(options)
     set_up(options)
     ablation.to(options.device)
-    maskings = {patch: DoubleMasking(ablation, patch, options.patches) for patch in options.size_to_certify}
+    maskings = {patch: masking_of(ablation, patch, options.patches) for patch in options.size_to_certify}
     dataset, network = prepare(options, network, ablation)
     classifier = SmoothedClassifier(network, ablation)
     with journal_of(options, network, dataset) as journal:

@@ -5,15 +5,29 @@ from collections.abc import Callable
 
 from torch import nn
 
+from patchcert import checkpoint
+from patchcert.cli import Parser
 from patchcert.errors import UsageError
+from patchcert.experiments import about
 from patchcert.experiments.setting import class_count
-from patchcert.smoothing.ablation import Ablation
+from patchcert.option_values import positive_float
+from patchcert.smoothing.ablation import Ablation, BandsAndWindows, WindowPairs
 from patchcert.smoothing.columns import COLUMN, LinesNetwork, Shape
+from patchcert.smoothing.joint import JointNetwork
 
 STAGES = {1: ((32, 64, 96, 128), (0, 1, 1, 1)), 3: ((64, 128, 256, 384), (1, 1, 2, 1))}
 """Channels and residual blocks of the stages of `--model column`, by the channels of the images."""
 
 LINES = {"Band": "columns", "Row": "rows"}
+
+
+def add_joint(parser: Parser) -> None:
+    """The options of a network for windows beside the one for bands."""
+    parser.add_argument(
+        "--windows", required=True, metavar="NAME", help="the network for windows: a name under checkpoints/ or a path"
+    )
+    parser.if_missing["--windows"] = checkpoint.there_are
+    parser.add_argument("--weight", type=positive_float, default=4.0, help="of the windows' logits beside the bands'")
 
 
 def base_network(
@@ -53,6 +67,35 @@ def masked_network(options: argparse.Namespace) -> tuple[LinesNetwork, Ablation]
     options.image_size = network.shape.height
     _require_classes(options, network)
     return network, network.shape.ablation()
+
+
+def joint_network(
+    options: argparse.Namespace, build: Callable[[str, int], nn.Module]
+) -> tuple[JointNetwork, BandsAndWindows]:
+    """The network for bands that `--checkpoint` describes, beside that for windows in `--windows`, which is filled.
+
+    Args:
+        build: the network that `--windows` was trained as, from its name and a number of classes.
+
+    Raises:
+        UsageError: one of the files is of another kind.
+    """
+    bands, copies = masked_network(options)
+    path = checkpoint.find("windows", options.windows)
+    content = checkpoint.read("windows", path)
+    said = about.of_checkpoint(content)
+    if bands.shape.lines != "both":
+        raise UsageError("checkpoint", options.checkpoint, "expected a network for columns and rows, --lines both")
+    if not said or said["ablation"]["kind"] != WindowPairs.__name__:
+        raise UsageError("windows", path, "expected a checkpoint of train_cifar_windows.py")
+    try:
+        windows = build(said["network"]["name"], bands.shape.classes)
+    except KeyError as error:
+        raise UsageError("windows", path, f"is of a network {error} that is not known here") from error
+    checkpoint.fill("windows", path, windows, content)
+    sizes = [said["ablation"].get(name) for name in ("window_size", "per_side")]
+    ablation = BandsAndWindows(copies.height, copies.width, copies.band_size, *sizes)
+    return JointNetwork(bands, windows, ablation, options.weight), ablation
 
 
 def described_network(options: argparse.Namespace) -> LinesNetwork:

@@ -272,9 +272,47 @@ class WindowPairs(Ablation):
         steps = (self._starts(size).diff().amax() for size in (self.height, self.width))
         return tuple(self.window_size + 1 - int(step) for step in steps)
 
+    def holding(self, patch: Patch) -> tuple[Tensor, Tensor]:
+        """For each row at which `patch` can begin the first of k rows of windows that hold it, and so for columns."""
+        sides = (self.height, patch.height), (self.width, patch.width)
+        return tuple(self._first_holding(*side).to(self.cells.device) for side in sides)
+
+    def _first_holding(self, size: int, length: int) -> Tensor:
+        """(size − length + 1,) int64: of the windows along a side the first to hold `length` pixels from there on."""
+        places, starts = torch.arange(size - length + 1)[:, None], self._starts(size)
+        held = (starts <= places) & (places + length <= starts + self.window_size)
+        return held.int().argmax(dim=1)
+
     def _starts(self, size: int) -> Tensor:
         """(k,): where the windows begin along a side of `size` pixels, from its one end to its other."""
         return (size - self.window_size) * torch.arange(self.per_side) // (self.per_side - 1)
+
+
+class BandsAndWindows(Ablation):
+    """All copies of `BandAndRow`, and after them those of `WindowPairs`; patches are those that fit the windows."""
+
+    def __init__(self, height: int, width: int, band_size: int, window_size: int, per_side: int):
+        self.height, self.width, self.band_size = height, width, band_size
+        self.window_size, self.per_side = window_size, per_side
+        self.bands = BandAndRow(height, width, band_size)
+        self.windows = WindowPairs(height, width, window_size, per_side)
+        self.count, self.cell_count = self.bands.count + self.windows.count, height * width
+        self.cells = self.windows.cells
+
+    def __str__(self) -> str:
+        return f"{self.bands} and {self.windows}"
+
+    def to(self, device: torch.device | str) -> Self:
+        self.bands.to(device)
+        self.windows.to(device)
+        return super().to(device)
+
+    def cells_shown(self, indices: Tensor) -> Tensor:
+        shown = [part.masks().flatten(1) for part in (self.bands, self.windows)]
+        return torch.cat(shown)[indices]
+
+    def require_fits(self, option: str, patch: Patch) -> None:
+        self.windows.require_fits(option, patch)
 
 
 class Whole(Ablation):
@@ -339,7 +377,10 @@ class MultiBlock(_Combinations):
         self._choose(keep, f"blocks of {block_size} × {block_size} pixels")
 
 
-KINDS = {kind.__name__: kind for kind in (Band, Row, BandAndRow, Block, MultiBand, MultiBlock, WindowPairs, Whole)}
+KINDS = {
+    kind.__name__: kind
+    for kind in (Band, Row, BandAndRow, Block, MultiBand, MultiBlock, WindowPairs, BandsAndWindows, Whole)
+}
 
 
 def parameters(kind: type[Ablation]) -> list[str]:

@@ -17,7 +17,8 @@ from patchcert.smoothing import voting
 from patchcert.smoothing.ablation import Ablation, encode
 from patchcert.smoothing.certificate import Certifier, Question, Verdicts, predict
 from patchcert.smoothing.columns import LinesNetwork, has_limited_reach
-from patchcert.smoothing.masking import DoubleMasking, MaskedVerdicts
+from patchcert.smoothing.linked import masking_of
+from patchcert.smoothing.masking import MaskedVerdicts
 from patchcert.smoothing.voting import Engine, ThresholdVote, TopOneVote, VoteRule
 
 
@@ -149,7 +150,7 @@ class MaskedClassifier(SmoothedClassifier):
         super().__init__(network, ablation, threshold, batch_size=batch_size)
         require_within("at_once", at_once, 1, 2, "patches at the same time")
         self.patch, self.at_once, self.scores = patch, at_once, threshold is None
-        self.masking = DoubleMasking(ablation, patch, at_once)
+        self.masking = masking_of(ablation, patch, at_once)
 
     def extra_repr(self) -> str:
         return f"{self.ablation}, double masking of {'scores' if self.scores else self.rule}, patch {self.patch}"

@@ -9,7 +9,7 @@ errors behind.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Self
@@ -75,7 +75,10 @@ class DoubleMasking:
     """
 
     def __init__(self, ablation: Ablation, patch: Patch, patches: int = 1, chosen: slice = slice(None)):
-        self.touched = [_touched_sets(family, patch, patches, chosen) for family in ablation.families()]
+        self._keep([_touched_sets(family, patch, patches, chosen) for family in ablation.families()])
+
+    def _keep(self, touched: list[Tensor]) -> None:
+        self.touched = touched
         self.sizes = [sets.shape[1] for sets in self.touched]
         self.kept = []
         for sets in self.touched:
@@ -108,14 +111,14 @@ class DoubleMasking:
         Returns:
             (N,) int64 and (N, K) float64, from which `beats_all` tells what is certified.
         """
-        parts = map(_predict_and_lead, self._in_parts(scores))
+        parts = map(self._predict_and_lead, self._in_parts(scores))
         predicted, leads = map(torch.cat, zip(*parts, strict=True))
         return predicted, leads
 
     def worst_leads(self, labels: Tensor, scores: Tensor) -> Tensor:
         """(N, K): how far the `labels` (N,) are ahead at the worst pairs, for training: differentiable, no float64."""
         with torch.autocast(scores.device.type, enabled=False):  # sums over copies need more digits than bfloat16 has
-            return worst_leads(labels, self._sums(scores))
+            return self._worst_leads(labels, self._sums(scores))
 
     def leads_by_set(self, winner: Tensor, scores: Tensor) -> list[Tensor]:
         """For each family (N, L, K): how far the `winner` (N,) is ahead without one of the `touched` sets.
@@ -126,9 +129,32 @@ class DoubleMasking:
         found, start = [], 0
         for sums in self._in_parts(scores):
             some = winner[start : start + len(sums[0])]
-            found.append([paired(_ahead(some, family)).amin(dim=2) for family in sums])
+            found.append([paired(ahead(some, family)).amin(dim=2) for family in sums])
             start += len(some)
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+    def _predict_and_lead(self, sums: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """`predict_and_lead` from the sums (N, L(L+1)/2, K) of each family.
+
+        If any class is the answer to every pair of places, it is that to the first one, and both rounds give it. Only
+        where it is not, they are gone through.
+        """
+        predicted = reduce(torch.add, (family[:, 0] for family in sums)).argmax(dim=1)
+        leads = self._worst_leads(predicted, sums)
+        unclear = (~beats_all(leads, predicted)).nonzero().squeeze(1)
+        if len(unclear):
+            of_unclear = [family[unclear] for family in sums]
+            predicted[unclear] = self._two_rounds(list(map(paired, of_unclear)))
+            leads[unclear] = self._worst_leads(predicted[unclear], of_unclear)
+        return predicted, leads
+
+    def _worst_leads(self, winner: Tensor, sums: list[Tensor]) -> Tensor:
+        """(N, K): how far the `winner` (N,) is ahead at the worst pairs, from the sums of each family."""
+        return worst_leads(winner, sums)
+
+    def _two_rounds(self, sums: list[Tensor]) -> Tensor:
+        """(N,) int64: the prediction from the sums (N, L, L, K) of each family that pairs of places leave."""
+        return two_rounds(sums)
 
     def _sums(self, scores: Tensor) -> list[Tensor]:
         """For each family the sums (N, L(L+1)/2, K) of the copies that pairs of places leave."""
@@ -148,39 +174,35 @@ class DoubleMasking:
             yield self._sums(some)
 
 
-def _predict_and_lead(sums: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """`DoubleMasking.predict_and_lead` from the sums (N, L(L+1)/2, K) of each family.
-
-    If any class is the answer to every pair of places, it is that to the first one, and both rounds give it. Only
-    where it is not, they are gone through.
-    """
-    predicted = reduce(torch.add, (family[:, 0] for family in sums)).argmax(dim=1)
-    leads = worst_leads(predicted, sums)
-    unclear = (~beats_all(leads, predicted)).nonzero().squeeze(1)
-    if len(unclear):
-        of_unclear = [family[unclear] for family in sums]
-        predicted[unclear] = two_rounds(list(map(paired, of_unclear)))
-        leads[unclear] = worst_leads(predicted[unclear], of_unclear)
-    return predicted, leads
-
-
 def two_rounds(sums: Sequence[Tensor]) -> Tensor:
-    """(N,) int64: the prediction from the sums (N, L, L, K) of each family that pairs of places leave.
+    """(N,) int64: the prediction from the sums (N, L, L, K) of each family that pairs of places leave."""
+
+    def worst(asked: Tensor, dissenting: int) -> Tensor:
+        return _over_places([(s[asked][..., dissenting, None] - s[asked]).amin(dim=2) for s in sums])
+
+    return in_two_rounds(_over_places([s.diagonal(dim1=1, dim2=2).transpose(1, 2) for s in sums]), worst)
+
+
+def in_two_rounds(sums: Tensor, worst: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """(N,) int64: the prediction from the sums (N, L, K) that each of L places leaves.
 
     The first round leaves out one place: if all answers agree, or else most of them, that is the answer, unless one
     that differs is confirmed: leaving out any second place besides its own gives it again. No two can be, since the
     pair of their places has one answer.
+
+    Args:
+        worst: from the numbers of images (n,) and a class, (n, L, K): how far that class is ahead of each where the
+            second place besides each first one hurts it most.
     """
-    classes = sums[0].shape[3]
-    first = _over_places([s.diagonal(dim1=1, dim2=2).transpose(1, 2) for s in sums]).argmax(dim=2)  # (N, places)
-    answers = first.new_zeros(len(first), classes).scatter_add_(1, first, torch.ones_like(first))  # (N, K)
+    first = sums.argmax(dim=2)  # (N, L)
+    answers = first.new_zeros(len(first), sums.shape[2]).scatter_add_(1, first, torch.ones_like(first))  # (N, K)
     predicted = answers.argmax(dim=1)
     most_frequent = predicted.clone()
-    for dissenting in range(classes):
+    for dissenting in range(sums.shape[2]):
         asked = ((answers[:, dissenting] > 0) & (most_frequent != dissenting)).nonzero().squeeze(1)
         if len(asked):
-            worst = _over_places([(s[asked][..., dissenting, None] - s[asked]).amin(dim=2) for s in sums])
-            confirmed = beats_all(worst, torch.full_like(first[asked], dissenting)) & (first[asked] == dissenting)
+            leads = worst(asked, dissenting)
+            confirmed = beats_all(leads, torch.full_like(first[asked], dissenting)) & (first[asked] == dissenting)
             predicted[asked[confirmed.any(dim=1)]] = dissenting
     return predicted
 
@@ -191,10 +213,10 @@ def worst_leads(winner: Tensor, sums: Sequence[Tensor]) -> Tensor:
     Args:
         sums: (N, …, K) of each family, over the copies that each pair of places leaves.
     """
-    return sum(_ahead(winner, family).flatten(1, -2).amin(dim=1) for family in sums)
+    return sum(ahead(winner, family).flatten(1, -2).amin(dim=1) for family in sums)
 
 
-def _ahead(winner: Tensor, sums: Tensor) -> Tensor:
+def ahead(winner: Tensor, sums: Tensor) -> Tensor:
     """(N, …, K): how far the `winner` (N,) is ahead of each class in the `sums` (N, …, K)."""
     own = winner.view(-1, *[1] * (sums.dim() - 1)).expand(*sums.shape[:-1], 1)
     return sums.gather(-1, own) - sums

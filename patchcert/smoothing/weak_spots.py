@@ -13,6 +13,7 @@ from torch import Tensor
 from patchcert.patch import Patch
 from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.certificate import Certifier, Question, Tally
+from patchcert.smoothing.linked import LinkedMasking
 from patchcert.smoothing.masking import DoubleMasking, paired
 
 
@@ -48,6 +49,9 @@ def of_scores(
         masking: of that patch, or of two such `patches`.
         scores: (N, A, K).
     """
+    if isinstance(masking, LinkedMasking):
+        at_places = masking.leads_at(winner, scores)
+        return at_places.scatter(3, winner.view(-1, 1, 1, 1).expand(*at_places.shape[:3], 1), math.inf).amin(dim=3)
     leads = 0
     for family, worst in zip(ablation.families(), masking.leads_by_set(winner, scores), strict=True):
         every = torch.arange(family.count, device=scores.device)

@@ -1,0 +1,24 @@
+"""Attack CIFAR-10 pictures with patches: double masking of bands and of hidden windows together.
+
+    python3 attack_cifar_joint.py --size_of_attack 5 --checkpoint cifar_masked_band.pth --windows cifar_windows.pth
+    python3 attack_cifar_joint.py --locations all --loss margin --test --checkpoint BANDS --windows WINDOWS
+
+Projected gradient ascent with sign steps, many restarts with the patch at a new place (Levine and Feizi, NeurIPS 2020),
+judged by the two-round prediction. Stops with exit code 3 if an image flips whose answer is certified. Of every image
+all copies take part in every step, so that it takes long.
+"""
+
+from patchcert import CIFAR_LIKE, add_joint, attack_masked, cli, joint_network, masked_attack_parser
+from pytorch_cifar import cifar_resnet
+
+
+def main() -> None:
+    parser = masked_attack_parser(__doc__, CIFAR_LIKE)
+    add_joint(parser)
+    parser.set_defaults(batch_size=4)
+    options = parser.parse_args()
+    attack_masked(options, *joint_network(options, lambda name, classes: cifar_resnet(name, 6, classes)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

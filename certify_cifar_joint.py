@@ -1,0 +1,23 @@
+"""Certify CIFAR-10 pictures against patches by double masking of bands and of hidden windows together.
+
+    python3 certify_cifar_joint.py --checkpoint cifar_masked_band.pth --windows cifar_windows.pth --size_to_certify 2,5
+    python3 certify_cifar_joint.py --all --output joint.json --checkpoint BANDS --windows WINDOWS --weight 4
+
+One network of train_cifar_band_masked.py and one of train_cifar_windows.py. Every place of the patch leaves out the
+bands that it touches and the copies in which it is not hidden; the logits of the others are added up. Certified is what
+every pair of places gives, which is more than either network gives alone.
+"""
+
+from patchcert import CIFAR_LIKE, add_joint, certify_masked, cli, joint_network, masked_certification_parser
+from pytorch_cifar import cifar_resnet
+
+
+def main() -> None:
+    parser = masked_certification_parser(__doc__, CIFAR_LIKE)
+    add_joint(parser)
+    options = parser.parse_args()
+    certify_masked(options, *joint_network(options, lambda name, classes: cifar_resnet(name, 6, classes)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

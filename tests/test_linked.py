@@ -1,0 +1,134 @@
+"""Bands and windows masked together, against the definition written out and against adversaries."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from patchcert.errors import UsageError
+from patchcert.patch import Patch
+from patchcert.smoothing import weak_spots
+from patchcert.smoothing.ablation import BandsAndWindows
+from patchcert.smoothing.linked import LinkedMasking, masking_of
+from patchcert.smoothing.masking import DoubleMasking, beats_all
+from tests import oracle
+from tests.test_masking import HUGE, certified, random_scores
+
+CASES = [
+    (BandsAndWindows(5, 6, 2, 4, 2), Patch(2, 3)),
+    (BandsAndWindows(6, 6, 1, 4, 3), Patch(1, 2)),
+    (BandsAndWindows(7, 5, 3, 4, 2), Patch(1, 1)),
+]
+
+
+def first_window(ablation, place):
+    """Number of the first window that holds all pixels of the place."""
+    windows = oracle.windows(ablation.height, ablation.width, ablation.window_size, ablation.per_side)
+    return min(number for number, window in enumerate(windows) if place <= window)
+
+
+def sums_by_hand(ablation, patch, scores):
+    """(L, L, K): for pairs of places the bands that neither touches, and the mean of copies that hide both windows."""
+    bands = oracle.bands(ablation.height, ablation.width, ablation.band_size)
+    bands += oracle.rows(ablation.height, ablation.width, ablation.band_size)
+    corners = product(range(ablation.height - patch.height + 1), range(ablation.width - patch.width + 1))
+    places = [oracle.rectangle(*corner, patch.height, patch.width) for corner in corners]
+    numbers = [first_window(ablation, place) for place in places]
+    pairs = [(i, j) for i in range(ablation.per_side**2) for j in range(i + 1, ablation.per_side**2)]
+    of_bands, of_windows = scores[: len(bands)], scores[len(bands) :]
+    sums = torch.zeros(len(places), len(places), scores.shape[1], dtype=torch.float64)
+    for (i, first), (j, second) in product(enumerate(places), repeat=2):
+        left = [number for number, band in enumerate(bands) if not band & (first | second)]
+        hiding = [number for number, pair in enumerate(pairs) if {numbers[i], numbers[j]} <= set(pair)]
+        sums[i, j] = of_bands[left].double().sum(0) + of_windows[hiding].double().mean(0)
+    return sums
+
+
+def two_rounds_by_hand(sums):
+    answers = sums.argmax(dim=2)
+    first = answers.diagonal().tolist()
+    most_frequent = max(sorted(set(first)), key=first.count)
+    for place, answer in enumerate(first):
+        if answer != most_frequent and (answers[place] == answer).all():
+            return answer
+    return most_frequent
+
+
+@pytest.mark.parametrize(("ablation", "patch"), CASES)
+def test_predictions_and_leads_are_those_of_the_definition(ablation, patch):
+    masking, scores = masking_of(ablation, patch), random_scores(40, ablation.count, 3, seed=2)
+    scores[:, ablation.bands.count :] += torch.rand(40, ablation.windows.count, 3) / 100  # without ties
+    winner, leads = masking.predict_and_lead(scores)
+    spots = weak_spots.of_scores(ablation, masking, patch, 1, winner, scores)
+    assert len(winner.unique()) > 1
+    for image, own in enumerate(scores):
+        sums = sums_by_hand(ablation, patch, own)
+        assert winner[image] == two_rounds_by_hand(sums)
+        ahead = sums[..., winner[image], None] - sums
+        assert torch.allclose(leads[image], ahead.amin(dim=(0, 1)))
+        ahead[..., winner[image]] = torch.inf
+        assert torch.allclose(spots[image].flatten(), ahead.amin(dim=(1, 2)))
+
+
+@pytest.mark.parametrize(("ablation", "patch"), CASES)
+def test_at_every_place_what_the_patch_touches_is_left_out(ablation, patch):
+    masking = LinkedMasking(ablation, patch)
+    columns, rows, windows = masking.touched
+    of_rows, of_columns = masking.holding
+    for place, touched in enumerate(ablation.touched_by(patch)):
+        row, column = divmod(place, len(of_columns))
+        hidden = windows[of_rows[row] * ablation.per_side + of_columns[column]]
+        out = torch.cat([columns[column], rows[row], hidden])
+        assert not (touched & ~out).any() and not hidden.all()
+        assert torch.equal(out[: ablation.bands.count], touched[: ablation.bands.count])
+
+
+@pytest.mark.parametrize(("ablation", "patch"), CASES)
+def test_no_adversary_flips_what_is_certified(ablation, patch):
+    masking, scores = LinkedMasking(ablation, patch), random_scores(40, ablation.count, 2, seed=5)
+    winner, proven = certified(masking, scores)
+    assert 5 < proven.sum() < 40
+    generator, flips = torch.Generator().manual_seed(0), 0
+    values = torch.tensor([-HUGE, -3.0, 0.0, 3.0, HUGE])
+    for image, place in product(range(40), ablation.touched_by(patch).unique(dim=0)):
+        forged = values[torch.randint(5, (20, int(place.sum()), 2), generator=generator)]
+        forged[:2] = torch.tensor([[-HUGE, HUGE], [HUGE, -HUGE]])[:, None]
+        attacked = scores[image].repeat(20, 1, 1)
+        attacked[:, place] = forged
+        flipped = masking.predict(attacked) != winner[image]
+        assert not (proven[image] and flipped.any())
+        flips += int(flipped.sum())
+    assert flips > 0
+
+
+def test_together_they_certify_what_neither_does_alone():
+    ablation, patch = BandsAndWindows(6, 6, 1, 4, 2), Patch(2, 2)
+    scores = torch.randn(300, ablation.count, 2, generator=torch.Generator().manual_seed(3))
+    scores[..., 1] += 0.7
+    parts = scores.split([ablation.bands.count, ablation.windows.count], dim=1)
+    alone = [
+        certified(DoubleMasking(*kind), own)[1]
+        for kind, own in zip(((ablation.bands, patch), (ablation.windows, patch)), parts, strict=True)
+    ]
+    together = certified(LinkedMasking(ablation, patch), scores)[1]
+    assert (together & ~alone[0] & ~alone[1]).any()
+    assert together[alone[0] & alone[1]].all()
+
+
+def test_large_batches_are_divided(monkeypatch):
+    ablation, patch = CASES[0]
+    masking, scores = LinkedMasking(ablation, patch), random_scores(30, ablation.count, 3, seed=2)
+    winner, leads = masking.predict_and_lead(scores)
+    places = masking.leads_at(winner, scores)
+    monkeypatch.setattr("patchcert.smoothing.masking.BYTES_AT_ONCE", 1)
+    again = masking.predict_and_lead(scores)
+    assert torch.equal(again[0], winner) and torch.equal(again[1], leads)
+    assert torch.equal(masking.leads_at(winner, scores), places)
+    assert torch.equal(beats_all(places.amin(dim=(1, 2)), winner), beats_all(leads, winner))
+
+
+def test_two_patches_and_patches_that_no_window_holds_are_refused():
+    with pytest.raises(UsageError, match="--patches 2: expected 1"):
+        masking_of(BandsAndWindows(6, 6, 1, 4, 3), Patch(1, 2), 2)
+    with pytest.raises(UsageError, match="expected at most 4 × 4 pixels"):
+        masking_of(BandsAndWindows(6, 6, 1, 4, 3), Patch(5, 2))
