@@ -73,17 +73,27 @@ def mnist_masked() -> Table:
 
 
 def cifar_masked() -> Table:
-    return masked("cifar_masked_band", "published", CIFAR_PUBLISHED)
+    """Every size of patch: bands alone, and beside them hidden windows, which hold the smaller ones."""
+    together = {answer["size_to_certify"]: shares(answer) for answer in read("cifar_joint")["results"]}
+    both = ["bands and windows: clean", "certified"]
+    rows = [["patch", "bands: clean", "certified", *both, "published: certified / clean"]]
+    for answer in read("cifar_masked_band")["results"]:
+        side = answer["size_to_certify"]
+        rows.append([square(side), *shares(answer), *together.get(side, ["", ""]), CIFAR_PUBLISHED.get(side, "")])
+    return rows
 
 
 def masked(name: str, whose: str, published: dict[int, str]) -> Table:
     """Every size of patch from one pass, beside what others have by the side of the patch."""
     rows = [["patch", "clean", "certified", f"{whose}: certified / clean"]]
     for answer in read(name)["results"]:
-        shares = [percent(answer[f"{measure}_accuracy"]) for measure in ("clean", "certified")]
         side = answer["size_to_certify"]
-        rows.append([square(side), *shares, published.get(side, "")])
+        rows.append([square(side), *shares(answer), published.get(side, "")])
     return rows
+
+
+def shares(answer: dict) -> list[str]:
+    return [percent(answer[f"{measure}_accuracy"]) for measure in ("clean", "certified")]
 
 
 def cifar_ideas() -> Table:

@@ -7,6 +7,7 @@ channels, three stages of 64, 128 and 256 at stride 2, 102 million multiply-adds
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 STAGES = {4: {64: 1, 128: 2, 256: 2, 512: 2}, 3: {64: 2, 128: 2, 256: 2}}
 """By their number: channels of each stage and the stride of its first block."""
@@ -94,6 +95,19 @@ class ResNet(nn.Module):
         for number in range(1, self.stages + 1):
             out = getattr(self, f"layer{number}")(out)
         return self.linear(out.mean(dim=(2, 3)))
+
+    def fold(self) -> None:
+        """Turn it, once, into a network for evaluation alone: each normalisation becomes part of its convolution."""
+        self.eval()
+        for part in list(self.modules()):
+            for number in (1, 2, 3):
+                if hasattr(part, f"bn{number}"):
+                    fused = fuse_conv_bn_eval(getattr(part, f"conv{number}"), getattr(part, f"bn{number}"))
+                    setattr(part, f"conv{number}", fused)
+                    setattr(part, f"bn{number}", nn.Identity())
+            if isinstance(part, _Residual) and len(part.shortcut):
+                part.shortcut = fuse_conv_bn_eval(*part.shortcut)
+        self.to(memory_format=torch.channels_last)
 
 
 MODELS = {

@@ -107,6 +107,18 @@ def test_no_tries_are_refused(folder, capsys):
     assert "--tries: 0: expected" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["resnet14", "resnet50"])
+def test_folded_networks_give_the_same_logits(name):
+    torch.manual_seed(0)
+    network, images = cifar_resnet(name), torch.rand(4, 6, 16, 16)
+    network(torch.rand(16, 6, 16, 16))  # statistics
+    with torch.no_grad():
+        expected = network.eval()(images)
+        network.fold()
+        torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-4)
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in network.modules())
+
+
 def test_bands_and_windows_are_certified_and_attacked_together(folder, capsys):
     networks = ["--checkpoint", "bands.pth", "--windows", NAME, "--weight", 2]
     written = ["--output", "run.json", "--per_image", "run.csv", "--report", "report"]

@@ -90,7 +90,7 @@ def prepare(
         raise UsageError(option, getattr(options, option), "has too few images: none is left of this half")
     if isinstance(trained[0], LinesNetwork):
         trained[0].require_images(options.dataset, dataset.image_shape)
-        trained[0].fold()
+        network.fold()
     distributed.require_images(len(dataset))
     network.to(options.device)
     if "weights" in options:

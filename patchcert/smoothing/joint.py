@@ -31,6 +31,12 @@ class JointNetwork(nn.Module):
         self.bands, self.windows, self.hidden = bands, windows, ablation.windows
         self.register_buffer("weight", torch.tensor(weight))
 
+    def fold(self) -> None:
+        """Turn both, once, into networks for evaluation alone, where they can be."""
+        self.bands.fold()
+        if hasattr(self.windows, "fold"):
+            self.windows.fold()
+
     def forward(self, images: Tensor) -> Tensor:
         encoded, engine = encode(images), DenseNetwork(self.windows, self.hidden.to(images.device))
         chunks = self.hidden.chunks(max(1, COPIES_AT_ONCE // len(images)))

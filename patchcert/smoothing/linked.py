@@ -39,10 +39,9 @@ class LinkedMasking(DoubleMasking):
             raise UsageError("patches", patches, "expected 1: bands and windows are masked together against one patch")
         self.side = ablation.per_side
         self.holding = list(ablation.windows.holding(patch))
-        at_places = ablation.touched_by(patch)[:, : ablation.bands.count].unflatten(
-            0, [len(along) for along in self.holding]
-        )
-        columns, rows = at_places[0, :, : ablation.width], at_places[:, 0, ablation.width :]
+        places = [len(along) for along in self.holding]
+        touched = ablation.touched_by(patch).unflatten(0, places)  # (Lr, Lc, A)
+        columns, rows = touched[0, :, : ablation.width], touched[:, 0, ablation.width : ablation.bands.count]
         pairs = torch.triu_indices(self.side**2, self.side**2, offset=1, device=rows.device)
         windows = (torch.arange(self.side**2, device=rows.device)[:, None, None] != pairs).all(dim=1)  # (k², copies)
         self._keep([columns, rows, windows])
@@ -94,7 +93,7 @@ class LinkedMasking(DoubleMasking):
     def _worst_of_windows(self, leads: Tensor, holding: Tensor) -> Tensor:
         """(N, L, k, K): of leads (N, L, L, K) the least over the second places in each row, or column, of windows."""
         nowhere = leads.new_full((len(leads), len(holding), self.side, leads.shape[3]), torch.inf)
-        return nowhere.index_reduce_(2, holding, leads, "amin")
+        return nowhere.scatter_reduce_(2, holding[:, None].expand_as(leads), leads, "amin")
 
 
 def masking_of(ablation: Ablation, patch: Patch, patches: int = 1) -> DoubleMasking:
