@@ -1,7 +1,7 @@
 """Train a classifier of CIFAR-10 pictures of which two square windows are hidden, for double masking.
 
     python3 train_cifar_windows.py --amp
-    python3 train_cifar_windows.py --amp --tries 3 --lr 0.05 --end_epoch 41 --resume NAME
+    python3 train_cifar_windows.py --amp --tries 3 --loss_power 0.3 --lr 0.15 --end_epoch 41 --resume NAME
     python3 train_cifar_windows.py --dataset folder --data DIR --image_size 32
 
 The masks of PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022): whatever a patch shows, some window
