@@ -17,7 +17,7 @@ def main() -> None:
     add_joint(parser)
     parser.set_defaults(batch_size=4)
     options = parser.parse_args()
-    attack_masked(options, *joint_network(options, lambda name, classes: cifar_resnet(name, 6, classes)))
+    attack_masked(options, *joint_network(options, cifar_resnet))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 
 One network of train_cifar_band_masked.py and one of train_cifar_windows.py. Every place of the patch leaves out the
 bands that it touches and the copies in which it is not hidden; the logits of the others are added up. Certified is what
-every pair of places gives, which is more than either network gives alone.
+every pair of places gives: at 5 × 5 more than by either network alone.
 """
 
 from patchcert import CIFAR_LIKE, add_joint, certify_masked, cli, joint_network, masked_certification_parser
@@ -16,7 +16,7 @@ def main() -> None:
     parser = masked_certification_parser(__doc__, CIFAR_LIKE)
     add_joint(parser)
     options = parser.parse_args()
-    certify_masked(options, *joint_network(options, lambda name, classes: cifar_resnet(name, 6, classes)))
+    certify_masked(options, *joint_network(options, cifar_resnet))
 
 
 if __name__ == "__main__":

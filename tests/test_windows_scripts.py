@@ -125,6 +125,7 @@ def test_bands_and_windows_are_certified_and_attacked_together(folder, capsys):
     succeed("certify_cifar_joint.py", *networks, "--data", "small", "--all", *written, folder=folder)
     assert "checkpoint" not in capsys.readouterr().err
     record, rows = json.loads((folder / "run.json").read_text()), list(csv.DictReader((folder / "run.csv").open()))
+    assert record["config"]["about"]["run"]["ablation"]["kind"] == "BandsAndWindows"
     assert record["config"]["weight"] == 2 and record["certified_correct"] > 0
     bands = LinesNetwork.load(folder / "checkpoints" / "bands.pth")
     windows = cifar_resnet("resnet14", channels=6, classes=3).eval()
@@ -153,6 +154,7 @@ def test_bands_and_windows_are_certified_and_attacked_together(folder, capsys):
         (["--checkpoint", "bands.pth"], "--windows"),
         (["--checkpoint", "bands.pth", "--windows", NAME, "--patches", 2], "--patches 2: expected 1"),
         (["--checkpoint", "bands.pth", "--windows", NAME, "--weight", 0], "--weight: 0: expected"),
+        (["--checkpoint", "bands.pth", "--windows", NAME, "--weight", 11], "--weight 11.0: expected at most 10"),
     ],
 )
 def test_other_files_are_refused(folder, capsys, arguments, said):

@@ -79,6 +79,8 @@ def prepare(
     if name is not None:
         about.fill(option, options, *trained)
     about.hold_against(options, about.of_run(options, *trained), name)
+    if joint:
+        options.about["run"] = about.of_run(options, network, ablation)
     dataset = load_images(options, train=False)
     if options.dataset == "imagenet":
         dataset = dataset.take(slice(options.skip // 2 if options.test else 0, None, options.skip))

@@ -18,6 +18,9 @@ from patchcert.smoothing.joint import JointNetwork
 STAGES = {1: ((32, 64, 96, 128), (0, 1, 1, 1)), 3: ((64, 128, 256, 384), (1, 1, 2, 1))}
 """Channels and residual blocks of the stages of `--model column`, by the channels of the images."""
 
+MOST_WEIGHT = 10
+"""Of logits of copies with hidden windows beside those of bands."""
+
 LINES = {"Band": "columns", "Row": "rows"}
 
 
@@ -69,17 +72,18 @@ def masked_network(options: argparse.Namespace) -> tuple[LinesNetwork, Ablation]
     return network, network.shape.ablation()
 
 
-def joint_network(
-    options: argparse.Namespace, build: Callable[[str, int], nn.Module]
-) -> tuple[JointNetwork, BandsAndWindows]:
+def joint_network(options: argparse.Namespace, build: Callable[..., nn.Module]) -> tuple[JointNetwork, BandsAndWindows]:
     """The network for bands that `--checkpoint` describes, beside that for windows in `--windows`, which is filled.
 
     Args:
-        build: the network that `--windows` was trained as, from its name and a number of classes.
+        build: makes the network that `--windows` was trained as, of its name and a number of `classes`.
 
     Raises:
         UsageError: one of the files is of another kind.
     """
+    if options.weight > MOST_WEIGHT:
+        right = f"expected at most {MOST_WEIGHT}: errors of rounding grow with it, and the numerical margin does not"
+        raise UsageError("weight", options.weight, right)
     bands, copies = masked_network(options)
     path = checkpoint.find("windows", options.windows)
     content = checkpoint.read("windows", path)
@@ -89,7 +93,7 @@ def joint_network(
     if not said or said["ablation"]["kind"] != WindowPairs.__name__:
         raise UsageError("windows", path, "expected a checkpoint of train_cifar_windows.py")
     try:
-        windows = build(said["network"]["name"], bands.shape.classes)
+        windows = build(said["network"]["name"], classes=bands.shape.classes)
     except KeyError as error:
         raise UsageError("windows", path, f"is of a network {error} that is not known here") from error
     checkpoint.fill("windows", path, windows, content)

@@ -17,7 +17,7 @@ from patchcert.patch import Patch
 from patchcert.progress import progress_bar
 from patchcert.smoothing import certificate as votes
 from patchcert.smoothing import probing
-from patchcert.smoothing.ablation import MultiBand, MultiBlock, WindowPairs
+from patchcert.smoothing.ablation import Band, BandAndRow, Block, Row
 from patchcert.smoothing.certificate import Certifier, Question, Verdicts
 from patchcert.smoothing.classifiers import MaskedClassifier, SmoothedClassifier
 from patchcert.smoothing.masking import MaskedVerdicts
@@ -148,7 +148,7 @@ def _masked_question(
 def _engine(classifier: SmoothedClassifier, name: str | None, channels: int) -> Engine:
     if name not in (None, "windowed", "dense"):
         raise ValueError(f"engine {name}: expected windowed or dense")
-    if name is not None or isinstance(classifier.ablation, (MultiBand, MultiBlock, WindowPairs)):
+    if name is not None or not isinstance(classifier.ablation, (Band, Row, BandAndRow, Block)):
         return classifier.engine(name or "dense", channels)
     try:
         return classifier.engine("windowed", channels)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from patchcert import networks
 from patchcert.smoothing.ablation import BandsAndWindows, encode
 from patchcert.smoothing.columns import LinesNetwork
 from patchcert.smoothing.voting import DenseNetwork
@@ -30,6 +31,8 @@ class JointNetwork(nn.Module):
         bands.require(ablation.bands)
         self.bands, self.windows, self.hidden = bands, windows, ablation.windows
         self.register_buffer("weight", torch.tensor(weight))
+        parts = {"bands": bands.description, "windows": networks.description(windows)}
+        self.description = {"name": "joint", **parts, "weight": weight}
 
     def fold(self) -> None:
         """Turn both, once, into networks for evaluation alone, where they can be."""

@@ -1,8 +1,8 @@
 """Double masking of bands and of windows at once: every place leaves out bands, and copies that do not hide it.
 
 Copies that hide two windows see nearly the whole picture, those that show one band see little that a patch could touch.
-What one kind is unsure of the other often knows, so that their scores together certify more than either. Columns and
-rows are touched independently of each other, but which window hides a place follows from its row and its column.
+What one kind is unsure of the other often knows, so that their scores together can certify more than either. Columns
+and rows are touched independently of each other, but which window hides a place follows from its row and its column.
 """
 
 import torch
@@ -56,15 +56,21 @@ class LinkedMasking(DoubleMasking):
 
         The second one lies where it hurts most.
         """
-        parts = list(self._in_parts(scores))
-        winners = winner.split([len(sums[0]) for sums in parts])
-        return torch.cat([self._leads_at(some, sums) for some, sums in zip(winners, parts, strict=True)])
-
-    def _leads_at(self, winner: Tensor, sums: list[Tensor]) -> Tensor:
-        return self._worst_second([ahead(winner, paired(family)) for family in sums])
+        return torch.cat(
+            [
+                self._worst_second([ahead(some, paired(family)) for family in sums])
+                for some, sums in self._with_winners(winner, scores)
+            ]
+        )
 
     def _worst_leads(self, winner: Tensor, sums: list[Tensor]) -> Tensor:
-        return self._leads_at(winner, sums).amin(dim=(1, 2))
+        columns, rows, windows = (ahead(winner, paired(family)) for family in sums)
+        rows, columns = (
+            self._worst_of_windows(self._worst_of_windows(leads, along).transpose(1, 2), along)
+            for leads, along in zip((rows, columns), self.holding, strict=True)
+        )  # (N, k, k, K), of the second place before the first
+        hidden = windows.unflatten(2, (self.side, self.side)).unflatten(1, (self.side, self.side))
+        return (rows[:, :, None, :, None] + columns[:, None, :, None] + hidden).amin(dim=(1, 2, 3, 4))
 
     def _two_rounds(self, sums: list[Tensor]) -> Tensor:
         columns, rows, windows = (family.diagonal(dim1=1, dim2=2).transpose(1, 2) for family in sums)
@@ -91,8 +97,8 @@ class LinkedMasking(DoubleMasking):
         return (rows[:, :, None, :, None] + columns[:, None, :, None] + hidden).amin(dim=(3, 4))
 
     def _worst_of_windows(self, leads: Tensor, holding: Tensor) -> Tensor:
-        """(N, L, k, K): of leads (N, L, L, K) the least over the second places in each row, or column, of windows."""
-        nowhere = leads.new_full((len(leads), len(holding), self.side, leads.shape[3]), torch.inf)
+        """(N, F, k, K): of leads (N, F, L, K) the least over the second places in each row, or column, of windows."""
+        nowhere = leads.new_full((*leads.shape[:2], self.side, leads.shape[3]), torch.inf)
         return nowhere.scatter_reduce_(2, holding[:, None].expand_as(leads), leads, "amin")
 
 

@@ -126,12 +126,18 @@ class DoubleMasking:
         A second one is left out, too: that which hurts most. Where the sets of all families are worst, this adds up to
         the leads of `predict_and_lead`.
         """
-        found, start = [], 0
-        for sums in self._in_parts(scores):
-            some = winner[start : start + len(sums[0])]
-            found.append([paired(ahead(some, family)).amin(dim=2) for family in sums])
-            start += len(some)
+        found = [
+            [paired(ahead(some, family)).amin(dim=2) for family in sums]
+            for some, sums in self._with_winners(winner, scores)
+        ]
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+    def _with_winners(self, winner: Tensor, scores: Tensor) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Yield some of the `winner` (N,) beside what `_in_parts` yields of their images."""
+        start = 0
+        for sums in self._in_parts(scores):
+            yield winner[start : start + len(sums[0])], sums
+            start += len(sums[0])
 
     def _predict_and_lead(self, sums: list[Tensor]) -> tuple[Tensor, Tensor]:
         """`predict_and_lead` from the sums (N, L(L+1)/2, K) of each family.
