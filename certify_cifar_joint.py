@@ -1,7 +1,7 @@
 """Certify CIFAR-10 pictures against patches by double masking of bands and of hidden windows together.
 
     python3 certify_cifar_joint.py --checkpoint cifar_masked_band.pth --windows cifar_windows.pth --size_to_certify 2,5
-    python3 certify_cifar_joint.py --all --output joint.json --checkpoint BANDS --windows WINDOWS --weight 6
+    python3 certify_cifar_joint.py --all --output joint.json --checkpoint BANDS --windows WINDOWS --weight 5
 
 One network of train_cifar_band_masked.py and one of train_cifar_windows.py. Every place of the patch leaves out the
 bands that it touches and the copies in which it is not hidden; the logits of the others are added up. Certified is what

@@ -30,7 +30,7 @@ def add_joint(parser: Parser) -> None:
         "--windows", required=True, metavar="NAME", help="the network for windows: a name under checkpoints/ or a path"
     )
     parser.if_missing["--windows"] = checkpoint.there_are
-    parser.add_argument("--weight", type=positive_float, default=6.0, help="of the windows' logits beside the bands'")
+    parser.add_argument("--weight", type=positive_float, default=5.0, help="of the windows' logits beside the bands'")
 
 
 def base_network(
