@@ -150,7 +150,8 @@ def speed() -> Table:
     ways = read("bench_certify_cifar_column")["ways"]
     column = "column network for band 4 (509 million multiply-adds) against the ResNet-18 loop"
     rows.append([f"certifying, CIFAR-10 {column}", ratio(ways["column"]), ratio(ways["autocast"])])
-    rows.append(["double masking of CIFAR-10's bands and windows, given their scores", ratio(read("bench_masking")), ""])
+    masking = "masking CIFAR-10's bands and windows, given their scores, against all pairs of places"
+    rows.append([masking, ratio(read("bench_masking")), ""])
     rows.append(["attacking 100 MNIST images, 5 × 5", ratio(read("bench_attack")), ""])
     bounds = read("bench_intervals")
     both = f"{ratio(bounds['train_mlp_p22'])}, {ratio(bounds['train_mlp_p55'])}"
