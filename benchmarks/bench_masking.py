@@ -36,7 +36,7 @@ def random_scores(images: int) -> Tensor:
 
 
 def left_by_places() -> tuple[Tensor, Tensor]:
-    """For each place (L, A): 1 for the bands that a patch there leaves, and for the copies that hide its window."""
+    """For each place the bands (L, A) that a patch there leaves, and the copies (L, A') that hide its window; bool."""
     bands = ABLATION.bands.touched_by(PATCH).logical_not()
     rows, columns = ABLATION.windows.holding(PATCH)
     windows = (rows[:, None] * ABLATION.per_side + columns).flatten()
@@ -48,11 +48,13 @@ def left_by_places() -> tuple[Tensor, Tensor]:
 def by_definition(scores: Tensor) -> tuple[Tensor, Tensor]:
     """(N,) int64 and (N, K) float64: each image's answer, and its leads at the worst pair of places."""
     bands, hiding = left_by_places()
-    both = scores.double().split([ABLATION.bands.count, ABLATION.windows.count], dim=1)
-    return tuple(map(torch.stack, zip(*(_of_one(bands, hiding, *one) for one in zip(*both, strict=True)), strict=True)))
+    parts = ABLATION.bands.count, ABLATION.windows.count
+    answers = [_of_one(bands, hiding, *image.split(parts)) for image in scores.double()]
+    return tuple(map(torch.stack, zip(*answers, strict=True)))
 
 
 def _of_one(bands: Tensor, hiding: Tensor, of_bands: Tensor, of_windows: Tensor) -> tuple[Tensor, Tensor]:
+    """The answer () and the leads (K,) from the scores (A, K) and (A', K) of one image."""
     sums = []
     for band, hides in zip(bands, hiding, strict=True):
         share = (hides & hiding).double()
