@@ -8,8 +8,10 @@ judged by the two-round prediction. Stops with exit code 3 if an image flips who
 all copies take part in every step, so that it takes long.
 """
 
+from functools import partial
+
 from patchcert import CIFAR_LIKE, add_joint, attack_masked, cli, joint_network, masked_attack_parser
-from pytorch_cifar import cifar_resnet
+from pytorch_cifar import MODELS, cifar_resnet
 
 
 def main() -> None:
@@ -17,7 +19,7 @@ def main() -> None:
     add_joint(parser)
     parser.set_defaults(batch_size=4)
     options = parser.parse_args()
-    attack_masked(options, *joint_network(options, cifar_resnet))
+    attack_masked(options, *joint_network(options, {name: partial(cifar_resnet, name) for name in MODELS}))
 
 
 if __name__ == "__main__":

@@ -8,15 +8,17 @@ bands that it touches and the copies in which it is not hidden; the logits of th
 every pair of places gives: at 5 × 5 more than by either network alone.
 """
 
+from functools import partial
+
 from patchcert import CIFAR_LIKE, add_joint, certify_masked, cli, joint_network, masked_certification_parser
-from pytorch_cifar import cifar_resnet
+from pytorch_cifar import MODELS, cifar_resnet
 
 
 def main() -> None:
     parser = masked_certification_parser(__doc__, CIFAR_LIKE)
     add_joint(parser)
     options = parser.parse_args()
-    certify_masked(options, *joint_network(options, cifar_resnet))
+    certify_masked(options, *joint_network(options, {name: partial(cifar_resnet, name) for name in MODELS}))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ import json
 import pytest
 import torch
 
+from patchcert.data import named, splits
 from patchcert.data.folders import load_folder
+from patchcert.networks import mnist_network
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import BandsAndWindows
+from patchcert.smoothing.ablation import BandsAndWindows, WindowPairs
 from patchcert.smoothing.columns import LinesNetwork
-from patchcert.smoothing.linked import LinkedMasking
+from patchcert.smoothing.linked import LinkedMasking, masking_of
 from pytorch_cifar import cifar_resnet
 from tests import oracle
 from tests.helpers import run_here, succeed
@@ -145,10 +147,54 @@ def test_bands_and_windows_are_certified_and_attacked_together(folder, capsys):
         assert attacked[count] == record[count]
 
 
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A folder with networks for windows and for bands of digits."""
+    folder = tmp_path_factory.mktemp("digits")
+    brief = ["--dataset", "digits", "--end_epoch", 3, "--lr", 0.05, "--batch_size", 32]
+    succeed("train_mnist_windows.py", *brief, "--window_size", 14, "--per_side", 3, folder=folder)
+    small = ["--channels", "8,16", "--blocks", "0,0", "--band_weight", 1]
+    succeed("train_mnist_band_masked.py", *brief, *small, folder=folder)
+    for kind in ("windows", "masked_band"):
+        (path,) = (folder / "checkpoints").glob(f"digits_{kind}_*.pth")
+        path.rename(folder / "checkpoints" / f"{kind}.pth")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("script", "networks"),
+    [
+        ("windows", ["--checkpoint", "windows.pth"]),
+        ("joint", ["--checkpoint", "masked_band.pth", "--windows", "windows.pth"]),
+    ],
+)
+def test_digits_are_certified_and_attacked(digits, script, networks):
+    written = ["--output", "run.json", "--per_image", "run.csv", "--size_to_certify", 4, "--limit", 40]
+    succeed(f"certify_mnist_{script}.py", *networks, *written, folder=digits)
+    record, rows = json.loads((digits / "run.json").read_text()), list(csv.DictReader((digits / "run.csv").open()))
+    images, _ = next(splits.choose_half(named.load("digits", digits, train=False), test=False).batches(40))
+    windows, shown = mnist_network(), oracle.window_pairs(28, 28, 14, 3)
+    windows.load_state_dict(torch.load(digits / "checkpoints" / "windows.pth", weights_only=True)["net"])
+    ablation = WindowPairs(28, 28, 14, 3)
+    with torch.no_grad():
+        scores = torch.stack([windows(oracle.encoded(image, shown)) for image in images])
+        if script == "joint":
+            bands = LinesNetwork.load(digits / "checkpoints" / "masked_band.pth")
+            scores, ablation = torch.cat([bands(images), 5 * scores], dim=1), BandsAndWindows(28, 28, 4, 14, 3)
+    verdicts = masking_of(ablation, Patch(4, 4)).verdicts(scores, 1e-3)
+    assert [int(row["predicted"]) for row in rows] == verdicts.predicted.tolist()
+    assert [row["certified"] == "True" for row in rows] == verdicts.certified.tolist()
+    assert record["certified_correct"] > 0
+    effort = ["--size_of_attack", 4, "--steps", 2, "--randomizations", 2, "--skip", 4, "--output", "attacked.json"]
+    succeed(f"attack_mnist_{script}.py", *networks, *effort, folder=digits)
+    attacked = json.loads((digits / "attacked.json").read_text())
+    assert attacked["certified_correct"] <= attacked["attacked_correct"] <= attacked["correct"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--checkpoint", "bands.pth", "--windows", "bands.pth"], "expected a checkpoint of train_cifar_windows.py"),
+        (["--checkpoint", "bands.pth", "--windows", "bands.pth"], "expected a checkpoint of train_*_windows.py"),
         (["--checkpoint", NAME, "--windows", NAME], "expected a checkpoint of train_*_band_masked.py"),
         (["--checkpoint", "bands.pth", "--windows", "none.pth"], "--windows none.pth: no such checkpoint"),
         (["--checkpoint", "bands.pth"], "--windows"),

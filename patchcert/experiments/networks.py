@@ -1,7 +1,7 @@
 """The network that options name, or that a checkpoint describes."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
@@ -72,11 +72,13 @@ def masked_network(options: argparse.Namespace) -> tuple[LinesNetwork, Ablation]
     return network, network.shape.ablation()
 
 
-def joint_network(options: argparse.Namespace, build: Callable[..., nn.Module]) -> tuple[JointNetwork, BandsAndWindows]:
+def joint_network(
+    options: argparse.Namespace, build: Mapping[str, Callable[..., nn.Module]]
+) -> tuple[JointNetwork, BandsAndWindows]:
     """The network for bands that `--checkpoint` describes, beside that for windows in `--windows`, which is filled.
 
     Args:
-        build: makes the network that `--windows` was trained as, of its name and a number of `classes`.
+        build: what makes the network that `--windows` was trained as, of a number of `classes`, by its name.
 
     Raises:
         UsageError: one of the files is of another kind.
@@ -91,11 +93,11 @@ def joint_network(options: argparse.Namespace, build: Callable[..., nn.Module]) 
     if bands.shape.lines != "both":
         raise UsageError("checkpoint", options.checkpoint, "expected a network for columns and rows, --lines both")
     if not said or said["ablation"]["kind"] != WindowPairs.__name__:
-        raise UsageError("windows", path, "expected a checkpoint of train_cifar_windows.py")
-    try:
-        windows = build(said["network"]["name"], classes=bands.shape.classes)
-    except KeyError as error:
-        raise UsageError("windows", path, f"is of a network {error} that is not known here") from error
+        raise UsageError("windows", path, "expected a checkpoint of train_*_windows.py")
+    name = said["network"]["name"]
+    if name not in build:
+        raise UsageError("windows", path, f"is of a network {name}, expected one of {', '.join(build)}")
+    windows = build[name](classes=bands.shape.classes)
     checkpoint.fill("windows", path, windows, content)
     sizes = [said["ablation"].get(name) for name in ("window_size", "per_side")]
     ablation = BandsAndWindows(copies.height, copies.width, copies.band_size, *sizes)

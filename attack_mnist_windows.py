@@ -1,0 +1,32 @@
+"""Attack MNIST digits with patches: double masking of copies of which two square windows are hidden.
+
+    python3 attack_mnist_windows.py --size_of_attack 5 --checkpoint NAME
+    python3 attack_mnist_windows.py --size_of_attack 2 --locations all --loss margin --test --checkpoint NAME
+
+Projected gradient ascent with sign steps, many restarts with the patch at a new place (Levine and Feizi, NeurIPS 2020),
+judged by the two-round prediction. Stops with exit code 3 if an image flips whose answer is certified.
+"""
+
+from patchcert import (
+    MNIST_LIKE,
+    WindowPairs,
+    add_windows,
+    attack_masked,
+    class_count,
+    cli,
+    masked_attack_parser,
+    mnist_network,
+)
+
+
+def main() -> None:
+    parser = masked_attack_parser(__doc__, MNIST_LIKE)
+    add_windows(parser)
+    parser.set_defaults(window_size=10)
+    options = parser.parse_args()
+    ablation = WindowPairs(28, 28, options.window_size, options.per_side)
+    attack_masked(options, mnist_network(classes=class_count(options)), ablation)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,30 @@
+"""Certify MNIST digits against patches by double masking of bands and of hidden windows together.
+
+    python3 certify_mnist_joint.py --checkpoint mnist_masked_band.pth --windows mnist_windows.pth --size_to_certify 2,5
+    python3 certify_mnist_joint.py --all --output joint.json --checkpoint BANDS --windows WINDOWS --weight 5
+
+One network of train_mnist_band_masked.py and one of train_mnist_windows.py. Every place of the patch leaves out the
+bands that it touches and the copies in which it is not hidden; the logits of the others are added up. Certified is what
+every pair of places gives.
+"""
+
+from patchcert import (
+    MNIST_LIKE,
+    add_joint,
+    certify_masked,
+    cli,
+    joint_network,
+    masked_certification_parser,
+    mnist_network,
+)
+
+
+def main() -> None:
+    parser = masked_certification_parser(__doc__, MNIST_LIKE)
+    add_joint(parser)
+    options = parser.parse_args()
+    certify_masked(options, *joint_network(options, {"mnist": mnist_network}))
+
+
+if __name__ == "__main__":
+    cli.run(main)
