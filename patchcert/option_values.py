@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -107,6 +108,16 @@ def one_patch(text: str) -> Patch:
     if len(found) != 1:
         raise argparse.ArgumentTypeError(f"{text}: expected one size, such as 5 or 2x8")
     return found[0]
+
+
+def windows_or_none(text: str) -> tuple[int, int] | None:
+    """Side and number along each side of windows, 11x4; None for none."""
+    if text == "none":
+        return None
+    found = re.fullmatch(r"(\d{1,4})x(\d{1,4})", text, re.ASCII)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text}: expected WxK, such as 11x4, or none")
+    return int(found[1]), int(found[2])
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:

@@ -43,6 +43,17 @@ def windows(height, width, size, per_side):
     return [rectangle(*corner, size, size) for corner in product(*starts)]
 
 
+def overlaps(side, coarse, fine):
+    """Where the first coarse and the first fine window overlap that hold the largest square that both can hold."""
+    kinds = [windows(side, side, *kind) for kind in (coarse, fine)]
+    for held in range(side, 0, -1):
+        places = [rectangle(*corner, held, held) for corner in product(range(side - held + 1), repeat=2)]
+        if all(any(place <= window for window in kind) for kind in kinds for place in places):
+            break
+    found = [tuple(next(window for window in kind if place <= window) for kind in kinds) for place in places]
+    return [first & second for i, (first, second) in enumerate(found) if (first, second) not in found[:i]]
+
+
 def window_pairs(height, width, size, per_side):
     pairs = choices(windows(height, width, size, per_side), 2)
     return [rectangle(0, 0, height, width) - first - second for first, second in pairs]

@@ -1,6 +1,6 @@
 """Bands and windows masked together, against the definition written out and against adversaries."""
 
-from itertools import product
+from itertools import combinations, product
 
 import pytest
 import torch
@@ -18,13 +18,15 @@ CASES = [
     (BandsAndWindows(5, 6, 2, 4, 2), Patch(2, 3)),
     (BandsAndWindows(6, 6, 1, 4, 3), Patch(1, 2)),
     (BandsAndWindows(7, 5, 3, 4, 2), Patch(1, 1)),
+    (BandsAndWindows(7, 7, 2, 5, 2, 4, 3), Patch(2, 2)),
 ]
 
 
-def first_window(ablation, place):
-    """Number of the first window that holds all pixels of the place."""
-    windows = oracle.windows(ablation.height, ablation.width, ablation.window_size, ablation.per_side)
-    return min(number for number, window in enumerate(windows) if place <= window)
+def windows_of(ablation):
+    coarse, fine = (ablation.window_size, ablation.per_side), (ablation.fine_size, ablation.fine_per_side)
+    if ablation.fine_size:
+        return oracle.overlaps(ablation.height, coarse, fine)
+    return oracle.windows(ablation.height, ablation.width, *coarse)
 
 
 def sums_by_hand(ablation, patch, scores):
@@ -33,8 +35,9 @@ def sums_by_hand(ablation, patch, scores):
     bands += oracle.rows(ablation.height, ablation.width, ablation.band_size)
     corners = product(range(ablation.height - patch.height + 1), range(ablation.width - patch.width + 1))
     places = [oracle.rectangle(*corner, patch.height, patch.width) for corner in corners]
-    numbers = [first_window(ablation, place) for place in places]
-    pairs = [(i, j) for i in range(ablation.per_side**2) for j in range(i + 1, ablation.per_side**2)]
+    windows = windows_of(ablation)
+    numbers = [min(number for number, window in enumerate(windows) if place <= window) for place in places]
+    pairs = list(combinations(range(len(windows)), 2))
     of_bands, of_windows = scores[: len(bands)], scores[len(bands) :]
     sums = torch.zeros(len(places), len(places), scores.shape[1], dtype=torch.float64)
     for (i, first), (j, second) in product(enumerate(places), repeat=2):
@@ -77,7 +80,7 @@ def test_at_every_place_what_the_patch_touches_is_left_out(ablation, patch):
     of_rows, of_columns = masking.holding
     for place, touched in enumerate(ablation.touched_by(patch)):
         row, column = divmod(place, len(of_columns))
-        hidden = windows[of_rows[row] * ablation.per_side + of_columns[column]]
+        hidden = windows[of_rows[row] * ablation.windows.side + of_columns[column]]
         out = torch.cat([columns[column], rows[row], hidden])
         assert not (touched & ~out).any() and not hidden.all()
         assert torch.equal(out[: ablation.bands.count], touched[: ablation.bands.count])

@@ -13,6 +13,7 @@ from patchcert.patch import Patch
 from patchcert.smoothing.ablation import BandsAndWindows, WindowPairs
 from patchcert.smoothing.columns import LinesNetwork
 from patchcert.smoothing.linked import LinkedMasking, masking_of
+from patchcert.smoothing.pairs import CoarsePairsFirst
 from pytorch_cifar import cifar_resnet
 from tests import oracle
 from tests.helpers import run_here, succeed
@@ -22,6 +23,7 @@ WINDOWS = ["--window_size", 8, "--per_side", 3]  # they begin at 0, 4 and 8, and
 PICTURES = ["--dataset", "folder", "--data", "small", "--image_size", 16]
 TRAIN = [*PICTURES, *WINDOWS, "--lr", 0.02, "--end_epoch", 1, "--batch_size", 8]
 NAME = "small_windows_lr_0.02_regularization_0.0005_model_resnet14_windows_8x3_epoch_1.pth"
+JOINT = ["--checkpoint", "bands.pth", "--windows", NAME]
 CERTIFY, ATTACK = "certify_cifar_windows.py", "attack_cifar_windows.py"
 
 
@@ -122,7 +124,7 @@ def test_folded_networks_give_the_same_logits(name):
 
 
 def test_bands_and_windows_are_certified_and_attacked_together(folder, capsys):
-    networks = ["--checkpoint", "bands.pth", "--windows", NAME, "--weight", 2]
+    networks = [*JOINT, "--weight", 2, "--coarse_windows", "none"]
     written = ["--output", "run.json", "--per_image", "run.csv", "--report", "report"]
     succeed("certify_cifar_joint.py", *networks, "--data", "small", "--all", *written, folder=folder)
     assert "checkpoint" not in capsys.readouterr().err
@@ -145,6 +147,28 @@ def test_bands_and_windows_are_certified_and_attacked_together(folder, capsys):
     attacked = json.loads((folder / "attacked.json").read_text())
     for count in ("total", "correct", "certified_correct"):
         assert attacked[count] == record[count]
+
+
+def test_coarse_windows_are_hidden_first(folder):
+    networks = [*JOINT, "--coarse_windows", "11x2", "--sure", 1]
+    options = [*networks, "--data", "small", "--all"]
+    succeed("certify_cifar_joint.py", *options, "--output", "run.json", "--per_image", "run.csv", folder=folder)
+    record, rows = json.loads((folder / "run.json").read_text()), list(csv.DictReader((folder / "run.csv").open()))
+    ablation = BandsAndWindows(16, 16, 3, 11, 2, 8, 3)
+    assert record["config"]["about"]["run"]["ablation"] == ablation.description()
+    bands = LinesNetwork.load(folder / "checkpoints" / "bands.pth")
+    windows = cifar_resnet("resnet14", channels=6, classes=3).eval()
+    windows.load_state_dict(torch.load(folder / "checkpoints" / NAME, weights_only=True)["net"])
+    images = load_folder(folder / "small", train=False, image_size=16).images / 255
+    with torch.no_grad():
+        scores = torch.cat([bands(images), 5 * CoarsePairsFirst(windows, ablation.windows, 1.0)(images)], dim=1)
+    verdicts = LinkedMasking(ablation, Patch(5, 5)).verdicts(scores, 1e-3)
+    assert [int(row["predicted"]) for row in rows] == verdicts.predicted.tolist()
+    assert [row["certified"] == "True" for row in rows] == verdicts.certified.tolist()
+    effort = ["--steps", 2, "--randomizations", 2, "--skip", 2, "--output", "attacked.json"]
+    succeed("attack_cifar_joint.py", *options, *effort, folder=folder)
+    attacked = json.loads((folder / "attacked.json").read_text())
+    assert attacked["certified_correct"] <= attacked["attacked_correct"] <= attacked["correct"]
 
 
 @pytest.fixture(scope="module")
@@ -198,9 +222,18 @@ def test_digits_are_certified_and_attacked(digits, script, networks):
         (["--checkpoint", NAME, "--windows", NAME], "expected a checkpoint of train_*_band_masked.py"),
         (["--checkpoint", "bands.pth", "--windows", "none.pth"], "--windows none.pth: no such checkpoint"),
         (["--checkpoint", "bands.pth"], "--windows"),
-        (["--checkpoint", "bands.pth", "--windows", NAME, "--patches", 2], "--patches 2: expected 1"),
-        (["--checkpoint", "bands.pth", "--windows", NAME, "--weight", 0], "--weight: 0: expected"),
-        (["--checkpoint", "bands.pth", "--windows", NAME, "--weight", 11], "--weight 11.0: expected at most 10"),
+        ([*JOINT, "--patches", 2], "--patches 2: expected 1"),
+        ([*JOINT, "--weight", 0], "--weight: 0: expected"),
+        ([*JOINT, "--weight", 11], "--weight 11.0: expected at most 10"),
+        ([*JOINT, "--sure", 0.5], "--sure 0.5: expected at least 1"),
+        (
+            ["--checkpoint", "bands.pth", "--windows", NAME, "--coarse_windows", 11],
+            "--coarse_windows: 11: expected WxK",
+        ),
+        (
+            ["--checkpoint", "bands.pth", "--windows", NAME, "--coarse_windows", "17x2"],
+            "17: expected a whole number from",
+        ),
     ],
 )
 def test_other_files_are_refused(folder, capsys, arguments, said):

@@ -10,7 +10,7 @@ from patchcert.cli import Parser
 from patchcert.errors import UsageError
 from patchcert.experiments import about
 from patchcert.experiments.setting import class_count
-from patchcert.option_values import positive_float
+from patchcert.option_values import positive_float, windows_or_none
 from patchcert.smoothing.ablation import Ablation, BandsAndWindows, WindowPairs
 from patchcert.smoothing.columns import COLUMN, LinesNetwork, Shape
 from patchcert.smoothing.joint import JointNetwork
@@ -21,16 +21,36 @@ STAGES = {1: ((32, 64, 96, 128), (0, 1, 1, 1)), 3: ((64, 128, 256, 384), (1, 1, 
 MOST_WEIGHT = 10
 """Of logits of copies with hidden windows beside those of bands."""
 
+LEAST_SURE = 1
+"""Lead of coarse windows' logits from which on finer ones are not asked."""
+
+WINDOWS = {"window_size", "per_side"}
+"""What the ablation of a network for windows says of itself."""
+
 LINES = {"Band": "columns", "Row": "rows"}
 
 
-def add_joint(parser: Parser) -> None:
+def add_joint(parser: Parser, coarse_windows: str = "none") -> None:
     """The options of a network for windows beside the one for bands."""
     parser.add_argument(
         "--windows", required=True, metavar="NAME", help="the network for windows: a name under checkpoints/ or a path"
     )
     parser.if_missing["--windows"] = checkpoint.there_are
     parser.add_argument("--weight", type=positive_float, default=5.0, help="of the windows' logits beside the bands'")
+    parser.add_argument(
+        "--coarse_windows",
+        type=windows_or_none,
+        default=coarse_windows,
+        metavar="WxK",
+        help="K × K windows of W × W pixels, hidden first, and those of --windows where these leave it unsure; or none",
+    )
+    parser.add_argument(
+        "--sure",
+        type=positive_float,
+        default=2.0,
+        metavar="LEAD",
+        help="of the largest logit over the next, from which on coarse windows suffice",
+    )
 
 
 def base_network(
@@ -83,25 +103,45 @@ def joint_network(
     Raises:
         UsageError: one of the files is of another kind.
     """
-    if options.weight > MOST_WEIGHT:
-        right = f"expected at most {MOST_WEIGHT}: errors of rounding grow with it, and the numerical margin does not"
-        raise UsageError("weight", options.weight, right)
+    _require_tame(options)
     bands, copies = masked_network(options)
+    if bands.shape.lines != "both":
+        raise UsageError("checkpoint", options.checkpoint, "expected a network for columns and rows, --lines both")
+    windows, own = _windows_network(options, build, bands.shape.classes)
+    coarse = options.coarse_windows
+    refined = coarse not in (None, own)
+    try:
+        sizes = (*coarse, *own) if refined else own
+        ablation = BandsAndWindows(copies.height, copies.width, copies.band_size, *sizes)
+    except UsageError as error:
+        wrong = ("coarse_windows", "{}x{}".format(*coarse)) if refined else ("windows", options.windows)
+        raise UsageError(*wrong, error) from error
+    return JointNetwork(bands, windows, ablation, options.weight, options.sure), ablation
+
+
+def _require_tame(options: argparse.Namespace) -> None:
+    """Errors of rounding grow with --weight and as --sure shrinks, and the numerical margin does not."""
+    if options.weight > MOST_WEIGHT:
+        raise UsageError("weight", options.weight, f"expected at most {MOST_WEIGHT}, for rounding errors grow with it")
+    if options.sure < LEAST_SURE:
+        raise UsageError("sure", options.sure, f"expected at least {LEAST_SURE}, for rounding errors grow below")
+
+
+def _windows_network(
+    options: argparse.Namespace, build: Mapping[str, Callable[..., nn.Module]], classes: int
+) -> tuple[nn.Module, tuple[int, int]]:
+    """The network in `--windows`, and of its windows the side and the number along each side of an image."""
     path = checkpoint.find("windows", options.windows)
     content = checkpoint.read("windows", path)
     said = about.of_checkpoint(content)
-    if bands.shape.lines != "both":
-        raise UsageError("checkpoint", options.checkpoint, "expected a network for columns and rows, --lines both")
-    if not said or said["ablation"]["kind"] != WindowPairs.__name__:
+    if not said or said["ablation"]["kind"] != WindowPairs.__name__ or not said["ablation"].keys() >= WINDOWS:
         raise UsageError("windows", path, "expected a checkpoint of train_*_windows.py")
     name = said["network"]["name"]
     if name not in build:
         raise UsageError("windows", path, f"is of a network {name}, expected one of {', '.join(build)}")
-    windows = build[name](classes=bands.shape.classes)
-    checkpoint.fill("windows", path, windows, content)
-    sizes = [said["ablation"].get(name) for name in ("window_size", "per_side")]
-    ablation = BandsAndWindows(copies.height, copies.width, copies.band_size, *sizes)
-    return JointNetwork(bands, windows, ablation, options.weight), ablation
+    network = build[name](classes=classes)
+    checkpoint.fill("windows", path, network, content)
+    return network, (said["ablation"]["window_size"], said["ablation"]["per_side"])
 
 
 def described_network(options: argparse.Namespace) -> LinesNetwork:

@@ -4,12 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from patchcert import networks
-from patchcert.smoothing.ablation import BandsAndWindows, encode
+from patchcert.smoothing.ablation import BandsAndWindows, RefinedPairs
 from patchcert.smoothing.columns import LinesNetwork
-from patchcert.smoothing.voting import DenseNetwork
-
-COPIES_AT_ONCE = 256
-"""With hidden windows, per call of their network, unless there are more images."""
+from patchcert.smoothing.pairs import pairs_network
 
 
 class JointNetwork(nn.Module):
@@ -19,6 +16,7 @@ class JointNetwork(nn.Module):
         bands: for its bands of columns and rows.
         windows: base classifier, for its copies with hidden windows.
         weight: by which the logits of the latter count.
+        sure: of `CoarsePairsFirst`, where windows are refined.
 
     Attributes:
         limited_reach: True, as `columns.has_limited_reach` asks.
@@ -26,13 +24,16 @@ class JointNetwork(nn.Module):
 
     limited_reach = True
 
-    def __init__(self, bands: LinesNetwork, windows: nn.Module, ablation: BandsAndWindows, weight: float):
+    def __init__(
+        self, bands: LinesNetwork, windows: nn.Module, ablation: BandsAndWindows, weight: float, sure: float = 2.0
+    ):
         super().__init__()
         bands.require(ablation.bands)
-        self.bands, self.windows, self.hidden = bands, windows, ablation.windows
+        self.bands, self.windows, self.pairs = bands, windows, pairs_network(windows, ablation.windows, sure)
         self.register_buffer("weight", torch.tensor(weight))
         parts = {"bands": bands.description, "windows": networks.description(windows)}
-        self.description = {"name": "joint", **parts, "weight": weight}
+        refined = {"sure": sure} if isinstance(ablation.windows, RefinedPairs) else {}
+        self.description = {"name": "joint", **parts, "weight": weight, **refined}
 
     def fold(self) -> None:
         """Turn both, once, into networks for evaluation alone, where they can be."""
@@ -41,7 +42,4 @@ class JointNetwork(nn.Module):
             self.windows.fold()
 
     def forward(self, images: Tensor) -> Tensor:
-        encoded, engine = encode(images), DenseNetwork(self.windows, self.hidden.to(images.device))
-        chunks = self.hidden.chunks(max(1, COPIES_AT_ONCE // len(images)))
-        scores = torch.cat([engine.logits(encoded, chunk) for chunk in chunks], dim=1)
-        return torch.cat([self.bands(images).float(), self.weight * scores.float()], dim=1)
+        return torch.cat([self.bands(images).float(), self.weight * self.pairs(images)], dim=1)

@@ -37,7 +37,7 @@ class LinkedMasking(DoubleMasking):
     def __init__(self, ablation: BandsAndWindows, patch: Patch, patches: int = 1):
         if patches != 1:
             raise UsageError("patches", patches, "expected 1: bands and windows are masked together against one patch")
-        self.side = ablation.per_side
+        self.side = ablation.windows.side
         self.holding = list(ablation.windows.holding(patch))
         places = [len(along) for along in self.holding]
         touched = ablation.touched_by(patch).unflatten(0, places)  # (Lr, Lc, A)
