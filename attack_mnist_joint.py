@@ -13,7 +13,7 @@ from patchcert import MNIST_LIKE, add_joint, attack_masked, cli, joint_network, 
 
 def main() -> None:
     parser = masked_attack_parser(__doc__, MNIST_LIKE)
-    add_joint(parser)
+    add_joint(parser, coarse_windows="10x4")
     parser.set_defaults(batch_size=16)
     options = parser.parse_args()
     attack_masked(options, *joint_network(options, {"mnist": mnist_network}))

@@ -22,7 +22,7 @@ from patchcert import (
 def main() -> None:
     parser = masked_attack_parser(__doc__, MNIST_LIKE)
     add_windows(parser)
-    parser.set_defaults(window_size=10)
+    parser.set_defaults(window_size=8, per_side=6)
     options = parser.parse_args()
     ablation = WindowPairs(28, 28, options.window_size, options.per_side)
     attack_masked(options, mnist_network(classes=class_count(options)), ablation)

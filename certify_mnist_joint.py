@@ -21,7 +21,7 @@ from patchcert import (
 
 def main() -> None:
     parser = masked_certification_parser(__doc__, MNIST_LIKE)
-    add_joint(parser)
+    add_joint(parser, coarse_windows="10x4")
     options = parser.parse_args()
     certify_masked(options, *joint_network(options, {"mnist": mnist_network}))
 

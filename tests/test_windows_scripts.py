@@ -189,7 +189,7 @@ def digits(tmp_path_factory):
     ("script", "networks"),
     [
         ("windows", ["--checkpoint", "windows.pth"]),
-        ("joint", ["--checkpoint", "masked_band.pth", "--windows", "windows.pth"]),
+        ("joint", ["--checkpoint", "masked_band.pth", "--windows", "windows.pth", "--coarse_windows", "none"]),
     ],
 )
 def test_digits_are_certified_and_attacked(digits, script, networks):
