@@ -446,7 +446,7 @@ class MultiBlock(_Combinations):
 
 KINDS = {
     kind.__name__: kind
-    for kind in (Band, Row, BandAndRow, Block, MultiBand, MultiBlock, WindowPairs, RefinedPairs, BandsAndWindows, Whole)
+    for kind in (Band, Row, BandAndRow, Block, MultiBand, MultiBlock, WindowPairs, BandsAndWindows, Whole)
 }
 
 

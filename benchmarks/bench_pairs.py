@@ -1,0 +1,49 @@
+"""Asking the windows' network that ships about coarse windows first, against asking it about every fine pair.
+
+    python3 benchmarks/bench_pairs.py --output docs/results/bench_pairs.json
+
+The two are two classifiers: docs/results.md has what each certifies. Needs CIFAR-10 under ./data.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from benchmarks.timing import compare
+from patchcert import cli, result_format, results
+from patchcert.data import named, splits
+from patchcert.option_values import output_file, positive_int
+from patchcert.smoothing.ablation import RefinedPairs
+from patchcert.smoothing.pairs import CoarsePairsFirst, EveryPair
+from pytorch_cifar import cifar_resnet
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--images", type=positive_int, default=16, help="pictures, evenly spaced over the test images")
+    parser.add_argument("--repetitions", type=positive_int, default=3, help="of which medians are taken")
+    parser.add_argument("--output", type=output_file, metavar="FILE.json", help="write the numbers here")
+    options = parser.parse_args()
+    images, _ = next(
+        splits.spread(named.load("cifar10", ROOT / "data", train=False), options.images).batches(options.images)
+    )
+    network = cifar_resnet("resnet14")
+    network.load_state_dict(torch.load(ROOT / "checkpoints" / "cifar_windows.pth", weights_only=True)["net"])
+    network.fold()
+    ablation = RefinedPairs(32, 32, 11, 4, 9, 6)
+    first, every = CoarsePairsFirst(network, ablation, sure=2.0), EveryPair(network, ablation.fine)
+    with torch.inference_mode():
+        measured = compare(lambda: first(images), lambda: every(images), options.repetitions)
+    print(f"{measured['ratio']:.2f} times as fast, {measured['seconds'] / options.images:.2f} s an image")
+    if options.output:
+        about = {"images": options.images, "environment": results.environment()}
+        results.write_json(result_format.stamp("benchmark") | about | measured, options.output)
+
+
+if __name__ == "__main__":
+    cli.run(main)
