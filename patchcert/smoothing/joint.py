@@ -25,7 +25,7 @@ class JointNetwork(nn.Module):
     limited_reach = True
 
     def __init__(
-        self, bands: LinesNetwork, windows: nn.Module, ablation: BandsAndWindows, weight: float, sure: float = 2.0
+        self, bands: LinesNetwork, windows: nn.Module, ablation: BandsAndWindows, weight: float, sure: float = 3.0
     ):
         super().__init__()
         bands.require(ablation.bands)
