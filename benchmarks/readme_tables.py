@@ -69,7 +69,12 @@ def square(side: int) -> str:
 
 
 def mnist_masked() -> Table:
-    return masked("mnist_masked_band", "interval bounds", PATCHES_PUBLISHED)
+    """Every size of patch from one pass, beside what others have by the side of the patch."""
+    rows = [["patch", "clean", "certified", "interval bounds: certified / clean"]]
+    for answer in read("mnist_masked_band")["results"]:
+        side = answer["size_to_certify"]
+        rows.append([square(side), *shares(answer), PATCHES_PUBLISHED.get(side, "")])
+    return rows
 
 
 def cifar_masked() -> Table:
@@ -83,15 +88,6 @@ def cifar_masked() -> Table:
     return rows
 
 
-def masked(name: str, whose: str, published: dict[int, str]) -> Table:
-    """Every size of patch from one pass, beside what others have by the side of the patch."""
-    rows = [["patch", "clean", "certified", f"{whose}: certified / clean"]]
-    for answer in read(name)["results"]:
-        side = answer["size_to_certify"]
-        rows.append([square(side), *shares(answer), published.get(side, "")])
-    return rows
-
-
 def shares(answer: dict) -> list[str]:
     return [percent(answer[f"{measure}_accuracy"]) for measure in ("clean", "certified")]
 
@@ -102,10 +98,12 @@ def cifar_ideas() -> Table:
     for name, training in CIFAR_TRAININGS.items():
         found = read(f"ideas_cifar_{name}")["rows"]
         for idea in dict.fromkeys(row["idea"] for row in found):
-            of_idea = [row for row in found if row["idea"] == idea]
-            shares = [[f"{100 * row[f'{m}_accuracy']:.1f}" for m in ("certified", "clean")] for row in of_idea]
-            rows.append([training, idea, *map(" / ".join, shares)])
+            rows.append([training, idea, *(certified_and_clean(row) for row in found if row["idea"] == idea)])
     return rows
+
+
+def certified_and_clean(answer: dict) -> str:
+    return " / ".join(f"{100 * answer[f'{measure}_accuracy']:.1f}" for measure in ("certified", "clean"))
 
 
 def mnist_smoothing() -> Table:

@@ -2,8 +2,8 @@
 
     python3 benchmarks/reproduce.py
 
-Needs the data sets under ./data. By bands and windows together, every twentieth image is certified again, in a minute
-or two: all of them take half an hour (docs/results.md has the command). Another processor rounds otherwise, which may
+Needs the data sets under ./data. By bands and windows together, every hundredth image is certified again, in a minute or
+two: all of them take an hour (docs/results.md has the command). Another processor rounds otherwise, which may
 move an image across the numerical margin: counts that differ by few images are named, and more of them end with exit
 code 1.
 """
@@ -24,9 +24,9 @@ COMMANDS = {
     "cifar_masked_band.json": (
         "certify_cifar_band_masked.py --all --size_to_certify 1-10 --checkpoint cifar_masked_band.pth"
     ),
-    "cifar_joint_twentieth.json": (
-        "certify_cifar_joint.py --split_file docs/results/every_twentieth.txt --checkpoint cifar_masked_band.pth "
-        "--windows cifar_windows.pth"
+    "cifar_joint_hundredth.json": (
+        "certify_cifar_joint.py --split_file docs/results/every_hundredth.txt --size_to_certify 1-5 "
+        "--checkpoint cifar_masked_band.pth --windows cifar_windows.pth"
     ),
 }
 """By the file in docs/results that holds what they found."""
