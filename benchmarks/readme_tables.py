@@ -150,6 +150,8 @@ def speed() -> Table:
     rows.append([f"certifying, CIFAR-10 {column}", ratio(ways["column"]), ratio(ways["autocast"])])
     masking = "masking CIFAR-10's bands and windows, given their scores, against all pairs of places"
     rows.append([masking, ratio(read("bench_masking")), ""])
+    pairs = "pairs of 11 × 11 windows first, 9 × 9 where they are unsure, against all of 9 × 9 (another classifier)"
+    rows.append([pairs, ratio(read("bench_pairs")), ""])
     rows.append(["attacking 100 MNIST images, 5 × 5", ratio(read("bench_attack")), ""])
     bounds = read("bench_intervals")
     both = f"{ratio(bounds['train_mlp_p22'])}, {ratio(bounds['train_mlp_p55'])}"

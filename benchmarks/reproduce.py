@@ -2,10 +2,9 @@
 
     python3 benchmarks/reproduce.py
 
-Needs the data sets under ./data. By bands and windows together, every hundredth image is certified again, in a minute or
-two: all of them take an hour (docs/results.md has the command). Another processor rounds otherwise, which may
-move an image across the numerical margin: counts that differ by few images are named, and more of them end with exit
-code 1.
+Needs the data sets under ./data. By bands and windows together, every hundredth image is certified again, in a minute:
+all of them take an hour (docs/results.md has the command). Another processor rounds otherwise, which may move an image
+across the numerical margin: counts that differ by few images are named, and more of them end with exit code 1.
 """
 
 import json
