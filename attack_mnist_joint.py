@@ -1,6 +1,6 @@
 """Attack MNIST digits with patches: double masking of bands and of hidden windows together.
 
-    python3 attack_mnist_joint.py --size_of_attack 5 --checkpoint mnist_masked_band.pth --windows mnist_windows.pth
+    python3 attack_mnist_joint.py --size_of_attack 5 --checkpoint mnist_masked_band.pth --windows WINDOWS
     python3 attack_mnist_joint.py --locations all --loss margin --test --checkpoint BANDS --windows WINDOWS
 
 Projected gradient ascent with sign steps, many restarts with the patch at a new place (Levine and Feizi, NeurIPS 2020),

@@ -5,7 +5,7 @@
 
 One network of train_cifar_band_masked.py and one of train_cifar_windows.py. Every place of the patch leaves out the
 bands that it touches and the copies in which it is not hidden; the logits of the others are added up. Certified is what
-every pair of places gives: at 5 × 5 more than by either network alone.
+every pair of places gives. Coarse windows are hidden first, the network's own, finer ones where these leave it unsure.
 """
 
 from functools import partial

@@ -1,6 +1,6 @@
 """Certify MNIST digits against patches by double masking of bands and of hidden windows together.
 
-    python3 certify_mnist_joint.py --checkpoint mnist_masked_band.pth --windows mnist_windows.pth --size_to_certify 2,5
+    python3 certify_mnist_joint.py --checkpoint mnist_masked_band.pth --windows WINDOWS --size_to_certify 2,5
     python3 certify_mnist_joint.py --all --output joint.json --checkpoint BANDS --windows WINDOWS --weight 5
 
 One network of train_mnist_band_masked.py and one of train_mnist_windows.py. Every place of the patch leaves out the

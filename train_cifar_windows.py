@@ -2,6 +2,7 @@
 
     python3 train_cifar_windows.py --amp
     python3 train_cifar_windows.py --amp --tries 3 --loss_power 0.3 --lr 0.15 --end_epoch 41 --resume NAME
+    python3 train_cifar_windows.py --amp --tries 3 --window_size 9 --per_side 6 --lr 0.08 --end_epoch 73 --resume NAME
     python3 train_cifar_windows.py --dataset folder --data DIR --image_size 32
 
 The masks of PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022): whatever a patch shows, some window

@@ -9,7 +9,7 @@ from torch import nn
 from patchcert.errors import UsageError
 from patchcert.patch import Patch
 from patchcert.smoothing.ablation import RefinedPairs, WindowPairs
-from patchcert.smoothing.pairs import CoarsePairsFirst, EveryPair, pairs_network
+from patchcert.smoothing.pairs import CoarsePairsFirst, EveryPair
 from tests import oracle
 
 SIZES = [(8, (5, 3), (4, 3)), (9, (6, 2), (5, 3)), (7, (4, 3), (5, 2)), (10, (7, 2), (4, 4))]
@@ -98,11 +98,10 @@ def test_gradients_are_those_of_the_answers():
     torch.autograd.gradcheck(lambda x: refined(x)[:, ::50], image, fast_mode=True)
 
 
-def test_where_windows_are_not_refined_every_copy_is_asked():
+def test_without_coarse_windows_every_copy_is_asked():
     network, _, _, images = case(8, (5, 3), (4, 3))
     ablation = WindowPairs(8, 8, 5, 3)
-    answers = pairs_network(network, ablation, sure=1.0)
-    assert isinstance(answers, EveryPair)
+    answers = EveryPair(network, ablation)
     expected = network(oracle.encoded(images[0].float(), oracle.window_pairs(8, 8, 5, 3)).double())
     assert torch.allclose(answers(images)[0], expected, rtol=1e-4, atol=1e-4)
 

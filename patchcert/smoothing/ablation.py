@@ -268,10 +268,17 @@ class WindowPairs(Ablation):
 
     def pair_numbers(self) -> Tensor:
         """(k², k²) int64: the number of the copy without two windows; −1 where they are one."""
-        first, second = torch.triu_indices(self.side**2, self.side**2, offset=1)
-        numbers = torch.full((self.side**2, self.side**2), -1)
-        numbers[first, second] = numbers[second, first] = torch.arange(self.count)
+        first, second = torch.triu_indices(self.side**2, self.side**2, offset=1, device=self.cells.device)
+        numbers = torch.full((self.side**2, self.side**2), -1, device=self.cells.device)
+        numbers[first, second] = numbers[second, first] = self._every()
         return numbers
+
+    def without_both(self, scores: Tensor) -> Tensor:
+        """(N, k², k², K): of scores (N, A, K) those without both windows, or the mean of those without one."""
+        numbers = self.pair_numbers()
+        found, one = scores[:, numbers], (numbers < 0)[..., None]
+        mean = found.masked_fill(one, 0).sum(dim=2, keepdim=True) / (self.side**2 - 1)
+        return torch.where(one, mean, found)
 
     def require_fits(self, option: str, patch: Patch) -> None:
         super().require_fits(option, patch)
@@ -446,7 +453,18 @@ class MultiBlock(_Combinations):
 
 KINDS = {
     kind.__name__: kind
-    for kind in (Band, Row, BandAndRow, Block, MultiBand, MultiBlock, WindowPairs, BandsAndWindows, Whole)
+    for kind in (
+        Band,
+        Row,
+        BandAndRow,
+        Block,
+        MultiBand,
+        MultiBlock,
+        WindowPairs,
+        RefinedPairs,
+        BandsAndWindows,
+        Whole,
+    )
 }
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from patchcert import networks
 from patchcert.smoothing.ablation import BandsAndWindows, RefinedPairs
 from patchcert.smoothing.columns import LinesNetwork
-from patchcert.smoothing.pairs import pairs_network
+from patchcert.smoothing.pairs import CoarsePairsFirst, EveryPair
 
 
 class JointNetwork(nn.Module):
@@ -24,16 +24,17 @@ class JointNetwork(nn.Module):
 
     limited_reach = True
 
-    def __init__(
-        self, bands: LinesNetwork, windows: nn.Module, ablation: BandsAndWindows, weight: float, sure: float = 3.0
-    ):
+    def __init__(self, bands: LinesNetwork, windows: nn.Module, ablation: BandsAndWindows, weight: float, sure: float):
         super().__init__()
         bands.require(ablation.bands)
-        self.bands, self.windows, self.pairs = bands, windows, pairs_network(windows, ablation.windows, sure)
+        self.bands, self.windows = bands, windows
+        refined = isinstance(ablation.windows, RefinedPairs)
+        self.pairs = (
+            CoarsePairsFirst(windows, ablation.windows, sure) if refined else EveryPair(windows, ablation.windows)
+        )
         self.register_buffer("weight", torch.tensor(weight))
         parts = {"bands": bands.description, "windows": networks.description(windows)}
-        refined = {"sure": sure} if isinstance(ablation.windows, RefinedPairs) else {}
-        self.description = {"name": "joint", **parts, "weight": weight, **refined}
+        self.description = {"name": "joint", **parts, "weight": weight} | ({"sure": sure} if refined else {})
 
     def fold(self) -> None:
         """Turn both, once, into networks for evaluation alone, where they can be."""

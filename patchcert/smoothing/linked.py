@@ -27,7 +27,7 @@ class LinkedMasking(DoubleMasking):
     and the worst of them is looked for window by window, not place by place.
 
     Attributes:
-        touched, kept: of columns, rows and windows, as of `DoubleMasking`; of the windows' copies `kept` are shares.
+        touched: of columns, rows and windows, as of `DoubleMasking`; `kept` of columns and rows alone.
         holding: for each row r, and each column c, the number of the row, or column, of windows that hold the patch.
 
     Raises:
@@ -42,14 +42,21 @@ class LinkedMasking(DoubleMasking):
         places = [len(along) for along in self.holding]
         touched = ablation.touched_by(patch).unflatten(0, places)  # (Lr, Lc, A)
         columns, rows = touched[0, :, : ablation.width], touched[:, 0, ablation.width : ablation.bands.count]
+        self._keep([columns, rows])
+        self.bands, self.windows = ablation.bands.count, ablation.windows
         pairs = torch.triu_indices(self.side**2, self.side**2, offset=1, device=rows.device)
-        windows = (torch.arange(self.side**2, device=rows.device)[:, None, None] != pairs).all(dim=1)  # (k², copies)
-        self._keep([columns, rows, windows])
-        self.kept[2] = self.kept[2] / self.kept[2].sum(dim=1, keepdim=True)
+        self.touched.append((torch.arange(self.side**2, device=rows.device)[:, None, None] != pairs).all(dim=1))
 
     def to(self, device: torch.device | str) -> "LinkedMasking":
         self.holding = [along.to(device) for along in self.holding]
+        self.windows.to(device)
         return super().to(device)
+
+    def _sums(self, scores: Tensor) -> list[Tensor]:
+        of_bands, of_windows = scores.tensor_split([self.bands], dim=1)
+        hidden = self.windows.without_both(of_windows)
+        upper = torch.triu_indices(self.side**2, self.side**2, device=scores.device)
+        return [*super()._sums(of_bands), hidden[:, *upper]]
 
     def leads_at(self, winner: Tensor, scores: Tensor) -> Tensor:
         """(N, rows, columns, K): how far the `winner` (N,) is ahead with a patch at each place and a second mask.

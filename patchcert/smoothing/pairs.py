@@ -11,13 +11,6 @@ COPIES_AT_ONCE = 256
 """Per call of the network, unless there are more images."""
 
 
-def pairs_network(network: nn.Module, ablation: WindowPairs, sure: float) -> "EveryPair | CoarsePairsFirst":
-    """What answers for the copies of `ablation` by a base classifier: (B, 2C, H, W) to logits (B, K)."""
-    if isinstance(ablation, RefinedPairs):
-        return CoarsePairsFirst(network, ablation, sure)
-    return EveryPair(network, ablation)
-
-
 class EveryPair(nn.Module):
     """Images (N, C, H, W) in [0, 1] to the logits (N, A, K) of the base classifier for all copies."""
 
@@ -63,21 +56,13 @@ class CoarsePairsFirst(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        without = self._without_coarse(self.coarse(images))
+        without = self.coarse.ablation.without_both(self.coarse(images))
         highest = without.topk(2, dim=3).values
         share = ((highest[..., 0] - highest[..., 1]) / self.sure).clamp(max=1)
         without, share = (found[:, *self.coarse_windows] for found in (without, share))  # (N, A, K), (N, A)
         share = share.masked_fill(self.fine_copies < 0, 1)[..., None]
         fine = self._fine(encode(images), share[..., 0] < 1, classes=without.shape[2])
         return share * without + (1 - share) * fine[:, self.fine_copies]
-
-    def _without_coarse(self, logits: Tensor) -> Tensor:
-        """(N, k², k², K): of coarse copies' logits the one without both windows, or the mean of those without one."""
-        numbers = self.coarse.ablation.pair_numbers().to(logits.device)
-        others = logits[:, numbers]
-        same = (numbers < 0)[..., None]
-        mean = others.masked_fill(same, 0).sum(dim=2, keepdim=True) / (len(numbers) - 1)
-        return torch.where(same, mean, others)
 
     def _fine(self, encoded: Tensor, wanted: Tensor, classes: int) -> Tensor:
         """(N, fine copies, K): the logits of those that some of the `wanted` (N, A) copies take, else 0."""
