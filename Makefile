@@ -40,8 +40,8 @@ tables: .venv/runtime
 	$(BIN)/python benchmarks/readme_tables.py
 
 FIGURES := $(addprefix docs/results/, \
-	cifar_joint.json cifar_masked_band.json mnist_masked_band.json interval_mnist_p22.json interval_mnist_p55.json \
-	mnist_masked_band_training.jsonl)
+	cifar_joint.json cifar_masked_band.json mnist_joint.json mnist_masked_band.json \
+	interval_mnist_p22.json interval_mnist_p55.json mnist_masked_band_training.jsonl)
 
 figures: .venv/runtime
 	$(BIN)/python figures.py $(FIGURES) --out docs/figures

@@ -10,22 +10,24 @@ judged by the two-round prediction. Stops with exit code 3 if an image flips who
 from patchcert import (
     MNIST_LIKE,
     WindowPairs,
+    add_model,
     add_windows,
     attack_masked,
     class_count,
     cli,
     masked_attack_parser,
-    mnist_network,
 )
+from pytorch_cifar import MODELS, cifar_resnet
 
 
 def main() -> None:
     parser = masked_attack_parser(__doc__, MNIST_LIKE)
+    add_model(parser, MODELS, "resnet14_half")
     add_windows(parser)
     parser.set_defaults(window_size=8, per_side=6)
     options = parser.parse_args()
     ablation = WindowPairs(28, 28, options.window_size, options.per_side)
-    attack_masked(options, mnist_network(classes=class_count(options)), ablation)
+    attack_masked(options, cifar_resnet(options.model, channels=2, classes=class_count(options)), ablation)
 
 
 if __name__ == "__main__":

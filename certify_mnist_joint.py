@@ -1,12 +1,14 @@
 """Certify MNIST digits against patches by double masking of bands and of hidden windows together.
 
-    python3 certify_mnist_joint.py --checkpoint mnist_masked_band.pth --windows WINDOWS --size_to_certify 2,5
+    python3 certify_mnist_joint.py --checkpoint mnist_masked_band.pth --windows mnist_windows.pth --size_to_certify 1,2
     python3 certify_mnist_joint.py --all --output joint.json --checkpoint BANDS --windows WINDOWS --weight 5
 
 One network of train_mnist_band_masked.py and one of train_mnist_windows.py. Every place of the patch leaves out the
 bands that it touches and the copies in which it is not hidden; the logits of the others are added up. Certified is what
 every pair of places gives.
 """
+
+from functools import partial
 
 from patchcert import (
     MNIST_LIKE,
@@ -15,15 +17,16 @@ from patchcert import (
     cli,
     joint_network,
     masked_certification_parser,
-    mnist_network,
 )
+from pytorch_cifar import MODELS, cifar_resnet
 
 
 def main() -> None:
     parser = masked_certification_parser(__doc__, MNIST_LIKE)
-    add_joint(parser, coarse_windows="10x4")
+    add_joint(parser)
     options = parser.parse_args()
-    certify_masked(options, *joint_network(options, {"mnist": mnist_network}))
+    networks = {name: partial(cifar_resnet, name, channels=2) for name in MODELS}
+    certify_masked(options, *joint_network(options, networks))
 
 
 if __name__ == "__main__":

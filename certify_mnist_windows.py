@@ -11,22 +11,24 @@ gives. The checkpoint knows the windows: 36 of 8 × 8 pixels hold patches up to 
 from patchcert import (
     MNIST_LIKE,
     WindowPairs,
+    add_model,
     add_windows,
     certify_masked,
     class_count,
     cli,
     masked_certification_parser,
-    mnist_network,
 )
+from pytorch_cifar import MODELS, cifar_resnet
 
 
 def main() -> None:
     parser = masked_certification_parser(__doc__, MNIST_LIKE)
+    add_model(parser, MODELS, "resnet14_half")
     add_windows(parser)
     parser.set_defaults(window_size=8, per_side=6)
     options = parser.parse_args()
     ablation = WindowPairs(28, 28, options.window_size, options.per_side)
-    certify_masked(options, mnist_network(classes=class_count(options)), ablation)
+    certify_masked(options, cifar_resnet(options.model, channels=2, classes=class_count(options)), ablation)
 
 
 if __name__ == "__main__":

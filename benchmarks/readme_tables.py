@@ -14,8 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 
-PATCHES_PUBLISHED = {2: "91.51 / 98.55", 5: "61.85 / 93.81"}
-"""Of MNIST by interval bounds: certified / clean, %, by the side of the patch. Chiang et al., ICLR 2020."""
+MNIST_PUBLISHED = {2: "91.51 / 98.55 (interval bounds)", 5: "61.85 / 93.81 (interval bounds)"}
+"""Of MNIST: certified / clean, %, by the side of the patch. Chiang et al., ICLR 2020."""
 
 CIFAR_PUBLISHED = {5: "57.6 / 83.8 (votes of ResNet-18), 60 / 86 (BagCert)"}
 """The same of CIFAR-10. Levine and Feizi, NeurIPS 2020; Metzen and Yatsura, ICLR 2021."""
@@ -25,6 +25,9 @@ CIFAR_TRAININGS = {
     "second": "then the worst pair of masks",
 }
 """By the end of the name of their result: what was trained, one after the other."""
+
+WIDTHS = (3, 4, 5, 6, 8, 10)
+"""Columns of bands that were compared on CIFAR-10."""
 
 INTERVAL_BOUNDS = {
     "mnist_p22": ("`mnist_robtrain_p22_all`", "91.51 %", "98.55 %", "118 min"),
@@ -69,22 +72,30 @@ def square(side: int) -> str:
 
 
 def mnist_masked() -> Table:
-    """Every size of patch from one pass, beside what others have by the side of the patch."""
-    rows = [["patch", "clean", "certified", "interval bounds: certified / clean"]]
-    for answer in read("mnist_masked_band")["results"]:
-        side = answer["size_to_certify"]
-        rows.append([square(side), *shares(answer), PATCHES_PUBLISHED.get(side, "")])
-    return rows
+    return masked("mnist", MNIST_PUBLISHED)
 
 
 def cifar_masked() -> Table:
+    return masked("cifar", CIFAR_PUBLISHED)
+
+
+def masked(images: str, published: dict[int, str]) -> Table:
     """Every size of patch: bands alone, and beside them hidden windows, which hold the smaller ones."""
-    together = {answer["size_to_certify"]: shares(answer) for answer in read("cifar_joint")["results"]}
+    together = {answer["size_to_certify"]: shares(answer) for answer in read(f"{images}_joint")["results"]}
     both = ["bands and windows: clean", "certified"]
     rows = [["patch", "bands: clean", "certified", *both, "published: certified / clean"]]
-    for answer in read("cifar_masked_band")["results"]:
+    for answer in read(f"{images}_masked_band")["results"]:
         side = answer["size_to_certify"]
-        rows.append([square(side), *shares(answer), *together.get(side, ["", ""]), CIFAR_PUBLISHED.get(side, "")])
+        rows.append([square(side), *shares(answer), *together.get(side, ["", ""]), published.get(side, "")])
+    return rows
+
+
+def cifar_widths() -> Table:
+    """By how many columns a band has: certified / clean, five sizes of patch."""
+    found = {width: read(f"cifar_width_{width}")["results"] for width in WIDTHS}
+    rows = [["s", *(square(answer["size_to_certify"]) for answer in found[WIDTHS[0]])]]
+    for width, answers in found.items():
+        rows.append([str(width), *map(certified_and_clean, answers)])
     return rows
 
 
@@ -180,6 +191,7 @@ TABLES: dict[str, Callable[[], Table]] = {
         mnist_masked,
         cifar_masked,
         cifar_ideas,
+        cifar_widths,
         mnist_smoothing,
         mnist_attacks,
         interval_bounds,

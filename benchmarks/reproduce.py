@@ -3,8 +3,8 @@
     python3 benchmarks/reproduce.py
 
 Needs the data sets under ./data. By bands and windows together, every hundredth image is certified again, in a minute:
-all of them take an hour (docs/results.md has the command). Another processor rounds otherwise, which may move an image
-across the numerical margin: counts that differ by few images are named, and more of them end with exit code 1.
+all of CIFAR-10's take an hour (docs/results.md has the commands). Another processor rounds otherwise, which may move an
+image across the numerical margin: counts that differ by few images are named, and more of them end with exit code 1.
 """
 
 import json
@@ -22,6 +22,10 @@ COMMANDS = {
     ),
     "cifar_masked_band.json": (
         "certify_cifar_band_masked.py --all --size_to_certify 1-10 --checkpoint cifar_masked_band.pth"
+    ),
+    "mnist_joint_hundredth.json": (
+        "certify_mnist_joint.py --split_file docs/results/every_hundredth.txt --size_to_certify 1,2 "
+        "--checkpoint mnist_masked_band.pth --windows mnist_windows.pth"
     ),
     "cifar_joint_hundredth.json": (
         "certify_cifar_joint.py --split_file docs/results/every_hundredth.txt --size_to_certify 1-5 "

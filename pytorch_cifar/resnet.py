@@ -2,18 +2,18 @@
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016: a 3 × 3 stem, stages of 64, 128, 256 and 512
 channels at strides 1, 2, 2, 2, the average over all places, one linear layer. resnet14 is for processors: a stem of 32
-channels, three stages of 64, 128 and 256 at stride 2, 102 million multiply-adds where resnet18 has 556.
+channels, three stages of 64, 128 and 256 at stride 2, 102 million multiply-adds where resnet18 has 556; resnet14_half
+has half of the channels of each, and 26 million.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-STAGES = {4: {64: 1, 128: 2, 256: 2, 512: 2}, 3: {64: 2, 128: 2, 256: 2}}
-"""By their number: channels of each stage and the stride of its first block."""
+Stages = tuple[tuple[int, int], ...]
+"""Channels of each stage and the stride of its first block."""
 
-STEM = {4: 64, 3: 32}
-"""Channels of the stem, by the number of stages."""
+FOUR_STAGES: Stages = ((64, 1), (128, 2), (256, 2), (512, 2))
 
 
 class _Residual(nn.Module):
@@ -76,13 +76,20 @@ class Bottleneck(_Residual):
 class ResNet(nn.Module):
     """Images (N, channels, H, W), H and W at least 8 and made for 32, to logits (N, classes)."""
 
-    def __init__(self, block: type[_Residual], depths: tuple[int, ...], channels: int, classes: int):
+    def __init__(
+        self,
+        block: type[_Residual],
+        depths: tuple[int, ...],
+        channels: int,
+        classes: int,
+        stem: int = 64,
+        stages: Stages = FOUR_STAGES,
+    ):
         super().__init__()
-        self.stages = len(depths)
-        width, stages = STEM[self.stages], STAGES[self.stages]
+        self.stages, width = len(depths), stem
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        for number, (depth, (stage_channels, stride)) in enumerate(zip(depths, stages.items(), strict=True), start=1):
+        for number, (depth, (stage_channels, stride)) in enumerate(zip(depths, stages, strict=True), start=1):
             stage = nn.Sequential()
             for position in range(depth):
                 stage.append(block(width, stage_channels, stride if position == 0 else 1))
@@ -111,12 +118,13 @@ class ResNet(nn.Module):
 
 
 MODELS = {
-    "resnet14": (BasicBlock, (2, 2, 2)),
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet34": (BasicBlock, (3, 4, 6, 3)),
-    "resnet50": (Bottleneck, (3, 4, 6, 3)),
-    "resnet101": (Bottleneck, (3, 4, 23, 3)),
-    "resnet152": (Bottleneck, (3, 8, 36, 3)),
+    "resnet14_half": (BasicBlock, (2, 2, 2), {"stem": 16, "stages": ((32, 2), (64, 2), (128, 2))}),
+    "resnet14": (BasicBlock, (2, 2, 2), {"stem": 32, "stages": ((64, 2), (128, 2), (256, 2))}),
+    "resnet18": (BasicBlock, (2, 2, 2, 2), {}),
+    "resnet34": (BasicBlock, (3, 4, 6, 3), {}),
+    "resnet50": (Bottleneck, (3, 4, 6, 3), {}),
+    "resnet101": (Bottleneck, (3, 4, 23, 3), {}),
+    "resnet152": (Bottleneck, (3, 8, 36, 3), {}),
 }
 
 
@@ -126,7 +134,7 @@ def cifar_resnet(model: str, channels: int = 6, classes: int = 10) -> ResNet:
     Args:
         channels: of the input: 6 for encoded colour images, 3 for the images themselves.
     """
-    block, depths = MODELS[model]
-    network = ResNet(block, depths, channels, classes)
+    block, depths, shape = MODELS[model]
+    network = ResNet(block, depths, channels, classes, **shape)
     network.description = {"name": model}
     return network.to(memory_format=torch.channels_last)

@@ -8,7 +8,6 @@ import torch
 
 from patchcert.data import named, splits
 from patchcert.data.folders import load_folder
-from patchcert.networks import mnist_network
 from patchcert.patch import Patch
 from patchcert.smoothing.ablation import BandsAndWindows, WindowPairs
 from patchcert.smoothing.columns import LinesNetwork
@@ -197,7 +196,7 @@ def test_digits_are_certified_and_attacked(digits, script, networks):
     succeed(f"certify_mnist_{script}.py", *networks, *written, folder=digits)
     record, rows = json.loads((digits / "run.json").read_text()), list(csv.DictReader((digits / "run.csv").open()))
     images, _ = next(splits.choose_half(named.load("digits", digits, train=False), test=False).batches(40))
-    windows, shown = mnist_network(), oracle.window_pairs(28, 28, 14, 3)
+    windows, shown = cifar_resnet("resnet14_half", channels=2).eval(), oracle.window_pairs(28, 28, 14, 3)
     windows.load_state_dict(torch.load(digits / "checkpoints" / "windows.pth", weights_only=True)["net"])
     ablation = WindowPairs(28, 28, 14, 3)
     with torch.no_grad():
