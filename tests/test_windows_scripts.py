@@ -110,7 +110,7 @@ def test_no_tries_are_refused(folder, capsys):
     assert "--tries: 0: expected" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["resnet14", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet14", "resnet14_half", "resnet50"])
 def test_folded_networks_give_the_same_logits(name):
     torch.manual_seed(0)
     network, images = cifar_resnet(name), torch.rand(4, 6, 16, 16)
