@@ -26,7 +26,7 @@ def test_a_number_that_was_typed_is_written_over():
     document = "before\n<!-- table: mnist_masked -->\n| patch |\n<!-- end of table -->\nafter\n"
     filled = readme_tables.filled(document)
     results = json.loads((ROOT / "docs" / "results" / "mnist_masked_band.json").read_text())["results"]
-    assert filled.startswith("before\n<!-- table: mnist_masked -->\n| patch | clean |")
+    assert filled.startswith("before\n<!-- table: mnist_masked -->\n| patch | bands: clean |")
     assert filled.endswith("|\n<!-- end of table -->\nafter\n")
     for entry in results:
         size, clean, certified = (entry[name] for name in ("size_to_certify", "clean_accuracy", "certified_accuracy"))
