@@ -40,7 +40,7 @@ tables: .venv/runtime
 	$(BIN)/python benchmarks/readme_tables.py
 
 FIGURES := $(addprefix docs/results/, \
-	cifar_joint.json cifar_masked_band.json mnist_joint.json mnist_masked_band.json \
+	cifar_joint.json cifar_masked_band.json mnist_joint.json mnist_joint_8x6.json mnist_masked_band.json \
 	interval_mnist_p22.json interval_mnist_p55.json mnist_masked_band_training.jsonl)
 
 figures: .venv/runtime

@@ -72,16 +72,16 @@ def square(side: int) -> str:
 
 
 def mnist_masked() -> Table:
-    return masked("mnist", MNIST_PUBLISHED)
+    return masked("mnist", ["mnist_joint", "mnist_joint_8x6"], MNIST_PUBLISHED)
 
 
 def cifar_masked() -> Table:
-    return masked("cifar", CIFAR_PUBLISHED)
+    return masked("cifar", ["cifar_joint"], CIFAR_PUBLISHED)
 
 
-def masked(images: str, published: dict[int, str]) -> Table:
+def masked(images: str, joint: list[str], published: dict[int, str]) -> Table:
     """Every size of patch: bands alone, and beside them hidden windows, which hold the smaller ones."""
-    together = {answer["size_to_certify"]: shares(answer) for answer in read(f"{images}_joint")["results"]}
+    together = {answer["size_to_certify"]: shares(answer) for name in joint for answer in read(name)["results"]}
     both = ["bands and windows: clean", "certified"]
     rows = [["patch", "bands: clean", "certified", *both, "published: certified / clean"]]
     for answer in read(f"{images}_masked_band")["results"]:

@@ -27,6 +27,10 @@ COMMANDS = {
         "certify_mnist_joint.py --split_file docs/results/every_hundredth.txt --size_to_certify 1,2 "
         "--checkpoint mnist_masked_band.pth --windows mnist_windows.pth"
     ),
+    "mnist_joint_8x6_hundredth.json": (
+        "certify_mnist_joint.py --split_file docs/results/every_hundredth.txt --size_to_certify 3-5 --weight 3 "
+        "--checkpoint mnist_masked_band.pth --windows mnist_windows_8x6.pth"
+    ),
     "cifar_joint_hundredth.json": (
         "certify_cifar_joint.py --split_file docs/results/every_hundredth.txt --size_to_certify 1-5 "
         "--checkpoint cifar_masked_band.pth --windows cifar_windows.pth"
