@@ -1,8 +1,8 @@
 """Train a classifier of MNIST digits of which two square windows are hidden, for double masking.
 
-    python3 train_mnist_windows.py --amp
-    python3 train_mnist_windows.py --amp --window_size 5 --per_side 7 --end_epoch 2
-    python3 train_mnist_windows.py --amp --window_size 5 --per_side 7 --tries 3 --lr 0.08 --end_epoch 10 --resume NAME
+    python3 train_mnist_windows.py --amp --window_size 5 --per_side 7 --end_epoch 3
+    python3 train_mnist_windows.py --amp --window_size 5 --per_side 7 --tries 3 --lr 0.08 --end_epoch 23 --resume NAME
+    python3 train_mnist_windows.py --amp --window_size 8 --per_side 6 --tries 3 --lr 0.08 --end_epoch 32 --resume NAME
 
 The masks of PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022): whatever a patch shows, some window
 hides it. Certified is what every pair of windows leaves right, so that training ends with the hardest of some random
