@@ -16,7 +16,7 @@ from pytorch_cifar import MODELS, cifar_resnet
 
 def main() -> None:
     parser = masked_certification_parser(__doc__, CIFAR_LIKE)
-    add_joint(parser, coarse_windows="11x4")
+    add_joint(parser, coarse_windows="11x4", mirrored=True)
     options = parser.parse_args()
     certify_masked(options, *joint_network(options, {name: partial(cifar_resnet, name) for name in MODELS}))
 

@@ -1,4 +1,4 @@
-"""Asking the windows' network that ships about coarse windows first, against asking it about every fine pair.
+"""Asking the networks that ship about coarse windows first, against asking about every pair of fine ones.
 
     python3 benchmarks/bench_pairs.py --output docs/results/bench_pairs.json
 
@@ -16,11 +16,13 @@ from benchmarks.timing import compare
 from patchcert import cli, result_format, results
 from patchcert.data import named, splits
 from patchcert.option_values import output_file, positive_int
-from patchcert.smoothing.ablation import RefinedPairs
-from patchcert.smoothing.pairs import CoarsePairsFirst, EveryPair
+from patchcert.smoothing.ablation import BandsAndWindows
+from patchcert.smoothing.columns import LinesNetwork
+from patchcert.smoothing.joint import JointNetwork
 from pytorch_cifar import cifar_resnet
 
 ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS = ROOT / "checkpoints"
 
 
 def main() -> None:
@@ -32,11 +34,15 @@ def main() -> None:
     images, _ = next(
         splits.spread(named.load("cifar10", ROOT / "data", train=False), options.images).batches(options.images)
     )
-    network = cifar_resnet("resnet14")
-    network.load_state_dict(torch.load(ROOT / "checkpoints" / "cifar_windows.pth", weights_only=True)["net"])
-    network.fold()
-    ablation = RefinedPairs(32, 32, 11, 4, 9, 6)
-    first, every = CoarsePairsFirst(network, ablation, sure=3.0), EveryPair(network, ablation.fine)
+    bands, windows = LinesNetwork.load(WEIGHTS / "cifar_masked_band.pth"), cifar_resnet("resnet14")
+    windows.load_state_dict(torch.load(WEIGHTS / "cifar_windows.pth", weights_only=True)["net"])
+    bands.fold()
+    windows.fold()
+    of_bands = 32, 32, bands.shape.band_size
+    first, every = (
+        JointNetwork(bands, windows, BandsAndWindows(*of_bands, *sizes), weight=5.0, sure=2.0).eval()
+        for sizes in ((11, 4, 9, 6), (9, 6))
+    )
     with torch.inference_mode():
         measured = compare(lambda: first(images), lambda: every(images), options.repetitions)
     print(f"{measured['ratio']:.2f} times as fast, {measured['seconds'] / options.images:.2f} s an image")

@@ -11,8 +11,8 @@ from patchcert.data.folders import load_folder
 from patchcert.patch import Patch
 from patchcert.smoothing.ablation import BandsAndWindows, WindowPairs
 from patchcert.smoothing.columns import LinesNetwork
+from patchcert.smoothing.joint import JointNetwork
 from patchcert.smoothing.linked import LinkedMasking, masking_of
-from patchcert.smoothing.pairs import CoarsePairsFirst
 from pytorch_cifar import cifar_resnet
 from tests import oracle
 from tests.helpers import run_here, succeed
@@ -123,7 +123,7 @@ def test_folded_networks_give_the_same_logits(name):
 
 
 def test_bands_and_windows_are_certified_and_attacked_together(folder, capsys):
-    networks = [*JOINT, "--weight", 2, "--coarse_windows", "none"]
+    networks = [*JOINT, "--weight", 2, "--coarse_windows", "none", "--no-mirrored"]
     written = ["--output", "run.json", "--per_image", "run.csv", "--report", "report"]
     succeed("certify_cifar_joint.py", *networks, "--data", "small", "--all", *written, folder=folder)
     assert "checkpoint" not in capsys.readouterr().err
@@ -148,7 +148,7 @@ def test_bands_and_windows_are_certified_and_attacked_together(folder, capsys):
         assert attacked[count] == record[count]
 
 
-def test_coarse_windows_are_hidden_first(folder):
+def test_coarse_windows_are_hidden_first_and_mirror_images_asked(folder):
     networks = [*JOINT, "--coarse_windows", "11x2", "--sure", 1]
     options = [*networks, "--data", "small", "--all"]
     succeed("certify_cifar_joint.py", *options, "--output", "run.json", "--per_image", "run.csv", folder=folder)
@@ -160,7 +160,7 @@ def test_coarse_windows_are_hidden_first(folder):
     windows.load_state_dict(torch.load(folder / "checkpoints" / NAME, weights_only=True)["net"])
     images = load_folder(folder / "small", train=False, image_size=16).images / 255
     with torch.no_grad():
-        scores = torch.cat([bands(images), 5 * CoarsePairsFirst(windows, ablation.windows, 1.0)(images)], dim=1)
+        scores = JointNetwork(bands.eval(), windows, ablation, weight=5.0, sure=1.0, mirrored=True)(images)
     verdicts = LinkedMasking(ablation, Patch(5, 5)).verdicts(scores, 1e-3)
     assert [int(row["predicted"]) for row in rows] == verdicts.predicted.tolist()
     assert [row["certified"] == "True" for row in rows] == verdicts.certified.tolist()

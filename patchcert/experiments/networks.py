@@ -30,8 +30,8 @@ WINDOWS = {"window_size", "per_side"}
 LINES = {"Band": "columns", "Row": "rows"}
 
 
-def add_joint(parser: Parser, coarse_windows: str = "none") -> None:
-    """The options of a network for windows beside the one for bands."""
+def add_joint(parser: Parser, coarse_windows: str = "none", mirrored: bool = False) -> None:
+    """The options of a network for windows beside the one for bands, with these defaults."""
     parser.add_argument(
         "--windows", required=True, metavar="NAME", help="the network for windows: a name under checkpoints/ or a path"
     )
@@ -47,9 +47,15 @@ def add_joint(parser: Parser, coarse_windows: str = "none") -> None:
     parser.add_argument(
         "--sure",
         type=positive_float,
-        default=3.0,
+        default=2.0,
         metavar="LEAD",
-        help="of the largest logit over the next, from which on coarse windows suffice",
+        help="of the largest logit over the next, bands included, from which on coarse windows suffice",
+    )
+    parser.add_argument(
+        "--mirrored",
+        action=argparse.BooleanOptionalAction,
+        default=mirrored,
+        help="take the mean of what both networks say of an image and of its mirror image, in twice the time",
     )
 
 
@@ -116,7 +122,7 @@ def joint_network(
     except UsageError as error:
         wrong = ("coarse_windows", "{}x{}".format(*coarse)) if refined else ("windows", options.windows)
         raise UsageError(*wrong, error) from error
-    return JointNetwork(bands, windows, ablation, options.weight, options.sure), ablation
+    return JointNetwork(bands, windows, ablation, options.weight, options.sure, options.mirrored), ablation
 
 
 def _require_tame(options: argparse.Namespace) -> None:

@@ -6,17 +6,22 @@ from torch import Tensor, nn
 from patchcert import networks
 from patchcert.smoothing.ablation import BandsAndWindows, RefinedPairs
 from patchcert.smoothing.columns import LinesNetwork
+from patchcert.smoothing.mirrored import Mirrored
 from patchcert.smoothing.pairs import CoarsePairsFirst, EveryPair
 
 
 class JointNetwork(nn.Module):
     """Images (N, C, H, W) in [0, 1] to the logits (N, A, K) of all copies of `BandsAndWindows`, for `LinkedMasking`.
 
+    Where windows are refined, a copy is unsure by the sum of what the windows' network says of it and the bands that
+    show nothing of its hidden windows.
+
     Args:
         bands: for its bands of columns and rows.
         windows: base classifier, for its copies with hidden windows.
         weight: by which the logits of the latter count.
         sure: of `CoarsePairsFirst`, where windows are refined.
+        mirrored: ask both of the mirror image, too, and take means.
 
     Attributes:
         limited_reach: True, as `columns.has_limited_reach` asks.
@@ -24,17 +29,30 @@ class JointNetwork(nn.Module):
 
     limited_reach = True
 
-    def __init__(self, bands: LinesNetwork, windows: nn.Module, ablation: BandsAndWindows, weight: float, sure: float):
+    def __init__(
+        self,
+        bands: LinesNetwork,
+        windows: nn.Module,
+        ablation: BandsAndWindows,
+        weight: float,
+        sure: float,
+        mirrored: bool = False,
+    ):
         super().__init__()
         bands.require(ablation.bands)
         self.bands, self.windows = bands, windows
-        refined = isinstance(ablation.windows, RefinedPairs)
-        self.pairs = (
-            CoarsePairsFirst(windows, ablation.windows, sure) if refined else EveryPair(windows, ablation.windows)
-        )
+        self.of_bands = Mirrored(bands, ablation.bands) if mirrored else bands
+        of_windows = Mirrored(windows) if mirrored else windows
+        self.refined = isinstance(ablation.windows, RefinedPairs)
+        if self.refined:
+            self.of_windows = CoarsePairsFirst(of_windows, ablation.windows, sure)
+            self.register_buffer("outside", _outside(ablation).float(), persistent=False)
+        else:
+            self.of_windows = EveryPair(of_windows, ablation.windows)
         self.register_buffer("weight", torch.tensor(weight))
         parts = {"bands": bands.description, "windows": networks.description(windows)}
-        self.description = {"name": "joint", **parts, "weight": weight} | ({"sure": sure} if refined else {})
+        unsure = {"sure": sure} if self.refined else {}
+        self.description = {"name": "joint", **parts, "weight": weight, "mirrored": mirrored} | unsure
 
     def fold(self) -> None:
         """Turn both, once, into networks for evaluation alone, where they can be."""
@@ -43,4 +61,17 @@ class JointNetwork(nn.Module):
             self.windows.fold()
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.cat([self.bands(images).float(), self.weight * self.pairs(images)], dim=1)
+        bands = self.of_bands(images).float()
+        others = (self._outside_windows(bands) / self.weight,) if self.refined else ()
+        return torch.cat([bands, self.weight * self.of_windows(images, *others)], dim=1)
+
+    def _outside_windows(self, bands: Tensor) -> Tensor:
+        """(N, A, K): of the bands' logits the sums over those that show nothing of the windows that a copy hides."""
+        with torch.autocast(bands.device.type, enabled=False):
+            return self.outside @ bands
+
+
+def _outside(ablation: BandsAndWindows) -> Tensor:
+    """(A, bands) bool: whether a band shows nothing of the windows that a copy hides, A being copies of windows."""
+    hidden = ~ablation.windows.masks().flatten(1)
+    return hidden.float() @ ablation.bands.masks().flatten(1).T.float() == 0

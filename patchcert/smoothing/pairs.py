@@ -32,9 +32,10 @@ class CoarsePairsFirst(nn.Module):
         t · coarse + (1 − t) · fine,    t = min(1, lead / sure),
 
     coarse and fine being those of the base classifier without the two coarse and without the two fine windows in which
-    the copy's own windows lie, and lead that of the largest coarse logit over the next. So they follow from what the
-    copy shows, without jumps, and fine copies are asked for only where coarse ones are unsure. Windows that lie in one
-    coarse window get the mean of all copies that hide it; these, and such as lie in one fine window, are not refined.
+    the copy's own windows lie, and lead that of the largest coarse logit over the next, after what others say of the
+    copy is added. So they follow from what the copy shows, without jumps, and fine copies are asked for only where
+    coarse ones are unsure. Windows that lie in one coarse window get the mean of all copies that hide it; these, and
+    such as lie in one fine window, are not refined.
 
     Args:
         network: base classifier, (B, 2C, H, W) to logits (B, K).
@@ -55,13 +56,13 @@ class CoarsePairsFirst(nn.Module):
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor, persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        without = self.coarse.ablation.without_both(self.coarse(images))
-        highest = without.topk(2, dim=3).values
-        share = ((highest[..., 0] - highest[..., 1]) / self.sure).clamp(max=1)
-        without, share = (found[:, *self.coarse_windows] for found in (without, share))  # (N, A, K), (N, A)
-        share = share.masked_fill(self.fine_copies < 0, 1)[..., None]
-        fine = self._fine(encode(images), share[..., 0] < 1, classes=without.shape[2])
+    def forward(self, images: Tensor, others: Tensor | float = 0.0) -> Tensor:
+        """The logits (N, A, K) of all copies; `others` (N, A, K) are what else is known of each, in the same units."""
+        without = self.coarse.ablation.without_both(self.coarse(images))[:, *self.coarse_windows]
+        highest = (without + others).topk(2, dim=2).values
+        share = ((highest[..., 0] - highest[..., 1]) / self.sure).clamp(max=1).masked_fill(self.fine_copies < 0, 1)
+        fine = self._fine(encode(images), share < 1, classes=without.shape[2])
+        share = share[..., None]
         return share * without + (1 - share) * fine[:, self.fine_copies]
 
     def _fine(self, encoded: Tensor, wanted: Tensor, classes: int) -> Tensor:

@@ -1,0 +1,41 @@
+"""What networks say of images and of their mirror images, in the mean."""
+
+import torch
+from torch import Tensor, nn
+
+from patchcert.smoothing.ablation import Ablation
+
+
+class Mirrored(nn.Module):
+    """The mean of what a network says of images (B, C, H, W), or copies, and of the same mirrored left to right.
+
+    Mirroring moves pixels and shows no others, so an answer follows from what the network's own would follow from.
+
+    Args:
+        network: to logits (B, K) of copies, or (B, A, K) of all copies of images.
+        ablation: of the latter, which holds the mirror image of each of its copies.
+
+    Raises:
+        ValueError: some copy's mirror image is not among the copies.
+    """
+
+    def __init__(self, network: nn.Module, ablation: Ablation | None = None):
+        super().__init__()
+        self.network = network
+        self.register_buffer("mirror_images", ablation and _mirror_images(ablation), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        mirrored = self.network(images.flip(3))
+        if self.mirror_images is not None:
+            mirrored = mirrored[:, self.mirror_images]
+        return (self.network(images) + mirrored) / 2
+
+
+def _mirror_images(ablation: Ablation) -> Tensor:
+    """(A,) int64: the number of the copy that shows the mirror image of what each shows."""
+    masks = ablation.masks()
+    shown, mirrored = masks.flatten(1).float(), masks.flip(2).flatten(1).float()
+    differing = torch.cdist(mirrored, shown, p=1)  # pixels
+    if differing.amin(dim=1).any():
+        raise ValueError(f"{ablation}: the mirror images of some copies are not among them")
+    return differing.argmin(dim=1)

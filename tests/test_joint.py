@@ -1,0 +1,120 @@
+"""Bands and windows as one network, refined and of mirror images: against the definition, copy by copy."""
+
+from itertools import combinations
+
+import pytest
+import torch
+from torch import nn
+
+from patchcert.smoothing.ablation import Band, BandAndRow, BandsAndWindows, Block, Row, WindowPairs
+from patchcert.smoothing.columns import LinesNetwork, Shape
+from patchcert.smoothing.joint import JointNetwork
+from patchcert.smoothing.mirrored import Mirrored
+from tests import oracle
+
+SIDE, BAND, COARSE, FINE, WEIGHT, SURE = 12, 2, (7, 3), (4, 5), 3.0, 0.2
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """A network for bands and one for windows, both with random weights."""
+    torch.manual_seed(0)
+    images = {"height": SIDE, "width": SIDE, "image_channels": 1, "classes": 3}
+    bands = LinesNetwork(Shape((6, 8), (0, 1), BAND, "both", **images))
+    for name, parameter in bands.named_parameters():
+        nn.init.normal_(parameter, std=0.01 if "head" in name else 0.3)
+    windows = nn.Sequential(nn.Flatten(), nn.Linear(2 * SIDE**2, 16), nn.Tanh(), nn.Linear(16, 3))
+    return bands.eval(), windows.eval()
+
+
+def joint(networks, mirrored, *sizes):
+    ablation = BandsAndWindows(SIDE, SIDE, BAND, *sizes)
+    return ablation, JointNetwork(*networks, ablation, WEIGHT, SURE, mirrored).eval()
+
+
+def seen(image, copies, mirrored):
+    """What the windows' network is shown of each of the `copies` of an image, once or in both ways."""
+    inputs = oracle.encoded(image, copies)
+    return [inputs, inputs.flip(3)] if mirrored else [inputs]
+
+
+def of_bands(network, image, mirrored):
+    """(A, K): every band's logits, of columns and of rows; the mirror image of a band is one of the mirrored image."""
+    shown = oracle.bands(SIDE, SIDE, BAND) + oracle.rows(SIDE, SIDE, BAND)
+    scores = network(image[None])[0]
+    if not mirrored:
+        return shown, scores
+    across = network(image[None].flip(3))[0]
+    numbers = [shown.index({(row, SIDE - 1 - column) for row, column in band}) for band in shown]
+    return shown, (scores + across[numbers]) / 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_logits_are_those_of_the_definition(networks, mirrored):
+    bands, windows = networks
+    _, network = joint(networks, mirrored, *COARSE, *FINE)
+    overlaps, shares = oracle.overlaps(SIDE, COARSE, FINE), []
+    hidden = {kind: oracle.windows(SIDE, SIDE, *kind) for kind in (COARSE, FINE)}
+    pairs = {kind: list(combinations(range(kind[1] ** 2), 2)) for kind in (COARSE, FINE)}
+    for image in torch.rand(3, 1, SIDE, SIDE):
+        shown, expected = of_bands(bands, image, mirrored)
+        of_kind = {
+            kind: sum(map(windows, inputs)) / len(inputs)
+            for kind in pairs
+            for inputs in [seen(image, oracle.window_pairs(SIDE, SIDE, *kind), mirrored)]
+        }
+        found = network(image[None])[0]
+        torch.testing.assert_close(found[: len(shown)], expected, rtol=1e-4, atol=1e-4)
+        for logits, two in zip(found[len(shown) :], combinations(overlaps, 2), strict=True):
+            coarse, fine = ({_first(window, hidden[kind]) for window in two} for kind in (COARSE, FINE))
+            hiding = [i for i, pair in enumerate(pairs[COARSE]) if coarse <= set(pair)]
+            without = of_kind[COARSE][hiding].mean(dim=0)
+            outside = [band.isdisjoint(two[0] | two[1]) for band in shown]
+            second, first = (without + expected[outside].sum(dim=0) / WEIGHT).sort().values[-2:]
+            if len(coarse) == len(fine) == 2:
+                shares.append(min(1.0, float(first - second) / SURE))
+                finer = of_kind[FINE][pairs[FINE].index(tuple(sorted(fine)))]
+                without = shares[-1] * without + (1 - shares[-1]) * finer
+            torch.testing.assert_close(logits, WEIGHT * without, rtol=1e-4, atol=1e-4)
+    assert min(shares) < 0.5 and max(shares) == 1
+
+
+def _first(overlap, windows):
+    """The number of the first window that holds it."""
+    return next(number for number, window in enumerate(windows) if overlap <= window)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("sizes", [FINE, (*COARSE, *FINE)])
+def test_answers_follow_from_what_their_copies_show(networks, mirrored, sizes):
+    ablation, network = joint(networks, mirrored, *sizes)
+    image = torch.rand(1, 1, SIDE, SIDE)
+    answers = network(image)[0]
+    for number, mask in enumerate(ablation.masks()):
+        others = torch.where(mask, image, torch.rand(3, 1, SIDE, SIDE))
+        others[0][:, ~mask] = 0
+        torch.testing.assert_close(network(others)[:, number], answers[number].expand(3, -1), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(network(others), answers)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ablation", [Band(6, 8, 3), Row(6, 8, 3), BandAndRow(6, 8, 3), Block(6, 8, 3)])
+def test_every_copy_meets_its_mirror_image(ablation):
+    class Sums(nn.Module):
+        """Of the pixels that each copy shows, and of these weighted from left to right."""
+
+        def forward(self, images):
+            shown = (images * ablation.masks()).sum(dim=2)
+            return torch.stack([shown.sum(dim=2), (shown * torch.arange(8)).sum(dim=2)], dim=2)
+
+    image = torch.rand(1, 1, 6, 8)
+    sums, weighted = Mirrored(Sums(), ablation)(image).unbind(dim=2)
+    torch.testing.assert_close(sums, Sums()(image)[..., 0])
+    torch.testing.assert_close(weighted, sums * 3.5)  # the middle of the columns from 0 to 7
+
+
+def test_copies_without_mirror_images_are_refused():
+    with pytest.raises(ValueError, match="mirror images of some copies are not among them"):
+        Mirrored(nn.Identity(), WindowPairs(9, 9, 4, 3))
