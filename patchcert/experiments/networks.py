@@ -47,7 +47,7 @@ def add_joint(parser: Parser, coarse_windows: str = "none", mirrored: bool = Fal
     parser.add_argument(
         "--sure",
         type=positive_float,
-        default=2.0,
+        default=4.0,
         metavar="LEAD",
         help="of the largest logit over the next, bands included, from which on coarse windows suffice",
     )
