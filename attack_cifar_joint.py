@@ -16,7 +16,7 @@ from pytorch_cifar import MODELS, cifar_resnet
 
 def main() -> None:
     parser = masked_attack_parser(__doc__, CIFAR_LIKE)
-    add_joint(parser, coarse_windows="11x4", mirrored=True)
+    add_joint(parser, weight=6.0, coarse_windows="11x4", mirrored=True)
     parser.set_defaults(batch_size=4)
     options = parser.parse_args()
     attack_masked(options, *joint_network(options, {name: partial(cifar_resnet, name) for name in MODELS}))

@@ -40,7 +40,7 @@ def main() -> None:
     windows.fold()
     of_bands = 32, 32, bands.shape.band_size
     first, every = (
-        JointNetwork(bands, windows, BandsAndWindows(*of_bands, *sizes), weight=5.0, sure=4.0).eval()
+        JointNetwork(bands, windows, BandsAndWindows(*of_bands, *sizes), weight=6.0, sure=4.0).eval()
         for sizes in ((11, 4, 9, 6), (9, 6))
     )
     with torch.inference_mode():

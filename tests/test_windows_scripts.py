@@ -160,7 +160,7 @@ def test_coarse_windows_are_hidden_first_and_mirror_images_asked(folder):
     windows.load_state_dict(torch.load(folder / "checkpoints" / NAME, weights_only=True)["net"])
     images = load_folder(folder / "small", train=False, image_size=16).images / 255
     with torch.no_grad():
-        scores = JointNetwork(bands.eval(), windows, ablation, weight=5.0, sure=1.0, mirrored=True)(images)
+        scores = JointNetwork(bands.eval(), windows, ablation, weight=6.0, sure=1.0, mirrored=True)(images)
     verdicts = LinkedMasking(ablation, Patch(5, 5)).verdicts(scores, 1e-3)
     assert [int(row["predicted"]) for row in rows] == verdicts.predicted.tolist()
     assert [row["certified"] == "True" for row in rows] == verdicts.certified.tolist()

@@ -30,13 +30,15 @@ WINDOWS = {"window_size", "per_side"}
 LINES = {"Band": "columns", "Row": "rows"}
 
 
-def add_joint(parser: Parser, coarse_windows: str = "none", mirrored: bool = False) -> None:
+def add_joint(parser: Parser, weight: float = 5.0, coarse_windows: str = "none", mirrored: bool = False) -> None:
     """The options of a network for windows beside the one for bands, with these defaults."""
     parser.add_argument(
         "--windows", required=True, metavar="NAME", help="the network for windows: a name under checkpoints/ or a path"
     )
     parser.if_missing["--windows"] = checkpoint.there_are
-    parser.add_argument("--weight", type=positive_float, default=5.0, help="of the windows' logits beside the bands'")
+    parser.add_argument(
+        "--weight", type=positive_float, default=weight, help="of the windows' logits beside the bands'"
+    )
     parser.add_argument(
         "--coarse_windows",
         type=windows_or_none,
