@@ -62,8 +62,11 @@ class JointNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         bands = self.of_bands(images).float()
-        others = (self._outside_windows(bands) / self.weight,) if self.refined else ()
-        return torch.cat([bands, self.weight * self.of_windows(images, *others)], dim=1)
+        if self.refined:
+            windows = self.of_windows(images, self._outside_windows(bands) / self.weight)
+        else:
+            windows = self.of_windows(images)
+        return torch.cat([bands, self.weight * windows], dim=1)
 
     def _outside_windows(self, bands: Tensor) -> Tensor:
         """(N, A, K): of the bands' logits the sums over those that show nothing of the windows that a copy hides."""

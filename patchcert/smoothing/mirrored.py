@@ -22,7 +22,8 @@ class Mirrored(nn.Module):
     def __init__(self, network: nn.Module, ablation: Ablation | None = None):
         super().__init__()
         self.network = network
-        self.register_buffer("mirror_images", ablation and _mirror_images(ablation), persistent=False)
+        mirror_images = None if ablation is None else _mirror_images(ablation)
+        self.register_buffer("mirror_images", mirror_images, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         mirrored = self.network(images.flip(3))
