@@ -16,9 +16,9 @@ from benchmarks.timing import compare
 from patchcert import cli, result_format, results
 from patchcert.data import named, splits
 from patchcert.option_values import output_file, positive_int
-from patchcert.smoothing.ablation import BandsAndWindows
 from patchcert.smoothing.columns import LinesNetwork
 from patchcert.smoothing.joint import JointNetwork
+from patchcert.smoothing.windows import BandsAndWindows
 from pytorch_cifar import cifar_resnet
 
 ROOT = Path(__file__).resolve().parent.parent

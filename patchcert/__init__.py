@@ -9,9 +9,10 @@ from importlib import import_module
 
 INTERFACE = {
     "patch": ("Patch",),
-    "smoothing.ablation": ("Band", "BandAndRow", "Block", "MultiBand", "MultiBlock", "Row", "WindowPairs", "encode"),
+    "smoothing.ablation": ("Band", "BandAndRow", "Block", "MultiBand", "MultiBlock", "Row", "encode"),
     "smoothing.classifiers": ("MaskedClassifier", "SmoothedClassifier"),
     "smoothing.columns": ("LinesNetwork",),
+    "smoothing.windows": ("WindowPairs",),
     "interface.certification": ("Certification",),
     "interface.certifying": ("certify",),
     "interface.intervals": ("interval_bounds",),

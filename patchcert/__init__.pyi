@@ -10,8 +10,8 @@ from patchcert.smoothing.ablation import Block as Block
 from patchcert.smoothing.ablation import MultiBand as MultiBand
 from patchcert.smoothing.ablation import MultiBlock as MultiBlock
 from patchcert.smoothing.ablation import Row as Row
-from patchcert.smoothing.ablation import WindowPairs as WindowPairs
 from patchcert.smoothing.ablation import encode as encode
 from patchcert.smoothing.classifiers import MaskedClassifier as MaskedClassifier
 from patchcert.smoothing.classifiers import SmoothedClassifier as SmoothedClassifier
 from patchcert.smoothing.columns import LinesNetwork as LinesNetwork
+from patchcert.smoothing.windows import WindowPairs as WindowPairs

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from patchcert.errors import UsageError
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Row, WindowPairs, encode
+from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Row, encode
+from patchcert.smoothing.windows import WindowPairs
 from tests import oracle
 
 sizes = st.integers(1, 9)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from patchcert.smoothing.ablation import Band, BandAndRow, BandsAndWindows, Block, Row, WindowPairs
+from patchcert.smoothing.ablation import Band, BandAndRow, Block, Row
 from patchcert.smoothing.columns import LinesNetwork, Shape
 from patchcert.smoothing.joint import JointNetwork
 from patchcert.smoothing.mirrored import Mirrored
+from patchcert.smoothing.windows import BandsAndWindows, WindowPairs
 from tests import oracle
 
 SIDE, BAND, COARSE, FINE, WEIGHT, SURE = 12, 2, (7, 3), (4, 5), 3.0, 0.2

@@ -8,9 +8,9 @@ import torch
 from patchcert.errors import UsageError
 from patchcert.patch import Patch
 from patchcert.smoothing import weak_spots
-from patchcert.smoothing.ablation import BandsAndWindows
 from patchcert.smoothing.linked import LinkedMasking, masking_of
 from patchcert.smoothing.masking import DoubleMasking, beats_all
+from patchcert.smoothing.windows import BandsAndWindows
 from tests import oracle
 from tests.test_masking import HUGE, certified, random_scores
 

@@ -10,11 +10,12 @@ from torch.nn.functional import cross_entropy
 
 from patchcert.errors import UsageError
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Band, BandAndRow, Block, Row, WindowPairs
+from patchcert.smoothing.ablation import Band, BandAndRow, Block, Row
 from patchcert.smoothing.certificate import Certifier, Question
 from patchcert.smoothing.masking import DoubleMasking, beats_all
 from patchcert.smoothing.objectives import WorstPair, generalised_cross_entropy
 from patchcert.smoothing.voting import ThresholdVote, TopOneVote
+from patchcert.smoothing.windows import WindowPairs
 from tests import oracle
 
 HUGE = 1e30

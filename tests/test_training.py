@@ -12,8 +12,9 @@ from patchcert.data.augmentation import random_crop, random_flip
 from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
 from patchcert.smoothing import training
-from patchcert.smoothing.ablation import Band, Block, WindowPairs
+from patchcert.smoothing.ablation import Band, Block
 from patchcert.smoothing.objectives import HardestCopy, OneCopy, ablated, generalised_cross_entropy
+from patchcert.smoothing.windows import WindowPairs
 
 DATA = Dataset(
     torch.randint(0, 256, (50, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8),

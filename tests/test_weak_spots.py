@@ -7,10 +7,11 @@ import torch
 
 from patchcert.patch import Patch
 from patchcert.smoothing import weak_spots
-from patchcert.smoothing.ablation import Band, BandAndRow, Block, MultiBand, Row, WindowPairs
+from patchcert.smoothing.ablation import Band, BandAndRow, Block, MultiBand, Row
 from patchcert.smoothing.certificate import Certifier, Question, predict
 from patchcert.smoothing.masking import DoubleMasking
 from patchcert.smoothing.voting import ThresholdVote, TopOneVote
+from patchcert.smoothing.windows import WindowPairs
 from tests import oracle
 
 ABLATIONS = [

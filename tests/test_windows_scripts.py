@@ -9,10 +9,10 @@ import torch
 from patchcert.data import named, splits
 from patchcert.data.folders import load_folder
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import BandsAndWindows, WindowPairs
 from patchcert.smoothing.columns import LinesNetwork
 from patchcert.smoothing.joint import JointNetwork
 from patchcert.smoothing.linked import LinkedMasking, masking_of
+from patchcert.smoothing.windows import BandsAndWindows, WindowPairs
 from pytorch_cifar import cifar_resnet
 from tests import oracle
 from tests.helpers import run_here, succeed

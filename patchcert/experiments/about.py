@@ -12,8 +12,9 @@ from patchcert import checkpoint, distributed, messages, networks
 from patchcert.cli import HelpFormatter, Parser
 from patchcert.errors import UsageError
 from patchcert.option_values import MOST_PIXELS
-from patchcert.smoothing.ablation import KINDS, Ablation, Row, parameters
+from patchcert.smoothing.ablation import Ablation, Row, parameters
 from patchcert.smoothing.columns import LinesNetwork, Shape
+from patchcert.smoothing.kinds import KINDS
 from patchcert.version import VERSION
 
 IMAGE_SIZE = ("height", "width")

@@ -14,8 +14,9 @@ from patchcert.cli import Parser
 from patchcert.errors import UsageError
 from patchcert.experiments.setting import add_image_size, class_count, image_shape
 from patchcert.smoothing import probing
-from patchcert.smoothing.ablation import KINDS, Ablation, parameters
+from patchcert.smoothing.ablation import Ablation, parameters
 from patchcert.smoothing.classifiers import SmoothedClassifier
+from patchcert.smoothing.kinds import KINDS
 
 ABLATIONS = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower(): kind for name, kind in KINDS.items()}
 """The kinds of ablations by the names that --ablation takes."""

@@ -17,8 +17,9 @@ from patchcert.experiments.reporting import Subject
 from patchcert.option_values import one_patch
 from patchcert.reports.exhibits import Gallery, Run, Views
 from patchcert.smoothing import saved_votes
-from patchcert.smoothing.ablation import Ablation, described
+from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.certificate import Certifier, Question
+from patchcert.smoothing.kinds import described
 from patchcert.smoothing.voting import ThresholdVote, TopOneVote
 
 NUMBERS = ("index", "label", "predicted", "votes", "runner_up_votes", "row", "column", "predicted_after")

@@ -35,9 +35,10 @@ from patchcert.option_values import (
     whole_numbers,
 )
 from patchcert.smoothing import training
-from patchcert.smoothing.ablation import Ablation, Whole, WindowPairs
+from patchcert.smoothing.ablation import Ablation, Whole
 from patchcert.smoothing.columns import COLUMN, LINES, STEMS, LinesNetwork, Shape
 from patchcert.smoothing.objectives import EveryBand, HardestCopy, Objective, OneCopy, WorstPair
+from patchcert.smoothing.windows import WindowPairs
 
 RECIPE_OPTIONS = ("lr", "regularization", "end_epoch", "batch_size", "ablation_per", "amp")
 

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from patchcert import networks
-from patchcert.smoothing.ablation import BandsAndWindows, RefinedPairs
 from patchcert.smoothing.columns import LinesNetwork
 from patchcert.smoothing.mirrored import Mirrored
 from patchcert.smoothing.pairs import CoarsePairsFirst, EveryPair
+from patchcert.smoothing.windows import BandsAndWindows, RefinedPairs
 
 
 class JointNetwork(nn.Module):

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from patchcert.errors import UsageError
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Ablation, BandsAndWindows
+from patchcert.smoothing.ablation import Ablation
 from patchcert.smoothing.masking import DoubleMasking, ahead, in_two_rounds, paired
+from patchcert.smoothing.windows import BandsAndWindows
 
 
 class LinkedMasking(DoubleMasking):

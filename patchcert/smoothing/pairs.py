@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from patchcert.networks import require_eval
-from patchcert.smoothing.ablation import RefinedPairs, WindowPairs, encode
+from patchcert.smoothing.ablation import encode
 from patchcert.smoothing.voting import DenseNetwork
+from patchcert.smoothing.windows import RefinedPairs, WindowPairs
 
 COPIES_AT_ONCE = 256
 """Per call of the network, unless there are more images."""

@@ -24,8 +24,9 @@ from patchcert.inputs import InputError
 from patchcert.journal import Journal
 from patchcert.option_values import MOST_PIXELS
 from patchcert.progress import progress_bar
-from patchcert.smoothing.ablation import KINDS, Ablation, described, parameters
+from patchcert.smoothing.ablation import Ablation, parameters
 from patchcert.smoothing.certificate import Certifier, Verdicts
+from patchcert.smoothing.kinds import KINDS, described
 from patchcert.smoothing.voting import ThresholdVote, VoteRule
 
 FORMAT = 1

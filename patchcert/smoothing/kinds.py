@@ -1,0 +1,26 @@
+"""All kinds of ablations, by the names under which files describe them."""
+
+from patchcert.smoothing.ablation import Ablation, Band, BandAndRow, Block, MultiBand, MultiBlock, Row, Whole
+from patchcert.smoothing.windows import BandsAndWindows, RefinedPairs, WindowPairs
+
+KINDS = {
+    kind.__name__: kind
+    for kind in (
+        Band,
+        Row,
+        BandAndRow,
+        Block,
+        MultiBand,
+        MultiBlock,
+        WindowPairs,
+        RefinedPairs,
+        BandsAndWindows,
+        Whole,
+    )
+}
+
+
+def described(description: dict[str, str | int]) -> Ablation:
+    """The ablation that gave this description."""
+    sizes = dict(description)
+    return KINDS[sizes.pop("kind")](**sizes)

@@ -1,0 +1,176 @@
+"""Ablated copies that show everything but two windows, by themselves and beside bands."""
+
+import math
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from patchcert.errors import UsageError, require_within
+from patchcert.patch import Patch
+from patchcert.smoothing.ablation import Ablation, BandAndRow
+
+MOST_PER_SIDE = 8
+"""Windows along each side of an image: 64 of them, 2,016 pairs."""
+
+
+class WindowPairs(Ablation):
+    """Everything but two of k × k square windows of w × w pixels, which lie evenly over the image (k = `per_side`).
+
+    One ablation for every pair of windows, the masks of PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security
+    2022). A window hides every patch that it holds, and of any two windows there is a copy that hides both. Patches fit
+    if some window holds them wherever they are.
+
+    Attributes:
+        side: k, windows along each side.
+    """
+
+    def __init__(self, height: int, width: int, window_size: int, per_side: int):
+        require_within("window_size", window_size, 1, min(height, width), f"images are {height} × {width} pixels")
+        require_within("per_side", per_side, 2, MOST_PER_SIDE, "windows along each side")
+        self._lay(height, width, window_size, per_side, side=per_side)
+        if min(self._held()) < 1:
+            raise UsageError("per_side", per_side, f"so many windows of {window_size} pixels leave gaps between them")
+
+    def _lay(self, height: int, width: int, window_size: int, per_side: int, side: int) -> None:
+        self.height, self.width, self.window_size, self.per_side = height, width, window_size, per_side
+        self.side, self.count, self.cell_count = side, math.comb(side**2, 2), height * width
+        self.cells = torch.arange(height * width).view(height, width)
+
+    def __str__(self) -> str:
+        size = self.window_size
+        return f"{self.count} copies without two of {self.per_side**2} windows of {size} × {size} pixels"
+
+    def cells_shown(self, indices: Tensor) -> Tensor:
+        rows, columns = (_between(*self._spans(size), size) for size in (self.height, self.width))
+        windows = (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1).flatten(1).to(indices.device)
+        first, second = torch.triu_indices(len(windows), len(windows), offset=1, device=indices.device)[:, indices]
+        return ~(windows[first] | windows[second])
+
+    def pair_numbers(self) -> Tensor:
+        """(k², k²) int64: the number of the copy without two windows; −1 where they are one."""
+        first, second = torch.triu_indices(self.side**2, self.side**2, offset=1, device=self.cells.device)
+        numbers = torch.full((self.side**2, self.side**2), -1, device=self.cells.device)
+        numbers[first, second] = numbers[second, first] = self._every()
+        return numbers
+
+    def without_both(self, scores: Tensor) -> Tensor:
+        """(N, k², k², K): of scores (N, A, K) those without both windows, or the mean of those without one."""
+        numbers = self.pair_numbers()
+        found, one = scores[:, numbers], (numbers < 0)[..., None]
+        mean = found.masked_fill(one, 0).sum(dim=2, keepdim=True) / (self.side**2 - 1)
+        return torch.where(one, mean, found)
+
+    def require_fits(self, option: str, patch: Patch) -> None:
+        super().require_fits(option, patch)
+        rows, columns = self._held()
+        if patch.height > rows or patch.width > columns:
+            held = f"expected at most {rows} × {columns} pixels, which one of the windows holds wherever they are"
+            raise UsageError(option, patch, held)
+
+    def _held(self) -> tuple[int, int]:
+        """Rows and columns of the largest patch that some window holds at every place."""
+        sides = [self._spans(size) for size in (self.height, self.width)]
+        return tuple(int((ends[:-1] - starts[1:]).amin()) + 1 for starts, ends in sides)
+
+    def holding(self, patch: Patch) -> tuple[Tensor, Tensor]:
+        """For each row at which `patch` can begin the first of k rows of windows that hold it, and so for columns."""
+        sides = (self.height, patch.height), (self.width, patch.width)
+        return tuple(self._first_holding(*side).to(self.cells.device) for side in sides)
+
+    def _first_holding(self, size: int, length: int) -> Tensor:
+        """(size − length + 1,) int64: of the windows along a side the first to hold `length` pixels from there on."""
+        places, (starts, ends) = torch.arange(size - length + 1)[:, None], self._spans(size)
+        return ((starts <= places) & (places + length <= ends)).int().argmax(dim=1)
+
+    def _spans(self, size: int) -> tuple[Tensor, Tensor]:
+        """(k,) each: where the windows begin and end along a side of `size` pixels, from its one end to its other."""
+        starts = (size - self.window_size) * torch.arange(self.per_side) // (self.per_side - 1)
+        return starts, starts + self.window_size
+
+
+class RefinedPairs(WindowPairs):
+    """Everything but two windows, each where one of the `coarse` and one of the `fine` windows overlap.
+
+    Whoever sees the image without two coarse windows sees no more of it than these copies show, nor does who sees it
+    without two fine ones. The windows here are the overlaps that hold every patch that both kinds hold.
+
+    Attributes:
+        coarse, fine: windows of `window_size` and of `fine_size` pixels.
+        of_coarse, of_fine: (k²,) int64, the number of the coarse and of the fine window that each window lies in.
+    """
+
+    def __init__(self, height: int, width: int, window_size: int, per_side: int, fine_size: int, fine_per_side: int):
+        if height != width:
+            raise UsageError("window_size", window_size, f"expected square images to refine, not {height} × {width}")
+        self.coarse = WindowPairs(height, width, window_size, per_side)
+        self.fine = WindowPairs(height, width, fine_size, fine_per_side)
+        self.fine_size, self.fine_per_side = fine_size, fine_per_side
+        kinds = self.coarse, self.fine
+        held = min(*self.coarse._held(), *self.fine._held())
+        holding = torch.stack([kind._first_holding(width, held) for kind in kinds]).unique(dim=1)  # (2, k)
+        side = holding.shape[1]
+        if side > MOST_PER_SIDE:
+            right = f"{side} overlaps with the finer windows along each side, expected at most {MOST_PER_SIDE}"
+            raise UsageError("per_side", per_side, right)
+        self.of_coarse, self.of_fine = (
+            (along[:, None] * kind.per_side + along).flatten() for kind, along in zip(kinds, holding, strict=True)
+        )
+        coarse, fine = (torch.stack(kind._spans(width))[:, along] for kind, along in zip(kinds, holding, strict=True))
+        self._overlaps = torch.maximum(coarse[0], fine[0]), torch.minimum(coarse[1], fine[1])
+        self._lay(height, width, window_size, per_side, side)
+
+    def __str__(self) -> str:
+        return f"{self.coarse}, refined by {self.fine}"
+
+    def _spans(self, size: int) -> tuple[Tensor, Tensor]:
+        return self._overlaps
+
+
+class BandsAndWindows(Ablation):
+    """All copies of `BandAndRow`, and after them those of `WindowPairs`; patches are those that fit the windows.
+
+    With `fine_size` and `fine_per_side` windows are refined, and copies those of `RefinedPairs`.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        band_size: int,
+        window_size: int,
+        per_side: int,
+        fine_size: int = 0,
+        fine_per_side: int = 0,
+    ):
+        self.height, self.width, self.band_size = height, width, band_size
+        self.window_size, self.per_side = window_size, per_side
+        self.fine_size, self.fine_per_side = fine_size, fine_per_side
+        self.bands = BandAndRow(height, width, band_size)
+        if fine_size:
+            self.windows = RefinedPairs(height, width, window_size, per_side, fine_size, fine_per_side)
+        else:
+            self.windows = WindowPairs(height, width, window_size, per_side)
+        self.count, self.cell_count = self.bands.count + self.windows.count, height * width
+        self.cells = self.windows.cells
+
+    def __str__(self) -> str:
+        return f"{self.bands} and {self.windows}"
+
+    def to(self, device: torch.device | str) -> Self:
+        self.bands.to(device)
+        self.windows.to(device)
+        return super().to(device)
+
+    def cells_shown(self, indices: Tensor) -> Tensor:
+        shown = [part.masks().flatten(1) for part in (self.bands, self.windows)]
+        return torch.cat(shown)[indices]
+
+    def require_fits(self, option: str, patch: Patch) -> None:
+        self.windows.require_fits(option, patch)
+
+
+def _between(starts: Tensor, ends: Tensor, size: int) -> Tensor:
+    """(k, size) bool: True from each of `starts` (k,) to before each of `ends` (k,)."""
+    positions = torch.arange(size)
+    return (starts[:, None] <= positions) & (positions < ends[:, None])
