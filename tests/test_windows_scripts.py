@@ -126,7 +126,8 @@ def test_bands_and_windows_are_certified_and_attacked_together(folder, capsys):
     networks = [*JOINT, "--weight", 2, "--coarse_windows", "none", "--no-mirrored"]
     written = ["--output", "run.json", "--per_image", "run.csv", "--report", "report"]
     succeed("certify_cifar_joint.py", *networks, "--data", "small", "--all", *written, folder=folder)
-    assert "checkpoint" not in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "checkpoint" not in said.err and "double masking of their scores;" in said.out
     record, rows = json.loads((folder / "run.json").read_text()), list(csv.DictReader((folder / "run.csv").open()))
     assert record["config"]["about"]["run"]["ablation"]["kind"] == "BandsAndWindows"
     assert record["config"]["weight"] == 2 and record["certified_correct"] > 0
@@ -148,10 +149,11 @@ def test_bands_and_windows_are_certified_and_attacked_together(folder, capsys):
         assert attacked[count] == record[count]
 
 
-def test_coarse_windows_are_hidden_first_and_mirror_images_asked(folder):
+def test_coarse_windows_are_hidden_first_and_mirror_images_asked(folder, capsys):
     networks = [*JOINT, "--coarse_windows", "11x2", "--sure", 1]
     options = [*networks, "--data", "small", "--all"]
     succeed("certify_cifar_joint.py", *options, "--output", "run.json", "--per_image", "run.csv", folder=folder)
+    assert "double masking of their scores and those of mirror images;" in capsys.readouterr().out
     record, rows = json.loads((folder / "run.json").read_text()), list(csv.DictReader((folder / "run.csv").open()))
     ablation = BandsAndWindows(16, 16, 3, 11, 2, 8, 3)
     assert record["config"]["about"]["run"]["ablation"] == ablation.description()

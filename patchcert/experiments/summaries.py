@@ -66,7 +66,7 @@ def of_masking(options: argparse.Namespace, count: int, ablation: Ablation) -> s
     return "; ".join(
         [
             _images(vars(options), count),
-            _masked(ablation),
+            _masked(options, ablation),
             f"{two} {_listed(map(_sides, options.size_to_certify))}",
             f"masking certificate, numerical margin {options.numerical_margin}",
         ]
@@ -85,7 +85,7 @@ def of_attack(
         held_against = [f"masking certificate, numerical margin {options.numerical_margin}"]
     elif where and classifier.ablation.count > 1:
         held_against = ["margin and exact certificates"]
-    defence = _masked(classifier.ablation) if masked else _defence(classifier.ablation, [classifier.rule])
+    defence = _masked(options, classifier.ablation) if masked else _defence(classifier.ablation, [classifier.rule])
     return "; ".join([_images(vars(options), count), defence, f"{threat}{where}, {effort}", *held_against])
 
 
@@ -108,8 +108,9 @@ def _part(config: dict) -> str:
     return f"{half} half" + (f" of {one_line(config['split_file'])}" if config.get("split_file") else "")
 
 
-def _masked(ablation: Ablation) -> str:
-    return f"{ablation}, double masking of their scores"
+def _masked(options: argparse.Namespace, ablation: Ablation) -> str:
+    mirrored = " and those of mirror images" if getattr(options, "mirrored", False) else ""
+    return f"{ablation}, double masking of their scores{mirrored}"
 
 
 def _defence(ablation: Ablation, rules: Sequence[VoteRule]) -> str:
