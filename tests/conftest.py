@@ -1,4 +1,5 @@
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -6,6 +7,8 @@ from hypothesis import settings
 from tests.helpers import write_idx_files
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads that share a core wait for each other
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what the shell starts in the background ignores it
 
 settings.register_profile("patchcert", deadline=None, derandomize=True, print_blob=False)
 settings.load_profile("patchcert")
