@@ -10,7 +10,7 @@ its most probable class alone. Levine and Feizi, NeurIPS 2020, section 3.
 """
 
 from patchcert import certify_saved, cli, vote_rules, votes_parser
-from patchcert.smoothing import saved_votes
+from patchcert.votes import saved_votes
 
 
 def main() -> None:

@@ -6,7 +6,7 @@
     python3 train_cifar_block.py --dataset folder --data DIR --image_size 32 --block_size 4
 
 The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020, section 4). Pictures are cropped and
-mirrored at random; recipes stand in patchcert/smoothing/training.py. Writes checkpoints/cifar_one_block_….pth
+mirrored at random; recipes stand in patchcert/training/recipes.py. Writes checkpoints/cifar_one_block_….pth
 and a log.
 """
 

@@ -15,16 +15,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from patchcert import checkpoint, cli, result_format, results
+from patchcert.ablations.ablation import Band
 from patchcert.attacks.ascent import LOSSES, Ascent, Attack
 from patchcert.attacks.searches import SEARCHES
 from patchcert.attacks.targets import look_at
 from patchcert.attacks.threats import PatchThreat
+from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.experiments.attacking import add_attack_threshold, patch_attack_parser
 from patchcert.experiments.setting import MNIST_LIKE, class_count, load_images
 from patchcert.networks import mnist_network
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Band
-from patchcert.smoothing.classifiers import SmoothedClassifier
 
 
 def main() -> None:

@@ -10,13 +10,13 @@ images, in turn, several times; the table shows medians, and medians of the rati
 
     plain     the paper's loop: one masked batch of images for each ablation, weights in PyTorch's default layout
     dense     images and ablations folded into batches of --dense_batch copies, weights in the networks' own layout
-    windowed  patchcert.smoothing.windowed: only what differs from the empty image
+    windowed  patchcert.engines.windowed: only what differs from the empty image
     bfloat16  (--amp) windowed with weights and activations in bfloat16, which is another classifier
 
 The case cifar_column times another network against the plain loop of its case: one that answers for all bands in one
 pass, and whose answers are its own.
 
-    column    patchcert.smoothing.columns in float32, folded as the certifying scripts do
+    column    patchcert.engines.columns in float32, folded as the certifying scripts do
     autocast  (--amp) the same under autocast to bfloat16
 """
 
@@ -38,15 +38,15 @@ from torch import Tensor, nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from patchcert import checkpoint, result_format, results  # noqa: E402
+from patchcert.ablations.ablation import Ablation, Band, Block, encode  # noqa: E402
 from patchcert.data import named  # noqa: E402
 from patchcert.data.folders import PictureFolder, normalise_imagenet  # noqa: E402
+from patchcert.engines.columns import LinesNetwork, Shape  # noqa: E402
+from patchcert.engines.windowed import WindowedNetwork  # noqa: E402
 from patchcert.networks import mnist_network  # noqa: E402
 from patchcert.patch import Patch  # noqa: E402
-from patchcert.smoothing.ablation import Ablation, Band, Block, encode  # noqa: E402
-from patchcert.smoothing.certificate import Certifier, Question  # noqa: E402
-from patchcert.smoothing.columns import LinesNetwork, Shape  # noqa: E402
-from patchcert.smoothing.voting import ThresholdVote  # noqa: E402
-from patchcert.smoothing.windowed import WindowedNetwork  # noqa: E402
+from patchcert.votes.certificate import Certifier, Question  # noqa: E402
+from patchcert.votes.rules import ThresholdVote  # noqa: E402
 
 THRESHOLD, NEAR = 0.2, 1e-4
 """θ of the votes that are compared, and how close to it a probability counts as near."""

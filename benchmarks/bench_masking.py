@@ -17,10 +17,10 @@ from torch import Tensor  # noqa: E402
 
 from benchmarks.timing import compare  # noqa: E402
 from patchcert import cli, result_format, results  # noqa: E402
+from patchcert.ablations.windows import BandsAndWindows  # noqa: E402
+from patchcert.masking.linked import LinkedMasking  # noqa: E402
 from patchcert.option_values import output_file, positive_int  # noqa: E402
 from patchcert.patch import Patch  # noqa: E402
-from patchcert.smoothing.linked import LinkedMasking  # noqa: E402
-from patchcert.smoothing.windows import BandsAndWindows  # noqa: E402
 
 PATCH = Patch(5, 5)
 ABLATION = BandsAndWindows(32, 32, band_size=4, window_size=11, per_side=4)

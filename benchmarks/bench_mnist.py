@@ -22,14 +22,17 @@ from torch import nn  # noqa: E402
 
 from benchmarks.timing import compare  # noqa: E402
 from patchcert import result_format, results  # noqa: E402
+from patchcert.ablations.ablation import Ablation, Band, encode  # noqa: E402
 from patchcert.data.dataset import Dataset  # noqa: E402
+from patchcert.engines import asking  # noqa: E402
 from patchcert.networks import mnist_network  # noqa: E402
 from patchcert.patch import Patch  # noqa: E402
-from patchcert.smoothing import certificate, training, voting  # noqa: E402
-from patchcert.smoothing.ablation import Ablation, Band, encode  # noqa: E402
-from patchcert.smoothing.objectives import OneCopy  # noqa: E402
-from patchcert.smoothing.voting import ThresholdVote  # noqa: E402
 from patchcert.steps import Steps  # noqa: E402
+from patchcert.training import loop  # noqa: E402
+from patchcert.training.objectives import OneCopy  # noqa: E402
+from patchcert.training.recipes import Recipe  # noqa: E402
+from patchcert.votes import certificate  # noqa: E402
+from patchcert.votes.rules import ThresholdVote  # noqa: E402
 
 BAND = Band(28, 28, 4)
 STEPS = 150
@@ -42,7 +45,7 @@ def random_pictures(count: int) -> Dataset:
 
 
 def certify(network: nn.Module, data: Dataset, ablation: Ablation = BAND, engine: str = "windowed") -> None:
-    base_classifier = voting.engine(engine, network, ablation, channels=2)
+    base_classifier = asking.engine(engine, network, ablation, channels=2)
     certificate.certify(base_classifier, data, certificate.Certifier(ablation, [QUESTION]), batch_size=512)
 
 
@@ -66,17 +69,17 @@ def bare_passes(network: nn.Module, steps: int) -> None:
 
 
 def one_epoch(network: nn.Module, data: Dataset) -> None:
-    recipe = training.Recipe(lr=0.01, regularization=0.0005, end_epoch=0, batch_size=128, seed=0)
+    recipe = Recipe(lr=0.01, regularization=0.0005, end_epoch=0, batch_size=128, seed=0)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=0.0005, fused=True)
     steps = Steps(recipe.batch_size, recipe.seed, torch.device("cpu"))
     steps.begin(0, 0, len(data))
-    training.train_epoch(network, network, optimizer, OneCopy(BAND), data, recipe, steps)
+    loop.train_epoch(network, network, optimizer, OneCopy(BAND), data, recipe, steps)
 
 
 def peak_megabytes(ablation: str, engine: str) -> float:
     """Peak memory of a fresh process that certifies 2 images under `ablation`, a Python expression."""
     certify_two = f"b.certify(b.mnist_network(), b.random_pictures(2), {ablation}, {engine!r}); b.print_peak()"
-    code = f"import bench_mnist as b; from patchcert.smoothing.ablation import *; {certify_two}"
+    code = f"import bench_mnist as b; from patchcert.ablations.ablation import *; {certify_two}"
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     return float(run.stdout)

@@ -14,11 +14,11 @@ import torch
 
 from benchmarks.timing import compare
 from patchcert import cli, result_format, results
+from patchcert.ablations.windows import BandsAndWindows
 from patchcert.data import named, splits
+from patchcert.engines.columns import LinesNetwork
+from patchcert.engines.joint import JointNetwork
 from patchcert.option_values import output_file, positive_int
-from patchcert.smoothing.columns import LinesNetwork
-from patchcert.smoothing.joint import JointNetwork
-from patchcert.smoothing.windows import BandsAndWindows
 from pytorch_cifar import cifar_resnet
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,14 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from patchcert import cli, result_format, results
+from patchcert.ablations.ablation import Band
 from patchcert.data.augmentation import random_crop, random_flip
 from patchcert.data.dataset import Dataset
 from patchcert.data.folders import PictureFolder, normalise_imagenet
+from patchcert.engines import asking
 from patchcert.option_values import device, output_file, positive_int
-from patchcert.smoothing import training, voting
-from patchcert.smoothing.ablation import Band
-from patchcert.smoothing.objectives import OneCopy, ablated
 from patchcert.steps import Steps
+from patchcert.training import loop
+from patchcert.training.objectives import OneCopy, ablated
+from patchcert.training.recipes import Recipe
 from pytorch_cifar import cifar_resnet
 from resnet_imgnt import imagenet_resnet
 
@@ -50,11 +52,11 @@ def stages(
     generator = torch.Generator(batch.device).manual_seed(0)
     held = Dataset(batch, labels, torch.arange(len(labels)))
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, fused=True)
-    recipe = training.Recipe(lr=0.01, regularization=0.0005, end_epoch=0, batch_size=len(batch), amp=amp)
+    recipe = Recipe(lr=0.01, regularization=0.0005, end_epoch=0, batch_size=len(batch), amp=amp)
     steps = Steps(recipe.batch_size, recipe.seed, batch.device)
     certified = batch[: max(1, COPIES // ablation.count)]
     weights = copy.deepcopy(network).to(torch.bfloat16 if amp else torch.float32)
-    engine = voting.engine("windowed", weights, ablation, 2 * batch.shape[1])
+    engine = asking.engine("windowed", weights, ablation, 2 * batch.shape[1])
 
     def decode() -> None:
         for _ in files.decoded(files.indices.split(32)):
@@ -65,10 +67,10 @@ def stages(
 
     def step() -> None:
         steps.begin(0, 0, len(held))
-        training.train_epoch(network.train(), network, optimizer, OneCopy(ablation), held, recipe, steps)
+        loop.train_epoch(network.train(), network, optimizer, OneCopy(ablation), held, recipe, steps)
 
     def certify() -> Tensor:
-        return voting.softmax_over(engine, normalise_imagenet(certified / 255), ablation, len(certified))
+        return asking.softmax_over(engine, normalise_imagenet(certified / 255), ablation, len(certified))
 
     count = len(batch)
     return {

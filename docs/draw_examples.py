@@ -23,13 +23,14 @@ from scipy.special import betaincinv
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from patchcert.ablations.ablation import Band
+from patchcert.engines.asking import DenseNetwork, softmax_over
 from patchcert.intervals.places import Scale, Threat, all_places
 from patchcert.intervals.worst_places import Batch, all_margins
+from patchcert.masking.double_masking import DoubleMasking
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Band
-from patchcert.smoothing.certificate import Certifier, Question
-from patchcert.smoothing.masking import DoubleMasking
-from patchcert.smoothing.voting import DenseNetwork, ThresholdVote, TopOneVote, softmax_over
+from patchcert.votes.certificate import Certifier, Question
+from patchcert.votes.rules import ThresholdVote, TopOneVote
 
 FIGURES = Path(__file__).parent / "figures"
 BANDS, PATCH, THETA, ALPHA = Band(8, 8, 2), Patch(2, 2), 0.25, 0.05

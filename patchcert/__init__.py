@@ -9,10 +9,10 @@ from importlib import import_module
 
 INTERFACE = {
     "patch": ("Patch",),
-    "smoothing.ablation": ("Band", "BandAndRow", "Block", "MultiBand", "MultiBlock", "Row", "encode"),
-    "smoothing.classifiers": ("MaskedClassifier", "SmoothedClassifier"),
-    "smoothing.columns": ("LinesNetwork",),
-    "smoothing.windows": ("WindowPairs",),
+    "ablations.ablation": ("Band", "BandAndRow", "Block", "MultiBand", "MultiBlock", "Row", "encode"),
+    "classifiers.modules": ("MaskedClassifier", "SmoothedClassifier"),
+    "engines.columns": ("LinesNetwork",),
+    "ablations.windows": ("WindowPairs",),
     "interface.certification": ("Certification",),
     "interface.certifying": ("certify",),
     "interface.intervals": ("interval_bounds",),
@@ -24,8 +24,8 @@ FOR_SCRIPTS = {
     "option_values": ("output_file",),
     "progress": ("say",),
     "data.augmentation": ("random_crop", "random_flip"),
-    "smoothing.columns": ("COLUMN", "Shape"),
-    "smoothing.voting": ("ThresholdVote", "TopOneVote"),
+    "engines.columns": ("COLUMN", "Shape"),
+    "votes.rules": ("ThresholdVote", "TopOneVote"),
     "attacks.undefended": ("undefended",),
     "experiments.setting": (
         "ANY",

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchcert.ablations.ablation import Band, Block, MultiBand, MultiBlock, Row, encode
+from patchcert.ablations.windows import WindowPairs
 from patchcert.errors import UsageError
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Row, encode
-from patchcert.smoothing.windows import WindowPairs
 from tests import oracle
 
 sizes = st.integers(1, 9)

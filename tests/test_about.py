@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from patchcert import checkpoint
+from patchcert.ablations import ablation, kinds, windows
 from patchcert.experiments import about
 from patchcert.networks import mnist_network
-from patchcert.smoothing import ablation, kinds, windows
 from patchcert.version import VERSION
 from tests.helpers import run_here, succeed
 from tests.test_pictures import write_pictures

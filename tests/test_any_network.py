@@ -7,11 +7,11 @@ import sys
 import pytest
 import torch
 
+from patchcert.ablations.ablation import Band, BandAndRow, Block, MultiBand, Row, Whole
+from patchcert.ablations.windows import WindowPairs
 from patchcert.experiments import certifying
 from patchcert.experiments.any_network import ablation_of
 from patchcert.networks import mnist_network
-from patchcert.smoothing.ablation import Band, BandAndRow, Block, MultiBand, Row, Whole
-from patchcert.smoothing.windows import WindowPairs
 from tests.helpers import run_here, succeed
 from tests.test_pictures import write_pictures
 from tests.test_scripts import save_random_network

@@ -16,7 +16,20 @@ import pytest
 import patchcert
 from tests.helpers import ROOT
 
-ROOMS = ("data", "smoothing", "attacks", "intervals", "reports", "experiments", "interface")
+ROOMS = (
+    "data",
+    "ablations",
+    "engines",
+    "masking",
+    "votes",
+    "classifiers",
+    "training",
+    "attacks",
+    "intervals",
+    "reports",
+    "experiments",
+    "interface",
+)
 NETWORKS = ("pytorch_cifar", "resnet_imgnt")
 
 
@@ -106,21 +119,26 @@ def test_no_imports_run_in_a_circle():
 @pytest.mark.parametrize(
     "module, source",
     [
-        ("patchcert.data.named", "from patchcert.smoothing import voting"),
-        ("patchcert.data.named", "from patchcert.smoothing.voting import softmax"),
+        ("patchcert.data.named", "from patchcert.votes import rules"),
+        ("patchcert.data.named", "from patchcert.engines.asking import softmax"),
         ("patchcert.results", "def rows():\n    import patchcert.data.dataset"),
         ("patchcert.results", "if TYPE_CHECKING:\n    from patchcert.data.dataset import Dataset"),
-        ("patchcert.smoothing.voting", "from patchcert.intervals.bounds import Box"),
-        ("patchcert.intervals.bounds", "from patchcert.smoothing.ablation import Band"),
-        ("patchcert.smoothing.voting", "from patchcert.attacks import ascent"),
+        ("patchcert.votes.rules", "from patchcert.intervals.bounds import Box"),
+        ("patchcert.ablations.windows", "from patchcert.engines.asking import softmax"),
+        ("patchcert.engines.pairs", "from patchcert.masking.linked import LinkedMasking"),
+        ("patchcert.masking.linked", "from patchcert.votes.rules import Ballot"),
+        ("patchcert.votes.rules", "from patchcert.classifiers import probing"),
+        ("patchcert.engines.columns", "from patchcert.training.recipes import Recipe"),
+        ("patchcert.intervals.bounds", "from patchcert.ablations.ablation import Band"),
+        ("patchcert.votes.rules", "from patchcert.attacks import ascent"),
         ("patchcert.attacks.ascent", "from patchcert.experiments.attacking import CERTIFIED"),
-        ("patchcert.reports.page", "from patchcert.smoothing.ablation import Band"),
+        ("patchcert.reports.page", "from patchcert.ablations.ablation import Band"),
         ("patchcert.results", "from patchcert.reports.page import write"),
-        ("patchcert.smoothing.voting", "from patchcert import Band"),
+        ("patchcert.votes.rules", "from patchcert import Band"),
         ("patchcert.experiments.training", "import train_mnist_band"),
         ("patchcert.networks", "from pytorch_cifar import MODELS"),
         ("patchcert.interface.certifying", "from patchcert.experiments.evaluation import prepare"),
-        ("resnet_imgnt", "from patchcert.smoothing.ablation import encode"),
+        ("resnet_imgnt", "from patchcert.ablations.ablation import encode"),
     ],
 )
 def test_an_import_against_the_drawing_is_caught(module, source):
@@ -131,9 +149,9 @@ def test_an_import_against_the_drawing_is_caught(module, source):
 @pytest.mark.parametrize(
     "module, source",
     [
-        ("patchcert.smoothing.voting", "from patchcert import distributed\nfrom patchcert.data import named"),
+        ("patchcert.votes.rules", "from patchcert import distributed\nfrom patchcert.data import named"),
         ("patchcert.intervals.evaluation", "from patchcert.attacks.ascent import Attack"),
-        ("certify_mnist_band", "from patchcert import Band\nfrom patchcert.smoothing import saved_votes"),
+        ("certify_mnist_band", "from patchcert import Band\nfrom patchcert.votes import saved_votes"),
         ("patchcert.results", "import json\nfrom pathlib import Path"),
     ],
 )

@@ -9,18 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from patchcert.ablations.ablation import Band, Block, encode
 from patchcert.attacks.ascent import LOSSES, Ascent, Attack, log_mean_softmax, margin
 from patchcert.attacks.searches import SEARCHES, try_random_places
 from patchcert.attacks.targets import Targets, look_at
 from patchcert.attacks.threats import BallThreat, PatchThreat
 from patchcert.attacks.undefended import undefended
+from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.data import named
 from patchcert.data.dataset import Dataset
 from patchcert.errors import BrokenCertificateError
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Band, Block, encode
-from patchcert.smoothing.certificate import Question
-from patchcert.smoothing.classifiers import SmoothedClassifier
+from patchcert.votes.certificate import Question
 
 THRESHOLD = 0.3
 SQUARE, BAR = Patch(5, 5), Patch(2, 8)

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from patchcert import checkpoint
+from patchcert.ablations.ablation import Band, encode
+from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.data import named
 from patchcert.networks import mnist_network
-from patchcert.smoothing import certificate
-from patchcert.smoothing.ablation import Band, encode
-from patchcert.smoothing.classifiers import SmoothedClassifier
+from patchcert.votes import certificate
 from pytorch_cifar import cifar_resnet
 from tests import oracle
 from tests.helpers import ROOT, run_here, succeed, succeed_in_two_processes, write_idx_files

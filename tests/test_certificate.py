@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchcert.ablations.ablation import Band, Block, MultiBand, MultiBlock, Row
 from patchcert.errors import UsageError
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Row
-from patchcert.smoothing.certificate import Certifier, Question, predict, runner_up, safe_lead
-from patchcert.smoothing.randomized import randomized_verdicts
-from patchcert.smoothing.voting import ThresholdVote, TopOneVote
+from patchcert.votes.certificate import Certifier, Question, predict, runner_up, safe_lead
+from patchcert.votes.randomized import randomized_verdicts
+from patchcert.votes.rules import ThresholdVote, TopOneVote
 
 
 def winner(counts):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from patchcert.ablations.ablation import Band, Row
+from patchcert.engines.columns import STEMS, LinesNetwork, Shape
 from patchcert.errors import UsageError
-from patchcert.smoothing.ablation import Band, Row
-from patchcert.smoothing.columns import STEMS, LinesNetwork, Shape
 
 
 def shape(lines="columns", band_size=4, height=10, width=12, **changes):

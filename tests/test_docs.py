@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from docs import draw_examples, make_pages
+from patchcert.ablations.ablation import Band
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Band
 from tests.helpers import README, ROOT
 
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchcert.ablations.ablation import Band, Block, MultiBand, MultiBlock, Row
 from patchcert.data.dataset import Dataset
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Row
-from patchcert.smoothing.certificate import Certifier, Question, certify
-from patchcert.smoothing.voting import ThresholdVote, TopOneVote
+from patchcert.votes.certificate import Certifier, Question, certify
+from patchcert.votes.rules import ThresholdVote, TopOneVote
 from tests.helpers import succeed
 from tests.test_scripts import save_random_network
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from patchcert.smoothing.ablation import Band, BandAndRow, Block, Row
-from patchcert.smoothing.columns import LinesNetwork, Shape
-from patchcert.smoothing.joint import JointNetwork
-from patchcert.smoothing.mirrored import Mirrored
-from patchcert.smoothing.windows import BandsAndWindows, WindowPairs
+from patchcert.ablations.ablation import Band, BandAndRow, Block, Row
+from patchcert.ablations.windows import BandsAndWindows, WindowPairs
+from patchcert.engines.columns import LinesNetwork, Shape
+from patchcert.engines.joint import JointNetwork
+from patchcert.engines.mirrored import Mirrored
 from tests import oracle
 
 SIDE, BAND, COARSE, FINE, WEIGHT, SURE = 12, 2, (7, 3), (4, 5), 3.0, 0.2

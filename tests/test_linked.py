@@ -5,12 +5,12 @@ from itertools import combinations, product
 import pytest
 import torch
 
+from patchcert.ablations.windows import BandsAndWindows
+from patchcert.classifiers import weak_spots
 from patchcert.errors import UsageError
+from patchcert.masking.double_masking import DoubleMasking, beats_all
+from patchcert.masking.linked import LinkedMasking, masking_of
 from patchcert.patch import Patch
-from patchcert.smoothing import weak_spots
-from patchcert.smoothing.linked import LinkedMasking, masking_of
-from patchcert.smoothing.masking import DoubleMasking, beats_all
-from patchcert.smoothing.windows import BandsAndWindows
 from tests import oracle
 from tests.test_masking import HUGE, certified, random_scores
 
@@ -123,7 +123,7 @@ def test_large_batches_are_divided(monkeypatch):
     masking, scores = LinkedMasking(ablation, patch), random_scores(30, ablation.count, 3, seed=2)
     winner, leads = masking.predict_and_lead(scores)
     places = masking.leads_at(winner, scores)
-    monkeypatch.setattr("patchcert.smoothing.masking.BYTES_AT_ONCE", 1)
+    monkeypatch.setattr("patchcert.masking.double_masking.BYTES_AT_ONCE", 1)
     again = masking.predict_and_lead(scores)
     assert torch.equal(again[0], winner) and torch.equal(again[1], leads)
     assert torch.equal(masking.leads_at(winner, scores), places)

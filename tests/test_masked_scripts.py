@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from patchcert import checkpoint
+from patchcert.ablations.ablation import BandAndRow
 from patchcert.data import named
+from patchcert.engines.columns import LinesNetwork, Shape
+from patchcert.masking import double_masking
 from patchcert.patch import Patch
-from patchcert.smoothing import masking, training
-from patchcert.smoothing.ablation import BandAndRow
-from patchcert.smoothing.columns import LinesNetwork, Shape
+from patchcert.training import loop
 from tests import oracle
 from tests.helpers import run_here, succeed, succeed_in_two_processes
 from tests.test_pictures import write_pictures
@@ -175,7 +176,7 @@ def test_attacks_flip_images_but_none_that_is_certified(folder):
 
 
 def test_a_broken_certificate_is_caught(folder, monkeypatch, capsys):
-    monkeypatch.setattr(masking, "beats_all", lambda leads, *_: torch.ones(leads.shape[:-1], dtype=torch.bool))
+    monkeypatch.setattr(double_masking, "beats_all", lambda leads, *_: torch.ones(leads.shape[:-1], dtype=torch.bool))
     options = ["--size_of_attack", "14x12", "--save_images", "pictures", "--checkpoint", NAME]
     assert run_here("attack_mnist_band_masked.py", *ATTACK, *options, folder=folder) == 3
     assert "is certified, and was flipped: the counterexample is in pictures/" in capsys.readouterr().err
@@ -245,16 +246,16 @@ def test_an_interrupted_run_comes_to_the_same_network(folder, tmp_path, monkeypa
         (tmp_path / name).mkdir()
         (tmp_path / name / "data").symlink_to(folder / "data")
     succeed("train_mnist_band_masked.py", *arguments, folder=tmp_path / "whole")
-    epoch_of = training.train_epoch
+    epoch_of = loop.train_epoch
 
     def stop_in_epoch_1(*given):
         if given[-1].epoch == 1:
             raise KeyboardInterrupt
         return epoch_of(*given)
 
-    monkeypatch.setattr(training, "train_epoch", stop_in_epoch_1)
+    monkeypatch.setattr(loop, "train_epoch", stop_in_epoch_1)
     assert run_here("train_mnist_band_masked.py", *arguments, folder=tmp_path / "stopped") == 130
-    monkeypatch.setattr(training, "train_epoch", epoch_of)
+    monkeypatch.setattr(loop, "train_epoch", epoch_of)
     succeed("train_mnist_band_masked.py", *arguments, folder=tmp_path / "stopped")
     name = NAME.replace("epoch_0", "epoch_2")
     files = [torch.load(tmp_path / run / "checkpoints" / name, weights_only=True) for run in ("whole", "stopped")]

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
+from patchcert.ablations.ablation import Band, BandAndRow, Block, Row
+from patchcert.ablations.windows import WindowPairs
 from patchcert.errors import UsageError
+from patchcert.masking.double_masking import DoubleMasking, beats_all
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Band, BandAndRow, Block, Row
-from patchcert.smoothing.certificate import Certifier, Question
-from patchcert.smoothing.masking import DoubleMasking, beats_all
-from patchcert.smoothing.objectives import WorstPair, generalised_cross_entropy
-from patchcert.smoothing.voting import ThresholdVote, TopOneVote
-from patchcert.smoothing.windows import WindowPairs
+from patchcert.training.objectives import WorstPair, generalised_cross_entropy
+from patchcert.votes.certificate import Certifier, Question
+from patchcert.votes.rules import ThresholdVote, TopOneVote
 from tests import oracle
 
 HUGE = 1e30
@@ -246,5 +246,5 @@ def test_large_batches_are_divided(monkeypatch):
     masking = DoubleMasking(BandAndRow(4, 6, 2), Patch(2, 2))
     scores = random_scores(50, 10, 3, seed=0)
     whole = masking.predict_and_lead(scores)
-    monkeypatch.setattr("patchcert.smoothing.masking.BYTES_AT_ONCE", 1)
+    monkeypatch.setattr("patchcert.masking.double_masking.BYTES_AT_ONCE", 1)
     assert all(map(torch.equal, masking.predict_and_lead(scores), whole))

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from patchcert.ablations.windows import RefinedPairs, WindowPairs
+from patchcert.engines.pairs import CoarsePairsFirst, EveryPair
 from patchcert.errors import UsageError
 from patchcert.patch import Patch
-from patchcert.smoothing.pairs import CoarsePairsFirst, EveryPair
-from patchcert.smoothing.windows import RefinedPairs, WindowPairs
 from tests import oracle
 
 SIZES = [(8, (5, 3), (4, 3)), (9, (6, 2), (5, 3)), (7, (4, 3), (5, 2)), (10, (7, 2), (4, 4))]

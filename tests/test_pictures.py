@@ -15,13 +15,14 @@ from torchvision.transforms.v2 import functional as transforms
 
 import resnet_imgnt
 from patchcert import checkpoint
+from patchcert.ablations.ablation import Band, encode
 from patchcert.data import folders, named
 from patchcert.data.augmentation import random_crop, random_flip
 from patchcert.data.dataset import Dataset
 from patchcert.data.folders import PictureFolder, normalise_imagenet
-from patchcert.smoothing import training
-from patchcert.smoothing.ablation import Band, encode
-from patchcert.smoothing.objectives import OneCopy, ablated
+from patchcert.training import loop
+from patchcert.training.objectives import OneCopy, ablated
+from patchcert.training.recipes import Recipe
 from pytorch_cifar import cifar_resnet
 from tests.helpers import ROOT, run_here, run_in_two_processes, succeed, succeed_in_two_processes
 
@@ -269,7 +270,7 @@ def test_shares_come_together_again(world, monkeypatch):
 
 
 def test_a_schedule_rises_and_falls_and_an_interrupted_run_with_averages_resumes_to_the_same(tmp_path, monkeypatch):
-    recipe = training.Recipe(
+    recipe = Recipe(
         lr=0.2, regularization=5e-4, end_epoch=3, batch_size=8, ablation_per="sample", nesterov=True, warmup=0.25,
         label_smoothing=0.1, average=0.9, augmentations=(random_crop, random_flip),
     )  # fmt: skip
@@ -279,7 +280,7 @@ def test_a_schedule_rises_and_falls_and_an_interrupted_run_with_averages_resumes
     def train(path, stop_before=None):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
-        epoch_of = training.train_epoch
+        epoch_of = loop.train_epoch
 
         def stopping(*arguments):
             if arguments[-1].epoch == stop_before:
@@ -287,9 +288,9 @@ def test_a_schedule_rises_and_falls_and_an_interrupted_run_with_averages_resumes
             return epoch_of(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(training, "train_epoch", stopping)
+            patch.setattr(loop, "train_epoch", stopping)
             objective = OneCopy(Band(8, 8, 3), recipe.ablation_per, recipe.label_smoothing)
-            return training.train(network, objective, data, data, recipe, path)
+            return loop.train(network, objective, data, data, recipe, path)
 
     whole = train(tmp_path / "whole" / "net.pth")
     with pytest.raises(KeyboardInterrupt):
@@ -304,7 +305,7 @@ def test_an_average_weighs_the_past_by_its_decay():
     old, new = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     old.weight.data[:], new.weight.data[:] = 1.0, 3.0
     new.running_mean[:], new.num_batches_tracked[...] = 4.0, 7
-    training.update_average(old, new, 0.75)
+    loop.update_average(old, new, 0.75)
     assert old.weight.tolist() == [1.5, 1.5] and old.running_mean.tolist() == [1.0, 1.0]
     assert old.num_batches_tracked == 7
 

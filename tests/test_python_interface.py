@@ -30,8 +30,8 @@ from patchcert import (
     interval_bounds,
 )
 from patchcert.data import named
+from patchcert.engines.columns import Shape
 from patchcert.networks import mnist_network
-from patchcert.smoothing.columns import Shape
 from tests import oracle
 from tests.helpers import ROOT, succeed
 from tests.test_scripts import save_random_network

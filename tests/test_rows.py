@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from patchcert.ablations.ablation import Band, Row
 from patchcert.attacks.threats import PatchThreat
+from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Band, Row
-from patchcert.smoothing.classifiers import SmoothedClassifier
 from tests import oracle
 from tests.helpers import run_here, succeed
 from tests.test_scripts import save_random_network

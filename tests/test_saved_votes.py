@@ -10,14 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchcert.ablations.ablation import Band, Block, MultiBand, MultiBlock, Row
 from patchcert.data.dataset import Dataset
+from patchcert.engines import batching
+from patchcert.engines.asking import DenseNetwork
 from patchcert.errors import UsageError
 from patchcert.networks import mnist_network
 from patchcert.patch import Patch
-from patchcert.smoothing import batching, saved_votes
-from patchcert.smoothing.ablation import Band, Block, MultiBand, MultiBlock, Row
-from patchcert.smoothing.certificate import Certifier, Question
-from patchcert.smoothing.voting import DenseNetwork, ThresholdVote, TopOneVote
+from patchcert.votes import saved_votes
+from patchcert.votes.certificate import Certifier, Question
+from patchcert.votes.rules import ThresholdVote, TopOneVote
 from tests.helpers import run_here, succeed
 from tests.test_scripts import save_random_network
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from patchcert import checkpoint
+from patchcert.engines.asking import DenseNetwork
+from patchcert.engines.windowed import WindowedNetwork
 from patchcert.networks import mnist_network
-from patchcert.smoothing.voting import DenseNetwork
-from patchcert.smoothing.windowed import WindowedNetwork
 from tests.helpers import ROOT, run_here, succeed
 
 FIRST = "mnist_one_band_lr_0.01_regularization_0.0005_band_4_epoch_1.pth"

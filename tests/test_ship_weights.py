@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from patchcert import checkpoint
-from patchcert.smoothing.columns import LinesNetwork, Shape
+from patchcert.engines.columns import LinesNetwork, Shape
 from tests.helpers import run_here
 
 SHIP = "benchmarks/ship_weights.py"

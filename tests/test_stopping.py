@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from patchcert import checkpoint, cli, steps, stopping
+from patchcert.ablations.ablation import Band
 from patchcert.data.folders import PictureFolder
 from patchcert.errors import UsageError
 from patchcert.intervals import training as interval_training
-from patchcert.smoothing import training
-from patchcert.smoothing.ablation import Band
-from patchcert.smoothing.objectives import OneCopy
+from patchcert.training import loop
+from patchcert.training.objectives import OneCopy
 from tests.faults.trainings import difference
 from tests.helpers import run_here, succeed
 from tests.intervals.test_training import few_images, run_of
@@ -64,7 +64,7 @@ def network():
 def averaged(path, *, objective=None, save_every=0.0):
     """Train by the recipe `AVERAGED`; returns all that comes of it, but for seconds."""
     objective = objective or Sending()
-    training.train(network(), objective, DATA, DATA, AVERAGED, path, save_every=save_every)
+    loop.train(network(), objective, DATA, DATA, AVERAGED, path, save_every=save_every)
     return written(path, path.with_suffix(".jsonl"))
 
 
@@ -139,7 +139,7 @@ def test_echoes_of_a_signal_are_none_and_a_second_one_waits_for_nothing(tmp_path
 def test_a_signal_at_the_very_end_leaves_a_finished_run(tmp_path, whole):
     path = tmp_path / "net.pth"
     with (
-        mock.patch.object(training, "print_training", lambda *_: os.kill(os.getpid(), signal.SIGTERM)),
+        mock.patch.object(loop, "print_training", lambda *_: os.kill(os.getpid(), signal.SIGTERM)),
         pytest.raises(stopping.Stopped, match="training was over and is saved"),
     ):
         averaged(path)

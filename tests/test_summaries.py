@@ -5,9 +5,9 @@ import json
 import pytest
 
 from patchcert import checkpoint
+from patchcert.ablations.ablation import Ablation, Band, Block, MultiBand, MultiBlock, Row, Whole
 from patchcert.networks import mnist_network
 from patchcert.results import AttackCounts
-from patchcert.smoothing.ablation import Ablation, Band, Block, MultiBand, MultiBlock, Row, Whole
 from tests.helpers import succeed, succeed_in_two_processes, succeed_under_torchrun
 from tests.test_scripts import save_random_network
 

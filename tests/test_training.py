@@ -8,20 +8,21 @@ import torch
 from torch import nn
 
 from patchcert import checkpoint
+from patchcert.ablations.ablation import Band, Block
+from patchcert.ablations.windows import WindowPairs
 from patchcert.data.augmentation import random_crop, random_flip
 from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
-from patchcert.smoothing import training
-from patchcert.smoothing.ablation import Band, Block
-from patchcert.smoothing.objectives import HardestCopy, OneCopy, ablated, generalised_cross_entropy
-from patchcert.smoothing.windows import WindowPairs
+from patchcert.training import loop
+from patchcert.training.objectives import HardestCopy, OneCopy, ablated, generalised_cross_entropy
+from patchcert.training.recipes import Recipe
 
 DATA = Dataset(
     torch.randint(0, 256, (50, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8),
     torch.arange(50) % 10,
     torch.arange(50),
 )
-RECIPE = training.Recipe(
+RECIPE = Recipe(
     lr=0.05, regularization=5e-4, end_epoch=3, batch_size=16, seed=7, augmentations=(random_crop, random_flip)
 )
 
@@ -32,7 +33,7 @@ def network():
 
 
 def train(path, recipe=RECIPE, net=None, resumed=None, data=DATA, **more):
-    return training.train(net or network(), OneCopy(Band(8, 8, 3)), data, DATA, recipe, path, resumed, **more)
+    return loop.train(net or network(), OneCopy(Band(8, 8, 3)), data, DATA, recipe, path, resumed, **more)
 
 
 def same(first, second):
@@ -99,7 +100,7 @@ def test_a_finished_run_says_so_and_nothing_else_happens(tmp_path, monkeypatch, 
     first = train(path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     capsys.readouterr()
-    monkeypatch.setattr(training, "train_epoch", None)
+    monkeypatch.setattr(loop, "train_epoch", None)
     assert same(train(path), first)
     said = capsys.readouterr().out
     assert said.startswith(f"{path} is finished: ") and "epoch 3; --overwrite trains anew" in said
@@ -138,14 +139,14 @@ def test_a_file_that_does_not_say_how_it_was_trained_is_kept(tmp_path):
 
 def stop_before(monkeypatch, epoch):
     """Let training be interrupted as it begins with an epoch."""
-    train_epoch = training.train_epoch
+    train_epoch = loop.train_epoch
 
     def stopped(*arguments):
         if arguments[-1].epoch == epoch:
             raise KeyboardInterrupt
         return train_epoch(*arguments)
 
-    monkeypatch.setattr(training, "train_epoch", stopped)
+    monkeypatch.setattr(loop, "train_epoch", stopped)
 
 
 def test_overwriting_goes_on_after_an_interruption_and_says_so(tmp_path, monkeypatch, capsys):
@@ -207,9 +208,9 @@ def test_checkpoints_of_the_papers_scripts_resume(tmp_path):
 
 def test_one_step_is_sgd_with_momentum_and_weight_decay(tmp_path):
     """Two epochs of one batch, against the update written out."""
-    recipe = training.Recipe(lr=0.1, regularization=0.01, end_epoch=1, batch_size=50, seed=0)
+    recipe = Recipe(lr=0.1, regularization=0.01, end_epoch=1, batch_size=50, seed=0)
     net, by_hand = network(), network()
-    training.train(net, OneCopy(None), encoded := double_channels(DATA), encoded, recipe, tmp_path / "net.pth")
+    loop.train(net, OneCopy(None), encoded := double_channels(DATA), encoded, recipe, tmp_path / "net.pth")
     momentum = [torch.zeros_like(p) for p in by_hand.parameters()]
     for _ in range(2):
         loss = nn.functional.cross_entropy(by_hand(encoded.images / 255), encoded.labels)
@@ -266,8 +267,8 @@ def test_the_log_says_what_happened(tmp_path):
     data = Dataset((255 * labels).to(torch.uint8)[:, None, None, None].expand(-1, 2, 8, 8), labels, DATA.indices)
     with torch.no_grad():
         logits = net(data.images / 255)
-    recipe = training.Recipe(0.05, 0, end_epoch=9, batch_size=50)
-    training.train(net, OneCopy(None), data, data, recipe, tmp_path / "net.pth")
+    recipe = Recipe(0.05, 0, end_epoch=9, batch_size=50)
+    loop.train(net, OneCopy(None), data, data, recipe, tmp_path / "net.pth")
     rows = [json.loads(line) for line in (tmp_path / "net.jsonl").read_text().splitlines()]
     assert set(rows[0]) == {"epoch", "loss", "train_accuracy", "test_accuracy", "lr", "seconds"}
     assert [(row["epoch"], row["lr"]) for row in rows] == [(epoch, 0.05) for epoch in range(10)]

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from patchcert.data.augmentation import random_crop, random_flip
-from patchcert.smoothing import training
-from patchcert.smoothing.training import FAST, Recipe
+from patchcert.training import loop
+from patchcert.training.recipes import FAST, Recipe
 from tests import oracle
 from tests.helpers import succeed
 from tests.test_pictures import write_pictures
@@ -62,7 +62,7 @@ def test_scripts_train_with_the_ablation_and_the_recipe_that_they_are_given(
         given.append((network, objective, recipe))
         return {"acc": 0.0, "epoch": 0}
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(loop, "train", train)
     augmentations = {"mnist": (), "cifar": (random_crop, random_flip), "imagenet": (random_flip,)}[script.split("_")[0]]
     per = [] if shown is None else ["--ablation_per", "sample"]
     runs = {

@@ -5,13 +5,13 @@ from itertools import product
 import pytest
 import torch
 
+from patchcert.ablations.ablation import Band, BandAndRow, Block, MultiBand, Row
+from patchcert.ablations.windows import WindowPairs
+from patchcert.classifiers import weak_spots
+from patchcert.masking.double_masking import DoubleMasking
 from patchcert.patch import Patch
-from patchcert.smoothing import weak_spots
-from patchcert.smoothing.ablation import Band, BandAndRow, Block, MultiBand, Row
-from patchcert.smoothing.certificate import Certifier, Question, predict
-from patchcert.smoothing.masking import DoubleMasking
-from patchcert.smoothing.voting import ThresholdVote, TopOneVote
-from patchcert.smoothing.windows import WindowPairs
+from patchcert.votes.certificate import Certifier, Question, predict
+from patchcert.votes.rules import ThresholdVote, TopOneVote
 from tests import oracle
 
 ABLATIONS = [

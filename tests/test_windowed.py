@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from patchcert.ablations.ablation import Ablation, Band, Block, MultiBand, MultiBlock, Row, encode
+from patchcert.engines import asking
+from patchcert.engines.windowed import WindowedNetwork
+from patchcert.engines.windowed.geometry import Window, windows_of
 from patchcert.errors import UsageError
-from patchcert.smoothing import voting
-from patchcert.smoothing.ablation import Ablation, Band, Block, MultiBand, MultiBlock, Row, encode
-from patchcert.smoothing.windowed import WindowedNetwork
-from patchcert.smoothing.windowed.geometry import Window, windows_of
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
@@ -233,7 +233,7 @@ def test_both_engines_give_the_same_probabilities():
     network, ablation = settled(mnist_network(), (2, 28, 28)), Band(28, 28, 4)
     images = torch.rand(5, 1, 28, 28)
     dense, windowed = (
-        voting.softmax_over(voting.engine(name, network, ablation, 2), images, ablation, batch_size=10)
+        asking.softmax_over(asking.engine(name, network, ablation, 2), images, ablation, batch_size=10)
         for name in ("dense", "windowed")
     )
     assert dense.shape == (5, 28, 10)
@@ -252,7 +252,7 @@ def test_network_is_left_as_it_was():
 
 
 def test_plans_that_do_not_fit_are_made_anew(monkeypatch):
-    monkeypatch.setattr("patchcert.smoothing.windowed.KEPT_BYTES", 500_000)
+    monkeypatch.setattr("patchcert.engines.windowed.KEPT_BYTES", 500_000)
     engine = WindowedNetwork(settled(SmallResNet(), (6, 32, 32)), Band(32, 32, 4), 6)
     images = torch.rand(2, 6, 32, 32)
     first = engine.logits(images, torch.arange(32))

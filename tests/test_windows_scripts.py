@@ -6,13 +6,13 @@ import json
 import pytest
 import torch
 
+from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.data import named, splits
 from patchcert.data.folders import load_folder
+from patchcert.engines.columns import LinesNetwork
+from patchcert.engines.joint import JointNetwork
+from patchcert.masking.linked import LinkedMasking, masking_of
 from patchcert.patch import Patch
-from patchcert.smoothing.columns import LinesNetwork
-from patchcert.smoothing.joint import JointNetwork
-from patchcert.smoothing.linked import LinkedMasking, masking_of
-from patchcert.smoothing.windows import BandsAndWindows, WindowPairs
 from pytorch_cifar import cifar_resnet
 from tests import oracle
 from tests.helpers import run_here, succeed

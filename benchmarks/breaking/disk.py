@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.breaking import Row
 from patchcert import files
-from patchcert.smoothing import saved_votes
+from patchcert.votes import saved_votes
 from tests.faults.small_disk import SmallDisk
 from tests.helpers import ROOT, run_here, write_idx_files
 from tests.test_scripts import save_random_network

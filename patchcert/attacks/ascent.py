@@ -16,9 +16,9 @@ from torch import Tensor
 
 from patchcert.attacks.targets import Targets
 from patchcert.attacks.threats import Threat
+from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.errors import BrokenCertificateError
 from patchcert.journal import Journal
-from patchcert.smoothing.classifiers import SmoothedClassifier
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Log-probabilities (R, A, K), ballots (R, A, K) and labels (R,) to what the attack on each image raises, (R,)."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.data.dataset import Dataset
 from patchcert.networks import require_labels
-from patchcert.smoothing.certificate import Question
-from patchcert.smoothing.classifiers import SmoothedClassifier
+from patchcert.votes.certificate import Question
 
 
 @dataclass(frozen=True)

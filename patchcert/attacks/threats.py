@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from patchcert.ablations.ablation import Ablation
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Ablation
 
 
 class Threat(Protocol):

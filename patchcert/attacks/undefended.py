@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from patchcert.smoothing.ablation import Whole
-from patchcert.smoothing.classifiers import SmoothedClassifier
+from patchcert.ablations.ablation import Whole
+from patchcert.classifiers.modules import SmoothedClassifier
 
 
 def undefended(network: nn.Module, height: int, width: int) -> SmoothedClassifier:

@@ -9,12 +9,12 @@ from pathlib import Path
 from torch import nn
 
 from patchcert import checkpoint, distributed, messages, networks
+from patchcert.ablations.ablation import Ablation, Row, parameters
+from patchcert.ablations.kinds import KINDS
 from patchcert.cli import HelpFormatter, Parser
+from patchcert.engines.columns import LinesNetwork, Shape
 from patchcert.errors import UsageError
 from patchcert.option_values import MOST_PIXELS
-from patchcert.smoothing.ablation import Ablation, Row, parameters
-from patchcert.smoothing.columns import LinesNetwork, Shape
-from patchcert.smoothing.kinds import KINDS
 from patchcert.version import VERSION
 
 IMAGE_SIZE = ("height", "width")

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from patchcert.ablations.ablation import Ablation, parameters
+from patchcert.ablations.kinds import KINDS
+from patchcert.classifiers import probing
+from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.cli import Parser
 from patchcert.errors import UsageError
 from patchcert.experiments.setting import add_image_size, class_count, image_shape
-from patchcert.smoothing import probing
-from patchcert.smoothing.ablation import Ablation, parameters
-from patchcert.smoothing.classifiers import SmoothedClassifier
-from patchcert.smoothing.kinds import KINDS
 
 ABLATIONS = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower(): kind for name, kind in KINDS.items()}
 """The kinds of ablations by the names that --ablation takes."""

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from patchcert import distributed, messages, results
+from patchcert.ablations.ablation import Ablation
 from patchcert.attacks import pictures
 from patchcert.attacks.ascent import LOSSES, Ascent, Attack
 from patchcert.attacks.searches import SEARCHES, try_random_places
 from patchcert.attacks.targets import Clean, look_at
 from patchcert.attacks.threats import BallThreat, PatchThreat, Threat
+from patchcert.classifiers import weak_spots
+from patchcert.classifiers.modules import MaskedClassifier, SmoothedClassifier
 from patchcert.cli import Parser
 from patchcert.data.dataset import Dataset
 from patchcert.errors import BrokenCertificateError, UsageError, WriteError, require_within
@@ -24,9 +27,7 @@ from patchcert.files import what_fits
 from patchcert.option_values import folder, fraction, one_patch, positive_int, share_of_255
 from patchcert.patch import Patch
 from patchcert.reports.exhibits import MOST_COPIES, Views
-from patchcert.smoothing import certificate, weak_spots
-from patchcert.smoothing.ablation import Ablation
-from patchcert.smoothing.classifiers import MaskedClassifier, SmoothedClassifier
+from patchcert.votes import certificate
 
 DEFAULT_SIDE = 5
 """Pixels on a side of the patch that no option gives."""
@@ -248,7 +249,7 @@ def _subject(
 
 
 def _weak_spots(classifier: SmoothedClassifier, patch: Patch, clean: Clean) -> Tensor:
-    """(N, rows, columns): see `smoothing.weak_spots`."""
+    """(N, rows, columns): see `classifiers.weak_spots`."""
     if isinstance(classifier, MaskedClassifier):
         scores = classifier.ballots(clean.outputs)
         return weak_spots.of_scores(classifier.ablation, classifier.masking, patch, 1, clean.predicted, scores)

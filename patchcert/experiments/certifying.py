@@ -11,8 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from patchcert import checkpoint, distributed, messages, results
+from patchcert.ablations.ablation import Ablation
 from patchcert.cli import Parser, configuration
 from patchcert.data.folders import Images
+from patchcert.engines import asking, batching
+from patchcert.engines.asking import Engine
+from patchcert.engines.columns import has_limited_reach
 from patchcert.errors import UsageError
 from patchcert.experiments import reporting, summaries
 from patchcert.experiments.evaluation import add_outputs, evaluation_parser, journal_of, prepare, write_and_print
@@ -29,10 +33,8 @@ from patchcert.option_values import (
     patches,
     positive_int,
 )
-from patchcert.smoothing import batching, certificate, randomized, saved_votes, voting
-from patchcert.smoothing.ablation import Ablation
-from patchcert.smoothing.columns import has_limited_reach
-from patchcert.smoothing.voting import Engine, ThresholdVote, TopOneVote, VoteRule
+from patchcert.votes import certificate, randomized, saved_votes
+from patchcert.votes.rules import ThresholdVote, TopOneVote, VoteRule
 
 
 def certification_parser(description: str, data_sets: tuple[str, ...], size_to_certify: int = 5) -> Parser:
@@ -159,7 +161,7 @@ def certify_by_votes(
         def batches(chosen: Tensor) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
             with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
                 for images, _ in dataset.take(chosen).batches(options.batch_size):
-                    yield voting.softmax_chunks(engine, images, ablation, options.batch_size)
+                    yield asking.softmax_chunks(engine, images, ablation, options.batch_size)
 
         def subject(number: int) -> reporting.Subject:
             shown = partial(reporting.pictures, dataset)
@@ -248,12 +250,12 @@ def _close_votes(questions: list[certificate.Question], verdicts: list[certifica
 
 def _engine(options: argparse.Namespace, network: nn.Module, ablation: Ablation, dataset: Images) -> Engine:
     if has_limited_reach(network):
-        return voting.SharedNetwork(network, ablation)
+        return asking.SharedNetwork(network, ablation)
     if options.compile and options.engine != "dense":
         raise UsageError("engine", options.engine, "torch.compile needs the whole network: give --engine dense too")
     if options.amp and options.engine == "windowed":
         network = network.to(torch.bfloat16)  # autocast alone would convert the weights again for every ablation
-    return voting.engine(options.engine, network, ablation, 2 * dataset.channels)
+    return asking.engine(options.engine, network, ablation, 2 * dataset.channels)
 
 
 def _find_batch_size(

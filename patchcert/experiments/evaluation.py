@@ -7,19 +7,19 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from patchcert import checkpoint, distributed, messages, results
+from patchcert.ablations.ablation import Ablation
 from patchcert.cli import Parser, configuration
 from patchcert.data import splits
 from patchcert.data.folders import Images
+from patchcert.engines.columns import LinesNetwork
+from patchcert.engines.joint import JointNetwork
 from patchcert.errors import UsageError
 from patchcert.experiments import about, any_network, reporting
 from patchcert.experiments.setting import ANY, IMAGENET, add_setting, load_images
 from patchcert.files import what_fits
 from patchcert.journal import Journal
 from patchcert.option_values import folder, output_file, positive_int
-from patchcert.smoothing.ablation import Ablation
-from patchcert.smoothing.columns import LinesNetwork
-from patchcert.smoothing.joint import JointNetwork
-from patchcert.smoothing.saved_votes import SavedVotes
+from patchcert.votes.saved_votes import SavedVotes
 
 
 def evaluation_parser(description: str, data_sets: tuple[str, ...]) -> Parser:

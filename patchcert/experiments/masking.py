@@ -7,22 +7,22 @@ import torch
 from torch import Tensor, nn
 
 from patchcert import distributed, results
+from patchcert.ablations.ablation import Ablation
 from patchcert.arithmetic import NUMERICAL_MARGINS
+from patchcert.classifiers import weak_spots
+from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.cli import Parser
 from patchcert.data.folders import Images
 from patchcert.experiments import reporting, summaries
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
 from patchcert.experiments.setting import set_up
 from patchcert.journal import Journal
+from patchcert.masking.double_masking import DoubleMasking, MaskedVerdicts
+from patchcert.masking.linked import masking_of
 from patchcert.option_values import numerical_margin, patches, positive_int
 from patchcert.patch import Patch
 from patchcert.progress import progress_bar
 from patchcert.reports.exhibits import Views
-from patchcert.smoothing import weak_spots
-from patchcert.smoothing.ablation import Ablation
-from patchcert.smoothing.classifiers import SmoothedClassifier
-from patchcert.smoothing.linked import masking_of
-from patchcert.smoothing.masking import DoubleMasking, MaskedVerdicts
 
 BATCH = "images per call of the network where it answers for all of their copies, else ablated copies"
 

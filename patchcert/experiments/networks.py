@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from torch import nn
 
 from patchcert import checkpoint
+from patchcert.ablations.ablation import Ablation
+from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.cli import Parser
+from patchcert.engines.columns import COLUMN, LinesNetwork, Shape
+from patchcert.engines.joint import JointNetwork
 from patchcert.errors import UsageError
 from patchcert.experiments import about
 from patchcert.experiments.setting import class_count
 from patchcert.option_values import positive_float, windows_or_none
-from patchcert.smoothing.ablation import Ablation
-from patchcert.smoothing.columns import COLUMN, LinesNetwork, Shape
-from patchcert.smoothing.joint import JointNetwork
-from patchcert.smoothing.windows import BandsAndWindows, WindowPairs
 
 STAGES = {1: ((32, 64, 96, 128), (0, 1, 1, 1)), 3: ((64, 128, 256, 384), (1, 1, 2, 1))}
 """Channels and residual blocks of the stages of `--model column`, by the channels of the images."""

@@ -10,6 +10,8 @@ from torch import Tensor
 from torchvision.datasets import FashionMNIST
 
 from patchcert import messages
+from patchcert.ablations.ablation import Ablation
+from patchcert.classifiers import weak_spots
 from patchcert.data import folders
 from patchcert.data.folders import Images, PictureFolder
 from patchcert.errors import UsageError
@@ -18,11 +20,9 @@ from patchcert.experiments.setting import load_images
 from patchcert.patch import Patch
 from patchcert.reports.exhibits import MOST_COPIES, MOST_IMAGES, Decisions, Gallery, Run, Views, by_outcome
 from patchcert.results import Labelled
-from patchcert.smoothing import weak_spots
-from patchcert.smoothing.ablation import Ablation
-from patchcert.smoothing.certificate import Question
-from patchcert.smoothing.saved_votes import SavedVotes
-from patchcert.smoothing.voting import TopOneVote
+from patchcert.votes.certificate import Question
+from patchcert.votes.rules import TopOneVote
+from patchcert.votes.saved_votes import SavedVotes
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 

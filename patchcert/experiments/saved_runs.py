@@ -10,17 +10,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from patchcert.ablations.ablation import Ablation
+from patchcert.ablations.kinds import described
 from patchcert.data.folders import MODES
 from patchcert.errors import UsageError
 from patchcert.experiments import reporting, summaries
 from patchcert.experiments.reporting import Subject
 from patchcert.option_values import one_patch
 from patchcert.reports.exhibits import Gallery, Run, Views
-from patchcert.smoothing import saved_votes
-from patchcert.smoothing.ablation import Ablation
-from patchcert.smoothing.certificate import Certifier, Question
-from patchcert.smoothing.kinds import described
-from patchcert.smoothing.voting import ThresholdVote, TopOneVote
+from patchcert.votes import saved_votes
+from patchcert.votes.certificate import Certifier, Question
+from patchcert.votes.rules import ThresholdVote, TopOneVote
 
 NUMBERS = ("index", "label", "predicted", "votes", "runner_up_votes", "row", "column", "predicted_after")
 """Columns of whole numbers in a table per image that are looked at."""

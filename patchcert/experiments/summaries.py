@@ -3,14 +3,14 @@
 import argparse
 from collections.abc import Iterable, Sequence
 
+from patchcert.ablations.ablation import Ablation
 from patchcert.attacks.threats import Threat
+from patchcert.classifiers.modules import MaskedClassifier, SmoothedClassifier
 from patchcert.errors import one_line
 from patchcert.option_values import one_patch
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Ablation
-from patchcert.smoothing.certificate import Question
-from patchcert.smoothing.classifiers import MaskedClassifier, SmoothedClassifier
-from patchcert.smoothing.voting import VoteRule
+from patchcert.votes.certificate import Question
+from patchcert.votes.rules import VoteRule
 
 LISTED = 8
 """Values that are named one by one."""

@@ -9,9 +9,12 @@ import torch
 from torch import nn
 
 from patchcert import checkpoint, distributed
+from patchcert.ablations.ablation import Ablation, Whole
+from patchcert.ablations.windows import WindowPairs
 from patchcert.cli import Parser
 from patchcert.data import splits
 from patchcert.data.augmentation import AUGMENTATIONS, Augmentation
+from patchcert.engines.columns import COLUMN, LINES, STEMS, LinesNetwork, Shape
 from patchcert.epochs import no_other_run
 from patchcert.errors import UsageError, require_within
 from patchcert.experiments import about
@@ -34,11 +37,9 @@ from patchcert.option_values import (
     several_of,
     whole_numbers,
 )
-from patchcert.smoothing import training
-from patchcert.smoothing.ablation import Ablation, Whole
-from patchcert.smoothing.columns import COLUMN, LINES, STEMS, LinesNetwork, Shape
-from patchcert.smoothing.objectives import EveryBand, HardestCopy, Objective, OneCopy, WorstPair
-from patchcert.smoothing.windows import WindowPairs
+from patchcert.training import loop
+from patchcert.training.objectives import EveryBand, HardestCopy, Objective, OneCopy, WorstPair
+from patchcert.training.recipes import FAST, RECIPES
 
 RECIPE_OPTIONS = ("lr", "regularization", "end_epoch", "batch_size", "ablation_per", "amp")
 
@@ -162,7 +163,7 @@ def add_recipe(parser: Parser) -> None:
     chooser.add_argument("--recipe", nargs="?")
     chosen = chooser.parse_known_args()[0].recipe
     if chosen == "fast":
-        parser.set_defaults(**{name: getattr(training.FAST, name) for name in RECIPE_OPTIONS})
+        parser.set_defaults(**{name: getattr(FAST, name) for name in RECIPE_OPTIONS})
 
 
 def train(
@@ -185,7 +186,7 @@ def train(
         details += f"_recipe_{options.recipe}"
     if ablation is not None:
         ablation.to(options.device)
-    smoothing = training.RECIPES[options.recipe].label_smoothing
+    smoothing = RECIPES[options.recipe].label_smoothing
     if getattr(options, "model", None) == COLUMN:
         objective = EveryBand(smoothing)
     else:
@@ -249,13 +250,13 @@ def _train_into(
     if resumed:
         about.hold_against(options, kind, options.resume)
     recipe = replace(
-        training.RECIPES[options.recipe],
+        RECIPES[options.recipe],
         **{option: getattr(options, option) for option in RECIPE_OPTIONS},
         seed=options.seed,
         augmentations=augmentations,
     )
     network.to(options.device)
-    training.train(
+    loop.train(
         network,
         objective,
         train_set,

@@ -8,20 +8,20 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from patchcert import distributed, networks
+from patchcert.ablations.ablation import Band, BandAndRow, Block, Row
 from patchcert.arithmetic import NUMERICAL_MARGINS, coarsest
+from patchcert.classifiers import probing
+from patchcert.classifiers.modules import MaskedClassifier, SmoothedClassifier
 from patchcert.data.dataset import Dataset
 from patchcert.data.given import given, require_classes
+from patchcert.engines.asking import Engine
 from patchcert.errors import UsageError
 from patchcert.interface.certification import Answer, Certification
+from patchcert.masking.double_masking import MaskedVerdicts
 from patchcert.patch import Patch
 from patchcert.progress import progress_bar
-from patchcert.smoothing import certificate as votes
-from patchcert.smoothing import probing
-from patchcert.smoothing.ablation import Band, BandAndRow, Block, Row
-from patchcert.smoothing.certificate import Certifier, Question, Verdicts
-from patchcert.smoothing.classifiers import MaskedClassifier, SmoothedClassifier
-from patchcert.smoothing.masking import MaskedVerdicts
-from patchcert.smoothing.voting import Engine
+from patchcert.votes import certificate as votes
+from patchcert.votes.certificate import Certifier, Question, Verdicts
 
 
 def certify(

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 
 from patchcert import checkpoint
+from patchcert.ablations.ablation import Band
 from patchcert.data.dataset import Dataset
 from patchcert.intervals import config_files
-from patchcert.smoothing.ablation import Band
-from patchcert.smoothing.saved_votes import Recorder
-from patchcert.smoothing.voting import ThresholdVote
+from patchcert.votes.rules import ThresholdVote
+from patchcert.votes.saved_votes import Recorder
 from tests.faults import mutated_data, mutations
 from tests.faults.mutations import Writing
 from tests.helpers import ROOT, run_here, succeed, without_times, write_idx_files

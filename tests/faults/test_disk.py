@@ -21,9 +21,9 @@ import torch
 from patchcert import checkpoint, cli, epochs, files, results
 from patchcert.errors import WriteError
 from patchcert.intervals import training as interval_training
+from patchcert.masking import double_masking
 from patchcert.option_values import output_file
-from patchcert.smoothing import masking
-from patchcert.smoothing import training as smoothing_training
+from patchcert.training import loop as smoothing_training
 from tests.faults.small_disk import SmallDisk
 from tests.helpers import ROOT, run_here, succeed
 from tests.test_scripts import save_random_network
@@ -370,7 +370,7 @@ def test_attacks_end_with_their_numbers_and_all_pictures_that_fit(unbroken, disk
 
 
 def test_a_broken_certificate_stays_one_where_no_counterexample_fits(unbroken, disk, monkeypatch, capsys):
-    monkeypatch.setattr(masking, "beats_all", lambda leads, *_: torch.ones(leads.shape[:-1], dtype=torch.bool))
+    monkeypatch.setattr(double_masking, "beats_all", lambda leads, *_: torch.ones(leads.shape[:-1], dtype=torch.bool))
     disk.fill(left=4096)
     assert run_here(*ATTACK, "--save_images", disk.folder, folder=unbroken) == 3
     message = capsys.readouterr().err

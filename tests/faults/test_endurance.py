@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from benchmarks.endurance import GROWTH, growth, usage
+from patchcert.ablations.ablation import Band
 from patchcert.data.dataset import Dataset
 from patchcert.data.folders import PictureFolder
 from patchcert.intervals import training as interval_training
-from patchcert.smoothing import training
-from patchcert.smoothing.ablation import Band
-from patchcert.smoothing.objectives import OneCopy
+from patchcert.training import loop
+from patchcert.training.objectives import OneCopy
 from tests.intervals.test_training import few_images, run_of
 from tests.test_pictures import write_pictures
 from tests.test_training import RECIPE
@@ -35,7 +35,7 @@ def train(data, epochs, path, channels):
     network = nn.Sequential(nn.Flatten(), nn.Linear(128 * channels, 256), nn.ReLU(), nn.Linear(256, 10))
     watching = Watching()
     recipe = replace(RECIPE, end_epoch=epochs - 1, batch_size=10)
-    training.train(network, watching, data, data.take(slice(4)), recipe, path, save_every=1e-9)
+    loop.train(network, watching, data, data.take(slice(4)), recipe, path, save_every=1e-9)
     return watching.curve
 
 

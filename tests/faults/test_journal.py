@@ -19,7 +19,7 @@ from patchcert.errors import UsageError
 from patchcert.intervals import config_files
 from patchcert.intervals.networks import build
 from patchcert.journal import Journal
-from patchcert.smoothing import saved_votes
+from patchcert.votes import saved_votes
 from tests.helpers import ROOT, run_here, succeed
 from tests.test_attack_scripts import folder as answered  # noqa: F401 (a fixture)
 from tests.test_scripts import save_random_network

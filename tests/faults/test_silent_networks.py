@@ -8,9 +8,10 @@ from patchcert import Band, MaskedClassifier, Patch, SmoothedClassifier, certify
 from patchcert.attacks.targets import look_at
 from patchcert.attacks.undefended import undefended
 from patchcert.data.dataset import Dataset
-from patchcert.smoothing.certificate import Question
-from patchcert.smoothing.randomized import top_one_votes
-from patchcert.smoothing.voting import TopOneVote, engine
+from patchcert.engines.asking import engine
+from patchcert.votes.certificate import Question
+from patchcert.votes.randomized import top_one_votes
+from patchcert.votes.rules import TopOneVote
 
 ABLATION = Band(6, 6, 2)
 PATCH = Patch(2, 2)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from patchcert.smoothing.windowed.geometry import Kernel, Sliding, Window, Windows, disjoint, whole
+from patchcert.engines.windowed.geometry import Kernel, Sliding, Window, Windows, disjoint, whole
 
 Parts = list[Tensor]
 """What is computed of an activation: one (N, C, h, w) tensor for each of its windows."""

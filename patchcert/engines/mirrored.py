@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from patchcert.smoothing.ablation import Ablation
+from patchcert.ablations.ablation import Ablation
 
 
 class Mirrored(nn.Module):

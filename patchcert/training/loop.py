@@ -1,95 +1,19 @@
-"""Training of base classifiers: recipes, what a step sees, the loop."""
+"""The loop that trains base classifiers."""
 
 import copy
-import math
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from patchcert import checkpoint, distributed, stopping
-from patchcert.data.augmentation import Augmentation
 from patchcert.data.folders import Images
 from patchcert.epochs import earlier_run, epoch_generator, keep_log_until, record_epoch, save_inside
 from patchcert.files import rename
 from patchcert.messages import print_epoch, print_finished, print_going_on, print_training
-from patchcert.smoothing.objectives import Objective
 from patchcert.steps import SAVE_EVERY, Steps, position_in
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train. The defaults are the paper's: SGD with momentum, one random ablation per batch (section 4).
-
-    Attributes:
-        lr: learning rate; with a warm-up, its peak.
-        regularization: weight decay.
-        end_epoch: index of the last epoch.
-        batch_size: images per step, of all processes together.
-        seed: with an epoch's index, fixes all of that epoch's randomness.
-        augmentations: applied to each training batch, in this order.
-        ablation_per: `batch` shows all images of a batch (of each process's share of it) the same random
-            ablation, `sample` each its own.
-        amp: matrix products and convolutions in bfloat16.
-        warmup: share of the run in which the learning rate rises linearly, before it falls to 0 along a
-            cosine; without it the learning rate is constant.
-        label_smoothing: share of each label's weight that is spread over all classes.
-        average: decay per step of the weight average (EMA) that is evaluated and saved; 0 keeps none.
-    """
-
-    lr: float
-    regularization: float
-    end_epoch: int
-    batch_size: int = 128
-    seed: int = 0
-    augmentations: tuple[Augmentation, ...] = ()
-    ablation_per: str = "batch"
-    amp: bool = False
-    momentum: float = 0.9
-    nesterov: bool = False
-    warmup: float = 0.0
-    label_smoothing: float = 0.0
-    average: float = 0.0
-
-    def settings(self) -> dict:
-        """What must agree for an interrupted run to go on, in types that a checkpoint can hold."""
-        return asdict(self) | {"augmentations": [augment.__name__ for augment in self.augmentations]}
-
-    def lr_at(self, epochs: float) -> float:
-        """The learning rate after so many epochs, counted from the first of the run."""
-        done = epochs / (self.end_epoch + 1)
-        if self.warmup == 0:
-            return self.lr
-        if done < self.warmup:
-            return self.lr * done / self.warmup
-        return self.lr * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup))) / 2
-
-    def average_decay(self, steps: int) -> float:
-        """The decay of the weight average after so many steps: less at first, to forget the random start."""
-        return min(self.average, (1 + steps) / (10 + steps))
-
-
-PAPER = Recipe(lr=0.1, regularization=0.0005, end_epoch=199)
-
-FAST = Recipe(
-    lr=0.4,
-    regularization=0.0005,
-    end_epoch=199,
-    batch_size=512,
-    ablation_per="sample",
-    amp=True,
-    nesterov=True,
-    warmup=0.1,
-    label_smoothing=0.1,
-    average=0.999,
-)
-"""For CIFAR-10 on one recent GPU; `--recipe fast` starts from it."""
-
-MASKED = Recipe(lr=0.1, regularization=0.0005, end_epoch=19, nesterov=True, warmup=0.15, average=0.998)
-"""For networks that answer for all bands in one pass."""
-
-RECIPES = {"paper": PAPER, "fast": FAST, "masked": MASKED}
+from patchcert.training.objectives import Objective
+from patchcert.training.recipes import Recipe
 
 
 def train(

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from patchcert import distributed
+from patchcert.ablations.ablation import Ablation
 from patchcert.errors import UsageError
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Ablation
 
 BYTES_AT_ONCE = 1 << 28
 """Of sums over pairs of places that are held together."""

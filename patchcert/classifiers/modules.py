@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from patchcert import networks
+from patchcert.ablations.ablation import Ablation, encode
+from patchcert.engines import asking
+from patchcert.engines.asking import Engine
+from patchcert.engines.columns import LinesNetwork, has_limited_reach
 from patchcert.errors import UsageError, require_within
+from patchcert.masking.double_masking import MaskedVerdicts
+from patchcert.masking.linked import masking_of
 from patchcert.patch import Patch
-from patchcert.smoothing import voting
-from patchcert.smoothing.ablation import Ablation, encode
-from patchcert.smoothing.certificate import Certifier, Question, Verdicts, predict
-from patchcert.smoothing.columns import LinesNetwork, has_limited_reach
-from patchcert.smoothing.linked import masking_of
-from patchcert.smoothing.masking import MaskedVerdicts
-from patchcert.smoothing.voting import Engine, ThresholdVote, TopOneVote, VoteRule
+from patchcert.votes.certificate import Certifier, Question, Verdicts, predict
+from patchcert.votes.rules import ThresholdVote, TopOneVote, VoteRule
 
 
 class SmoothedClassifier(nn.Module):
@@ -65,8 +66,8 @@ class SmoothedClassifier(nn.Module):
         return SoftVotes(self)
 
     def engine(self, name: str, channels: int) -> Engine:
-        """What answers for the copies: see `voting.engine`."""
-        return voting.engine(name, self.network, self.ablation, channels)
+        """What answers for the copies: see `asking.engine`."""
+        return asking.engine(name, self.network, self.ablation, channels)
 
     def logits(self, images: Tensor, rows: Tensor, copies: Tensor) -> Tensor:
         """(P, K): what the network says of ablations `copies` (P,) of image `rows` (P,) in `images` (R, C, H, W)."""
@@ -90,7 +91,7 @@ class SmoothedClassifier(nn.Module):
         copies = 1 if self.limited_reach else self.ablation.count
         for part in images.split(max(1, batch_size // copies)):
             encoded, size = encode(part), max(engine.least, batch_size // len(part))
-            yield torch.cat([voting.logits(engine, encoded, chunk) for chunk in every.split(size)], dim=1)
+            yield torch.cat([asking.logits(engine, encoded, chunk) for chunk in every.split(size)], dim=1)
 
     @torch.no_grad()
     def predict(self, images: Tensor, batch_size: int | None = None) -> Tensor:

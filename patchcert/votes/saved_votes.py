@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from patchcert import distributed, inputs
+from patchcert.ablations.ablation import Ablation, parameters
+from patchcert.ablations.kinds import KINDS, described
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
 from patchcert.files import write_atomically
@@ -24,10 +26,8 @@ from patchcert.inputs import InputError
 from patchcert.journal import Journal
 from patchcert.option_values import MOST_PIXELS
 from patchcert.progress import progress_bar
-from patchcert.smoothing.ablation import Ablation, parameters
-from patchcert.smoothing.certificate import Certifier, Verdicts
-from patchcert.smoothing.kinds import KINDS, described
-from patchcert.smoothing.voting import ThresholdVote, VoteRule
+from patchcert.votes.certificate import Certifier, Verdicts
+from patchcert.votes.rules import ThresholdVote, VoteRule
 
 FORMAT = 1
 
@@ -191,7 +191,7 @@ class SavedVotes:
         return max(1, PROBABILITIES_AT_ONCE // (ABLATIONS_AT_ONCE * self.class_count))
 
     def batches(self, batch_size: int) -> Iterator[tuple[Iterator[tuple[Tensor, Tensor]], Tensor]]:
-        """Yield what `voting.softmax_chunks` yields for so many images at a time, and their labels (B,)."""
+        """Yield what `asking.softmax_chunks` yields for so many images at a time, and their labels (B,)."""
         start = 0
         for kept, labels in zip(self.entries.kept.split(batch_size), self.labels.split(batch_size), strict=True):
             end = start + int(kept.sum())

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from patchcert.smoothing.ablation import encode
-from patchcert.smoothing.classifiers import SmoothedClassifier
-from patchcert.smoothing.voting import DenseNetwork, Engine
+from patchcert.ablations.ablation import encode
+from patchcert.classifiers.modules import SmoothedClassifier
+from patchcert.engines.asking import DenseNetwork, Engine
 
 COPIES = 16
 """That are tried of a network to which they are shown, evenly spaced."""

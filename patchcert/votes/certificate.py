@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from patchcert import distributed
+from patchcert.ablations.ablation import Ablation, encode
 from patchcert.data.folders import Images
+from patchcert.engines.asking import Engine, require_classes, softmax, softmax_chunks
 from patchcert.journal import Journal
+from patchcert.masking.double_masking import paired, two_rounds
 from patchcert.patch import Patch
 from patchcert.progress import progress_bar
-from patchcert.smoothing.ablation import Ablation, encode
-from patchcert.smoothing.masking import paired, two_rounds
-from patchcert.smoothing.voting import Ballot, Engine, VoteRule, require_classes, softmax, softmax_chunks
+from patchcert.votes.rules import Ballot, VoteRule
 
 NO_RIVAL = 2**62
 """A lead beyond all counts, where there is nobody to lead."""

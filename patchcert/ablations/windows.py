@@ -6,9 +6,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from patchcert.ablations.ablation import Ablation, BandAndRow
 from patchcert.errors import UsageError, require_within
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Ablation, BandAndRow
 
 MOST_PER_SIDE = 8
 """Windows along each side of an image: 64 of them, 2,016 pairs."""

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from patchcert.ablations.ablation import Ablation, encode
+from patchcert.masking.double_masking import DoubleMasking
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Ablation, encode
-from patchcert.smoothing.masking import DoubleMasking
 
 TEMPERATURE = 1 / 8
 """τ: leads, sums over the copies that a pair of places leaves, count as so much of a difference of logits."""

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from patchcert import checkpoint
+from patchcert.ablations.ablation import Ablation, Band, BandAndRow, Row
 from patchcert.errors import UsageError, require_within
-from patchcert.smoothing.ablation import Ablation, Band, BandAndRow, Row
 
 LINES = ("columns", "rows", "both")
 """What bands consist of: `both` is one network for columns beside one for rows."""

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from patchcert.smoothing.ablation import Ablation
-from patchcert.smoothing.windowed.geometry import Windows, windows_of
-from patchcert.smoothing.windowed.layers import Planned
-from patchcert.smoothing.windowed.tracing import Step, Translator, Value, unknown
+from patchcert.ablations.ablation import Ablation
+from patchcert.engines.windowed.geometry import Windows, windows_of
+from patchcert.engines.windowed.layers import Planned
+from patchcert.engines.windowed.tracing import Step, Translator, Value, unknown
 
 KEPT_BYTES = 1 << 28
 """Plans are kept for the next batch while their constants fit into this; others are made anew each time."""

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from patchcert.ablations.ablation import Ablation
 from patchcert.data.folders import Images
-from patchcert.smoothing.ablation import Ablation
-from patchcert.smoothing.voting import Engine, softmax_chunks
+from patchcert.engines.asking import Engine, softmax_chunks
 
 SMALLEST, CALLS, REPETITIONS, REAL_IMAGES = 16, 2, 3, 64
 

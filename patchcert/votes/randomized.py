@@ -9,12 +9,13 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from patchcert import distributed
+from patchcert.ablations.ablation import Ablation
 from patchcert.data.folders import Images
+from patchcert.engines.asking import Engine, require_classes, softmax_over
 from patchcert.journal import Journal
 from patchcert.progress import progress_bar
-from patchcert.smoothing.ablation import Ablation
-from patchcert.smoothing.certificate import Verdicts, predict
-from patchcert.smoothing.voting import Engine, TopOneVote, require_classes, softmax_over
+from patchcert.votes.certificate import Verdicts, predict
+from patchcert.votes.rules import TopOneVote
 
 
 def randomized_verdicts(

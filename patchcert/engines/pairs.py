@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from patchcert.ablations.ablation import encode
+from patchcert.ablations.windows import RefinedPairs, WindowPairs
+from patchcert.engines.asking import DenseNetwork
 from patchcert.networks import require_eval
-from patchcert.smoothing.ablation import encode
-from patchcert.smoothing.voting import DenseNetwork
-from patchcert.smoothing.windows import RefinedPairs, WindowPairs
 
 COPIES_AT_ONCE = 256
 """Per call of the network, unless there are more images."""

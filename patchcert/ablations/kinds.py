@@ -1,7 +1,7 @@
 """All kinds of ablations, by the names under which files describe them."""
 
-from patchcert.smoothing.ablation import Ablation, Band, BandAndRow, Block, MultiBand, MultiBlock, Row, Whole
-from patchcert.smoothing.windows import BandsAndWindows, RefinedPairs, WindowPairs
+from patchcert.ablations.ablation import Ablation, Band, BandAndRow, Block, MultiBand, MultiBlock, Row, Whole
+from patchcert.ablations.windows import BandsAndWindows, RefinedPairs, WindowPairs
 
 KINDS = {
     kind.__name__: kind

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from patchcert.errors import UsageError
-from patchcert.smoothing.windowed.layers import (
+from patchcert.engines.windowed.layers import (
     Convolution,
     Flatten,
     Joint,
@@ -24,6 +23,7 @@ from patchcert.smoothing.windowed.layers import (
     Shape,
     Sum,
 )
+from patchcert.errors import UsageError
 
 
 @dataclass(frozen=True)

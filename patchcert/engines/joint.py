@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from patchcert import networks
-from patchcert.smoothing.columns import LinesNetwork
-from patchcert.smoothing.mirrored import Mirrored
-from patchcert.smoothing.pairs import CoarsePairsFirst, EveryPair
-from patchcert.smoothing.windows import BandsAndWindows, RefinedPairs
+from patchcert.ablations.windows import BandsAndWindows, RefinedPairs
+from patchcert.engines.columns import LinesNetwork
+from patchcert.engines.mirrored import Mirrored
+from patchcert.engines.pairs import CoarsePairsFirst, EveryPair
 
 
 class JointNetwork(nn.Module):

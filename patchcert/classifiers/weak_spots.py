@@ -10,11 +10,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from patchcert.ablations.ablation import Ablation
+from patchcert.masking.double_masking import DoubleMasking, paired
+from patchcert.masking.linked import LinkedMasking
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Ablation
-from patchcert.smoothing.certificate import Certifier, Question, Tally
-from patchcert.smoothing.linked import LinkedMasking
-from patchcert.smoothing.masking import DoubleMasking, paired
+from patchcert.votes.certificate import Certifier, Question, Tally
 
 
 def of_votes(ablation: Ablation, question: Question, probability_chunks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:

@@ -8,11 +8,11 @@ and rows are touched independently of each other, but which window hides a place
 import torch
 from torch import Tensor
 
+from patchcert.ablations.ablation import Ablation
+from patchcert.ablations.windows import BandsAndWindows
 from patchcert.errors import UsageError
+from patchcert.masking.double_masking import DoubleMasking, ahead, in_two_rounds, paired
 from patchcert.patch import Patch
-from patchcert.smoothing.ablation import Ablation
-from patchcert.smoothing.masking import DoubleMasking, ahead, in_two_rounds, paired
-from patchcert.smoothing.windows import BandsAndWindows
 
 
 class LinkedMasking(DoubleMasking):

@@ -1,0 +1,1 @@
+"""What each copy of an image shows."""

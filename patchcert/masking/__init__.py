@@ -1,0 +1,1 @@
+"""Double masking: the answer that stays when any two places are left out."""
