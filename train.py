@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 from patchcert import cli, distributed, messages
+from patchcert.arithmetic import exact_float32
 from patchcert.data import named, splits
 from patchcert.epochs import no_other_run
 from patchcert.errors import UsageError
 from patchcert.experiments.setting import add_save_every, add_subset
 from patchcert.intervals import arguments, training
-from patchcert.intervals.bounds import exact_float32
 from patchcert.option_values import positive_int
 
 

@@ -1,6 +1,12 @@
-"""How exactly the device computes, and what of a lead rounding may change."""
+"""How exactly the device computes, and what of a lead rounding may change.
+
+PyTorch has old and new names for how products of float32 are rounded. The old ones, such as `allow_tf32`, raise an
+error when they are asked after a new one was set. So only the new ones, `fp32_precision`, are asked here.
+"""
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 
@@ -19,6 +25,49 @@ def coarsest(device: torch.device) -> str:
     if torch.is_autocast_enabled(device.type) or "bf16" in precisions:
         return "bfloat16"
     return "tf32" if "tf32" in precisions else "float32"
+
+
+PRECISIONS = (
+    ("generic", "all"),
+    ("cuda", "all"),
+    ("cuda", "matmul"),
+    ("cuda", "conv"),
+    ("mkldnn", "all"),
+    ("mkldnn", "matmul"),
+    ("mkldnn", "conv"),
+)
+"""Whose `fp32_precision` decides about products and convolutions. What is not set follows what stands above it."""
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Products inside are computed in full float32: no autocast, nor TF32, which GPUs' convolutions take by default.
+
+    What is still not exact when all above it are has a setting of its own, so that what is read is what was set. All
+    others are left to follow: there is no way to set them back to that. This asks torch._C, since setting
+    `torch.backends.mkldnn.fp32_precision` sets that of everything.
+    """
+    of = torch._C
+    with ExitStack() as inside:
+        for where in PRECISIONS:
+            precision = of._get_fp32_precision_getter(*where)
+            if precision != "ieee":
+                inside.callback(of._set_fp32_precision_setter, *where, precision)
+                of._set_fp32_precision_setter(*where, "ieee")
+        for kind in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+            inside.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether products and convolutions of float32 on a GPU may be rounded to TF32.
+
+    The old names are set, which set the new ones, too, so that asking either works. But "no" by the old name leaves
+    convolutions to follow what is set for everything.
+    """
+    of = torch.backends
+    of.cuda.matmul.allow_tf32 = of.cudnn.allow_tf32 = allowed
+    of.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"
 
 
 def be_deterministic(wanted: bool, device: torch.device) -> None:

@@ -4,8 +4,6 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-
 from patchcert import arithmetic, distributed, messages
 from patchcert.cli import Parser
 from patchcert.data import folders, named
@@ -124,7 +122,7 @@ def set_up(options: argparse.Namespace) -> None:
     """Join the other processes, if there are any, and set the arithmetic."""
     distributed.start(options.device)
     arithmetic.be_deterministic(options.deterministic, options.device)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
+    arithmetic.allow_tf32(options.tf32)
 
 
 def load_images(options: argparse.Namespace, train: bool) -> Images:

@@ -2,11 +2,10 @@
 
 Interval bound propagation, Gowal et al., arXiv 1810.12715, section 3; the merged last layer is their section 3.1.
 By itself a bound is exact up to the rounding of float32, about 1e-6 of the activations' size, and so does for training;
-certificates leave `Room` for it, see `rounding`. Nothing is computed in reduced precision (see `exact_float32`).
+certificates leave `Room` for it, see `rounding`. Nothing is computed in reduced precision
+(see `arithmetic.exact_float32`).
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -187,23 +186,3 @@ def of_rivals(margins: Tensor, labels: Tensor) -> Tensor:
     """The margins (…, N, K) with infinity in place of those of the labels (N,) themselves."""
     own = F.one_hot(labels, margins.shape[-1]).bool()
     return margins.masked_fill(own, torch.inf)
-
-
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Products inside are computed in full float32: no autocast, nor TF32, which GPUs' convolutions take by default."""
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-    on_cpu = torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
-    before = matmul.allow_tf32, convolution.allow_tf32, [operation.fp32_precision for operation in on_cpu]
-    matmul.allow_tf32 = convolution.allow_tf32 = False
-    for operation in on_cpu:
-        operation.fp32_precision = "ieee"
-    try:
-        with ExitStack() as autocast:
-            for kind in ["cpu"] + ["cuda"] * torch.cuda.is_available():
-                autocast.enter_context(torch.autocast(kind, enabled=False))
-            yield
-    finally:
-        matmul.allow_tf32, convolution.allow_tf32, precisions = before
-        for operation, precision in zip(on_cpu, precisions, strict=True):
-            operation.fp32_precision = precision

@@ -29,7 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchcert.intervals.bounds import Room, exact_float32, times_absolute
+from patchcert.arithmetic import exact_float32
+from patchcert.intervals.bounds import Room, times_absolute
 from patchcert.intervals.places import Scale
 
 FLOAT32 = torch.finfo(torch.float32).eps / 2
