@@ -156,7 +156,8 @@ def margins(last: nn.Linear, box: Box, labels: Tensor, room: Room | None = None)
     Args:
         box: (P, N, D) inputs of the last layer, P boxes for each of N labels.
         labels: (N,) y.
-        room: for rounding, which takes |W| · (upper − lower) times its factor, and beside (N, K), from the bounds.
+        room: for rounding, which takes |W| · (upper − lower) times its factor, and beside (N, K), from the bounds;
+            those that are not finite become minus infinity.
     """
     weight = (last.weight[:, None] - last.weight).transpose(1, 2)  # (y, D, K): C_y · W for each label y
     below, above = weight.clamp(min=0), weight.clamp(max=0)
@@ -169,6 +170,8 @@ def margins(last: nn.Linear, box: Box, labels: Tensor, room: Room | None = None)
         lower = lower - room.beside[:, None]
     if last.bias is not None:
         lower = lower + (last.bias[labels][:, None] - last.bias)[:, None]
+    if room is not None:
+        lower = lower.where(lower.isfinite(), -torch.inf)  # before a minimum over places hides that it is not
     return lower.transpose(0, 1)
 
 
@@ -178,11 +181,14 @@ def robust_loss(worst: Tensor, labels: Tensor) -> Tensor:
 
 
 def certified(worst: Tensor, labels: Tensor) -> Tensor:
-    """(N,) bool: every margin m_c (N, K) but the label's own is positive."""
-    return (of_rivals(worst, labels) > 0).all(dim=1)
+    """(N,) bool: every margin m_c (N, K) but the label's own is positive, and finite."""
+    return leads(worst, labels) > 0
 
 
-def of_rivals(margins: Tensor, labels: Tensor) -> Tensor:
-    """The margins (…, N, K) with infinity in place of those of the labels (N,) themselves."""
+def leads(margins: Tensor, labels: Tensor) -> Tensor:
+    """(…, N): the lowest of the margins (…, N, K) but for those of the labels (N,) themselves.
+
+    Margins that are not finite say nothing: they count as minus infinity.
+    """
     own = F.one_hot(labels, margins.shape[-1]).bool()
-    return margins.masked_fill(own, torch.inf)
+    return margins.where(margins.isfinite(), -torch.inf).masked_fill(own, torch.inf).amin(dim=-1)

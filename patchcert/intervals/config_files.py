@@ -11,6 +11,7 @@ from patchcert import inputs
 from patchcert.data import augmentation, named
 from patchcert.errors import UsageError, one_line
 from patchcert.intervals.config import Adversary, Config
+from patchcert.intervals.places import LEAST_STD
 
 ATTACK_TYPES = ("patch-all", "patch-random", "patch-nn", "patch-all-pool", "sparse")
 
@@ -20,8 +21,8 @@ BOUND_TYPES = {"sparse": ("sparse-interval", "sparse-interval-tight")}
 LARGEST, SMALLEST = 10**9, 1e-30
 """No number in a config may be beyond the one, or nearer to 0 than the other but for 0 itself: float32 has few more."""
 
-LEAST_STD, MOST_GUIDE, MOST_BYTES = 1e-6, 1024, 1 << 20
-"""By what inputs may be divided, channels of a guide, bytes of a config."""
+MOST_GUIDE, MOST_BYTES = 1024, 1 << 20
+"""Channels of a guide, bytes of a config."""
 
 FILE_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
 """What a model_id may be: its files are named after it."""

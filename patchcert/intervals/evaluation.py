@@ -20,7 +20,7 @@ from patchcert.attacks.threats import PatchThreat
 from patchcert.attacks.undefended import undefended
 from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
-from patchcert.intervals.bounds import certified, of_rivals
+from patchcert.intervals.bounds import certified, leads
 from patchcert.intervals.config import Config, Model, require_settings
 from patchcert.intervals.networks import network_of
 from patchcert.intervals.places import Places, Scale, Threat, all_places
@@ -169,8 +169,8 @@ def _everywhere(batch: Batch, hopeful: Tensor, corners: Tensor) -> tuple[Tensor,
     bounds, left, worst = batch.bounds(), hopeful.nonzero().squeeze(1), corners.new_zeros(len(hopeful), 2)
     while len(left) and len(corners):
         count = bounds.places_at_once(Places(corners, left), batch.max_memory)
-        margins = finite(bounds.margins(Places(corners[:count], left)))  # (P, B, K)
-        lowest, place = of_rivals(margins, batch.labels[left]).amin(dim=2).min(dim=0)
+        margins = bounds.margins(Places(corners[:count], left))  # (P, B, K)
+        lowest, place = leads(margins, batch.labels[left]).min(dim=0)
         worst[left] = corners[place, 0]
         left, corners = left[lowest > 0], corners[count:]
     holds, close = torch.zeros_like(hopeful), torch.zeros_like(hopeful)
@@ -202,9 +202,7 @@ def leads_by_place(
     patch = config.eval_params.method_params.patch
     threat = Threat(patch, config.eval_params.epsilon)
     batch = Batch(network, images, predicted, threat, config.scale, (), max_memory, rounded=True)
-    margins = all_margins(batch, all_places(images, patch))  # (P, N, K)
-    own = predicted.expand(len(margins), -1)[:, :, None]
-    least = margins.scatter(2, own, torch.inf).amin(dim=2)
+    least = leads(all_margins(batch, all_places(images, patch)), predicted)  # (P, N)
     return least.T.unflatten(1, (images.shape[2] - patch.height + 1, images.shape[3] - patch.width + 1))
 
 

@@ -92,12 +92,29 @@ def own_places(images: Tensor, patch: Patch, indices: Tensor) -> Places:
     return Places(corners[indices], torch.arange(len(images), device=images.device))
 
 
+LEAST_STD, MOST = 1e-6, 1e9
+"""By what inputs may be divided at least, and what it and their mean may be at most.
+
+Within these, neither a division by it nor 1 / std is too large or too small for float32's relative errors.
+"""
+
+
 @dataclass(frozen=True)
 class Scale:
-    """What turns pixels in [0, 1] into the network's inputs: (x − mean) / std, per channel."""
+    """What turns pixels in [0, 1] into the network's inputs: (x − mean) / std, per channel.
+
+    Raises:
+        ValueError: a number is not within `LEAST_STD` and `MOST`, or a mean not within ± `MOST`.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self):
+        if not all(LEAST_STD <= deviation <= MOST for deviation in self.std):
+            raise ValueError(f"std {list(self.std)}: expected numbers from {LEAST_STD} to {MOST:g}")
+        if not all(abs(mean) <= MOST for mean in self.mean):
+            raise ValueError(f"mean {list(self.mean)}: expected numbers from {-MOST:g} to {MOST:g}")
 
     def inputs(self, images: Tensor) -> Tensor:
         """The network's inputs for images (N, C, H, W) in [0, 1]."""

@@ -43,7 +43,11 @@ TINY = 2.0**-120
 """What a rounding may be off where numbers are too small for relative errors, even if such results become zero."""
 
 LARGEST = 2.0**100
-"""Far enough below float32's largest number for everything that is summed here or in the network."""
+"""Far enough below float32's largest number for everything that is summed here or in the network.
+
+Weights, what activations may come to, and how far they may be off are all below it. Then no bound is infinite but where
+it is of no use: a lower one that is minus infinity.
+"""
 
 
 def gamma(roundings: int, unit: float) -> float:
@@ -73,7 +77,7 @@ class Rounding:
     def __init__(self, network: nn.Sequential, scale: Scale, inputs: Tensor):
         self.unit = torch.finfo(inputs.dtype).eps / 2
         largest = scale.largest(inputs).expand_as(inputs)
-        _require_range(network, largest[:1])
+        _require_ranges(network, largest[:1])
         self.error = SPARE * FLOAT32 * largest
 
     def behind(self, layer: nn.Module, activation: Tensor, output: Tensor) -> Room | None:
@@ -100,34 +104,41 @@ class Rounding:
         factor, share = 1 + 2 * network + 3 * here, network + 2 * here
         beside = times_absolute(layer, factor * self.error + share * activation.abs()) + terms * TINY
         if layer.bias is not None:
-            beside += share * _along_channels(layer.bias.abs(), beside)
+            beside += share * _biases(layer)
+        _require_range("rounding errors", beside)
         return Room(factor, beside)
 
     def of_margins(self, last: nn.Linear, activation: Tensor, labels: Tensor) -> Room:
         """The room of the margins of `labels` (N,), given the clean `activation` (N, D) before the last layer."""
-        terms = last.in_features
+        terms = last.weight.shape[1]
         share = gamma(terms + SPARE, FLOAT32) + gamma(3 * terms + SPARE, self.unit)
         bias = None if last.bias is None else last.bias.abs()
         sizes = F.linear(activation.abs(), last.weight.abs(), bias)  # (N, K), of each logit
         return Room(2 * share, share * (sizes + sizes.gather(1, labels[:, None])) + terms * TINY)
 
 
-def _along_channels(values: Tensor, like: Tensor) -> Tensor:
-    """`values` (C,) such that they are added to channels, or units, of `like` (N, C, …)."""
-    return values.view(-1, *[1] * (like.dim() - 2))
+def _biases(layer: nn.Linear | nn.Conv2d) -> Tensor:
+    """The size of the biases, such that it is added to the layer's outputs (N, …, D), or (N, C, H, W)."""
+    return layer.bias.abs() if isinstance(layer, nn.Linear) else layer.bias.abs()[:, None, None]
 
 
-def _require_range(network: nn.Sequential, largest: Tensor) -> None:
+def _require_ranges(network: nn.Sequential, largest: Tensor) -> None:
     """Raise FloatingPointError unless float32 holds what the network makes of inputs up to `largest` (1, C, H, W)."""
     for layer in network:
         if isinstance(layer, nn.Linear | nn.Conv2d):
+            _require_range("weights", layer.weight)  # of which the last layer's differences are used, too
             largest = times_absolute(layer, largest)
             if layer.bias is not None:
-                largest = largest + _along_channels(layer.bias.abs(), largest)
-            if not largest.max() < LARGEST:  # not a number, too
-                raise FloatingPointError("activations may be too large for float32, nothing can be certified")
+                largest = largest + _biases(layer)
+            _require_range("activations", largest)
         elif not isinstance(layer, nn.ReLU):
             largest = layer(largest)
+
+
+def _require_range(what: str, values: Tensor) -> None:
+    """Raise FloatingPointError unless all values are numbers below `LARGEST` in size."""
+    if not values.abs().max() < LARGEST:  # not a number, too
+        raise FloatingPointError(f"{what} may be too large for float32, nothing can be certified")
 
 
 @contextmanager
