@@ -1,7 +1,6 @@
 """What users call from Python, against scripts, plain loops and every content of a patch that is tried."""
 
 import ast
-import copy
 import csv
 import json
 from contextlib import contextmanager
@@ -27,7 +26,6 @@ from patchcert import (
     certify,
     distributed,
     encode,
-    interval_bounds,
 )
 from patchcert.data import named
 from patchcert.engines.columns import Shape
@@ -356,90 +354,6 @@ def test_what_cannot_be_made_is_refused(make, message):
         make()
 
 
-def test_interval_bounds_hold_whatever_the_patch_shows():
-    torch.manual_seed(3)
-    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * HEIGHT * WIDTH, 3))
-    network[3].bias.data[0] += 0.5
-    images, patch = dark_and_bright_images(), Patch(1, 2)
-    result = interval_bounds(network, images, np.ones(24, np.int64), patch, mean=[0.4], std=[0.5], batch_size=7)
-    (answer,) = result.answers
-    attacked = with_every_content(images, patch).flatten(0, 1)
-    logits = network((attacked - 0.4) / 0.5).view(24, -1, 3)
-    own = answer.predicted[:, None, None].expand(-1, logits.shape[1], 1)
-    leads = (logits.gather(2, own) - logits).scatter(2, own, torch.inf).amin(dim=(1, 2))
-    assert (answer.verdicts["lead"] <= leads + 1e-5).all()
-    assert torch.equal(answer.certified, answer.verdicts["lead"] > 0) and 0 < int(answer.certified.sum()) < 24
-    assert result.to_dict()["certified_correct"] == int((answer.certified & (answer.predicted == 1)).sum())
-
-
-def bounded(network):
-    """Leads (N,) of interval bounds."""
-    result = interval_bounds(network, dark_and_bright_images(), np.ones(24, np.int64), Patch(1, 2))
-    return result.answers[0].verdicts["lead"]
-
-
-def of_one_convolution(relu=None):
-    torch.manual_seed(3)
-    convolution, last = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4 * HEIGHT * WIDTH, 3)
-    return nn.Sequential(convolution, relu or nn.ReLU(), nn.Flatten(), last)
-
-
-def test_interval_bounds_are_float32_under_autocast_and_with_coarse_convolutions():
-    expected = bounded(of_one_convolution())
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(bounded(of_one_convolution()), expected)
-    with set_to(torch.backends.mkldnn.conv, "bf16"):
-        assert torch.equal(bounded(of_one_convolution()), expected)
-        assert torch.backends.mkldnn.conv.fp32_precision == "bf16"
-
-
-def test_interval_bounds_are_the_same_with_relu_in_place():
-    assert torch.equal(bounded(of_one_convolution(nn.ReLU(inplace=True))), bounded(of_one_convolution()))
-
-
-def test_interval_bounds_of_a_layer_used_twice_are_those_of_two_like_it():
-    torch.manual_seed(4)
-    layer, last = nn.Linear(HEIGHT * WIDTH, HEIGHT * WIDTH), nn.Linear(HEIGHT * WIDTH, 3)
-    layer.bias.data += 1
-    twice = nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer, nn.ReLU(), last)
-    assert torch.equal(bounded(twice), bounded(copy.deepcopy(twice[:3]).extend(copy.deepcopy(twice[3:]))))
-
-
-class Standardised(nn.Conv2d):
-    def forward(self, maps):
-        return self._conv_forward(maps, self.weight - self.weight.mean(), self.bias)
-
-
-class Centred(nn.Sequential):
-    def forward(self, images):
-        return super().forward(2 * images - 1)
-
-
-@pytest.mark.parametrize("whole", [False, True])
-def test_layers_that_compute_in_a_way_of_their_own_have_no_bounds(whole):
-    layers = of_one_convolution()
-    layers[0] = nn.Conv2d(1, 4, 3, padding=1) if whole else Standardised(1, 4, 3, padding=1)
-    with pytest.raises(TypeError, match="computes in a way of its own"):
-        bounded(Centred(*layers) if whole else layers)
-
-
-@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook"])
-def test_layers_with_hooks_have_no_bounds(hook):
-    network = of_one_convolution()
-    handle = getattr(network[0], hook)(lambda layer, *maps: None)
-    with pytest.raises(TypeError, match="Conv2d has forward hooks"):
-        bounded(network)
-    handle.remove()
-    assert bounded(network).isfinite().all()
-
-
-def test_parametrised_layers_have_bounds():
-    network = of_one_convolution()
-    expected = bounded(network)
-    nn.utils.parametrizations.weight_norm(network[0])
-    torch.testing.assert_close(bounded(network), expected)
-
-
 def test_more_processes_than_images_are_refused(monkeypatch):
     monkeypatch.setattr(distributed, "world", lambda: 6)
     with pytest.raises(ValueError, match="more processes than images"):
@@ -453,22 +367,6 @@ def test_networks_of_any_size_are_not_built_before_the_weights_are_looked_at(tmp
     torch.save(content, tmp_path / "huge.pth")
     with pytest.raises(ValueError, match=r"huge\.pth: is of another network"):
         LinesNetwork.load(tmp_path / "huge.pth")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"network": nn.Linear(14, 3)}, "the network is a Linear, expected a Sequential with a Linear layer last"),
-        ({"labels": LABELS + 9}, "labels go from 9 to 11, expected 0 to 2"),
-        ({"patch": Patch(3, 3)}, "patch 3: expected a whole number from 1 to 2"),
-        ({"mean": [0.5, 0.5]}, "expected 1 numbers each, one for each channel"),
-        ({"std": [0.0]}, "expected numbers above 0"),
-    ],
-)
-def test_wrong_bounds_are_refused(change, message):
-    network = nn.Sequential(nn.Flatten(), nn.Linear(14, 3))
-    with pytest.raises(ValueError, match=message):
-        interval_bounds(**({"network": network, "images": IMAGES, "labels": LABELS, "patch": Patch(1, 1)} | change))
 
 
 def test_type_checkers_see_the_interface_and_nothing_else():

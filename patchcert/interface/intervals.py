@@ -9,16 +9,15 @@ from torch import Tensor, nn
 
 from patchcert import networks
 from patchcert.data.given import given, require_classes
+from patchcert.errors import one_line
 from patchcert.interface.certification import Answer, Certification
-from patchcert.intervals.bounds import through
+from patchcert.intervals.bounds import leads
+from patchcert.intervals.layers import require_bounded
 from patchcert.intervals.places import Scale, Threat, all_places
 from patchcert.intervals.rounding import sums_of_products
 from patchcert.intervals.worst_places import Batch, lowest_margins
 from patchcert.patch import Patch
 from patchcert.progress import progress_bar
-
-COMPUTING = ("forward", "_conv_forward")
-"""The methods of layers that compute."""
 
 
 @torch.no_grad()
@@ -39,35 +38,41 @@ def interval_bounds(
     logits; above 0 it is certified. Bounds are float32 with room for rounding, theirs and the network's own.
 
     Args:
-        network: a Sequential of convolutions, max pooling, ReLU and flatten layers that ends in a linear one.
+        network: a Sequential of convolutions, max pooling, ReLU, flatten and linear layers that ends in a linear one,
+            in float32.
         images: (N, C, H, W), floats in [0, 1], computed with as float32, or uint8.
         labels: (N,) whole numbers.
-        mean, std: the network sees (x − mean) / std of each channel; 0 and 1 where they are not given.
+        mean, std: the network sees (x − mean) / std of each channel; 0 and 1 where they are not given. Deviations are
+            from 1e-6 to 1e9, means within ± 1e9.
         batch_size: images at a time.
         max_memory: for bounds at a time, bytes.
 
     Raises:
-        ValueError: images or labels are not such, or the patch does not fit into them.
-        TypeError: there is no bound for a layer, or it computes in a way of its own, or has forward hooks.
-        FloatingPointError: an output of the network is not finite.
+        ValueError: images, labels, the patch or a number are not such; or there is no bound for a layer, or something
+            else than its class says what it computes, such as hooks or a method that was set on it.
+        FloatingPointError: an output of the network is not finite, or numbers in it may be too large for float32.
     """
     if not isinstance(network, nn.Sequential) or not network or not isinstance(network[-1], nn.Linear):
         raise ValueError(f"the network is a {type(network).__name__}, expected a Sequential with a Linear layer last")
-    _require_known(network)
     network.eval()
+    require_bounded(network)
     dataset = given(images, labels).to(network[-1].weight.device)
-    require_classes(dataset.labels, network[-1].out_features)
     scale = _scale(mean, std, dataset.channels)
-    started, predicted, leads = time.perf_counter(), [], []
+    _require_fitting(patch, dataset.image_shape)
+    for name, number in (("batch_size", batch_size), ("max_memory", max_memory)):
+        if not number >= 1:
+            raise ValueError(f"{name} {number}: expected a number of at least 1")
+    started, predicted, lowest = time.perf_counter(), [], []
     with sums_of_products(), progress_bar(len(dataset), "bounding") as bar:
+        require_classes(dataset.labels, _class_count(network, scale.inputs(next(dataset.batches(1))[0])))
         for pixels, _ in dataset.batches(batch_size):
             answers = networks.finite(network(scale.inputs(pixels))).argmax(dim=1)
             batch = Batch(network, pixels, answers, Threat(patch), scale, (), int(max_memory), rounded=True)
             worst, _ = lowest_margins(batch, all_places(pixels, patch))  # (N, K)
             predicted.append(answers)
-            leads.append(worst.scatter(1, answers[:, None], torch.inf).amin(dim=1))
+            lowest.append(leads(worst, answers))
             bar.update(len(pixels))
-    lead = torch.cat(leads)
+    lead = torch.cat(lowest)
     verdicts = {"predicted": torch.cat(predicted), "certified": lead > 0, "lead": lead}
     asked = {"certificate": "intervals", "patches": 1, "numerical_margin": 0.0}
     answer = Answer.of(patch, {"size_to_certify": patch.size} | asked, verdicts, dataset.labels)
@@ -76,22 +81,36 @@ def interval_bounds(
     return Certification((answer,), dataset.labels.cpu(), time.perf_counter() - started, config)
 
 
-def _require_known(network: nn.Sequential) -> None:
-    """Raise TypeError where a layer computes otherwise than that whose bound would be taken for its own."""
-    for layer in network.modules():
-        if layer._forward_hooks or layer._forward_pre_hooks:
-            raise TypeError(f"{type(layer).__name__} has forward hooks, of which its bound knows nothing")
-    for kind in map(type, (network, *network)):
-        known = next(base for base in kind.__mro__ if base in through.registry)
-        own = any(getattr(kind, name, None) is not getattr(known, name, None) for name in COMPUTING)
-        if own and known is not object:  # whose rule refuses
-            raise TypeError(f"{kind.__name__} computes in a way of its own, {known.__name__}'s bound is not its bound")
-
-
 def _scale(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> Scale:
-    means, deviations = mean or [0.0] * channels, std or [1.0] * channels
-    if {len(means), len(deviations)} != {channels}:
-        raise ValueError(f"mean {mean} and std {std}: expected {channels} numbers each, one for each channel")
-    if not all(0 < deviation < float("inf") for deviation in deviations):
-        raise ValueError(f"std {std}: expected numbers above 0")
-    return Scale(tuple(means), tuple(deviations))
+    """What `mean` and `std` ask for; ValueError where they are not `channels` numbers each."""
+    numbers = []
+    for name, given_numbers, default in (("mean", mean, 0.0), ("std", std, 1.0)):
+        try:
+            numbers.append(tuple(map(float, [default] * channels if given_numbers is None else given_numbers)))
+        except (TypeError, ValueError):
+            numbers.append(())
+        if len(numbers[-1]) != channels:
+            raise ValueError(f"{name} {one_line(given_numbers)}: expected {channels} numbers, one for each channel")
+    return Scale(*numbers)
+
+
+def _require_fitting(patch: Patch, image_shape: tuple[int, int, int]) -> None:
+    """Raise ValueError unless `patch` is one that fits into images of (C, H, W)."""
+    _, height, width = image_shape
+    if not isinstance(patch, Patch):
+        raise ValueError(f"patch {one_line(patch)}: expected a Patch(height, width)")
+    if not (1 <= patch.height <= height and 1 <= patch.width <= width):
+        raise ValueError(f"patch {patch}: expected one that fits into images of {height} × {width} pixels")
+
+
+def _class_count(network: nn.Sequential, inputs: Tensor) -> int:
+    """The classes that `network` tells apart; ValueError if it has no (1, K) logits for inputs (1, C, H, W)."""
+    try:
+        outputs = network(inputs)
+    except RuntimeError as error:
+        found = f"the network takes no images of {tuple(inputs.shape[1:])}"
+        raise ValueError(f"{found}, channels first: {one_line(error)}") from error
+    if outputs.dim() != 2 or outputs.shape[1] < 2:
+        found = f"the network's outputs are {tuple(outputs.shape)} for one image"
+        raise ValueError(f"{found}, expected (1, K), a logit for each of two classes or more")
+    return int(outputs.shape[1])
