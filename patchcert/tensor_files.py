@@ -134,7 +134,8 @@ def digest(content: object) -> str:
 
 def bytes_of(tensor: Tensor) -> np.ndarray:
     """The values, row by row, as hashes take them."""
-    return tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy()
+    values = tensor.detach().cpu().flatten().contiguous()
+    return values.unsqueeze(-1).view(torch.uint8).flatten().numpy()  # one alone may keep the stride of many
 
 
 def _feed(value: object, update: Callable) -> None:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchcert import checkpoint
+from patchcert import checkpoint, tensor_files
 from patchcert.errors import UsageError
 from patchcert.networks import mnist_network
 
@@ -85,6 +85,25 @@ def test_a_file_of_anything_else_is_refused(content, tmp_path_factory):
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"loaded safely|expected a dict"):
         checkpoint.read("checkpoint", path)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        torch.arange(11)[::10],  # an element of it has the stride of ten
+        torch.arange(10)[::10],
+        torch.rand(3, 4).t()[:1],
+        torch.rand(6, 1, 2, 2)[::6, :, ::2, ::2],
+        torch.tensor([True, False])[::2],
+        torch.tensor(3.0),
+        torch.rand(0, 3),
+    ],
+)
+def test_parts_of_tensors_have_the_digest_of_their_values(kept):
+    anew = torch.tensor(kept.tolist(), dtype=kept.dtype).view(kept.shape)
+    assert tensor_files.digest(kept) == tensor_files.digest(anew)
+    assert checkpoint.fingerprint([kept]) == checkpoint.fingerprint([anew])
+    assert tensor_files.bytes_of(kept).tobytes() == anew.numpy().tobytes()
 
 
 def test_missing_checkpoint_lists_the_nearest_first(folder):
