@@ -7,14 +7,16 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
 
-from patchcert import distributed, progress, stopping
-from patchcert.errors import BrokenCertificateError, UsageError, WriteError, one_line
+from patchcert import distributed, messages, progress, stopping
+from patchcert.errors import BrokenCertificateError, Note, UsageError, WriteError, one_line
 from patchcert.option_values import output_file
 
 NOBODY_READS = 141
@@ -100,19 +102,37 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`: errors become one line and exit code 2 (wrong use), 1 or 3 (broken certificate).
 
+    What it warns of with a `Note` becomes one line of the first process, too.
+
     Where nobody reads the output any more it ends without a word, with exit code `NOBODY_READS`. SIGINT and SIGTERM
     end it in order, with exit code 130 and 143.
     """
     progress.be_quiet("--quiet" in sys.argv)
     try:
         try:
-            with stopping.at_once():
+            with stopping.at_once(), _notes_in_one_line():
                 _run(main)
         finally:
             _flush()
     except BrokenPipeError:
         _discard_output()
         sys.exit(NOBODY_READS)
+
+
+@contextmanager
+def _notes_in_one_line() -> Iterator[None]:
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_in_one_line(message: Warning | str, category: type[Warning], *where: object) -> None:
+            if not issubclass(category, Note):
+                show(message, category, *where)
+            elif distributed.is_first():
+                messages.print_note(str(message))
+
+        warnings.showwarning = show_in_one_line
+        warnings.simplefilter("always", Note)
+        yield
 
 
 def _flush() -> None:
@@ -143,7 +163,7 @@ def _run(main: Callable[[], None]) -> None:
             sys.exit(128 + number)
         _stop("; ".join([how, *stop.args]), 128 + number)
     except UsageError as error:
-        _stop(str(error), 2)
+        _stop(error.at_shell(), 2)
     except BrokenCertificateError as error:
         _stop(str(error), 3)
     except WriteError as error:

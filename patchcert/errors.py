@@ -1,5 +1,9 @@
 """The mistakes that a person at the shell can mend, and the one that nobody there can."""
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
 
 NAMED = 5
@@ -20,18 +24,26 @@ def _shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
 
 
+class Note(UserWarning):
+    """What whoever asked should know besides the answer; scripts print it as one line."""
+
+
 class UsageError(ValueError):
     """An option or argument has a value that cannot work; scripts print it as one line and exit with code 2.
 
     Args:
         option: the option's name without dashes; parameters that are options carry the same name.
         value: what was given.
-        right: what would be right; kept as an attribute.
+        right: what would be right; all three are kept as attributes.
     """
 
     def __init__(self, option: str, value: object, right: str):
-        super().__init__(f"--{option} {one_line(value)}: {one_line(right, MOST_OF_RIGHT)}")
-        self.right = right
+        super().__init__(f"{option} {one_line(value)}: {one_line(right, MOST_OF_RIGHT)}")
+        self.option, self.value, self.right = option, value, right
+
+    def at_shell(self) -> str:
+        """The message as scripts print it, where arguments are options."""
+        return f"--{self}"
 
 
 class PlaceError(UsageError):
@@ -41,11 +53,41 @@ class PlaceError(UsageError):
         Exception.__init__(self, f"{path}: {right}")
         self.path, self.right = path, right
 
+    def at_shell(self) -> str:
+        return str(self)
+
+
+@contextmanager
+def called(**names: str) -> Iterator[None]:
+    """Let a UsageError inside speak of arguments as this caller's are called, `called(size_to_certify="patch")`."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(names.get(error.option, error.option), error.value, error.right) from error
+
 
 def require_within(option: str, value: int, low: int, high: int, what: str) -> None:
     """Raise UsageError unless `value` is a whole number from `low` to `high`; `what` says why these bounds."""
-    if not low <= value <= high:
-        raise UsageError(option, value, f"expected a whole number from {low} to {high} ({what})")
+    if not isinstance(value, Integral) or not low <= value <= high:
+        raise UsageError(option, _as_written(value), f"expected a whole number from {low} to {high} ({what})")
+
+
+def require_count(option: str, value: int, what: str) -> None:
+    """Raise UsageError unless `value` is a whole number from 1 on, of `what`."""
+    if not isinstance(value, Integral) or value < 1:
+        raise UsageError(option, _as_written(value), f"expected a whole number from 1 on ({what})")
+
+
+def require_number(option: str, value: float, low: float, high: float) -> None:
+    """Raise UsageError unless `value` is a number from `low` to `high`, and not infinite."""
+    if not isinstance(value, Real) or not low <= value <= high or value == math.inf:
+        right = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
+        raise UsageError(option, _as_written(value), f"expected a number {right}")
+
+
+def _as_written(value: object) -> object:
+    """In Python: a text that looks like a number has quotes."""
+    return repr(value) if isinstance(value, str) else value
 
 
 class BrokenCertificateError(Exception):

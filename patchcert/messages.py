@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from patchcert.errors import one_line
+from patchcert.errors import MOST_OF_RIGHT, one_line
 from patchcert.progress import say
 from patchcert.results import AttackCounts, Counts, Remarks
 
@@ -97,6 +97,11 @@ def print_finished(path: Path, state: dict, measured: str) -> None:
 def print_unlocked(path: Path) -> None:
     """Print that another run at once, which writes `path` too, would go unnoticed."""
     print(f"note: {path}: its file system has no locks; see that no other process trains it", file=sys.stderr)
+
+
+def print_note(text: str) -> None:
+    """Print, beside the results, what a person should know besides them."""
+    print(f"note: {one_line(text, MOST_OF_RIGHT)}", file=sys.stderr)
 
 
 def print_going_on(epoch: int, end_epoch: int, source: Path | None = None, position: dict | None = None) -> None:

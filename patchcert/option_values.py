@@ -132,10 +132,10 @@ def _patch_range(text: str) -> list[Patch]:
             found = [Patch(height, width)]
         else:
             first, last = (int(end) for end in (text.split("-") if "-" in text else (text, text)))
-            found = [Patch(side, side) for side in range(first, min(last, MOST_PIXELS + 1) + 1)]
+            found = [Patch(side) for side in range(first, min(last, MOST_PIXELS + 1) + 1)]
     except ValueError:
         found = []
-    if not found or not all(1 <= side <= MOST_PIXELS for patch in found for side in (patch.height, patch.width)):
+    if not found or not all(side <= MOST_PIXELS for patch in found for side in (patch.height, patch.width)):
         right = f"expected sizes from 1 to {MOST_PIXELS}, such as 5 or 1-10 or 2,5 or 2x8"
         raise argparse.ArgumentTypeError(f"{text}: {right}")
     return found

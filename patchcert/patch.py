@@ -2,13 +2,28 @@
 
 from dataclasses import dataclass
 
+from patchcert.errors import require_count
+
 
 @dataclass(frozen=True)
 class Patch:
-    """A rectangle of `height` × `width` pixels that an adversary may overwrite anywhere inside the image."""
+    """A rectangle of `height` × `width` pixels that an adversary may overwrite anywhere inside the image.
+
+    Without a width it is a square.
+
+    Raises:
+        UsageError: a side is no whole number from 1 on.
+    """
 
     height: int
-    width: int
+    width: int = None  # type: ignore[assignment]  # until __post_init__, which gives a square its width
+
+    def __post_init__(self) -> None:
+        if self.width is None:
+            object.__setattr__(self, "width", self.height)
+        for name, pixels in vars(self).items():
+            require_count(name, pixels, "pixels of the patch")
+            object.__setattr__(self, name, int(pixels))  # of NumPy, which JSON does not take
 
     @property
     def size(self) -> int | str:

@@ -146,7 +146,7 @@ def test_windows_hold_the_patches_that_fit_and_no_larger_ones(height, width, siz
     try:
         ablation = WindowPairs(height, width, size, per_side)
     except UsageError as error:
-        assert str(error).startswith("--per_side")
+        assert str(error).startswith("per_side")
         starts = [[(side - size) * i // (per_side - 1) for i in range(per_side)] for side in (height, width)]
         assert any(b - a > size for along in starts for a, b in pairwise(along))
         return
@@ -180,18 +180,20 @@ def test_encoding_keeps_the_channels_in_order():
 @pytest.mark.parametrize(
     ("build", "named"),
     [
-        (lambda: Band(28, 28, 29), "--band_size 29"),
-        (lambda: Row(28, 28, 0), "--band_size 0"),
-        (lambda: Block(28, 28, -1), "--block_size -1"),
-        (lambda: MultiBand(28, 28, 3, 10), "--keep 10"),
-        (lambda: MultiBlock(28, 28, 29, 1), "--block_size 29"),
-        (lambda: MultiBlock(28, 28, 1, 392), "--keep 392"),
-        (lambda: WindowPairs(28, 28, 29, 2), "--window_size 29"),
-        (lambda: WindowPairs(28, 28, 14, 1), "--per_side 1"),
-        (lambda: WindowPairs(28, 28, 9, 3), "--per_side 3: so many windows of 9 pixels leave gaps"),
-        (lambda: WindowPairs(32, 32, 11, 4).most_touched(Patch(5, 6)), "--size_to_certify 5x6: expected at most 5 × 5"),
-        (lambda: Band(28, 28, 4).patch_cells(Patch(5, 29)), "--size_to_certify 5x29"),
-        (lambda: Band(28, 28, 4).patch_cells(Patch(0, 5)), "--size_to_certify 0x5"),
+        (lambda: Band(28, 28, 29), "^band_size 29"),
+        (lambda: Row(28, 28, 0), "^band_size 0"),
+        (lambda: Block(28, 28, -1), "^block_size -1"),
+        (lambda: MultiBand(28, 28, 3, 10), "^keep 10"),
+        (lambda: MultiBlock(28, 28, 29, 1), "^block_size 29"),
+        (lambda: MultiBlock(28, 28, 1, 392), "^keep 392"),
+        (lambda: WindowPairs(28, 28, 29, 2), "^window_size 29"),
+        (lambda: WindowPairs(28, 28, 14, 1), "^per_side 1"),
+        (lambda: WindowPairs(28, 28, 9, 3), "per_side 3: so many windows of 9 pixels leave gaps"),
+        (lambda: WindowPairs(32, 32, 11, 4).most_touched(Patch(5, 6)), "size_to_certify 5x6: expected at most 5 × 5"),
+        (lambda: Band(28, 28, 4).patch_cells(Patch(5, 29)), "^size_to_certify 5x29"),
+        (lambda: Band(0, 28, 4), "^height 0: expected a whole number from 1 on"),
+        (lambda: Block(28, "28", 4), "^width '28': expected a whole number from 1 on"),
+        (lambda: Band(28, 28, 4.0), "^band_size 4.0: expected a whole number from 1 to 28"),
     ],
 )
 def test_impossible_sizes_are_named(build, named):

@@ -318,7 +318,7 @@ def test_too_many_pairs_are_refused_for_exact_alone():
     two = [Question(Patch(5, 5), ThresholdVote(0.2), kind, 2) for kind in ("margin", "exact")]
     Certifier(Block(28, 28, 4), two[:1])
     with pytest.raises(
-        UsageError, match=r"^--patches 2: patches of 5 have 165600 pairs of places here and exact .* 4096"
+        UsageError, match=r"^patches 2: patches of 5 have 165600 pairs of places here and exact .* 4096"
     ):
         Certifier(Block(28, 28, 4), two[1:])
     assert Block(28, 28, 4).most_touched(Patch(5, 5), 2) == 2 * 8 * 8

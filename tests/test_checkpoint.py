@@ -26,7 +26,7 @@ def test_names_are_the_published_ones():
 
 
 def test_a_name_too_long_for_a_file_is_refused():
-    with pytest.raises(UsageError, match="--resume"):
+    with pytest.raises(UsageError, match=r"^resume"):
         checkpoint.run_name("mnist_one_band", 0.01, 0.0005, "band_4", 199, "x" * 200)
 
 
@@ -112,7 +112,7 @@ def test_missing_checkpoint_lists_the_nearest_first(folder):
     with pytest.raises(UsageError) as caught:
         checkpoint.find("checkpoint", "mnist_one_band_lr_0.01_epoch_198.pth")
     message = str(caught.value)
-    assert message.startswith("--checkpoint mnist_one_band_lr_0.01_epoch_198.pth: no such checkpoint")
+    assert message.startswith("checkpoint mnist_one_band_lr_0.01_epoch_198.pth: no such checkpoint")
     assert message.index("epoch_199") < message.index("block") and message.index("epoch_199") < message.index("cifar")
 
 

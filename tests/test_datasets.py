@@ -89,7 +89,7 @@ def test_split_files(tmp_path):
 def test_wrong_split_files_are_refused(tmp_path, content):
     file = tmp_path / "split.txt"
     file.write_text(content)
-    with pytest.raises(UsageError, match="--split_file"):
+    with pytest.raises(UsageError, match=r"^split_file"):
         splits.choose_half(dataset_of(6), False, file)
 
 
@@ -115,7 +115,7 @@ def test_missing_data_leaves_no_folders_and_damaged_files_are_said_to_be_so(tmp_
 
 
 def test_missing_split_file_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="--split_file"):
+    with pytest.raises(UsageError, match=r"^split_file"):
         splits.choose_half(dataset_of(6), False, tmp_path / "none.txt")
 
 

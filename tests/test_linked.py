@@ -131,7 +131,7 @@ def test_large_batches_are_divided(monkeypatch):
 
 
 def test_two_patches_and_patches_that_no_window_holds_are_refused():
-    with pytest.raises(UsageError, match="--patches 2: expected 1"):
+    with pytest.raises(UsageError, match=r"^patches 2: expected 1"):
         masking_of(BandsAndWindows(6, 6, 1, 4, 3), Patch(1, 2), 2)
     with pytest.raises(UsageError, match="expected at most 4 × 4 pixels"):
         masking_of(BandsAndWindows(6, 6, 1, 4, 3), Patch(5, 2))

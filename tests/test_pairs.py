@@ -109,8 +109,8 @@ def test_without_coarse_windows_every_copy_is_asked():
 @pytest.mark.parametrize(
     ("sizes", "said"),
     [
-        ((8, 9, 5, 3, 4, 3), "--window_size 5: expected square images"),
-        ((32, 32, 9, 6, 8, 7), "--per_side 6: 1. overlaps with the finer windows along each side, expected at"),
+        ((8, 9, 5, 3, 4, 3), "^window_size 5: expected square images"),
+        ((32, 32, 9, 6, 8, 7), "^per_side 6: 1. overlaps with the finer windows along each side, expected at"),
     ],
 )
 def test_windows_that_cannot_be_refined_are_refused(sizes, said):

@@ -56,13 +56,13 @@ def test_an_interrupted_run_comes_to_the_same_result(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"recipe": replace(RECIPE, seed=8)}, "--seed 7: .*net.pth.partial is an interrupted run with --seed 8"),
+        ({"recipe": replace(RECIPE, seed=8)}, "^seed 7: .*net.pth.partial is an interrupted run with --seed 8"),
         (
             {"data": replace(DATA, labels=DATA.labels.flip(0))},
-            "--data [0-9a-f]{16}: .*interrupted run with --data [0-9a-f]{16}",
+            "^data [0-9a-f]{16}: .*interrupted run with --data [0-9a-f]{16}",
         ),
-        ({"data": DATA.take(slice(40))}, "--subset 50: .* with --subset 40"),
-        ({"start": "torchvision's weights"}, "--resume no checkpoint: .* with --resume torchvision's weights"),
+        ({"data": DATA.take(slice(40))}, "^subset 50: .* with --subset 40"),
+        ({"start": "torchvision's weights"}, "^resume no checkpoint: .* with --resume torchvision's weights"),
     ],
 )
 def test_what_another_run_left_is_neither_taken_up_nor_overwritten(tmp_path, change, named):
@@ -111,9 +111,9 @@ def test_a_finished_run_says_so_and_nothing_else_happens(tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"recipe": replace(RECIPE, seed=8)}, "--seed 8: .*net.pth is a finished run with --seed 7; --overwrite"),
-        ({"data": replace(DATA, labels=DATA.labels.flip(0))}, "--data [0-9a-f]{16}: .*finished run with --data"),
-        ({"start": "torchvision's weights"}, "--resume torchvision's weights: .* with --resume no checkpoint"),
+        ({"recipe": replace(RECIPE, seed=8)}, "^seed 8: .*net.pth is a finished run with --seed 7; --overwrite"),
+        ({"data": replace(DATA, labels=DATA.labels.flip(0))}, "^data [0-9a-f]{16}: .*finished run with --data"),
+        ({"start": "torchvision's weights"}, "^resume torchvision's weights: .* with --resume no checkpoint"),
     ],
 )
 def test_another_run_replaces_a_finished_one_only_if_told_to(tmp_path, change, named):

@@ -273,7 +273,7 @@ def test_plans_that_do_not_fit_are_made_anew(monkeypatch):
 def test_unknown_operation_is_named(layer, name):
     network = nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(2))
     network(torch.zeros(1, 2, 8, 8))
-    with pytest.raises(UsageError, match=rf"^--engine windowed: .*{name}.*--engine dense always works$"):
+    with pytest.raises(UsageError, match=rf"^engine windowed: .*{name}.*dense always works$"):
         WindowedNetwork(network, Band(8, 8, 2), 2)
 
 

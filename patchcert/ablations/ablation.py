@@ -15,7 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from patchcert.errors import UsageError, require_within
+from patchcert.errors import UsageError, require_count, require_within
 from patchcert.patch import Patch
 
 CHUNK = 4096
@@ -153,6 +153,7 @@ class Band(Ablation):
     """`band_size` (s) adjacent columns, one ablation for every start column, wrapping around the border."""
 
     def __init__(self, height: int, width: int, band_size: int):
+        require_sides(height, width)
         require_within("band_size", band_size, 1, width, f"images are {width} pixels wide")
         self.height, self.width, self.band_size = height, width, band_size
         self.count = self.cell_count = width
@@ -172,6 +173,7 @@ class Row(Ablation):
     """
 
     def __init__(self, height: int, width: int, band_size: int):
+        require_sides(height, width)
         require_within("band_size", band_size, 1, height, f"images are {height} pixels high")
         self.height, self.width, self.band_size = height, width, band_size
         self.count = self.cell_count = height
@@ -195,6 +197,7 @@ class BandAndRow(Ablation):
     """
 
     def __init__(self, height: int, width: int, band_size: int):
+        require_sides(height, width)
         self.height, self.width, self.band_size = height, width, band_size
         self.count, self.cell_count = width + height, height * width
         self.cells = torch.arange(height * width).view(height, width)
@@ -216,6 +219,7 @@ class Block(Ablation):
     """An s × s square (s = `block_size`), one ablation for every corner row-major, wrapping around the border."""
 
     def __init__(self, height: int, width: int, block_size: int):
+        require_sides(height, width)
         require_within("block_size", block_size, 1, min(height, width), f"images are {height} × {width} pixels")
         self.height, self.width, self.block_size = height, width, block_size
         self.count = self.cell_count = height * width
@@ -234,6 +238,7 @@ class Whole(Ablation):
     """One copy that shows everything: no ablation, as one of its kind."""
 
     def __init__(self, height: int, width: int):
+        require_sides(height, width)
         self.height, self.width = height, width
         self.count = self.cell_count = 1
         self.cells = torch.zeros(height, width, dtype=torch.int64)
@@ -274,6 +279,7 @@ class MultiBand(_Combinations):
     """`keep` of the ⌊W/b⌋ aligned bands of b = `bandwidth` columns; columns beyond the last band are never shown."""
 
     def __init__(self, height: int, width: int, bandwidth: int, keep: int):
+        require_sides(height, width)
         require_within("bandwidth", bandwidth, 1, width, f"images are {width} pixels wide")
         self.height, self.width, self.bandwidth = height, width, bandwidth
         self.cells = _aligned(width, bandwidth).expand(height, width)
@@ -284,12 +290,19 @@ class MultiBlock(_Combinations):
     """`keep` of the ⌊H/b⌋·⌊W/b⌋ aligned b × b blocks (b = `block_size`); pixels beyond the grid are never shown."""
 
     def __init__(self, height: int, width: int, block_size: int, keep: int):
+        require_sides(height, width)
         require_within("block_size", block_size, 1, min(height, width), f"images are {height} × {width} pixels")
         self.height, self.width, self.block_size = height, width, block_size
         rows, columns = _aligned(height, block_size)[:, None], _aligned(width, block_size)
         on_grid = (rows >= 0) & (columns >= 0)
         self.cells = torch.where(on_grid, rows * (width // block_size) + columns, -1)
         self._choose(keep, f"blocks of {block_size} × {block_size} pixels")
+
+
+def require_sides(height: int, width: int) -> None:
+    """Raise UsageError unless these can be the sides of an image."""
+    require_count("height", height, "pixels of the image")
+    require_count("width", width, "pixels of the image")
 
 
 def parameters(kind: type[Ablation]) -> list[str]:
@@ -301,7 +314,13 @@ def encode(images: Tensor) -> Tensor:
     """Images (N, C, H, W) as fully visible inputs (N, 2C, H, W): channels (x, 1 − x), section 4 of the paper.
 
     Multiplied by a mask, a hidden pixel becomes (0, 0), which no value of x gives.
+
+    Raises:
+        ValueError: images hold whole numbers, of which 1 − x would be no pixel.
     """
+    if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() != 4:
+        found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
+        raise ValueError(f"images are {found}, expected a tensor (N, C, H, W) of floats in [0, 1]")
     return torch.cat([images, 1 - images], dim=1)
 
 

@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from patchcert.ablations.ablation import Ablation, BandAndRow
+from patchcert.ablations.ablation import Ablation, BandAndRow, require_sides
 from patchcert.errors import UsageError, require_within
 from patchcert.patch import Patch
 
@@ -26,6 +26,7 @@ class WindowPairs(Ablation):
     """
 
     def __init__(self, height: int, width: int, window_size: int, per_side: int):
+        require_sides(height, width)
         require_within("window_size", window_size, 1, min(height, width), f"images are {height} × {width} pixels")
         require_within("per_side", per_side, 2, MOST_PER_SIDE, "windows along each side")
         self._lay(height, width, window_size, per_side, side=per_side)

@@ -72,7 +72,7 @@ class Shape:
         require_within("channels", min(self.channels), 1, MOST, "channels of each stage")
         require_within("blocks", sum(self.blocks) + len(self.blocks), 1, MOST_LAYERS, "blocks and stages together")
         if len(self.channels) != len(self.blocks):
-            stages = f"expected one number for each of the {len(self.channels)} stages that --channels names"
+            stages = f"expected one number for each of the {len(self.channels)} stages that channels names"
             raise UsageError("blocks", ",".join(map(str, self.blocks)), stages)
 
     def ablation(self) -> Ablation:

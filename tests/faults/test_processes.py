@@ -79,7 +79,7 @@ def test_a_port_in_use_is_reported(monkeypatch):
         port = str(taken.getsockname()[1])
         for name, value in {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "2"}.items():
             monkeypatch.setenv(name, value)
-        with pytest.raises(UsageError, match=f"--master_port {port}: another program uses this port here"):
+        with pytest.raises(UsageError, match=f"master_port {port}: another program uses this port here"):
             distributed.start(torch.device("cpu"))
 
 

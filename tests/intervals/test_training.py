@@ -308,7 +308,7 @@ def test_the_same_run_goes_on_after_an_interruption_and_then_is_finished(tmp_pat
 def test_another_run_replaces_an_earlier_one_only_if_told_to(override, seed, said, tmp_path):
     trained(tmp_path, "mnist_robtrain_p22_all")
     left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(UsageError, match=f"--config models_path=.*{said}.*; --overwrite trains anew"):
+    with pytest.raises(UsageError, match=f"^config models_path=.*{said}.*; --overwrite trains anew"):
         trained(tmp_path, "mnist_robtrain_p22_all", override, seed=seed)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == left
     _, log = trained(tmp_path, "mnist_robtrain_p22_all", override, seed=seed, overwrite=True)

@@ -133,7 +133,7 @@ def _values_in(arguments: Any) -> list[Value]:
 
 
 def unknown(what: str) -> UsageError:
-    return UsageError("engine", "windowed", f"the network uses {what}, which it cannot do; --engine dense always works")
+    return UsageError("engine", "windowed", f"the network uses {what}, which it cannot do; dense always works")
 
 
 def _unchanged(translator: Translator, function: Callable, value: Value, *args: Any, **kwargs: Any) -> Value:
