@@ -1,6 +1,9 @@
 """What networks say of themselves, when what they say counts, and those of MNIST."""
 
+import torch
 from torch import Tensor, nn
+
+from patchcert.errors import one_line
 
 
 def description(network: nn.Module) -> dict:
@@ -10,6 +13,62 @@ def description(network: nn.Module) -> dict:
     """
     said = getattr(network, "description", None)
     return said if isinstance(said, dict) else {"name": type(network).__name__}
+
+
+def put_into_eval(network: nn.Module) -> nn.Module:
+    """The network itself, in eval mode.
+
+    Raises:
+        ValueError: it cannot be put there, as what torch.export makes cannot.
+    """
+    try:
+        return network.eval()
+    except NotImplementedError as error:
+        what = f"the network is a {type(network).__name__} that has no eval mode"
+        raise ValueError(f"{what}, as torch.export makes them; expected the module that was exported") from error
+
+
+def answer(network: nn.Module, shown: Tensor, what: str, *leading: int) -> Tensor:
+    """The logits (*leading, K) that the network gives of K classes for what it is `shown`, in words `what`.
+
+    A network may write into that, so nobody else should need it.
+
+    Raises:
+        ValueError: it fails, gives something else, or tells one class alone.
+    """
+    what = f"{what}, {tuple(shown.shape)}"
+    try:
+        outputs = network(shown)
+    except (MemoryError, torch.OutOfMemoryError):  # of which a smaller batch may be the cure
+        raise
+    except Exception as error:  # other people's networks fail in every way there is
+        raise ValueError(f"the network fails on {what}: {type(error).__name__}: {one_line(error)}") from error
+    found = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+    if not isinstance(outputs, Tensor) or outputs.shape[:-1] != leading or not outputs.is_floating_point():
+        wanted = ", ".join(map(str, (*leading, "K")))
+        raise ValueError(f"the network gives {found} for {what}, expected logits ({wanted}), floats")
+    if outputs.shape[-1] < 2:
+        raise ValueError(f"the network gives {found} for {what}, expected logits of at least two classes")
+    return outputs
+
+
+def require_gradient(outputs: Tensor, shown: Tensor) -> None:
+    """Raise ValueError if what was `shown`, which an operation made, takes gradients and `outputs` hand none on.
+
+    That weights may get some is no help to an attack.
+    """
+    if not (shown.requires_grad and torch.is_grad_enabled()):
+        return
+    wanted, left, seen = shown.grad_fn, [outputs.grad_fn], set()
+    while left:
+        node = left.pop()
+        if node is wanted:
+            return
+        if node is not None and node not in seen:
+            seen.add(node)
+            left += [before for before, _ in node.next_functions]
+    why = "its forward runs under no_grad or inference_mode, or detaches"
+    raise ValueError(f"the network hands no gradient on, which attacks climb by: {why}")
 
 
 def finite(outputs: Tensor) -> Tensor:

@@ -19,10 +19,11 @@ record: dict[str, object] = result.to_dict()
 
 masked = MaskedClassifier(network, ablation, Patch(5, 5))
 of_arrays: Certification = certify(masked, np.zeros((3, 1, 28, 28), np.uint8), np.zeros(3, np.int64))
+without_labels: Certification = certify(smoothed, images, patches=Patch(5))
 ordinary = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
 of_intervals: Certification = interval_bounds(ordinary, images, labels, Patch(2, 2))
 copies: Tensor = encode(images) * ablation.masks()[:1]
 
 certify(network, images, labels)  # type: ignore[arg-type]
 SmoothedClassifier(network, ablation, threshold="0.3")  # type: ignore[arg-type]
-Patch(5)  # type: ignore[call-arg]
+Patch("5")  # type: ignore[arg-type]

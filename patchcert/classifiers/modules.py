@@ -1,26 +1,32 @@
 """Classifiers that certificates are about, as modules: votes of ablated copies, or double masking of what they say.
 
 Evaluation code and attack libraries take them like any network: images (N, C, H, W) in [0, 1] to one number for each
-class, the largest for the answer. A count of votes has no gradient; backwards they hand on that of the soft votes.
+class, the largest for the answer, which is the first of several. A count of votes has no gradient; backwards they hand
+on that of the soft votes. They take the images that `certify` takes, and refuse those that it refuses.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from patchcert import networks
 from patchcert.ablations.ablation import Ablation, encode
+from patchcert.data.given import pixels
 from patchcert.engines import asking
 from patchcert.engines.asking import Engine
 from patchcert.engines.columns import LinesNetwork, has_limited_reach
-from patchcert.errors import UsageError, require_within
+from patchcert.errors import UsageError, called, require_count, require_number, require_within
 from patchcert.masking.double_masking import MaskedVerdicts
 from patchcert.masking.linked import masking_of
 from patchcert.patch import Patch
 from patchcert.votes.certificate import Certifier, Question, Verdicts, predict
 from patchcert.votes.rules import ThresholdVote, TopOneVote, VoteRule
+
+LEAST = torch.finfo(torch.float32).min
+"""What a sum of log-probabilities is at least, where float32 has no such number."""
 
 
 class SmoothedClassifier(nn.Module):
@@ -39,26 +45,36 @@ class SmoothedClassifier(nn.Module):
         batch_size: copies per call of the network, unless one image alone has more; images, with limited reach.
 
     Raises:
-        UsageError: θ is not from 0 to 1, or the network's reach is that of other copies.
+        ValueError: network or ablation are not such, θ is not from 0 to 1, or the network's reach is that of other
+            copies.
     """
 
     def __init__(
         self, network: nn.Module, ablation: Ablation, threshold: float | None = None, *, batch_size: int = 512
     ):
         super().__init__()
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise UsageError("threshold", threshold, "expected a number from 0 to 1")
+        if not isinstance(network, nn.Module):
+            raise UsageError("network", type(network).__name__, "expected a torch.nn.Module")
+        if not isinstance(ablation, Ablation):
+            raise UsageError("ablation", ablation, "expected one such as Band(32, 32, 4)")
+        if threshold is not None:
+            require_number("threshold", threshold, 0, 1)
+        require_count("batch_size", batch_size, "copies or images")
         if isinstance(network, LinesNetwork):
             network.require(ablation)
         self.network, self.ablation, self.batch_size = network, ablation, batch_size
         self.limited_reach = has_limited_reach(network)
-        self.rule: VoteRule = TopOneVote() if threshold is None else ThresholdVote(threshold)
+        self.rule: VoteRule = TopOneVote() if threshold is None else ThresholdVote(float(threshold))
 
     def extra_repr(self) -> str:
         return f"{self.ablation}, {self.rule}"
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, K): the votes for each class; their gradient is that of the copies' probabilities, summed."""
+        """(N, K): the votes for each class; their gradient is that of the copies' probabilities, summed.
+
+        Raises:
+            ValueError: see `every_copy`.
+        """
         return torch.cat([self._totals(logits) for logits in self.every_copy(images, self.batch_size)])
 
     def soft(self) -> "SoftVotes":
@@ -66,37 +82,57 @@ class SmoothedClassifier(nn.Module):
         return SoftVotes(self)
 
     def engine(self, name: str, channels: int) -> Engine:
-        """What answers for the copies: see `asking.engine`."""
+        """What answers for the copies: see `asking.engine`; ValueError if it cannot be in eval mode."""
+        networks.put_into_eval(self.network)
         return asking.engine(name, self.network, self.ablation, channels)
 
     def logits(self, images: Tensor, rows: Tensor, copies: Tensor) -> Tensor:
         """(P, K): what the network says of ablations `copies` (P,) of image `rows` (P,) in `images` (R, C, H, W)."""
         networks.require_eval(self.network)
         if self.limited_reach:
-            return networks.finite(self.network(images)[rows, copies].float())
-        visible = self.ablation.masks(copies)[:, None]  # (P, 1, H, W)
-        return networks.finite(self.network(self.ablation.as_seen(encode(images)[rows] * visible)).float())
+            shown = images.clone()
+            every = networks.answer(self.network, shown, asking.OF_IMAGES, len(images), self.ablation.count)
+            answers = every[rows, copies]
+        else:
+            visible = self.ablation.masks(copies)[:, None]  # (P, 1, H, W)
+            shown = self.ablation.as_seen(encode(images)[rows] * visible)
+            answers = networks.answer(self.network, shown, asking.OF_COPIES, len(rows))
+        networks.require_gradient(answers, shown)
+        return networks.finite(answers.float())
 
-    def every_copy(self, images: Tensor, batch_size: int, engine: Engine | None = None) -> Iterator[Tensor]:
+    def every_copy(self, images: Tensor | ArrayLike, batch_size: int, engine: Engine | None = None) -> Iterator[Tensor]:
         """Yield the logits of every copy, (N', A, K), for some of `images` (N, C, H, W) after the other.
 
         Args:
             batch_size: ablated copies per call of the network, unless one image alone has more; images, where all of
                 their copies take one pass.
             engine: the dense one where none is given.
+
+        Raises:
+            ValueError: images are not such or have pixels outside [0, 1], or the network does not take them, gives
+                something else than logits, or no gradient where the images take one.
         """
-        self.ablation.to(images.device).require_size(images)
+        images = pixels(images, (self.ablation.height, self.ablation.width))
+        self.ablation.to(images.device)
         engine = engine or self.engine("dense", 2 * images.shape[1])
         every = torch.arange(self.ablation.count, device=images.device)
         copies = 1 if self.limited_reach else self.ablation.count
         for part in images.split(max(1, batch_size // copies)):
             encoded, size = encode(part), max(engine.least, batch_size // len(part))
-            yield torch.cat([asking.logits(engine, encoded, chunk) for chunk in every.split(size)], dim=1)
+            answers = torch.cat([asking.logits(engine, encoded, chunk) for chunk in every.split(size)], dim=1)
+            networks.require_gradient(answers, encoded)
+            yield answers
 
     @torch.no_grad()
-    def predict(self, images: Tensor, batch_size: int | None = None) -> Tensor:
-        """(N,) int64: the hard decisions, from all copies."""
-        parts = self.every_copy(images, batch_size or self.batch_size)
+    def predict(self, images: Tensor | ArrayLike, batch_size: int | None = None) -> Tensor:
+        """(N,) int64: the hard decisions, from all copies.
+
+        Raises:
+            ValueError: see `every_copy`.
+        """
+        size = self.batch_size if batch_size is None else batch_size
+        require_count("batch_size", size, "copies or images")
+        parts = self.every_copy(images, size)
         return torch.cat([self.decide(self.ballots(logits)) for logits in parts])
 
     def ballots(self, logits: Tensor) -> Tensor:
@@ -114,8 +150,9 @@ class SmoothedClassifier(nn.Module):
 
     def _totals(self, logits: Tensor) -> Tensor:
         """(N, K): all ballots together, from the logits (N, A, K) of all copies; the answer's total is the largest."""
-        counts = self.ballots(logits.detach()).sum(dim=1)
-        return _with_gradient_of(self._soft(logits), counts.to(logits.dtype))
+        ballots, soft = self.ballots(logits.detach()), self._soft(logits)
+        totals = _largest_for(self.decide(ballots), ballots.sum(dim=1).float().clamp_min(LEAST))
+        return _with_gradient_of(soft, totals)
 
     def _soft(self, logits: Tensor) -> Tensor:
         """(N, K): what stands for all ballots together where a gradient is asked for."""
@@ -126,7 +163,8 @@ class MaskedClassifier(SmoothedClassifier):
     """The class that double masking gives: wherever the patch lies, copies that it touches are left out.
 
     Ballots are scores, log-probabilities that are added up over copies, or with a θ votes. Forwards it gives the sums
-    of all ballots (N, K), and where the answer's is not the largest, one more than the largest for the answer.
+    of all ballots (N, K), and where the answer's is not the largest, one more than the largest for the answer, or the
+    next larger float32 where that is further.
 
     Args:
         network, ablation, threshold, batch_size: as of a `SmoothedClassifier`.
@@ -134,8 +172,8 @@ class MaskedClassifier(SmoothedClassifier):
             patch anywhere, or two.
 
     Raises:
-        UsageError: the patch does not fit into the image, there are too many pairs of places, `at_once` is neither 1
-            nor 2, or as above.
+        ValueError: the patch is none, or does not fit into the image, there are too many pairs of places, `at_once` is
+            neither 1 nor 2, or as above.
     """
 
     def __init__(
@@ -149,9 +187,12 @@ class MaskedClassifier(SmoothedClassifier):
         batch_size: int = 512,
     ):
         super().__init__(network, ablation, threshold, batch_size=batch_size)
+        if not isinstance(patch, Patch):
+            raise UsageError("patch", patch, "expected a Patch(height, width)")
         require_within("at_once", at_once, 1, 2, "patches at the same time")
         self.patch, self.at_once, self.scores = patch, at_once, threshold is None
-        self.masking = masking_of(ablation, patch, at_once)
+        with called(size_to_certify="patch", patches="at_once"):
+            self.masking = masking_of(ablation, patch, at_once)
 
     def extra_repr(self) -> str:
         return f"{self.ablation}, double masking of {'scores' if self.scores else self.rule}, patch {self.patch}"
@@ -168,14 +209,10 @@ class MaskedClassifier(SmoothedClassifier):
         ballots, masking = self.ballots(logits).float(), self.masking.to(logits.device)
         return [masking.verdicts(ballots, question.numerical_margin) for question in questions]
 
-    def _totals(self, logits: Tensor) -> Tensor:
-        ballots = self.ballots(logits.detach())
-        sums, answer = ballots.sum(dim=1).to(logits.dtype), self.decide(ballots)[:, None]
-        above = torch.where(sums.argmax(dim=1, keepdim=True) == answer, sums.gather(1, answer), sums.amax(1, True) + 1)
-        return _with_gradient_of(self._soft(logits), sums.scatter(1, answer, above))
-
     def _soft(self, logits: Tensor) -> Tensor:
-        return logits.log_softmax(dim=-1).sum(dim=1) if self.scores else super()._soft(logits)
+        if not self.scores:
+            return super()._soft(logits)
+        return logits.log_softmax(dim=-1).sum(dim=1, dtype=torch.float64)  # in which the largest float32 have a sum
 
 
 class SoftVotes(nn.Module):
@@ -196,4 +233,12 @@ class SoftVotes(nn.Module):
 
 def _with_gradient_of(soft: Tensor, hard: Tensor) -> Tensor:
     """The values of `hard` with the gradient of `soft`."""
-    return hard + (soft - soft.detach())  # the difference is 0 exactly
+    return hard + (soft - soft.detach()).to(hard.dtype)  # the difference is 0 exactly
+
+
+def _largest_for(winner: Tensor, totals: Tensor) -> Tensor:
+    """The `totals` (N, K) with that of the `winner` (N,) raised, where they have another first largest, to be it."""
+    winner, largest = winner[:, None], totals.amax(dim=1, keepdim=True)
+    beyond = torch.maximum(largest + 1, largest.nextafter(torch.full_like(largest, math.inf)))
+    is_first = totals.argmax(dim=1, keepdim=True) == winner
+    return totals.scatter(1, winner, totals.gather(1, winner).where(is_first, beyond))

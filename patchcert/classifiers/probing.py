@@ -1,13 +1,16 @@
 """Whether a network answers in the way that certificates presume, tried on one image before all others."""
 
 import math
+import warnings
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from patchcert import networks
 from patchcert.ablations.ablation import encode
 from patchcert.classifiers.modules import SmoothedClassifier
-from patchcert.engines.asking import DenseNetwork, Engine
+from patchcert.engines.asking import OF_COPIES, OF_IMAGES, DenseNetwork, Engine
+from patchcert.errors import Note
 
 COPIES = 16
 """That are tried of a network to which they are shown, evenly spaced."""
@@ -17,6 +20,9 @@ AT_ONCE = 64
 
 TOLERANCE = 10
 """By so many square roots of the rounding unit, of the largest logit plus 1, may answers to one question differ."""
+
+OFF_ONE = 1e-2
+"""So much do probabilities in bfloat16 add up to more or less than 1."""
 
 
 @torch.no_grad()
@@ -30,7 +36,7 @@ def class_count(classifier: SmoothedClassifier, engine: Engine, image: Tensor) -
         ValueError: the network does not take such images, gives something else than logits, or its answers depend on
             what they must not.
     """
-    classifier.network.eval()
+    networks.put_into_eval(classifier.network)
     classifier.ablation.to(image.device)
     if classifier.limited_reach:
         return _count_of_one_pass(classifier, image)
@@ -38,36 +44,32 @@ def class_count(classifier: SmoothedClassifier, engine: Engine, image: Tensor) -
     indices = torch.arange(0, ablation.count, -(-ablation.count // COPIES), device=image.device)
     encoded = encode(image)
     copy = ablation.as_seen(encoded * ablation.masks(indices[:1])[:, None])
-    alone = _answer(network, copy, "a copy with channels (x, 1 − x)", (1,))
+    alone = networks.answer(network, copy, OF_COPIES, 1)
     dense, found = (e.logits(encoded, indices)[0] for e in (DenseNetwork(network, ablation), engine))
     _require_same(alone, dense[:1], "a network must give a copy the same answer whatever is asked beside it")
     _require_same(dense, found, "a network must give the same answer each time and by either engine")
+    _note_probabilities(dense)
     return alone.shape[-1]
 
 
 def _count_of_one_pass(classifier: SmoothedClassifier, image: Tensor) -> int:
     network, ablation = classifier.network, classifier.ablation
-    answers = _answer(network, image, "an image", (1, ablation.count))[0]
+    answers = networks.answer(network, image.clone(), OF_IMAGES, 1, ablation.count)[0]
     for indices in ablation.chunks(AT_ONCE):
         noise = torch.rand(len(indices), *image.shape[1:], device=image.device)
-        elsewhere = network(torch.where(ablation.masks(indices)[:, None], image, noise))
+        hidden = torch.where(ablation.masks(indices)[:, None], image, noise)
+        elsewhere = networks.answer(network, hidden, OF_IMAGES, len(indices), ablation.count)
         found = elsewhere[torch.arange(len(indices), device=image.device), indices]
         _require_same(answers[indices], found, "with limited reach a copy's answer must come from its own pixels alone")
+    _note_probabilities(answers)
     return answers.shape[-1]
 
 
-def _answer(network: nn.Module, asked: Tensor, what: str, leading: tuple[int, ...]) -> Tensor:
-    """The network's answer to what is `asked`, in words `what`; it must be (*leading, K)."""
-    what = f"{what}, {tuple(asked.shape)}"
-    try:
-        answer = network(asked)
-    except Exception as error:  # other people's networks fail in every way there is
-        raise ValueError(f"the network fails on {what}: {type(error).__name__}: {error}") from error
-    found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-    if not isinstance(answer, Tensor) or answer.shape[:-1] != leading:
-        wanted = ", ".join(map(str, (*leading, "K")))
-        raise ValueError(f"the network gives {found} for {what}, expected logits ({wanted})")
-    return answer
+def _note_probabilities(answers: Tensor) -> None:
+    """Warn if `answers` (A', K) are probabilities, which can be told from logits: none below 0, a sum of 1."""
+    if (answers >= 0).all() and ((answers.float().sum(dim=1) - 1).abs() <= OFF_ONE).all():
+        text = "the network gives probabilities, which are taken for logits: their softmax is nearly the same for all"
+        warnings.warn(Note(f"{text} classes, and certifies little; let it give logits"), stacklevel=5)
 
 
 def _require_same(first: Tensor, second: Tensor, right: str) -> None:

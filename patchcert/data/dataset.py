@@ -108,12 +108,19 @@ class FloatDataset(Dataset):
 
     def __post_init__(self):
         super().__post_init__()
-        if not ((self.images >= 0) & (self.images <= 1)).all():
-            found = f"{float(self.images.min()):g} to {float(self.images.max()):g}"
-            raise ValueError(f"images have pixels from {found}, expected floats in [0, 1], or uint8 up to 255")
+        require_pixels(self.images)
 
     def _scaled(self, images: Tensor) -> Tensor:
         return images
+
+
+def require_pixels(images: Tensor) -> None:
+    """Raise ValueError unless all pixels of the float `images` lie in [0, 1], which NaN does not."""
+    if images.numel():
+        lowest, highest = images.detach().aminmax()
+        if not (lowest >= 0 and highest <= 1):
+            found = f"{float(lowest):.9g} to {float(highest):.9g}"
+            raise ValueError(f"images have pixels from {found}, expected floats in [0, 1], or uint8 up to 255")
 
 
 def shares_of_shuffled(

@@ -10,7 +10,10 @@ from patchcert.ablations.ablation import Ablation, encode
 from patchcert.data.folders import Images
 from patchcert.engines.columns import LinesNetwork, has_limited_reach
 from patchcert.engines.windowed import WindowedNetwork
-from patchcert.networks import finite, require_eval, require_labels
+from patchcert.networks import answer, finite, put_into_eval, require_eval, require_labels
+
+OF_COPIES, OF_IMAGES = "copies with channels (x, 1 − x)", "images"
+"""What networks are shown, in words."""
 
 
 class Engine(Protocol):
@@ -36,15 +39,13 @@ class DenseNetwork:
     least = 1
 
     def __init__(self, network: nn.Module, ablation: Ablation):
-        self.network, self.ablation = network.eval(), ablation
+        self.network, self.ablation = put_into_eval(network), ablation
 
     def logits(self, images: Tensor, indices: Tensor) -> Tensor:
         require_eval(self.network)
         visible = self.ablation.masks(indices)[None, :, None]  # (1, A', 1, H, W)
         copies = (images[:, None] * visible).flatten(0, 1)  # (N·A', 2C, H, W)
-        outputs = self.network(self.ablation.as_seen(copies))
-        if outputs.dim() != 2 or len(outputs) != len(copies):
-            raise ValueError(f"the network gives {tuple(outputs.shape)} for {len(copies)} copies, expected (copies, K)")
+        outputs = answer(self.network, self.ablation.as_seen(copies), OF_COPIES, len(copies))
         return outputs.view(len(images), len(indices), -1)
 
 
@@ -61,11 +62,12 @@ class SharedNetwork:
     def __init__(self, network: nn.Module, ablation: Ablation):
         if isinstance(network, LinesNetwork):
             network.require(ablation)
-        self.network, self.least = network.eval(), ablation.count
+        self.network, self.least = put_into_eval(network), ablation.count
 
     def logits(self, images: Tensor, indices: Tensor) -> Tensor:
         require_eval(self.network)
-        return self.network(images[:, : images.shape[1] // 2])[:, indices]
+        plain = images[:, : images.shape[1] // 2].clone()
+        return answer(self.network, plain, OF_IMAGES, len(images), self.least)[:, indices]
 
 
 def engine(name: str, network: nn.Module, ablation: Ablation, channels: int) -> Engine:

@@ -103,12 +103,19 @@ def data_name(options: argparse.Namespace) -> str:
 def class_count(options: argparse.Namespace) -> int:
     """Classes of the pictures that the options name, and whether `--image_size` suits them."""
     if options.dataset == "folder":
-        return len(folders.class_names("data", options.data / "test"))
+        return _told_apart("data", options.data / "test")
     if options.dataset == "imagenet":
-        return len(folders.class_names("valpath", options.valpath))
+        return _told_apart("valpath", options.valpath)
     if options.dataset == "cifar10" and options.image_size != 32:
         raise UsageError("image_size", options.image_size, "CIFAR-10 has 32 × 32 pixels; only --dataset folder resizes")
     return 10
+
+
+def _told_apart(option: str, root: Path) -> int:
+    found = len(folders.class_names(option, root))
+    if found < 2:
+        raise UsageError(option, root, "has one class alone, expected a folder of pictures for each of several")
+    return found
 
 
 def image_shape(options: argparse.Namespace) -> tuple[int, int, int]:

@@ -20,22 +20,34 @@ class Answer:
         patch: safe from it, anywhere,
         certificate: by "margin", "exact", "masking" or "intervals"?
         question: all that was asked, as `--output` has it.
-        counts: how many images are classified correctly, how many answers are certified, right or wrong.
         verdicts: tensors (N,) on the CPU by name, as `--per_image` has them; `predicted` and `certified` always.
+        labels: (N,) int64, on the CPU; None where they were not given.
     """
 
     patch: Patch
     certificate: str
     question: dict[str, object]
-    counts: results.Counts
     verdicts: dict[str, Tensor] = field(repr=False)
+    labels: Tensor | None = field(repr=False)
 
     @classmethod
-    def of(cls, patch: Patch, question: dict[str, object], verdicts: dict[str, Tensor], labels: Tensor) -> "Answer":
+    def of(
+        cls, patch: Patch, question: dict[str, object], verdicts: dict[str, Tensor], labels: Tensor | None
+    ) -> "Answer":
         """The answer that `verdicts` on images with these `labels` give to a question about `patch`."""
-        counts = results.Counts.of(verdicts["predicted"], verdicts["certified"], labels)
         on_cpu = {name: tensor.cpu() for name, tensor in verdicts.items()}
-        return cls(patch, str(question["certificate"]), question, counts, on_cpu)
+        return cls(patch, str(question["certificate"]), question, on_cpu, labels)
+
+    @property
+    def counts(self) -> results.Counts:
+        """How many images are classified correctly, how many answers are certified, right or wrong.
+
+        Raises:
+            ValueError: there are no labels, so nobody knows what is right.
+        """
+        if self.labels is None:
+            raise ValueError("without labels there are predictions and certificates, but no counts or accuracies")
+        return results.Counts.of(self.predicted, self.certified, self.labels)
 
     @property
     def predicted(self) -> Tensor:
@@ -49,16 +61,19 @@ class Answer:
 
     @property
     def clean_accuracy(self) -> float:
-        """Share of the images that are classified correctly."""
+        """Share of the images that are classified correctly; ValueError without labels."""
         return self.counts.correct / self.counts.total
 
     @property
     def certified_accuracy(self) -> float:
-        """Share of the images that are classified correctly whatever such a patch shows."""
+        """Share of the images that are classified correctly whatever such a patch shows; ValueError without labels."""
         return self.counts.certified_correct / self.counts.total
 
     def __str__(self) -> str:
-        shares = f"{self.clean_accuracy:.2%} clean, {self.certified_accuracy:.2%} certified"
+        if self.labels is None:
+            shares = f"{int(self.certified.sum())} of {len(self.certified)} answers certified, right or wrong"
+        else:
+            shares = f"{self.clean_accuracy:.2%} clean, {self.certified_accuracy:.2%} certified"
         return f"patch {self.patch}, {self.certificate}: {shares}"
 
 
@@ -68,42 +83,43 @@ class Certification:
 
     Attributes:
         answers: one for each patch and certificate, in the order in which they were asked for.
-        labels: (N,) int64, on the CPU.
+        labels: (N,) int64, on the CPU; None where they were not given.
         seconds: that it took.
         config: what was certified, and how.
     """
 
     answers: tuple[Answer, ...]
-    labels: Tensor = field(repr=False)
+    labels: Tensor | None = field(repr=False)
     seconds: float
     config: dict[str, object]
 
     @property
     def clean_accuracy(self) -> tuple[float, ...]:
-        """That of each answer."""
+        """That of each answer; ValueError without labels."""
         return tuple(answer.clean_accuracy for answer in self.answers)
 
     @property
     def certified_accuracy(self) -> tuple[float, ...]:
-        """That of each answer."""
+        """That of each answer; ValueError without labels."""
         return tuple(answer.certified_accuracy for answer in self.answers)
 
     def to_dict(self) -> dict[str, object]:
-        """What scripts write with `--output`, in JSON's types."""
+        """What scripts write with `--output`, in JSON's types; ValueError without labels."""
         answers: list[tuple[dict[str, object], results.Counts | results.AttackCounts]]
         answers = [(answer.question, answer.counts) for answer in self.answers]
         return results.run_record(answers, self.seconds, self.config)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per image and question, as scripts write with `--per_image`; needs pandas.
+        """One row per image and question, as scripts write with `--per_image`, less labels that are not known.
 
-        Of counts alone, `pandas.DataFrame(result.to_dict()["results"])` makes a table.
+        It needs pandas. Of counts alone, `pandas.DataFrame(result.to_dict()["results"])` makes a table.
         """
         import pandas
 
-        columns = {"index": range(len(self.labels)), "label": self.labels.numpy()}
+        columns = {"index": range(len(self.answers[0].predicted))}
+        known = {} if self.labels is None else {"label": self.labels.numpy()}
         tables = [
-            pandas.DataFrame(answer.question | columns | {n: v.numpy() for n, v in answer.verdicts.items()})
+            pandas.DataFrame(answer.question | columns | known | {n: v.numpy() for n, v in answer.verdicts.items()})
             for answer in self.answers
         ]
         return pandas.concat(tables, ignore_index=True)

@@ -1,7 +1,9 @@
 """Certifying a classifier on images that the caller has."""
 
+import math
 import time
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from numpy.typing import ArrayLike
@@ -15,7 +17,7 @@ from patchcert.classifiers.modules import MaskedClassifier, SmoothedClassifier
 from patchcert.data.dataset import Dataset
 from patchcert.data.given import given, require_classes
 from patchcert.engines.asking import Engine
-from patchcert.errors import UsageError
+from patchcert.errors import UsageError, called, require_count, require_number, require_within
 from patchcert.interface.certification import Answer, Certification
 from patchcert.masking.double_masking import MaskedVerdicts
 from patchcert.patch import Patch
@@ -23,11 +25,13 @@ from patchcert.progress import progress_bar
 from patchcert.votes import certificate as votes
 from patchcert.votes.certificate import Certifier, Question, Verdicts
 
+T = TypeVar("T")
+
 
 def certify(
     classifier: SmoothedClassifier,
     images: Tensor | ArrayLike,
-    labels: Tensor | ArrayLike,
+    labels: Tensor | ArrayLike | None = None,
     patches: Patch | Iterable[Patch] | None = None,
     certificate: str | Iterable[str] | None = None,
     *,
@@ -44,7 +48,7 @@ def certify(
     Args:
         classifier: computes on the device of its network.
         images: (N, C, H, W), floats in [0, 1], computed with as float32, or uint8.
-        labels: (N,) whole numbers.
+        labels: (N,) whole numbers; without them there are certificates and no accuracies.
         patches: one or several, each a question of its own.
         certificate: "margin", "exact" or both; "exact" by default, which certifies whatever "margin" does.
         at_once: 2 for two such patches anywhere.
@@ -59,10 +63,9 @@ def certify(
         ValueError: images, labels or the network are not such, or an argument is none of those above.
     """
     if not isinstance(classifier, SmoothedClassifier):
-        found = type(classifier).__name__
-        raise ValueError(f"the classifier is a {found}, expected a SmoothedClassifier or MaskedClassifier")
-    if batch_size < 1:
-        raise ValueError(f"batch_size {batch_size}: expected a whole number from 1 on")
+        right = "expected a SmoothedClassifier or MaskedClassifier"
+        raise UsageError("classifier", type(classifier).__name__, right)
+    require_count("batch_size", batch_size, "copies, or images")
     questions = _questions(classifier, patches, certificate, at_once, numerical_margin)
     ablation, device = classifier.ablation, _device(classifier.network)
     dataset = given(images, labels, (ablation.height, ablation.width)).to(device)
@@ -75,10 +78,13 @@ def certify(
     if isinstance(classifier, MaskedClassifier):
         verdicts = _masked(classifier, base, dataset, questions, batch_size)
     else:
-        verdicts, _ = votes.certify(base, dataset, Certifier(ablation, questions), batch_size)
+        with called(size_to_certify="patches", patches="at_once"):
+            certifier = Certifier(ablation, questions)
+        verdicts, _ = votes.certify(base, dataset, certifier, batch_size)
     seconds = time.perf_counter() - started
+    known = None if labels is None else dataset.labels.cpu()
     answers = [
-        Answer.of(question.patch, question.as_json(), vars(verdict), dataset.labels)
+        Answer.of(question.patch, question.as_json(), vars(verdict), known)
         for question, verdict in zip(questions, verdicts, strict=True)
     ]
     config = {
@@ -89,7 +95,7 @@ def certify(
         "engine": type(base).__name__,
         "batch_size": batch_size,
     }
-    return Certification(tuple(answers), dataset.labels.cpu(), seconds, config)
+    return Certification(tuple(answers), known, seconds, config)
 
 
 def _questions(
@@ -104,27 +110,36 @@ def _questions(
     Raises:
         ValueError: the classifier has no such certificate, or is not made for such patches.
     """
-    if numerical_margin is not None and not 0 <= numerical_margin < float("inf"):
-        raise ValueError(f"numerical_margin {numerical_margin}: expected a number of at least 0")
-    asked = [patches] if isinstance(patches, Patch) else list(patches or [])
-    if not all(isinstance(patch, Patch) for patch in asked):
-        raise ValueError(f"patches {patches}: expected a Patch(height, width), or several")
-    kinds = [certificate] if isinstance(certificate, str) else list(certificate or [])
+    if numerical_margin is not None:
+        require_number("numerical_margin", numerical_margin, 0, math.inf)
+    asked = _several("patches", patches, Patch, "expected a Patch(height, width), or several")
+    kinds = _several("certificate", certificate, str, "expected the name of one, or several")
     if isinstance(classifier, MaskedClassifier):
         rounded = NUMERICAL_MARGINS[coarsest(_device(classifier.network))] if classifier.scores else 0.0
-        margin = rounded if numerical_margin is None else numerical_margin
+        margin = rounded if numerical_margin is None else float(numerical_margin)
         return [_masked_question(classifier, asked, kinds, at_once, margin)]
     if not asked:
-        raise ValueError("patches: expected a Patch(height, width), or several")
-    if at_once not in (None, 1, 2):
-        raise ValueError(f"at_once {at_once}: expected 1 or 2")
+        raise UsageError("patches", patches, "expected a Patch(height, width), or several")
+    if at_once is not None:
+        require_within("at_once", at_once, 1, 2, "patches at the same time")
     if not set(kinds) <= {"margin", "exact"}:
-        raise ValueError(f"certificate {certificate}: expected margin or exact; masking is a MaskedClassifier's")
+        right = "expected margin or exact; masking is a MaskedClassifier's"
+        raise UsageError("certificate", ", ".join(kinds), right)
     return [
-        Question(patch, classifier.rule, kind, at_once or 1, numerical_margin or 0.0)
+        Question(patch, classifier.rule, kind, at_once or 1, float(numerical_margin or 0))
         for patch in asked
         for kind in kinds or ["exact"]
     ]
+
+
+def _several(name: str, given: T | Iterable[T] | None, kind: type[T], right: str) -> list[T]:
+    """What was given for the argument `name`: one of its kind, several or none; UsageError if it is something else."""
+    if given is None:
+        return []
+    found = list(given) if isinstance(given, Iterable) and not isinstance(given, kind) else [given]
+    if not all(isinstance(one, kind) for one in found):
+        raise UsageError(name, given, right)
+    return found
 
 
 def _masked_question(
@@ -136,7 +151,7 @@ def _masked_question(
         ValueError: another one is.
     """
     if not set(kinds) <= {"masking"}:
-        raise ValueError(f"certificate {', '.join(kinds)}: a MaskedClassifier is certified by masking alone")
+        raise UsageError("certificate", ", ".join(kinds), "a MaskedClassifier is certified by masking alone")
     patch, count = classifier.patch, classifier.at_once
     if not set(patches) <= {patch} or at_once not in (None, count):
         asked = f"patches {', '.join(map(str, patches or [patch]))}, {at_once or count} at once"
@@ -147,7 +162,7 @@ def _masked_question(
 
 def _engine(classifier: SmoothedClassifier, name: str | None, channels: int) -> Engine:
     if name not in (None, "windowed", "dense"):
-        raise ValueError(f"engine {name}: expected windowed or dense")
+        raise UsageError("engine", name, "expected windowed or dense")
     if name is not None or not isinstance(classifier.ablation, (Band, Row, BandAndRow, Block)):
         return classifier.engine(name or "dense", channels)
     try:

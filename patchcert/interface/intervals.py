@@ -24,7 +24,7 @@ from patchcert.progress import progress_bar
 def interval_bounds(
     network: nn.Sequential,
     images: Tensor | ArrayLike,
-    labels: Tensor | ArrayLike,
+    labels: Tensor | ArrayLike | None,
     patch: Patch,
     *,
     mean: Sequence[float] | None = None,
@@ -41,7 +41,7 @@ def interval_bounds(
         network: a Sequential of convolutions, max pooling, ReLU, flatten and linear layers that ends in a linear one,
             in float32.
         images: (N, C, H, W), floats in [0, 1], computed with as float32, or uint8.
-        labels: (N,) whole numbers.
+        labels: (N,) whole numbers; with None there are certificates and no accuracies.
         mean, std: the network sees (x − mean) / std of each channel; 0 and 1 where they are not given. Deviations are
             from 1e-6 to 1e9, means within ± 1e9.
         batch_size: images at a time.
@@ -75,10 +75,11 @@ def interval_bounds(
     lead = torch.cat(lowest)
     verdicts = {"predicted": torch.cat(predicted), "certified": lead > 0, "lead": lead}
     asked = {"certificate": "intervals", "patches": 1, "numerical_margin": 0.0}
-    answer = Answer.of(patch, {"size_to_certify": patch.size} | asked, verdicts, dataset.labels)
+    known = None if labels is None else dataset.labels.cpu()
+    answer = Answer.of(patch, {"size_to_certify": patch.size} | asked, verdicts, known)
     said: dict[str, object] = {"script": "patchcert.interval_bounds", "network": networks.description(network)}
     config = said | {"mean": scale.mean, "std": scale.std}
-    return Certification((answer,), dataset.labels.cpu(), time.perf_counter() - started, config)
+    return Certification((answer,), known, time.perf_counter() - started, config)
 
 
 def _scale(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> Scale:

@@ -90,8 +90,8 @@ class WindowedNetwork:
             raise unknown(f"Python that torch.fx cannot trace ({error})") from error
         translator = Translator(traced, self.turned)
         output = translator.run(Value(0, empty, True))
-        if output.is_map:
-            raise unknown("an activation map as its output")
+        if not isinstance(output, Value) or output.is_map:
+            raise unknown("something else than logits as its output")
         needed = {output.step}
         for number in range(output.step, 0, -1):
             needed.update(translator.steps[number - 1].inputs if number in needed else ())
