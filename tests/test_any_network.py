@@ -73,6 +73,33 @@ def of_five():
     return nn.Sequential(nn.Flatten(), nn.Linear(1568, 5))
 
 
+class Through(nn.Module):
+    """Asks the small network of what a function makes of copies."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.network = function, small()
+
+    def forward(self, copies):
+        return self.network(self.function(copies))
+
+
+def rounding():
+    return Through(torch.round)
+
+
+def without_gradient():
+    return Through(torch.Tensor.detach)
+
+
+def of_probabilities():
+    return nn.Sequential(small(), nn.Softmax(dim=1))
+
+
+def exported():
+    return torch.export.export(small().eval(), (torch.rand(1, 2, 28, 28),)).module()
+
+
 def broken():
     raise RuntimeError("out of order")
 
@@ -165,9 +192,13 @@ def test_networks_of_limited_reach_are_masked(folder):
         (["--model", "factories:large"], "AttributeError: module 'factories' has no attribute 'large'"),
         (["--model", "factories:broken"], "--model factories:broken: RuntimeError: out of order"),
         (["--model", "factories:number"], "expected a torch.nn.Module, it makes int"),
-        (["--model", "factories:images_only"], "fails on a copy with channels (x, 1 − x), (1, 2, 28, 28): Runtime"),
+        (["--model", "factories:images_only"], "fails on copies with channels (x, 1 − x), (1, 2, 28, 28): Runtime"),
         (["--model", "factories:of_five"], "it tells 5 classes apart, the data set has 10"),
-        (["--model", "factories:Columns"], "fails on an image, (1, 1, 28, 28): RuntimeError"),
+        (
+            ["--model", "factories:exported"],
+            "--model factories:exported: the network is a GraphModule that has no eval",
+        ),
+        (["--model", "factories:Columns"], "fails on images, (1, 1, 28, 28): RuntimeError"),
         (["--ablation", "bend:4"], "--ablation bend:4: expected band:4, row:4"),
         (["--ablation", "band:4x4"], "--ablation band:4x4: expected band:4, row:4"),
         (["--ablation", "band:29"], "--ablation band:29: expected a whole number from 1 to 28"),
@@ -186,6 +217,47 @@ def test_wrong_use_is_one_clear_line(folder, capsys, options, message):
     assert run_here("certify.py", *arguments, folder=folder) == 2
     printed = capsys.readouterr().err
     assert message in printed and printed.count("\n") == 1
+
+
+def test_probabilities_in_place_of_logits_get_one_line(folder, capsys):
+    succeed("certify.py", *MNIST, "--model", "factories:of_probabilities", "--limit", 2, folder=folder)
+    printed = capsys.readouterr()
+    assert printed.err.startswith("note: the network gives probabilities,") and printed.err.count("\n") == 1
+    assert "note:" not in printed.out
+
+
+LIGHTLY = ["--all", "--steps", 2, "--randomizations", 1, "--size_of_attack", "28x14"]
+
+
+@pytest.mark.parametrize("script", ["attack.py", "attack_masked.py"])
+def test_one_image_alone_is_attacked(folder, script):
+    (found,) = results(folder, script, *MNIST, "--model", "factories:small", *LIGHTLY, "--skip", 11, "--limit", 1)
+    assert found["total"] == 1
+
+
+@pytest.mark.parametrize("script", ["attack.py", "attack_masked.py"])
+def test_that_a_gradient_is_zero_gets_one_line(folder, capsys, script):
+    for model, notes in (("small", 0), ("rounding", 1)):
+        (found,) = results(folder, script, *MNIST, "--model", f"factories:{model}", *LIGHTLY, "--skip", 5)
+        printed = capsys.readouterr().err
+        assert printed.count("\n") == printed.count("note: the gradient is exactly zero,") == notes
+        assert found["correct"] > 0
+
+
+@pytest.mark.parametrize("script", ["attack.py", "attack_masked.py"])
+def test_networks_without_gradient_are_not_attacked(folder, capsys, script):
+    assert run_here(script, *MNIST, "--model", "factories:without_gradient", *LIGHTLY, folder=folder) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert f"{script}: error: --model factories:without_gradient: the network hands no gradient on" in printed
+
+
+def test_one_class_alone_is_nothing_to_tell_apart(folder, capsys):
+    for part in ("train", "test"):
+        write_pictures(folder / "cats" / part, ("cat",), 2, size=12)
+    pictures = [*COLOUR, "--data", "cats", "--ablation", "band:2"]
+    assert run_here("certify.py", *pictures, "--model", "factories:of_colour", folder=folder) == 2
+    assert "--data cats/test: has one class alone, expected" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_does_not_go_on_with_other_code(folder, monkeypatch, capsys):

@@ -151,6 +151,15 @@ class Attack:
         ]
         self.restarts = 0
 
+    def climbs_blindly(self) -> bool:
+        """Whether the gradient of the loss is exactly zero for all of the first targets, the patch in the middle."""
+        numbers = torch.arange(len(self.targets), device=self.targets.labels.device)[: self.together]
+        if not len(numbers):
+            return False
+        trials = self._trials(numbers, torch.full_like(numbers, len(self.threat.touched) // 2))
+        _, gradient, _ = self._look(self.targets.images[numbers], trials, with_gradient=True)
+        return not gradient.any()
+
     def random_places(self) -> Tensor:
         """(N,) int64: a place for each target, drawn by its own generator."""
         drawn = [torch.randint(len(self.threat.touched), (), generator=generator) for generator in self.generators]

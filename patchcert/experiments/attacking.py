@@ -1,6 +1,7 @@
 """Attacking as options describe it: with patches or in an L∞ ball, held against the certificates."""
 
 import argparse
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from patchcert.classifiers import weak_spots
 from patchcert.classifiers.modules import MaskedClassifier, SmoothedClassifier
 from patchcert.cli import Parser
 from patchcert.data.dataset import Dataset
-from patchcert.errors import BrokenCertificateError, UsageError, WriteError, require_within
+from patchcert.errors import BrokenCertificateError, Note, UsageError, WriteError, require_within
 from patchcert.experiments import reporting, summaries
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
 from patchcert.experiments.masking import add_numerical_margin, settle_numerical_margin
@@ -168,11 +169,16 @@ def _attack(
     """
     dataset, _ = prepare(options, network, classifier.ablation, options.skip)
     network.eval().requires_grad_(False)
+    if "weights" in options:
+        _require_gradient(options, classifier, next(dataset.batches(1))[0])
     ascent = Ascent(LOSSES[options.loss], options.steps, options.step_size, options.momentum)
     autocast = torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp)
     with journal_of(options, network, dataset) as journal, autocast:
         clean = look_at(classifier, dataset.take(distributed.share()), questions, options.batch_size)
         run = Attack(classifier, threat, ascent, clean.targets(), options.seed, options.batch_size, journal)
+        if run.climbs_blindly():
+            why = "the gradient is exactly zero, as it is where a network rounds or is too sure"
+            warnings.warn(Note(f"{why}: this attack can only guess, and others may flip more"), stacklevel=2)
         try:
             search(run, restarts)
         except BrokenCertificateError as error:
@@ -184,6 +190,15 @@ def _attack(
             if options.save_images:
                 attempt(pictures.save_flipped, run, options.save_images)
                 _report_pictures(options, run)
+
+
+def _require_gradient(options: argparse.Namespace, classifier: SmoothedClassifier, image: Tensor) -> None:
+    """Raise UsageError if the network of `--model` hands no gradient on to the `image` (1, C, H, W)."""
+    first = torch.zeros(1, dtype=torch.int64, device=image.device)
+    try:
+        classifier.logits(image.clone().requires_grad_(), first, first)
+    except ValueError as error:
+        raise UsageError("model", options.model, str(error)) from error
 
 
 def _keep_counterexample(run: Attack, number: int, folder: Path) -> str:
