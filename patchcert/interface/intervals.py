@@ -1,5 +1,6 @@
 """Certifying an ordinary network by interval bounds on images that the caller has."""
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from patchcert import networks
 from patchcert.data.given import given, require_classes
-from patchcert.errors import one_line
+from patchcert.errors import UsageError, require_count, require_number
 from patchcert.interface.certification import Answer, Certification
 from patchcert.intervals.bounds import leads
 from patchcert.intervals.layers import require_bounded
@@ -59,12 +60,12 @@ def interval_bounds(
     dataset = given(images, labels).to(network[-1].weight.device)
     scale = _scale(mean, std, dataset.channels)
     _require_fitting(patch, dataset.image_shape)
-    for name, number in (("batch_size", batch_size), ("max_memory", max_memory)):
-        if not number >= 1:
-            raise ValueError(f"{name} {number}: expected a number of at least 1")
+    require_count("batch_size", batch_size, "images")
+    require_number("max_memory", max_memory, 1, math.inf)
     started, predicted, lowest = time.perf_counter(), [], []
     with sums_of_products(), progress_bar(len(dataset), "bounding") as bar:
-        require_classes(dataset.labels, _class_count(network, scale.inputs(next(dataset.batches(1))[0])))
+        first = scale.inputs(next(dataset.batches(1))[0])
+        require_classes(dataset.labels, networks.answer(network, first, "images, normalised", 1).shape[1])
         for pixels, _ in dataset.batches(batch_size):
             answers = networks.finite(network(scale.inputs(pixels))).argmax(dim=1)
             batch = Batch(network, pixels, answers, Threat(patch), scale, (), int(max_memory), rounded=True)
@@ -91,7 +92,7 @@ def _scale(mean: Sequence[float] | None, std: Sequence[float] | None, channels: 
         except (TypeError, ValueError):
             numbers.append(())
         if len(numbers[-1]) != channels:
-            raise ValueError(f"{name} {one_line(given_numbers)}: expected {channels} numbers, one for each channel")
+            raise UsageError(name, given_numbers, f"expected {channels} numbers, one for each channel")
     return Scale(*numbers)
 
 
@@ -99,19 +100,6 @@ def _require_fitting(patch: Patch, image_shape: tuple[int, int, int]) -> None:
     """Raise ValueError unless `patch` is one that fits into images of (C, H, W)."""
     _, height, width = image_shape
     if not isinstance(patch, Patch):
-        raise ValueError(f"patch {one_line(patch)}: expected a Patch(height, width)")
-    if not (1 <= patch.height <= height and 1 <= patch.width <= width):
-        raise ValueError(f"patch {patch}: expected one that fits into images of {height} × {width} pixels")
-
-
-def _class_count(network: nn.Sequential, inputs: Tensor) -> int:
-    """The classes that `network` tells apart; ValueError if it has no (1, K) logits for inputs (1, C, H, W)."""
-    try:
-        outputs = network(inputs)
-    except RuntimeError as error:
-        found = f"the network takes no images of {tuple(inputs.shape[1:])}"
-        raise ValueError(f"{found}, channels first: {one_line(error)}") from error
-    if outputs.dim() != 2 or outputs.shape[1] < 2:
-        found = f"the network's outputs are {tuple(outputs.shape)} for one image"
-        raise ValueError(f"{found}, expected (1, K), a logit for each of two classes or more")
-    return int(outputs.shape[1])
+        raise UsageError("patch", patch, "expected a Patch(height, width)")
+    if patch.height > height or patch.width > width:
+        raise UsageError("patch", patch, f"expected one that fits into images of {height} × {width} pixels")

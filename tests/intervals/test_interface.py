@@ -249,12 +249,20 @@ def test_weights_that_overflow_certify_nothing(weight, at):
     ("change", "message"),
     [
         ({"network": nn.Linear(14, 3)}, "the network is a Linear, expected a Sequential with a Linear layer last"),
-        ({"network": nn.Sequential(nn.Flatten(), nn.Linear(14, 1))}, "outputs are (1, 1) for one image, expected"),
-        ({"network": nn.Sequential(nn.Linear(7, 3))}, "outputs are (1, 1, 2, 3) for one image, expected (1, K)"),
-        ({"network": nn.Sequential(nn.Flatten(), nn.Linear(28, 3))}, "the network takes no images of (1, 2, 7)"),
+        (
+            {"network": nn.Sequential(nn.Flatten(), nn.Linear(14, 1))},
+            "gives (1, 1) for images, normalised, (1, 1, 2, 7), expected",
+        ),
+        (
+            {"network": nn.Sequential(nn.Linear(7, 3))},
+            "gives (1, 1, 2, 3) for images, normalised, (1, 1, 2, 7), expected logits (1, K)",
+        ),
+        (
+            {"network": nn.Sequential(nn.Flatten(), nn.Linear(28, 3))},
+            "the network fails on images, normalised, (1, 1, 2, 7): RuntimeError",
+        ),
         ({"labels": LABELS + 9}, "labels go from 9 to 11, expected 0 to 2"),
         ({"patch": Patch(3, 3)}, "patch 3: expected one that fits into images of 2 × 7 pixels"),
-        ({"patch": Patch(0, 1)}, "patch 0x1: expected one that fits"),
         ({"patch": 5}, "patch 5: expected a Patch(height, width)"),
         ({"mean": [0.5, 0.5]}, "mean [0.5, 0.5]: expected 1 numbers, one for each channel"),
         ({"mean": ["grey"]}, "mean ['grey']: expected 1 numbers"),
@@ -262,7 +270,8 @@ def test_weights_that_overflow_certify_nothing(weight, at):
         ({"std": 0.5}, "std 0.5: expected 1 numbers"),
         ({"std": [0.0]}, "std [0.0]: expected numbers from 1e-06 to 1e+09"),
         ({"std": [3e38]}, "std [3e+38]: expected numbers from 1e-06"),
-        ({"batch_size": 0}, "batch_size 0: expected a number of at least 1"),
+        ({"batch_size": 0}, "batch_size 0: expected a whole number from 1 on"),
+        ({"batch_size": "8"}, "batch_size '8': expected a whole number from 1 on"),
         ({"max_memory": -1}, "max_memory -1: expected a number of at least 1"),
     ],
 )
