@@ -12,6 +12,7 @@ INTERFACE = {
     "ablations.ablation": ("Band", "BandAndRow", "Block", "MultiBand", "MultiBlock", "Row", "encode"),
     "classifiers.modules": ("MaskedClassifier", "SmoothedClassifier"),
     "engines.columns": ("LinesNetwork",),
+    "engines.plain": ("PlainNetwork",),
     "ablations.windows": ("WindowPairs",),
     "interface.certification": ("Certification",),
     "interface.certifying": ("certify",),

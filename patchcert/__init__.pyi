@@ -11,6 +11,7 @@ from patchcert.ablations.windows import WindowPairs as WindowPairs
 from patchcert.classifiers.modules import MaskedClassifier as MaskedClassifier
 from patchcert.classifiers.modules import SmoothedClassifier as SmoothedClassifier
 from patchcert.engines.columns import LinesNetwork as LinesNetwork
+from patchcert.engines.plain import PlainNetwork as PlainNetwork
 from patchcert.interface.certification import Certification as Certification
 from patchcert.interface.certifying import certify as certify
 from patchcert.interface.intervals import interval_bounds as interval_bounds

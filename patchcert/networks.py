@@ -1,9 +1,15 @@
 """What networks say of themselves, when what they say counts, and those of MNIST."""
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from patchcert.errors import one_line
+
+TOLERANCE = 10
+"""By so many square roots of the rounding unit, of the largest logit plus 1, may answers to one question differ."""
 
 
 def description(network: nn.Module) -> dict:
@@ -28,7 +34,7 @@ def put_into_eval(network: nn.Module) -> nn.Module:
         raise ValueError(f"{what}, as torch.export makes them; expected the module that was exported") from error
 
 
-def answer(network: nn.Module, shown: Tensor, what: str, *leading: int) -> Tensor:
+def answer(network: Callable[[Tensor], object], shown: Tensor, what: str, *leading: int) -> Tensor:
     """The logits (*leading, K) that the network gives of K classes for what it is `shown`, in words `what`.
 
     A network may write into that, so nobody else should need it.
@@ -79,9 +85,22 @@ def finite(outputs: Tensor) -> Tensor:
 
 
 def require_eval(network: nn.Module) -> None:
-    """Raise RuntimeError if any part of `network` is in training mode, in which outputs depend on other images."""
+    """Raise ValueError if any part of `network` is in training mode, in which outputs depend on other images."""
     if any(part.training for part in network.modules()):
-        raise RuntimeError("the network is in training mode: no answer can be given; network.eval() ends it")
+        raise ValueError("the network is in training mode: no answer can be given; network.eval() ends it")
+
+
+def require_same(first: Tensor, second: Tensor, right: str) -> None:
+    """Raise ValueError, of what would be `right`, unless both answers are the same but for rounding."""
+    unit, size = torch.finfo(first.dtype).eps, 1 + float(first.abs().max())
+    difference = float((first.float() - second.float()).abs().max())
+    if not difference <= TOLERANCE * math.sqrt(unit) * size:
+        raise ValueError(f"{right}; here logits of about {size - 1:.3g} differ by {difference:.3g}")
+
+
+def are_probabilities(answers: Tensor, off_one: float) -> bool:
+    """Whether `answers` (B, K) are no logits: none is below 0, and each row's sum is at most `off_one` from 1."""
+    return bool((answers >= 0).all()) and bool(((answers.float().sum(dim=1) - 1).abs() <= off_one).all())
 
 
 def require_labels(classes: int, labels: Tensor) -> None:

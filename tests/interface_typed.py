@@ -4,7 +4,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patchcert import Band, Certification, MaskedClassifier, Patch, SmoothedClassifier, certify, encode, interval_bounds
+from patchcert import (
+    Band,
+    Certification,
+    MaskedClassifier,
+    Patch,
+    PlainNetwork,
+    SmoothedClassifier,
+    certify,
+    encode,
+    interval_bounds,
+)
 
 network = nn.Sequential(nn.Flatten(), nn.Linear(2 * 28 * 28, 10))
 images, labels = torch.rand(3, 1, 28, 28), torch.zeros(3, dtype=torch.int64)
@@ -22,8 +32,12 @@ of_arrays: Certification = certify(masked, np.zeros((3, 1, 28, 28), np.uint8), n
 without_labels: Certification = certify(smoothed, images, patches=Patch(5))
 ordinary = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
 of_intervals: Certification = interval_bounds(ordinary, images, labels, Patch(2, 2))
+plain = PlainNetwork(ordinary, mean=0.5, std=(0.2, 0.2, 0.2), hidden=0.5, size=(28, 28))
+logits: Tensor = plain(images, torch.zeros(3, 28, 28, dtype=torch.bool))
+classes: int = plain.classes(images)
 copies: Tensor = encode(images) * ablation.masks()[:1]
 
 certify(network, images, labels)  # type: ignore[arg-type]
 SmoothedClassifier(network, ablation, threshold="0.3")  # type: ignore[arg-type]
 Patch("5")  # type: ignore[arg-type]
+PlainNetwork(ordinary, mean=["0.5"])  # type: ignore[list-item]

@@ -1,6 +1,5 @@
 """Whether a network answers in the way that certificates presume, tried on one image before all others."""
 
-import math
 import warnings
 
 import torch
@@ -17,9 +16,6 @@ COPIES = 16
 
 AT_ONCE = 64
 """Images shown at once to a network of limited reach, of which all copies are tried."""
-
-TOLERANCE = 10
-"""By so many square roots of the rounding unit, of the largest logit plus 1, may answers to one question differ."""
 
 OFF_ONE = 1e-2
 """So much do probabilities in bfloat16 add up to more or less than 1."""
@@ -46,8 +42,8 @@ def class_count(classifier: SmoothedClassifier, engine: Engine, image: Tensor) -
     copy = ablation.as_seen(encoded * ablation.masks(indices[:1])[:, None])
     alone = networks.answer(network, copy, OF_COPIES, 1)
     dense, found = (e.logits(encoded, indices)[0] for e in (DenseNetwork(network, ablation), engine))
-    _require_same(alone, dense[:1], "a network must give a copy the same answer whatever is asked beside it")
-    _require_same(dense, found, "a network must give the same answer each time and by either engine")
+    networks.require_same(alone, dense[:1], "a network must give a copy the same answer whatever is asked beside it")
+    networks.require_same(dense, found, "a network must give the same answer each time and by either engine")
     _note_probabilities(dense)
     return alone.shape[-1]
 
@@ -60,21 +56,14 @@ def _count_of_one_pass(classifier: SmoothedClassifier, image: Tensor) -> int:
         hidden = torch.where(ablation.masks(indices)[:, None], image, noise)
         elsewhere = networks.answer(network, hidden, OF_IMAGES, len(indices), ablation.count)
         found = elsewhere[torch.arange(len(indices), device=image.device), indices]
-        _require_same(answers[indices], found, "with limited reach a copy's answer must come from its own pixels alone")
+        right = "with limited reach a copy's answer must come from its own pixels alone"
+        networks.require_same(answers[indices], found, right)
     _note_probabilities(answers)
     return answers.shape[-1]
 
 
 def _note_probabilities(answers: Tensor) -> None:
-    """Warn if `answers` (A', K) are probabilities, which can be told from logits: none below 0, a sum of 1."""
-    if (answers >= 0).all() and ((answers.float().sum(dim=1) - 1).abs() <= OFF_ONE).all():
+    """Warn if `answers` (A', K) are probabilities."""
+    if networks.are_probabilities(answers, OFF_ONE):
         text = "the network gives probabilities, which are taken for logits: their softmax is nearly the same for all"
         warnings.warn(Note(f"{text} classes, and certifies little; let it give logits"), stacklevel=5)
-
-
-def _require_same(first: Tensor, second: Tensor, right: str) -> None:
-    """Raise ValueError unless both are the same but for rounding."""
-    unit, size = torch.finfo(first.dtype).eps, 1 + float(first.abs().max())
-    difference = float((first.float() - second.float()).abs().max())
-    if not difference <= TOLERANCE * math.sqrt(unit) * size:
-        raise ValueError(f"{right}; here logits of about {size - 1:.3g} differ by {difference:.3g}")

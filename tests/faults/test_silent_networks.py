@@ -92,7 +92,7 @@ def test_what_is_not_finite_is_no_vote(ask, how):
 
 @EVERYWHERE
 def test_a_network_that_begins_to_train_gives_no_vote(ask):
-    with pytest.raises(RuntimeError, match="in training mode: no answer can be given"):
+    with pytest.raises(ValueError, match="in training mode: no answer can be given"):
         ASKING[ask](TRAINING, images())
 
 

@@ -1,0 +1,146 @@
+"""Networks that others trained, as they are: what they say of pictures of which some pixels are hidden."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from patchcert import networks
+
+MEAN = "mean"
+"""The colour that a network's normalisation takes to 0."""
+
+OFF_ONE = 1e-4
+"""So much do probabilities in float32 add up to more or less than 1, and logits hardly ever."""
+
+
+class PlainNetwork(nn.Module):
+    """Pixels in [0, 1], (B, C, H, W), of which some may be hidden, to logits (B, K) float32.
+
+    Nothing of the network is changed. What it is given is a tensor of its own: it may work in place.
+
+    Args:
+        network: normalised images (B, C, H, W) to logits (B, K), in eval mode, with weights in float32. It may also
+            give an object with the logits as an attribute `logits`, or a dict or tuple with the logits first.
+        mean, std: it is shown (x − mean) / std; a number, or one for each channel.
+        hidden: the colour that is shown in place of hidden pixels, in [0, 1]: a number, or one for each channel, or
+            "mean", which becomes 0 before the network.
+        size: (H, W) of the images, if only these will do.
+
+    Raises:
+        ValueError: the network is in training mode, gives features and no classes, or its weights are of another type;
+            `mean`, `std` or `hidden` are no such numbers.
+    """
+
+    mean: Tensor  # (C or 1, 1, 1), as are std and colour
+    std: Tensor
+    colour: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        hidden: str | float | Sequence[float] = MEAN,
+        size: tuple[int, int] | None = None,
+    ):
+        super().__init__()
+        _require_ready(network)
+        self.network, self.size = network, size
+        of_mean = isinstance(hidden, str) and hidden == MEAN
+        colours = _colours("mean", mean), _colours("std", std), _colours("hidden", mean if of_mean else hidden)
+        if len({len(values) for values in colours} - {1}) > 1:
+            raise ValueError(f"mean, std and hidden are {mean}, {std} and {hidden}, expected as many numbers of each")
+        if not (colours[1] > 0).all():
+            raise ValueError(f"std is {std}, expected numbers above 0")
+        if not of_mean and not ((colours[2] >= 0) & (colours[2] <= 1)).all():
+            raise ValueError(f"hidden is {hidden}, expected a colour in [0, 1], or {MEAN!r}")
+        for name, values in zip(("mean", "std", "colour"), torch.broadcast_tensors(*colours), strict=True):
+            self.register_buffer(name, values[:, None, None].clone(), persistent=False)
+        self.eval()
+
+    def extra_repr(self) -> str:
+        named = {"mean": self.mean, "std": self.std, "hidden": self.colour}
+        said = [f"{name}={[round(value, 4) for value in tensor.flatten().tolist()]}" for name, tensor in named.items()]
+        return ", ".join([*said, f"size={self.size}"])
+
+    def forward(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """(B, K) float32: the logits of `images` (B, C, H, W) in [0, 1].
+
+        Args:
+            hidden: (B, H, W) bool, the pixels that are not shown.
+
+        Raises:
+            ValueError: the network does not take such images, is in training mode, or gives something else than logits.
+            FloatingPointError: a logit is not finite.
+        """
+        self._require_images(images, hidden)
+        networks.require_eval(self.network)
+        shown = images.float()
+        if hidden is not None:
+            shown = torch.where(hidden[:, None], self.colour, shown)
+        logits = networks.answer(self._asked, (shown - self.mean) / self.std, "images", len(images))
+        if len(logits) > 1 and networks.are_probabilities(logits, OFF_ONE):  # one row of logits might look so by chance
+            raise ValueError("the network gives probabilities, expected logits: take its softmax away")
+        return networks.finite(logits.float())
+
+    @torch.no_grad()
+    def classes(self, images: Tensor) -> int:
+        """K, found by asking about some `images` (B, C, H, W), two or more, half of which are half hidden.
+
+        Raises:
+            ValueError: as `forward`; or an answer depends on what else is asked, or on chance.
+        """
+        hidden = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool, device=images.device)
+        hidden[::2, :, : images.shape[3] // 2] = True
+        together = self(images, hidden)
+        alone = torch.cat([self(images[i : i + 1], hidden[i : i + 1]) for i in range(len(images))])
+        networks.require_same(together, alone, "a network must give a picture the same answer whatever is asked beside")
+        return together.shape[1]
+
+    def _asked(self, shown: Tensor) -> Any:
+        return _logits(self.network(shown))
+
+    def _require_images(self, images: Tensor, hidden: Tensor | None) -> None:
+        found = f"images are {images.dtype} {tuple(images.shape)}, expected"
+        if images.dim() != 4 or not images.is_floating_point():
+            raise ValueError(f"{found} floats in [0, 1], (B, C, H, W)")
+        if self.size and tuple(images.shape[2:]) != self.size:
+            raise ValueError(f"{found} (B, C, {self.size[0]}, {self.size[1]}), the size that this network wants")
+        if len(self.mean) not in (1, images.shape[1]):
+            raise ValueError(f"{found} {len(self.mean)} channels, as many as mean and std have")
+        shape = (len(images), *images.shape[2:])
+        if hidden is not None and (hidden.dtype != torch.bool or tuple(hidden.shape) != shape):
+            raise ValueError(f"hidden is {hidden.dtype} {tuple(hidden.shape)}, expected torch.bool {shape}")
+
+
+def _require_ready(network: nn.Module) -> None:
+    """Raise ValueError unless the network is one that answers with classes, in eval mode and in float32."""
+    networks.require_eval(network)
+    if getattr(network, "num_classes", None) == 0:  # as timm says it
+        raise ValueError("the network gives features and no classes; expected one with a head that tells classes apart")
+    types = {weight.dtype for weight in network.parameters()} - {torch.float32}
+    if types:
+        right = "of nearly equal logits it would make ties; network.float() ends it"
+        raise ValueError(f"the network has weights of {', '.join(sorted(map(str, types)))}, expected float32: {right}")
+
+
+def _colours(name: str, values: str | float | Sequence[float]) -> Tensor:
+    """(C or 1,) float32."""
+    try:
+        tensor = torch.as_tensor(values, dtype=torch.float32).flatten()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is {values!r}, expected a number, or one for each channel") from error
+    if not len(tensor) or not tensor.isfinite().all():
+        raise ValueError(f"{name} is {values!r}, expected finite numbers")
+    return tensor
+
+
+def _logits(outputs: Any) -> Any:
+    """What of a network's outputs are its logits, if any are."""
+    found = getattr(outputs, "logits", outputs)
+    if isinstance(found, Mapping):
+        return next(iter(found.values()), None)
+    return next(iter(found), None) if isinstance(found, (tuple, list)) else found
