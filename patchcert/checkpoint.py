@@ -158,7 +158,15 @@ def fill(option: str, path: Path, network: nn.Module, content: dict, entry: str 
         UsageError: the file is of another architecture; the message names the tensor that differs. Or its weights
             are not finite, which would make all copies vote alike, or not of one type of floating point.
     """
-    weights = weights_of(option, path, content, entry)
+    fill_with(option, path, network, weights_of(option, path, content, entry))
+
+
+def fill_with(option: str, path: Path, network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Fill `network` with `weights` from the checkpoint `path`.
+
+    Raises:
+        UsageError: see `fill`.
+    """
     require_same(option, path, network, weights)
     broken = next((key for key, tensor in weights.items() if not tensor.isfinite().all()), None)
     if broken:
@@ -172,12 +180,22 @@ def weights_of(option: str, path: Path, content: dict, entry: str | None = "net"
     Raises:
         UsageError: it has no such entry.
     """
+    named = tensors_of(option, path, content, entry)
+    return {key.removeprefix("module."): tensor for key, tensor in named.items()}
+
+
+def tensors_of(option: str, path: Path, content: dict, entry: str | None) -> dict[str, Tensor]:
+    """The tensors of an entry of the checkpoint's `content`, or of all of it, by their names there.
+
+    Raises:
+        UsageError: it has no such entry.
+    """
     found = content.get(entry) if entry else content
     named = isinstance(found, dict) and all(isinstance(key, str) for key in found)
     if not named or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         where = f"an entry `{entry}` that holds tensors" if entry else f"tensors by name, or {' or '.join(ENTRIES)}"
         raise UsageError(option, path, f"expected a checkpoint with {where}")
-    return {key.removeprefix("module."): tensor for key, tensor in found.items()}
+    return found
 
 
 def require_same(option: str, path: Path, network: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -240,7 +258,7 @@ def require_epoch(option: str, path: Path, content: dict, least: int = 0, most: 
 
 def class_count(weights: dict[str, Tensor]) -> int | None:
     """How many classes the network of these weights tells apart: rows of its last layer; None if it has none."""
-    last = _last_layer(weights)
+    last = last_layer(weights)
     return last and len(weights[last])
 
 
@@ -249,12 +267,13 @@ def other_setting(found: dict[str, object], wanted: dict[str, object]) -> str | 
     return next((name for name, value in wanted.items() if found.get(name) != value), None)
 
 
-def _last_layer(weights: dict[str, Tensor]) -> str | None:
+def last_layer(weights: dict[str, Tensor]) -> str | None:
+    """The name of a network's last weight; None if it has none."""
     return next((key for key in reversed(weights) if key.endswith("weight")), None)
 
 
 def _first_difference(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
-    last = _last_layer(wanted)
+    last = last_layer(wanted)
     for key, tensor in wanted.items():
         if key not in found:
             return f"it has no tensor {key}, here {tuple(tensor.shape)}"

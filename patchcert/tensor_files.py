@@ -1,4 +1,5 @@
-"""What torch.save writes: numbers, text and tensors in lists and dicts. Reading executes nothing and trusts no size.
+"""What torch.save writes, numbers, text and tensors in lists and dicts, or safetensors. Reading executes nothing and
+trusts no size.
 
 torch's own safe reader (`weights_only=True`) still calls whatever makes a tensor or a bytearray of any size, unpacks
 what is compressed, and does not look at the checksums of zip archives. So a file is looked through before it is loaded,
@@ -39,6 +40,9 @@ KNOWN = re.compile(
 ZIP = b"PK\3\4"
 """What files begin with since torch 1.6."""
 
+SAFETENSORS = re.compile(rb".{4}\0{4}\{", re.DOTALL)
+"""What files of safetensors begin with: the length of their header, which is JSON."""
+
 LEGACY_PICKLES = 5
 """What earlier ones have before the tensors: two numbers, a dict, the content, the names of storages."""
 
@@ -50,6 +54,9 @@ def load(path: Path) -> object:
         InputError: why it is refused, in words.
     """
     with inputs.opened(path) as file:
+        if SAFETENSORS.match(file.read(9)):
+            return _safetensors(path)
+        file.seek(0)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of torch about its own types
@@ -60,6 +67,22 @@ def load(path: Path) -> object:
             raise InputError(f"cannot be read ({type(error).__name__})") from error
         _require_plain(content, inputs.size_of(file))
     return content
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by name.
+
+    Raises:
+        InputError: it is damaged, or safetensors is not installed.
+    """
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise InputError("is a safetensors file: pip install safetensors") from error
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise InputError(f"is a safetensors file that cannot be read: {error}") from error
 
 
 def _looked_through(file: BinaryIO) -> BinaryIO:

@@ -18,6 +18,7 @@ from tests.helpers import ROOT
 
 ROOMS = (
     "data",
+    "pretrained",
     "ablations",
     "engines",
     "masking",
@@ -128,6 +129,8 @@ def test_no_imports_run_in_a_circle():
         ("patchcert.engines.pairs", "from patchcert.masking.linked import LinkedMasking"),
         ("patchcert.masking.linked", "from patchcert.votes.rules import Ballot"),
         ("patchcert.votes.rules", "from patchcert.classifiers import probing"),
+        ("patchcert.pretrained.sources", "from patchcert.engines.plain import PlainNetwork"),
+        ("patchcert.engines.plain", "from patchcert.pretrained import sources"),
         ("patchcert.engines.columns", "from patchcert.training.recipes import Recipe"),
         ("patchcert.intervals.bounds", "from patchcert.ablations.ablation import Band"),
         ("patchcert.votes.rules", "from patchcert.attacks import ascent"),

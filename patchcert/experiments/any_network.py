@@ -1,12 +1,7 @@
 """A network that the user's own code makes, on copies that one option describes."""
 
 import argparse
-import hashlib
 import re
-import sys
-from importlib import import_module
-from operator import attrgetter
-from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -17,6 +12,7 @@ from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.cli import Parser
 from patchcert.errors import UsageError
 from patchcert.experiments.setting import add_image_size, class_count, image_shape
+from patchcert.pretrained import from_code
 
 ABLATIONS = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower(): kind for name, kind in KINDS.items()}
 """The kinds of ablations by the names that --ablation takes."""
@@ -51,7 +47,7 @@ def any_network(options: argparse.Namespace) -> tuple[nn.Module, Ablation]:
     """
     _, height, width = image_shape(options)
     ablation = ablation_of(options.ablation, height, width)
-    return made_by(options.model), ablation
+    return from_code.made_by(options.model), ablation
 
 
 def require_answers(options: argparse.Namespace, network: nn.Module, ablation: Ablation, image: Tensor) -> None:
@@ -65,12 +61,6 @@ def require_answers(options: argparse.Namespace, network: nn.Module, ablation: A
     wanted = class_count(options)
     if found != wanted:
         raise UsageError("model", options.model, f"it tells {found} classes apart, the data set has {wanted}")
-
-
-def code(options: argparse.Namespace) -> str:
-    """The SHA-256 of the file that holds the factory of `--model`; empty where that is no file."""
-    file = getattr(import_module(options.model.partition(":")[0]), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 def ablation_of(text: str, height: int, width: int) -> Ablation:
@@ -88,24 +78,3 @@ def ablation_of(text: str, height: int, width: int) -> Ablation:
         return kind(height, width, *sizes)
     except UsageError as error:
         raise UsageError("ablation", text, error.right) from error
-
-
-def made_by(name: str) -> nn.Module:
-    """What the factory called MODULE:FACTORY makes; its code is the user's own, and runs.
-
-    Raises:
-        UsageError: there is none, or it makes something else than a network.
-    """
-    if not re.fullmatch(r"[\w.]+:[\w.]+", name):
-        raise UsageError("model", name, "expected package.module:factory")
-    module, factory = name.split(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        network = attrgetter(factory)(import_module(module))()
-    except Exception as error:  # other people's code fails in every way there is
-        raise UsageError("model", name, f"{type(error).__name__}: {error}") from error
-    if not isinstance(network, nn.Module):
-        raise UsageError("model", name, f"expected a torch.nn.Module, it makes {type(network).__name__}")
-    return network

@@ -19,6 +19,7 @@ from patchcert.experiments.setting import ANY, IMAGENET, add_setting, load_image
 from patchcert.files import what_fits
 from patchcert.journal import Journal
 from patchcert.option_values import folder, output_file, positive_int
+from patchcert.pretrained import sources
 from patchcert.votes.saved_votes import SavedVotes
 
 
@@ -106,7 +107,7 @@ def journal_of(options: argparse.Namespace, network: nn.Module, dataset: Images)
     """What a run of these options, weights, images and code of the user's keeps of its work beside --output."""
     contents = {"weights": checkpoint.fingerprint(network.state_dict().values()), "images": dataset.fingerprint()}
     if "weights" in options:
-        contents["code"] = any_network.code(options)
+        contents["code"] = sources.code(options.model)
     return Journal.of_run(options, **contents)
 
 

@@ -1,0 +1,46 @@
+"""Where a network comes from: `--model timm:NAME`, `torchvision:NAME`, `hf:FOLDER` or `MODULE:FACTORY`."""
+
+from pathlib import Path
+
+from torch import nn
+
+from patchcert.errors import UsageError
+from patchcert.pretrained import from_code, from_timm, from_torchvision, from_transformers
+from patchcert.pretrained.found import Found
+
+FORMS = "timm:NAME, torchvision:NAME, hf:FOLDER or MODULE:FACTORY"
+LIBRARIES = ("timm", "torchvision", "hf")
+
+
+def find(model: str, weights: Path | None) -> Found:
+    """The network that `--model` names, in eval mode and in float32, on the CPU, with its weights.
+
+    Args:
+        weights: the file of `--weights`, if it is given.
+
+    Raises:
+        UsageError: there is no such network, or there are no weights for all of it.
+    """
+    source, _, name = model.partition(":")
+    if not name:
+        raise UsageError("model", model, f"expected {FORMS}")
+    if source == "timm":
+        found = from_timm.find(name, weights)
+    elif source == "torchvision":
+        found = from_torchvision.find(name, weights)
+    elif source == "hf":
+        found = from_transformers.find(Path(name), weights)
+    else:
+        found = from_code.find(model, weights)
+    found.network = _ready(found.network)
+    return found
+
+
+def code(model: str) -> str:
+    """What identifies the user's own code where `--model` names some; empty for libraries, whose weights do it."""
+    return "" if model.partition(":")[0] in LIBRARIES else from_code.code(model)
+
+
+def _ready(network: nn.Module) -> nn.Module:
+    """Whoever constructs a network gets it in training mode, and from some folders in 16 bits."""
+    return network.float().eval()
