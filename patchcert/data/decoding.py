@@ -5,8 +5,6 @@ import warnings
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from patchcert import inputs
 from patchcert.inputs import InputError
@@ -20,8 +18,8 @@ EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 DAMAGED = "a damaged picture; mend it or take it away"
 
 
-def decode(path: str, mode: str) -> Tensor:
-    """The picture in a file, (C, H, W) uint8, in Pillow's `mode`: L is grey, RGB colour. Profiles are not looked at.
+def decode(path: str, mode: str) -> Image.Image:
+    """The picture in a file, in memory, in Pillow's `mode`: L is grey, RGB colour. Profiles are not looked at.
 
     Of 16 bits the upper 8 are taken.
 
@@ -39,7 +37,7 @@ def decode(path: str, mode: str) -> Tensor:
                 values = picture.width * picture.height * len(picture.getbands())
                 inputs.require_plausible(values, os.path.getsize(path))
                 _require_plain(picture)
-                return transforms.pil_to_tensor(_in_mode(picture, mode))
+                return _in_mode(picture, mode)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise InputError(f"a picture of more than {Image.MAX_IMAGE_PIXELS} pixels") from error
         except InputError:
@@ -61,4 +59,4 @@ def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode not in EIGHT_BITS:
         raise InputError(f"a picture of mode {picture.mode}, expected 8 or 16 bits for each value")
-    return picture if picture.mode == mode else picture.convert(mode)
+    return picture.copy() if picture.mode == mode else picture.convert(mode)

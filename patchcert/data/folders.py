@@ -9,9 +9,11 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -19,10 +21,10 @@ from torchvision.transforms.v2 import functional as transforms
 
 from patchcert import checkpoint, distributed, inputs
 from patchcert.data.augmentation import Augmentation, augmented
+from patchcert.data.class_numbers import part_of
 from patchcert.data.dataset import Dataset, shares_of_shuffled
 from patchcert.data.decoding import decode
 from patchcert.errors import UsageError
-from patchcert.inputs import InputError
 from patchcert.progress import progress_bar
 
 DECODED_AT_ONCE = 500
@@ -42,32 +44,40 @@ class PictureFolder:
         image_size: height and width to which pictures are resized, pixels.
         normalise: applied to float images (N, C, H, W) in [0, 1].
         channels: C, 3 or 1: pictures are turned to colour or grey.
+        pixels: makes (C, H, W) uint8 of a picture of Pillow's, in place of resizing it to `image_size` both ways.
+        classes: the names of the folders by their numbers, of which some may be missing here; by default the folders
+            that there are, sorted as text.
 
     Raises:
-        UsageError: the folder is not laid out so.
+        UsageError: the folder is not laid out so, or a folder is none of the `classes`.
     """
 
     def __init__(
         self,
         option: str,
         root: Path,
-        image_size: int,
+        image_size: int | tuple[int, int],
         normalise: Callable[[Tensor], Tensor] = lambda images: images,
         channels: int = 3,
+        pixels: Callable[[Image.Image], Tensor] | None = None,
+        classes: Sequence[str] | None = None,
     ):
-        self.option, self.image_size, self.normalise, self.channels = option, image_size, normalise, channels
+        self.option, self.normalise, self.channels = option, normalise, channels
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.pixels = pixels or partial(_resized, self.image_size)
         of_classes = _pictures(option, root)
+        numbers = _numbers(option, root, classes)
         self.paths = [path for paths in of_classes for path in paths]
         self.indices = torch.arange(len(self.paths))
-        self.labels = torch.arange(len(of_classes)).repeat_interleave(torch.tensor(list(map(len, of_classes))))
+        self.labels = torch.tensor(numbers).repeat_interleave(torch.tensor(list(map(len, of_classes))))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(3, H, W)."""
-        return self.channels, self.image_size, self.image_size
+        """(C, H, W)."""
+        return self.channels, *self.image_size
 
     def take(self, chosen: Tensor | slice) -> "PictureFolder":
         taken = copy.copy(self)
@@ -80,17 +90,22 @@ class PictureFolder:
         return moved
 
     def fingerprint(self) -> str:
-        """Tells data sets apart by the names of pictures and classes, the lengths of files, and the pixels here."""
+        """Tells data sets apart by the names of pictures and classes, the lengths of files, and the pixels here.
+
+        How these are made is seen from one picture.
+        """
         paths = [self.paths[place] for place in self.indices.tolist()]
         files = [(*path.rsplit(os.sep, 2)[1:], os.path.getsize(path)) for path in paths]
-        text = json.dumps([self.image_size, files])
-        return checkpoint.fingerprint([torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)])
+        text = json.dumps([self.image_size, self.labels.tolist(), files])
+        names = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        tried = Image.radial_gradient("L").crop((0, 30, 256, 220)).convert(MODES[self.channels])
+        return checkpoint.fingerprint([names, self.pixels(tried)])
 
     def decoded(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield uint8 images (B, C, H, W) for each of `batches`, places (B,) in this data set."""
         wanted = [self.indices[batch.cpu()] for batch in batches]
         loader = DataLoader(
-            _Decoding(self.paths, self.image_size, MODES[self.channels]),
+            _Decoding(self.paths, self.pixels, MODES[self.channels]),
             batch_size=None,
             sampler=wanted,
             num_workers=min(distributed.cores(), len(wanted)),
@@ -139,7 +154,7 @@ class _Decoding(torch.utils.data.Dataset):
     """What the worker processes do; their exceptions would arrive as tracebacks, so they return what is wrong."""
 
     paths: list[str]
-    image_size: int
+    pixels: Callable[[Image.Image], Tensor]
     mode: str
 
     def __getitem__(self, places: Tensor) -> Tensor | _Refused:
@@ -147,18 +162,22 @@ class _Decoding(torch.utils.data.Dataset):
         images = []
         for place in places.tolist():
             try:
-                picture = decode(self.paths[place], self.mode)
-            except InputError as error:
+                images.append(self.pixels(decode(self.paths[place], self.mode)))
+            except ValueError as error:
                 return _Refused(self.paths[place], str(error))
-            images.append(transforms.resize(picture, [self.image_size, self.image_size], antialias=True))
         return torch.stack(images)
+
+
+def _resized(size: tuple[int, int], picture: Image.Image) -> Tensor:
+    """(C, H, W) uint8: the picture at this size, of whatever shape it was."""
+    return transforms.resize(transforms.pil_to_tensor(picture), list(size), antialias=True)
 
 
 Images = Dataset | PictureFolder
 
 
 def load_folder(root: Path, train: bool, image_size: int, channels: int = 3) -> Dataset:
-    """The pictures in `root`/train/CLASS/ or `root`/test/CLASS/, resized to `image_size` both ways, on the CPU.
+    """The pictures in a part of a folder (see `part_of`), resized to `image_size` both ways, on the CPU.
 
     Args:
         channels: 3, or 1 for grey.
@@ -167,9 +186,9 @@ def load_folder(root: Path, train: bool, image_size: int, channels: int = 3) -> 
         UsageError: the folder is not laid out so, or a picture is damaged.
     """
     parts = [root / "train", root / "test"]
-    if class_names("data", parts[0]) != class_names("data", parts[1]):
+    if (train or parts[0].is_dir()) and class_names("data", parts[0]) != class_names("data", parts[1]):
         raise UsageError("data", root, "train/ and test/ have different classes, expected the same folders in both")
-    pictures = PictureFolder("data", parts[0] if train else parts[1], image_size, channels=channels)
+    pictures = PictureFolder("data", part_of(root, train), image_size, channels=channels)
     _require_room(pictures)
     images = []
     with progress_bar(len(pictures), "decoding") as bar:
@@ -185,11 +204,13 @@ def _require_room(pictures: PictureFolder) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
         right = f"{len(pictures)} such pictures take {needed / 1e9:.0f} GB, this machine has {memory / 1e9:.0f}"
-        raise UsageError("image_size", pictures.image_size, right)
+        raise UsageError("image_size", pictures.image_size[0], right)
 
 
 def count_in_both(root: Path) -> int:
     """How many files of the pictures in `root`/test are those of pictures in `root`/train, byte for byte."""
+    if not (root / "train").is_dir():
+        return 0
     sizes: dict[int, tuple[list[str], list[str]]] = {}
     for part, name in enumerate(("train", "test")):
         for path in itertools.chain(*_pictures("data", root / name)):
@@ -221,6 +242,16 @@ def class_names(option: str, root: Path) -> list[str]:
     if not names:
         raise UsageError(option, root, "expected a folder with one folder of pictures for each class")
     return names
+
+
+def _numbers(option: str, root: Path, classes: Sequence[str] | None) -> list[int]:
+    """The number of each folder in `root`; UsageError if one is none of the `classes`."""
+    names = class_names(option, root)
+    numbers = {name: number for number, name in enumerate(classes or names)}
+    unknown = [name for name in names if name not in numbers]
+    if unknown:
+        raise UsageError(option, root, f"has a folder {unknown[0]}, which is none of the {len(numbers)} of --classes")
+    return [numbers[name] for name in names]
 
 
 def _pictures(option: str, root: Path) -> list[list[str]]:

@@ -12,7 +12,7 @@ from torchvision.datasets import FashionMNIST
 from patchcert import messages
 from patchcert.ablations.ablation import Ablation
 from patchcert.classifiers import weak_spots
-from patchcert.data import folders
+from patchcert.data import class_numbers, folders
 from patchcert.data.folders import Images, PictureFolder
 from patchcert.errors import UsageError
 from patchcert.experiments import summaries
@@ -221,7 +221,11 @@ def data_set(config: dict) -> str:
 def class_names(config: dict) -> list[str]:
     """What the classes of a run's data set are called, from its options; none where numbers say it all."""
     dataset, config = data_set(config), config.get("config_of_votes", config)
+    if config.get("classes"):
+        return class_numbers.read("classes", config["classes"])
     if dataset in ("folder", "imagenet"):
-        where = Path(config["data"]) / "test" if dataset == "folder" else Path(config["valpath"])
+        where = (
+            class_numbers.part_of(Path(config["data"]), train=False) if dataset == "folder" else Path(config["valpath"])
+        )
         return folders.class_names("data", where) if where.is_dir() else []
     return {"cifar10": CIFAR10, "fashion-mnist": FashionMNIST.classes}.get(dataset, [])

@@ -7,6 +7,7 @@ from pathlib import Path
 from patchcert import arithmetic, distributed, messages
 from patchcert.cli import Parser
 from patchcert.data import folders, named
+from patchcert.data.class_numbers import part_of
 from patchcert.data.folders import Images, PictureFolder, normalise_imagenet
 from patchcert.errors import UsageError
 from patchcert.option_values import device, named_otherwise, nonnegative_float, pixels, positive_int, seed
@@ -103,7 +104,7 @@ def data_name(options: argparse.Namespace) -> str:
 def class_count(options: argparse.Namespace) -> int:
     """Classes of the pictures that the options name, and whether `--image_size` suits them."""
     if options.dataset == "folder":
-        return _told_apart("data", options.data / "test")
+        return _told_apart("data", part_of(options.data, train=False))
     if options.dataset == "imagenet":
         return _told_apart("valpath", options.valpath)
     if options.dataset == "cifar10" and options.image_size != 32:
