@@ -36,6 +36,21 @@ def print_answers(
         print(line)
 
 
+def print_network(about: dict) -> None:
+    """Print where a network comes from, what it was filled with, and how its pictures are made."""
+    height, width = about["size"]
+    numbers = {name: ", ".join(f"{value:.4g}" for value in about[name]) for name in ("mean", "std", "hidden")}
+    parts = [
+        " ".join(str(about[name]) for name in ("of", "name") if name in about),
+        " ".join(["weights", str(about["weights"]), *([f"(its {about['entry']})"] if "entry" in about else [])]),
+        f"pictures of {height} × {width}" + (f" ({about['geometry']})" if "geometry" in about else ""),
+        *([] if about["exact"] else ["rounded to 256 levels"]),
+        f"mean {numbers['mean']}, std {numbers['std']}" + (f", {about['channels']}" if "channels" in about else ""),
+        f"hidden pixels {numbers['hidden']}",
+    ]
+    print("; ".join(parts))
+
+
 def print_side_by_side(outputs: dict[str, Path]) -> None:
     """Print accuracies by patch size from the files that `--output` wrote, by the name of each defence.
 

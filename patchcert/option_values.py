@@ -97,6 +97,11 @@ def fractions(text: str) -> list[float]:
     return [fraction(part) for part in text.split(",")]
 
 
+def colour(text: str) -> str | tuple[float, ...]:
+    """mean, or a number from 0 to 1 for all channels, or one for each with commas."""
+    return text if text == "mean" else tuple(fractions(text))
+
+
 def patches(text: str) -> list[Patch]:
     """Patch sizes: 5 (a square), 2x8 (rows × columns), 1-10, or several of these with commas."""
     return [patch for part in text.split(",") for patch in _patch_range(part)]

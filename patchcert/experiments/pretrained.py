@@ -1,0 +1,119 @@
+"""A network that somebody pretrained, as it is, and the pictures that it is asked about: what options name."""
+
+import argparse
+
+import torch
+
+from patchcert import checkpoint, distributed, messages
+from patchcert.cli import Parser
+from patchcert.data import class_numbers, folders, named
+from patchcert.data.folders import Images, PictureFolder
+from patchcert.engines.plain import MEAN, PlainNetwork
+from patchcert.errors import UsageError
+from patchcert.option_values import colour
+from patchcert.pretrained import sources
+from patchcert.pretrained.found import Found
+from patchcert.pretrained.preparation import MODES, Preparation
+
+
+def add_pretrained(parser: Parser) -> None:
+    """The options of a network that somebody pretrained, beside its --weights, and of the pictures in a folder."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="SOURCE:NAME",
+        help="timm:NAME or torchvision:NAME, with or without a tag; hf:FOLDER, which transformers wrote; or "
+        "MODULE:FACTORY, your own code, imported from the current folder or PYTHONPATH. Nothing is downloaded",
+    )
+    parser.add_argument(
+        "--hidden",
+        type=colour,
+        default=MEAN,
+        metavar="COLOUR",
+        help="of hidden pixels: a number from 0 to 1, or red,green,blue; mean is what the network's normalisation takes"
+        " to 0",
+    )
+    parser.data.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="names of the class folders in the order of their numbers, one a line, where DIR has some of them only; "
+        "imagenet is the 1,000 WordNet numbers of ImageNet (default: the folders of DIR, sorted as text)",
+    )
+    parser.data.add_argument(
+        "--image_channels",
+        type=int,
+        choices=(1, 3),
+        help="grey or colour (default: what the network's transform takes)",
+    )
+
+
+def pretrained(options: argparse.Namespace) -> tuple[PlainNetwork, Images, dict[str, object]]:
+    """The network of `--model`, filled; all test images at the size that it sees; and what both are, in JSON's types.
+
+    Prints the last in a line. All is on the CPU.
+
+    Raises:
+        UsageError: there is no such network, it is none that tells classes apart, or is one for other images.
+    """
+    found = sources.find(options.model, options.weights and checkpoint.find("weights", options.weights))
+    try:
+        preparation = _preparation(options, found)
+        mean, std = preparation.mean, preparation.std
+        shown = {"mean": mean, "std": std, "hidden": options.hidden, "size": preparation.size}
+        network = PlainNetwork(preparation.shown(found.network), **shown)
+        torch.manual_seed(0)
+        tried = torch.rand(2, len(mean), *preparation.size)
+        count = network.classes(tried)
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError("model", options.model, str(error)) from error
+    dataset = _images(options, preparation, count)
+    about = found.about | preparation.about() | {"hidden": network.colour.flatten().tolist(), "classes": count}
+    network.description = about
+    if distributed.is_first():
+        messages.print_network(about)
+    return network, dataset, about
+
+
+def _preparation(options: argparse.Namespace, found: Found) -> Preparation:
+    """How the pictures that the options name are made."""
+    if options.dataset == "folder":
+        if found.transform is None:
+            right = (
+                "expected an attribute `preparation` of the network, a transform from a picture to a tensor (C, H, W)"
+            )
+            raise UsageError("model", options.model, right)
+        return Preparation.of(found.transform, options.image_channels)
+    shape = named.IMAGE_SHAPES[options.dataset]
+    if found.transform is None:
+        return Preparation.none(shape)
+    try:
+        return Preparation.of_pixels(found.transform, shape)
+    except ValueError as error:
+        right = f"{error}; --dataset folder takes pictures of any size"
+        raise UsageError("model", options.model, right) from error
+
+
+def _images(options: argparse.Namespace, preparation: Preparation, count: int) -> Images:
+    """All test images, with labels among the `count` classes that the network tells apart."""
+    if options.dataset != "folder":
+        _require_classes(options, count, named.CLASSES)
+        return named.load(options.dataset, options.data, train=False)
+    root = class_numbers.part_of(options.data, train=False)
+    names = class_numbers.read("classes", options.classes) if options.classes else folders.class_names("data", root)
+    _require_classes(options, count, len(names))
+    channels = {mode: channels for channels, mode in MODES.items()}[preparation.mode]
+    return PictureFolder("data", root, preparation.size, channels=channels, pixels=preparation.pixels, classes=names)
+
+
+def _require_classes(options: argparse.Namespace, found: int, wanted: int) -> None:
+    """Raise UsageError unless the network tells as many classes apart as the data set has."""
+    if found == wanted:
+        return
+    hint = ""
+    if found == wanted + 1:
+        hint = "; one more may be a background, as networks from TensorFlow have first: --classes names it in its place"
+    elif options.dataset == "folder" and not options.classes:
+        hint = "; --classes gives the folders their numbers, --classes imagenet those of ImageNet's 1,000"
+    raise UsageError("model", options.model, f"it tells {found} classes apart, the data set has {wanted}{hint}")
