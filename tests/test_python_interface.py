@@ -294,9 +294,19 @@ MASKED = MaskedClassifier(of_brightness(BAND), BAND, Patch(1, 1))
 IMAGES, LABELS = torch.rand(5, 1, HEIGHT, WIDTH), torch.arange(5) % 3
 
 
+def test_labels_in_a_column_are_those_in_a_row():
+    (row,) = certify(MASKED, IMAGES, LABELS).answers
+    (column,) = certify(MASKED, IMAGES, LABELS[:, None].numpy()).answers
+    assert column.counts == row.counts and column.labels.equal(LABELS)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"labels": torch.stack([LABELS, LABELS], 1)},
+            r"labels are torch.int64 \(5, 2\), expected whole numbers \(5,\)",
+        ),
         ({"labels": LABELS[:4]}, r"labels are torch.int64 \(4,\), expected whole numbers \(5,\)"),
         ({"labels": LABELS / 2}, "labels are torch.float32"),
         ({"labels": LABELS + 1}, "labels go from 1 to 3, expected 0 to 2"),

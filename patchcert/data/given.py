@@ -63,11 +63,12 @@ def _images(images: Tensor | ArrayLike, size: tuple[int, int] | None) -> Tensor:
 
 
 def _labels(labels: Tensor | ArrayLike) -> Tensor:
-    """Any shape, int64; a copy, since results keep them."""
+    """Any shape but (N, 1), which becomes (N,), int64; a copy, since results keep them."""
     labels = _tensor(labels, "labels", "a tensor or array of whole numbers (N,), a class for each image, or None")
     if labels.dtype not in INTEGERS:
         raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}, expected whole numbers (N,)")
-    return labels.detach().to(torch.int64, copy=True)
+    columns = labels.shape[1:] == (1,)  # as MedMNIST has them; held against predictions (N,) they would make (N, N)
+    return (labels[:, 0] if columns else labels).detach().to(torch.int64, copy=True)
 
 
 def _tensor(array: Tensor | ArrayLike, name: str, expected: str) -> Tensor:
