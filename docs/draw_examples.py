@@ -28,6 +28,7 @@ from patchcert.engines.asking import DenseNetwork, softmax_over
 from patchcert.intervals.places import Scale, Threat, all_places
 from patchcert.intervals.worst_places import Batch, all_margins
 from patchcert.masking.double_masking import DoubleMasking
+from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
 from patchcert.votes.certificate import Certifier, Question
 from patchcert.votes.rules import ThresholdVote, TopOneVote
@@ -184,7 +185,7 @@ def draw_exact(digits: Digits) -> tuple[Figure, str]:
 
 def draw_masking(digits: Digits) -> tuple[Figure, str]:
     scores = digits.probabilities.log().double()
-    verdicts = DoubleMasking(BANDS, PATCH).verdicts(scores, numerical_margin=1e-3)
+    verdicts = DoubleMasking(BANDS, PATCH).verdicts(scores, Margin.of_scores(1e-3, "float32"))
     certified = verdicts.certified & (verdicts.predicted == digits.labels)
     number = int(verdicts.lead.where(certified & ~digits.certified("exact"), -1).argmax())
     winner = int(verdicts.predicted[number])

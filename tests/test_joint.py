@@ -8,9 +8,11 @@ from torch import nn
 
 from patchcert.ablations.ablation import Band, BandAndRow, Block, Row
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
+from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.engines.columns import LinesNetwork, Shape
 from patchcert.engines.joint import JointNetwork
 from patchcert.engines.mirrored import Mirrored
+from patchcert.masking.margins import RELATIVE_MARGINS
 from tests import oracle
 
 SIDE, BAND, COARSE, FINE, WEIGHT, SURE = 12, 2, (7, 3), (4, 5), 3.0, 0.2
@@ -114,6 +116,40 @@ def test_every_copy_meets_its_mirror_image(ablation):
     sums, weighted = Mirrored(Sums(), ablation)(image).unbind(dim=2)
     torch.testing.assert_close(sums, Sums()(image)[..., 0])
     torch.testing.assert_close(weighted, sums * 3.5)  # the middle of the columns from 0 to 7
+
+
+class Rounded(nn.Module):
+    """A network whose logits, `loud` times as large, are off by up to two units in the last place of the largest."""
+
+    limited_reach = True
+
+    def __init__(self, network, loud, units):
+        super().__init__()
+        self.network, self.loud, self.units, self.description = network, loud, units, {}
+
+    def require(self, ablation):
+        self.network.require(ablation)
+
+    def forward(self, images):
+        logits = self.loud * self.network(images).double()
+        off = torch.randint(-1, 2, logits.shape, generator=torch.Generator().manual_seed(7))
+        return logits + self.units * 2.0**-23 * off * logits.abs().amax(dim=-1, keepdim=True)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("loud", "sure"), [(1, SURE), (1e5, 100.0), (1e5, 1000.0)])
+def test_margins_grow_with_what_rounding_makes_of_refined_windows(networks, loud, sure):
+    ablation, images = BandsAndWindows(SIDE, SIDE, BAND, *COARSE, *FINE), torch.rand(12, 1, SIDE, SIDE)
+    exact, off = (
+        JointNetwork(*(Rounded(network, loud, units) for network in networks), ablation, WEIGHT, sure).eval()
+        for units in (0, 2)
+    )
+    scores = exact(images)
+    changed = off(images) - scores
+    of_differences = changed.amax(dim=2) - changed.amin(dim=2)  # (N, A), between two classes
+    share = RELATIVE_MARGINS["float32"]
+    assert (of_differences <= share * SmoothedClassifier(exact, ablation).magnitudes(scores)).all()
+    assert (of_differences > share * scores.abs().amax(dim=2)).any() == (loud > 1)
 
 
 def test_copies_without_mirror_images_are_refused():

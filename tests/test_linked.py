@@ -1,5 +1,6 @@
 """Bands and windows masked together, against the definition written out and against adversaries."""
 
+from functools import partial
 from itertools import combinations, product
 
 import pytest
@@ -8,11 +9,12 @@ import torch
 from patchcert.ablations.windows import BandsAndWindows
 from patchcert.classifiers import weak_spots
 from patchcert.errors import UsageError
-from patchcert.masking.double_masking import DoubleMasking, beats_all
+from patchcert.masking.double_masking import DoubleMasking, beats_all, paired
 from patchcert.masking.linked import LinkedMasking, masking_of
+from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
 from tests import oracle
-from tests.test_masking import HUGE, certified, random_scores
+from tests.test_masking import HUGE, certified, close_decisions, flipped_by_rounding_and_a_patch, random_scores
 
 CASES = [
     (BandsAndWindows(5, 6, 2, 4, 2), Patch(2, 3)),
@@ -104,6 +106,65 @@ def test_no_adversary_flips_what_is_certified(ablation, patch):
     assert flips > 0
 
 
+MARGIN = Margin(1e-3, 2.0**-18)
+
+
+def large_scores(ablation, seed):
+    """(N, A, K), by far the largest of which are those of windows."""
+    scores = torch.randn(24, ablation.count, 3, generator=torch.Generator().manual_seed(seed))
+    scores[:, ablation.bands.count :] *= 300
+    return scores
+
+
+@pytest.mark.parametrize(("ablation", "patch"), CASES)
+def test_no_rounding_with_a_patch_flips_what_is_narrowly_certified(ablation, patch):
+    masking = LinkedMasking(ablation, patch)
+    scores = close_decisions(masking, large_scores(ablation, seed=0), MARGIN)
+    proven = masking.verdicts(scores, MARGIN).certified
+    flipped = flipped_by_rounding_and_a_patch(masking, ablation, patch, scores, MARGIN)
+    assert proven[-12:].all() and flipped[0] and not (proven & flipped).any()
+
+
+class BandsMargin(LinkedMasking):
+    """Broken: no margin for what windows add."""
+
+    def _sums(self, scores):
+        *bands, windows = super()._sums(scores)
+        return [*bands, windows * 0 if scores.shape[2] == 1 else windows]
+
+
+class OneWindow(LinkedMasking):
+    """Broken: takes for two windows the copies that hide the first."""
+
+    def _worst_leads(self, winner, sums):
+        *bands, windows = sums
+        one = paired(windows).diagonal(dim1=1, dim2=2).transpose(1, 2)  # (N, k², K)
+        first, _ = torch.triu_indices(self.side**2, self.side**2)
+        return super()._worst_leads(winner, [*bands, one[:, first]])
+
+
+class Turned(LinkedMasking):
+    """Broken: takes the row of the second place's window for its column."""
+
+    def _worst_leads(self, winner, sums):
+        *bands, windows = sums
+        square = self.side, self.side
+        turned = paired(windows).unflatten(2, square).transpose(2, 3).flatten(2, 3)
+        upper = torch.triu_indices(self.side**2, self.side**2)
+        return super()._worst_leads(winner, [*bands, turned[:, *upper]])
+
+
+@pytest.mark.parametrize("broken", [BandsMargin, OneWindow, Turned])
+def test_close_decisions_tell_broken_certificates(broken):
+    for number, (ablation, patch) in enumerate(CASES):
+        masking, right = broken(ablation, patch), LinkedMasking(ablation, patch)
+        scores = close_decisions(masking, large_scores(ablation, seed=number), MARGIN)
+        proven = masking.verdicts(scores, MARGIN).certified
+        if (proven & flipped_by_rounding_and_a_patch(right, ablation, patch, scores, MARGIN)).any():
+            return
+    pytest.fail("nothing flips what it certifies")
+
+
 def test_together_they_certify_what_neither_does_alone():
     ablation, patch = BandsAndWindows(6, 6, 1, 4, 2), Patch(2, 2)
     scores = torch.randn(300, ablation.count, 2, generator=torch.Generator().manual_seed(3))
@@ -131,7 +192,18 @@ def test_large_batches_are_divided(monkeypatch):
 
 
 def test_two_patches_and_patches_that_no_window_holds_are_refused():
+    fitting = BandsAndWindows(6, 6, 1, 4, 3).windows
     with pytest.raises(UsageError, match=r"^patches 2: expected 1"):
         masking_of(BandsAndWindows(6, 6, 1, 4, 3), Patch(1, 2), 2)
-    with pytest.raises(UsageError, match="expected at most 4 × 4 pixels"):
-        masking_of(BandsAndWindows(6, 6, 1, 4, 3), Patch(5, 2))
+    for patch in (Patch(5, 2), Patch(2, 5), Patch(7, 2)):
+        for ask in (partial(LinkedMasking, BandsAndWindows(6, 6, 1, 4, 3)), fitting.holding):
+            with pytest.raises(UsageError, match=rf"^size_to_certify {patch}: expected"):
+                ask(patch)
+
+
+def test_windows_that_leave_nothing_to_refine_are_refused():
+    with pytest.raises(UsageError, match="^fine_size 6: as large as the image, and so are the windows of 6"):
+        BandsAndWindows(6, 6, 1, 6, 2, 6, 3)
+    assert BandsAndWindows(6, 6, 1, 6, 2, 4, 3).windows.side == 3  # only one kind is as large
+    whole = LinkedMasking(BandsAndWindows(6, 6, 1, 6, 2), Patch(6, 6))
+    assert whole.predict(torch.zeros(1, 18, 3)) == 0

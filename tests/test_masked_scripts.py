@@ -11,6 +11,7 @@ from patchcert.ablations.ablation import BandAndRow
 from patchcert.data import named
 from patchcert.engines.columns import LinesNetwork, Shape
 from patchcert.masking import double_masking
+from patchcert.masking.margins import RELATIVE_MARGINS
 from patchcert.patch import Patch
 from patchcert.training import loop
 from tests import oracle
@@ -154,6 +155,22 @@ def test_the_numerical_margin_follows_the_arithmetic(folder, options, margin, ca
         record = json.loads((folder / "run.json").read_text())
         assert record["config"]["numerical_margin"] == record["results"][0]["numerical_margin"] == margin
         assert f"masking certificate, numerical margin {margin}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("options", "precision"), [([], "float32"), (["--amp"], "bfloat16")])
+def test_leads_must_exceed_a_share_of_what_was_added_up(folder, scores, options, precision):
+    """Without a numerical margin, of the images whose leads nobody could tell from the share."""
+    written = ["--output", "run.json", "--per_image", "run.csv", "--numerical_margin", 0]
+    arguments = ["--all", "--limit", 101, "--size_to_certify", "6x5", *written, *options, "--checkpoint", NAME]
+    succeed(CERTIFY, *arguments, folder=folder)
+    rows = list(csv.DictReader((folder / "run.csv").open()))
+    for row, image in zip(rows, scores, strict=True):
+        assert (row["certified"] == "True") <= (float(row["lead"]) > 0)
+        most = RELATIVE_MARGINS[precision] * image.abs().amax(dim=1).sum().item()
+        if float(row["lead"]) > 1.1 * most:
+            assert row["certified"] == "True"
+    if options:
+        assert any(row["certified"] == "False" and float(row["lead"]) > 0 for row in rows)
 
 
 def test_two_patches_and_two_processes(folder):

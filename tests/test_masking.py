@@ -10,8 +10,10 @@ from torch.nn.functional import cross_entropy
 
 from patchcert.ablations.ablation import Band, BandAndRow, Block, Row
 from patchcert.ablations.windows import WindowPairs
+from patchcert.arithmetic import NUMERICAL_MARGINS
 from patchcert.errors import UsageError
 from patchcert.masking.double_masking import DoubleMasking, beats_all
+from patchcert.masking.margins import RELATIVE_MARGINS, Margin
 from patchcert.patch import Patch
 from patchcert.training.objectives import WorstPair, generalised_cross_entropy
 from patchcert.votes.certificate import Certifier, Question
@@ -24,6 +26,37 @@ HUGE = 1e30
 def certified(masking, scores, numerical_margin=0.0):
     winner, leads = masking.predict_and_lead(scores)
     return winner, beats_all(leads, winner, numerical_margin)
+
+
+def close_decisions(masking, scores, margin):
+    """The scores (N, A, K), class 1 raised or lowered until by `masking` it leads by up to two margins at the worst."""
+    rivals = [rival for rival in range(scores.shape[2]) if rival != 1]
+    winner, wanted = torch.ones(len(scores), dtype=torch.int64), torch.linspace(0.01, 2, len(scores)).double()
+    most = 10 * scores.abs().amax(dim=(1, 2)).double() + 1
+    raised = torch.stack([-most, most])
+    for _ in range(80):
+        middle, tried = raised.mean(dim=0), scores.double().clone()
+        tried[..., 1] += middle[:, None]
+        lead = masking._worst_leads(winner, masking._sums(tried))[:, rivals].amin(dim=1)
+        added = masking._sums(tried.abs().amax(dim=2, keepdim=True))
+        needed = margin.numerical + margin.relative * sum(family.amax(dim=(1, 2)) for family in added)
+        raised[(lead > wanted * needed).long(), torch.arange(len(scores))] = middle
+    tried[..., 1] = scores[..., 1] + raised[1][:, None]
+    return tried
+
+
+def flipped_by_rounding_and_a_patch(masking, ablation, patch, scores, margin):
+    """(N,) bool: whether some patch flips class 1, where rounding takes as much of every lead as the margin is for."""
+    share = margin.numerical / ablation.count + margin.relative * scores.abs().amax(dim=2)
+    flipped = torch.zeros(len(scores), dtype=torch.bool)
+    for place, rival in product(ablation.touched_by(patch).unique(dim=0), range(scores.shape[2])):
+        attacked = scores.clone()
+        attacked[..., 1] -= share / 2
+        attacked[..., rival] += share / 2
+        attacked[:, place] = -HUGE
+        attacked[:, place, rival] = HUGE
+        flipped |= (masking.predict(attacked) != 1) & (rival != 1)
+    return flipped
 
 
 def random_scores(count, copies, classes, seed):
@@ -221,6 +254,52 @@ def test_the_numerical_margin_covers_rounding_in_both_directions():
     assert certified(masking, scores, 3.9e-4)[1] and not certified(masking, scores, 4.1e-4)[1]
 
 
+@pytest.mark.parametrize(("size", "holds"), [(10.0, True), (1e5, False)])
+def test_a_lead_that_the_last_digits_of_large_scores_undo_is_not_certified(size, holds):
+    masking = DoubleMasking(Band(4, 6, 1), Patch(1, 1))
+    scores = torch.full((1, 6, 2), size)
+    scores[..., 1] += 1 / 128  # a unit in the last place of 10⁵
+    verdict = masking.verdicts(scores, Margin.of_scores(1e-3, "float32"))
+    assert verdict.predicted == 1 and verdict.lead == 4 / 128
+    assert bool(verdict.certified) is holds and bool(verdict.within_margin) is not holds
+    if not holds:
+        assert masking.predict(torch.nextafter(scores, scores.flip(2))) == 0
+
+
+@pytest.mark.parametrize("arithmetic", RELATIVE_MARGINS)
+@pytest.mark.parametrize("ablation", [Band(4, 8, 2), BandAndRow(4, 5, 1), WindowPairs(5, 6, 4, 2)])
+def test_no_rounding_with_a_patch_flips_what_is_narrowly_certified(ablation, arithmetic):
+    masking, margin = DoubleMasking(ablation, Patch(1, 2)), Margin.of_scores(1e-3, arithmetic)
+    scores = torch.randn(40, ablation.count, 3, generator=torch.Generator().manual_seed(3))
+    scores = close_decisions(masking, 1e4 * scores, margin)
+    proven = masking.verdicts(scores, margin).certified
+    flipped = flipped_by_rounding_and_a_patch(masking, ablation, Patch(1, 2), scores, margin)
+    assert proven[-20:].all() and not (proven & flipped).any()
+    assert (masking.verdicts(scores, Margin(margin.numerical)).certified & flipped).any()
+
+
+def test_scores_whose_leads_overflow_are_not_certified_where_there_is_a_rival():
+    masking = DoubleMasking(Band(4, 6, 1), Patch(1, 1))
+    scores = torch.full((1, 6, 2), 3e307, dtype=torch.float64)
+    scores[..., 0] *= -1
+    verdict = masking.verdicts(scores, Margin.of_scores(1e-3, "float32"))
+    assert verdict.predicted == 1 and verdict.lead == torch.inf and not verdict.certified
+    assert masking.verdicts(scores / 10, Margin.of_scores(1e-3, "float32")).certified
+    alone = masking.verdicts(scores[..., 1:], Margin(1e-3))
+    assert alone.lead == torch.inf and alone.certified
+
+
+@pytest.mark.parametrize("lead", [float("nan"), float("inf"), float("-inf")])
+def test_no_lead_without_end_beats_a_rival(lead):
+    for margin in (0.0, 1e-3):
+        assert not beats_all(torch.tensor([[0.0, lead, 1.0]]), torch.tensor([0]), margin)
+
+
+def test_scores_of_other_copies_are_refused():
+    with pytest.raises(ValueError, match=r"scores are \(2, 7, 3\), expected \(images, 6 copies, classes\)"):
+        DoubleMasking(Band(4, 6, 1), Patch(1, 1)).predict(torch.zeros(2, 7, 3))
+
+
 def test_too_many_pairs_of_places_are_refused():
     with pytest.raises(UsageError, match="331776 pairs of places"):
         DoubleMasking(Block(28, 28, 4), Patch(5, 5))
@@ -248,3 +327,7 @@ def test_large_batches_are_divided(monkeypatch):
     whole = masking.predict_and_lead(scores)
     monkeypatch.setattr("patchcert.masking.double_masking.BYTES_AT_ONCE", 1)
     assert all(map(torch.equal, masking.predict_and_lead(scores), whole))
+
+
+def test_every_arithmetic_has_both_margins():
+    assert NUMERICAL_MARGINS.keys() == RELATIVE_MARGINS.keys()

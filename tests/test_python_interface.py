@@ -263,6 +263,21 @@ def test_the_coarsest_arithmetic_is_that_which_pytorch_is_set_to(operation, prec
         assert arithmetic.coarsest(torch.device(device)) == expected
 
 
+@pytest.mark.parametrize(("offset", "holds"), [(0.0, True), (1e5, False)])
+def test_what_large_logits_have_in_common_counts_as_well(offset, holds):
+    """Their log-probabilities are small, and still off by what the logits were rounded by."""
+
+    class Even(nn.Module):
+        def forward(self, copies):
+            return offset + copies.new_tensor([0.0, 1 / 64]).expand(len(copies), 2)
+
+    classifier = MaskedClassifier(Even(), BAND, Patch(1, 1))
+    (answer,) = certify(classifier, dark_and_bright_images(2), [1, 1]).answers
+    assert answer.certified.tolist() == [holds, holds] and (answer.verdicts["lead"] > 0.01).all()
+    votes = MaskedClassifier(Even(), BAND, Patch(1, 1), threshold=0.501)
+    assert certify(votes, dark_and_bright_images(2), [1, 1]).answers[0].certified.all()
+
+
 def test_scores_rounded_to_bfloat16_need_larger_leads():
     classifier, images = CLASSIFIERS["masked scores"](Patch(1, 1)), dark_and_bright_images()
     labels = torch.zeros(24, dtype=torch.int64)

@@ -9,6 +9,7 @@ from patchcert.ablations.ablation import Band, BandAndRow, Block, MultiBand, Row
 from patchcert.ablations.windows import WindowPairs
 from patchcert.classifiers import weak_spots
 from patchcert.masking.double_masking import DoubleMasking
+from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
 from patchcert.votes.certificate import Certifier, Question, predict
 from patchcert.votes.rules import ThresholdVote, TopOneVote
@@ -124,7 +125,7 @@ def test_scores_are_weak_where_the_definition_says(ablation, patch):
 def test_the_least_score_over_the_places_is_the_lead_that_is_certified(ablation, patches):
     patch, scores = Patch(1, 2), probabilities_of(ablation)
     masking = DoubleMasking(ablation, patch, patches)
-    verdicts = masking.verdicts(scores, 0.3)
+    verdicts = masking.verdicts(scores, Margin(0.3))
     found = weak_spots.of_scores(ablation, masking, patch, patches, verdicts.predicted, scores)
     assert torch.equal(found.flatten(1).amin(dim=1), verdicts.lead)
     assert torch.equal((found > 0.3).flatten(1).all(dim=1), verdicts.certified)

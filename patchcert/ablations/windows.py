@@ -70,12 +70,17 @@ class WindowPairs(Ablation):
             raise UsageError(option, patch, held)
 
     def _held(self) -> tuple[int, int]:
-        """Rows and columns of the largest patch that some window holds at every place."""
-        sides = [self._spans(size) for size in (self.height, self.width)]
-        return tuple(int((ends[:-1] - starts[1:]).amin()) + 1 for starts, ends in sides)
+        """Rows and columns of the largest patch that some window holds at every place, at most those of the image."""
+        sides = [(size, *self._spans(size)) for size in (self.height, self.width)]
+        return tuple(min(size, int((ends[:-1] - starts[1:]).amin()) + 1) for size, starts, ends in sides)
 
     def holding(self, patch: Patch) -> tuple[Tensor, Tensor]:
-        """For each row at which `patch` can begin the first of k rows of windows that hold it, and so for columns."""
+        """For each row at which `patch` can begin the first of k rows of windows that hold it, and so for columns.
+
+        Raises:
+            UsageError: no window holds it, at some place at least.
+        """
+        self.require_fits("size_to_certify", patch)
         sides = (self.height, patch.height), (self.width, patch.width)
         return tuple(self._first_holding(*side).to(self.cells.device) for side in sides)
 
@@ -99,6 +104,9 @@ class RefinedPairs(WindowPairs):
     Attributes:
         coarse, fine: windows of `window_size` and of `fine_size` pixels.
         of_coarse, of_fine: (k²,) int64, the number of the coarse and of the fine window that each window lies in.
+
+    Raises:
+        UsageError: there are no such windows, images are not square, or windows overlap in too many ways or in one.
     """
 
     def __init__(self, height: int, width: int, window_size: int, per_side: int, fine_size: int, fine_per_side: int):
@@ -111,6 +119,9 @@ class RefinedPairs(WindowPairs):
         held = min(*self.coarse._held(), *self.fine._held())
         holding = torch.stack([kind._first_holding(width, held) for kind in kinds]).unique(dim=1)  # (2, k)
         side = holding.shape[1]
+        if side == 1:
+            right = f"as large as the image, and so are the windows of {window_size}; expected one kind that is smaller"
+            raise UsageError("fine_size", fine_size, right)
         if side > MOST_PER_SIDE:
             right = f"{side} overlaps with the finer windows along each side, expected at most {MOST_PER_SIDE}"
             raise UsageError("per_side", per_side, right)

@@ -18,9 +18,11 @@ from patchcert.data.given import pixels
 from patchcert.engines import asking
 from patchcert.engines.asking import Engine
 from patchcert.engines.columns import LinesNetwork, has_limited_reach
+from patchcert.engines.joint import JointNetwork
 from patchcert.errors import UsageError, called, require_count, require_number, require_within
 from patchcert.masking.double_masking import MaskedVerdicts
 from patchcert.masking.linked import masking_of
+from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
 from patchcert.votes.certificate import Certifier, Question, Verdicts, predict
 from patchcert.votes.rules import ThresholdVote, TopOneVote, VoteRule
@@ -135,6 +137,11 @@ class SmoothedClassifier(nn.Module):
         parts = self.every_copy(images, size)
         return torch.cat([self.decide(self.ballots(logits)) for logits in parts])
 
+    def magnitudes(self, logits: Tensor) -> Tensor:
+        """(N, A): in proportion to what rounding changes the logits (N, A, K) of each copy, see `masking.margins`."""
+        largest = logits.abs().amax(dim=2)
+        return self.network.magnitudes(largest) if isinstance(self.network, JointNetwork) else largest
+
     def ballots(self, logits: Tensor) -> Tensor:
         """(…, K) bool: votes."""
         return self.rule(logits.softmax(dim=-1))
@@ -206,8 +213,14 @@ class MaskedClassifier(SmoothedClassifier):
 
     def verdicts(self, logits: Tensor, questions: Sequence[Question]) -> list[MaskedVerdicts]:
         """For each of `questions`, which differ by their numerical margin alone, those on copies (N, A, K)."""
-        ballots, masking = self.ballots(logits).float(), self.masking.to(logits.device)
-        return [masking.verdicts(ballots, question.numerical_margin) for question in questions]
+        ballots, magnitudes = self.ballots(logits).float(), self.magnitudes(logits)
+        masking, margins = self.masking.to(logits.device), map(self._margin, questions)
+        return [masking.verdicts(ballots, margin, magnitudes) for margin in margins]
+
+    def _margin(self, question: Question) -> Margin:
+        if self.scores:
+            return Margin.of_scores(question.numerical_margin, question.arithmetic)
+        return Margin(question.numerical_margin)
 
     def _soft(self, logits: Tensor) -> Tensor:
         if not self.scores:

@@ -9,6 +9,9 @@ from patchcert.engines.columns import LinesNetwork
 from patchcert.engines.mirrored import Mirrored
 from patchcert.engines.pairs import CoarsePairsFirst, EveryPair
 
+STEEP = 3
+"""So many times `sure` the windows' logits may be, before margins have to grow faster than these do."""
+
 
 class JointNetwork(nn.Module):
     """Images (N, C, H, W) in [0, 1] to the logits (N, A, K) of all copies of `BandsAndWindows`, for `LinkedMasking`.
@@ -67,6 +70,19 @@ class JointNetwork(nn.Module):
         else:
             windows = self.of_windows(images)
         return torch.cat([bands, self.weight * windows], dim=1)
+
+    def magnitudes(self, largest: Tensor) -> Tensor:
+        """(N, A): in proportion to what rounding changes the logits of all copies, from the `largest` (N, A) of each.
+
+        Where windows are refined an error e of the lead that decides changes the share of the coarse ones by e / sure,
+        and the logits by that times what coarse and fine ones differ by, at most twice the largest magnitude m of what
+        the windows' network says. So a difference of two logits may err by 4 m / sure times as much as where nothing is
+        refined: twelve times at m = `STEEP` · sure. Margins are at least that many times what was seen of leads.
+        """
+        if not self.refined:
+            return largest
+        of_windows = largest[:, self.outside.shape[1] :].amax(dim=1, keepdim=True) / self.weight
+        return largest * (of_windows / (STEEP * self.of_windows.sure)).clamp(min=1)
 
     def _outside_windows(self, bands: Tensor) -> Tensor:
         """(N, A, K): of the bands' logits the sums over those that show nothing of the windows that a copy hides."""

@@ -23,7 +23,7 @@ from patchcert.errors import BrokenCertificateError, Note, UsageError, WriteErro
 from patchcert.experiments import reporting, summaries
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
 from patchcert.experiments.masking import add_numerical_margin, settle_numerical_margin
-from patchcert.experiments.setting import set_up
+from patchcert.experiments.setting import precision, set_up
 from patchcert.files import what_fits
 from patchcert.option_values import folder, fraction, one_patch, positive_int, share_of_255
 from patchcert.patch import Patch
@@ -121,7 +121,7 @@ def attack_masked(options: argparse.Namespace, network: nn.Module, ablation: Abl
     set_up(options)
     threat = _threat(options, ablation.to(options.device))
     classifier = MaskedClassifier(network, ablation, threat.patch)
-    question = certificate.Question(threat.patch, None, "masking", 1, options.numerical_margin)
+    question = certificate.Question(threat.patch, None, "masking", 1, options.numerical_margin, precision(options))
     _attack(options, network, classifier, threat, [question], SEARCHES[options.locations], options.randomizations)
 
 

@@ -15,10 +15,11 @@ from patchcert.cli import Parser
 from patchcert.data.folders import Images
 from patchcert.experiments import reporting, summaries
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
-from patchcert.experiments.setting import set_up
+from patchcert.experiments.setting import precision, set_up
 from patchcert.journal import Journal
 from patchcert.masking.double_masking import DoubleMasking, MaskedVerdicts
 from patchcert.masking.linked import masking_of
+from patchcert.masking.margins import Margin
 from patchcert.option_values import numerical_margin, patches, positive_int
 from patchcert.patch import Patch
 from patchcert.progress import progress_bar
@@ -49,15 +50,15 @@ def add_numerical_margin(parser: Parser) -> None:
         type=numerical_margin,
         default="auto",
         metavar="NU",
-        help=f"certify only leads above NU, so that no rounding undoes them; {by_arithmetic}",
+        help="certify only leads above NU and a share of what was added up, so that no rounding undoes them; "
+        f"{by_arithmetic}",
     )
 
 
 def settle_numerical_margin(options: argparse.Namespace) -> None:
     """Put the number in place of `--numerical_margin auto`, so that it is the one that results name."""
     if options.numerical_margin is None:
-        arithmetic = "bfloat16" if options.amp else "tf32" if options.tf32 else "float32"
-        options.numerical_margin = NUMERICAL_MARGINS[arithmetic]
+        options.numerical_margin = NUMERICAL_MARGINS[precision(options)]
 
 
 def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ablation) -> None:
@@ -128,10 +129,12 @@ def _verdicts(
     journal: Journal,
 ) -> list[MaskedVerdicts]:
     """What each of `maskings` says of all images; each process looks at its share of them."""
+    margin = Margin.of_scores(options.numerical_margin, precision(options))
 
     def look(images: Tensor, labels: Tensor) -> list[dict]:
         scores = _scores(options, classifier, images)
-        return [vars(masking.verdicts(scores, options.numerical_margin)) for masking in maskings]
+        magnitudes = classifier.magnitudes(scores)
+        return [vars(masking.verdicts(scores, margin, magnitudes)) for masking in maskings]
 
     parts = []
     with progress_bar(len(dataset), "certifying") as bar:

@@ -133,6 +133,11 @@ def set_up(options: argparse.Namespace) -> None:
     arithmetic.allow_tf32(options.tf32)
 
 
+def precision(options: argparse.Namespace) -> str:
+    """The coarsest arithmetic that products and convolutions are computed in: one of `NUMERICAL_MARGINS`."""
+    return "bfloat16" if options.amp else "tf32" if options.tf32 else "float32"
+
+
 def load_images(options: argparse.Namespace, train: bool) -> Images:
     """The training or the test part of the data set that the options name, on the CPU."""
     if options.dataset == "imagenet":

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -54,7 +55,8 @@ def certify(
         at_once: 2 for two such patches anywhere.
         numerical_margin: ν; votes this close to being decided otherwise are the adversary's. Of double masking, the
             lead that is asked for; by default, where scores are added up, 0.001, and where PyTorch may round to TF32 or
-            bfloat16 as it is set now 0.1 or 1.
+            bfloat16 as it is set now 0.1 or 1. Besides, such leads must exceed a small share of what was added up, see
+            docs/threat-model.md.
         engine: "windowed" or "dense", see docs/engine.md; by default the first, where it can compute the network and
             copies show one band or block.
         batch_size: ablated copies per call of the network; images, for networks of limited reach.
@@ -115,9 +117,10 @@ def _questions(
     asked = _several("patches", patches, Patch, "expected a Patch(height, width), or several")
     kinds = _several("certificate", certificate, str, "expected the name of one, or several")
     if isinstance(classifier, MaskedClassifier):
-        rounded = NUMERICAL_MARGINS[coarsest(_device(classifier.network))] if classifier.scores else 0.0
+        arithmetic = coarsest(_device(classifier.network))
+        rounded = NUMERICAL_MARGINS[arithmetic] if classifier.scores else 0.0
         margin = rounded if numerical_margin is None else float(numerical_margin)
-        return [_masked_question(classifier, asked, kinds, at_once, margin)]
+        return [replace(_masked_question(classifier, asked, kinds, at_once, margin), arithmetic=arithmetic)]
     if not asked:
         raise UsageError("patches", patches, "expected a Patch(height, width), or several")
     if at_once is not None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from patchcert import distributed
 from patchcert.ablations.ablation import Ablation
 from patchcert.errors import UsageError
+from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
 
 BYTES_AT_ONCE = 1 << 28
@@ -35,9 +36,9 @@ class MaskedVerdicts:
 
     Attributes:
         predicted: int64, by the two rounds.
-        certified: bool, whether its lead at the worst pair of places is above the numerical margin.
+        certified: bool, whether its lead at the worst pair of places is above the margin.
         lead: float64, that over the class that comes nearest; infinite where there is no other class.
-        within_margin: bool, certified but for the numerical margin.
+        within_margin: bool, certified but for the margin.
     """
 
     predicted: Tensor
@@ -94,14 +95,31 @@ class DoubleMasking:
         """(N,) int64: the answers of both rounds to the scores (N, A, K) of all copies; ties to the lower class.
 
         Raises:
+            ValueError: there are scores of more or fewer copies.
             FloatingPointError: a score is not finite.
         """
         return self.predict_and_lead(scores)[0]
 
-    def verdicts(self, scores: Tensor, numerical_margin: float) -> MaskedVerdicts:
-        """The answers to the scores (N, A, K), certified where they lead by more than the numerical margin ν."""
-        predicted, leads = self.predict_and_lead(scores)
-        certified = beats_all(leads, predicted, numerical_margin)
+    def verdicts(self, scores: Tensor, margin: Margin, magnitudes: Tensor | None = None) -> MaskedVerdicts:
+        """The answers to the scores (N, A, K), certified where they lead by more than the `margin` for every pair.
+
+        Args:
+            magnitudes: (N, A), in proportion to what rounding changes the scores of each copy; by default the largest
+                magnitude among these.
+        """
+        magnitudes = scores.abs().amax(dim=2) if magnitudes is None else magnitudes
+        parts = self._beside_sums(magnitudes, scores)
+        return MaskedVerdicts.concatenate([self._verdicts(sums, some, margin) for some, sums in parts])
+
+    def _verdicts(self, sums: list[Tensor], magnitudes: Tensor, margin: Margin) -> MaskedVerdicts:
+        """`verdicts` from the sums (N, L(L+1)/2, K) of each family."""
+        predicted, leads = self._predict_and_lead(sums)
+        sure = leads
+        if margin.relative:
+            added = self._sums(margin.relative * magnitudes.double()[..., None])  # up as scores are
+            lowered = [_lowered(predicted, *family) for family in zip(sums, added, strict=True)]
+            sure = self._worst_leads(predicted, lowered)
+        certified = beats_all(sure, predicted, margin.numerical)
         lead = leads.scatter(1, predicted[:, None], math.inf).amin(dim=1)
         return MaskedVerdicts(predicted, certified, lead, beats_all(leads, predicted) & ~certified)
 
@@ -128,15 +146,15 @@ class DoubleMasking:
         """
         found = [
             [paired(ahead(some, family)).amin(dim=2) for family in sums]
-            for some, sums in self._with_winners(winner, scores)
+            for some, sums in self._beside_sums(winner, scores)
         ]
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
-    def _with_winners(self, winner: Tensor, scores: Tensor) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Yield some of the `winner` (N,) beside what `_in_parts` yields of their images."""
+    def _beside_sums(self, of_images: Tensor, scores: Tensor) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Yield some of what is known `of_images` (N, …) beside what `_in_parts` yields of them."""
         start = 0
         for sums in self._in_parts(scores):
-            yield winner[start : start + len(sums[0])], sums
+            yield of_images[start : start + len(sums[0])], sums
             start += len(sums[0])
 
     def _predict_and_lead(self, sums: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -168,11 +186,10 @@ class DoubleMasking:
         return [torch.einsum("pa,nak->npk", kept.to(part.dtype), part) for kept, part in families]
 
     def _in_parts(self, scores: Tensor) -> Iterator[list[Tensor]]:
-        """Yield `_sums` in float64 for some images at a time.
-
-        Raises:
-            FloatingPointError: a score is not finite.
-        """
+        """Yield `_sums` in float64 for some images at a time; raise as `predict` does."""
+        copies = sum(sets.shape[1] for sets in self.touched)
+        if scores.dim() != 3 or scores.shape[1] != copies:
+            raise ValueError(f"scores are {tuple(scores.shape)}, expected (images, {copies} copies, classes)")
         if not scores.isfinite().all():
             raise FloatingPointError("the network's scores are not finite: no answer can be given")
         places = sum(len(sets) ** 2 for sets in self.touched) + math.prod(len(sets) for sets in self.touched)
@@ -240,13 +257,20 @@ def paired(sums: Tensor) -> Tensor:
 def beats_all(leads: Tensor, winner: Tensor, numerical_margin: float = 0.0) -> Tensor:
     """(…) bool: whether the `winner` (…) is far enough ahead of all classes by its `leads` (…, K).
 
-    Further than the numerical margin ν; without one it also wins ties with higher classes.
+    Further than the numerical margin ν; without one it also wins ties with higher classes. Leads that are infinite, or
+    no numbers, come of sums that overflowed, and prove nothing.
     """
     classes = torch.arange(leads.shape[-1], device=leads.device)
-    wins = leads > numerical_margin
+    wins = (leads > numerical_margin) & (leads < math.inf)
     if numerical_margin == 0:
         wins |= (leads == 0) & (winner[..., None] < classes)
     return (wins | (classes == winner[..., None])).all(dim=-1)
+
+
+def _lowered(winner: Tensor, sums: Tensor, margins: Tensor) -> Tensor:
+    """(N, P, K): the `sums` (N, P, K), that of the `winner` (N,) less the `margins` (N, P, 1)."""
+    own = winner[:, None, None].expand(-1, sums.shape[1], 1)
+    return sums.scatter_add(2, own, -margins)
 
 
 def _over_places(parts: Sequence[Tensor]) -> Tensor:

@@ -67,7 +67,7 @@ class LinkedMasking(DoubleMasking):
         return torch.cat(
             [
                 self._worst_second([ahead(some, paired(family)) for family in sums])
-                for some, sums in self._with_winners(winner, scores)
+                for some, sums in self._beside_sums(winner, scores)
             ]
         )
 

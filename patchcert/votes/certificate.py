@@ -68,6 +68,7 @@ class Question:
         certificate: "margin", "exact" or "masking"; the last is about the prediction by double masking of the votes,
         patches: from so many of them at once, 1 or 2,
         numerical_margin: ν, where votes this close to being decided otherwise are the adversary's.
+        arithmetic: in which scores were computed, one of `margins.RELATIVE_MARGINS`; of votes it says nothing.
     """
 
     patch: Patch
@@ -75,6 +76,7 @@ class Question:
     certificate: str
     patches: int = 1
     numerical_margin: float = 0.0
+    arithmetic: str = "float32"
 
     @property
     def ballot(self) -> Ballot:
