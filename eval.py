@@ -52,19 +52,25 @@ def main() -> None:
             image_rows += results.image_rows(dataset, [({"model_id": model.model_id}, verdicts.columns())])
             if options.report and distributed.is_first():
                 galleries.append(interval_galleries.of_model(options, model, network, dataset, verdicts))
+        arithmetic = results.computed_with("float32", "intervals", journal.processors)
         if distributed.is_first():
             about = f"{options.config.stem}: {evaluation.about(config, len(dataset), total)}"
-            write_and_print(options, about, models, image_rows, galleries)
+            write_and_print(options, about, models, arithmetic, image_rows, galleries)
 
 
 def write_and_print(
-    options: argparse.Namespace, about: str, models: list[dict], image_rows: list[dict], galleries: list[Gallery]
+    options: argparse.Namespace,
+    about: str,
+    models: list[dict],
+    arithmetic: dict,
+    image_rows: list[dict],
+    galleries: list[Gallery],
 ) -> None:
     """What was found of each model; `about` says of which images."""
     summary = evaluation.summary(models)
     against = result_format.stamp("evaluate") | {"evaluated_against": options.experiment.eval_params.against()}
     record = against | {"models": models, "summary": summary, "config": cli.configuration(options)}
-    record |= {"environment": results.environment()}
+    record |= {"arithmetic": arithmetic, "environment": results.environment()}
     with what_fits() as attempt:
         if options.output:
             attempt(results.write_json, record, options.output)

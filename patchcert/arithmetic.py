@@ -1,4 +1,4 @@
-"""How exactly the device computes, and what of a lead rounding may change.
+"""How exactly the device computes, with which instructions, and what of a lead rounding may change.
 
 PyTorch has old and new names for how products of float32 are rounded. The old ones, such as `allow_tf32`, raise an
 error when they are asked after a new one was set. So only the new ones, `fp32_precision`, are asked here.
@@ -15,6 +15,22 @@ REPEATABLE = "the same numbers every time on a GPU too, where the fastest kernel
 
 NUMERICAL_MARGINS = {"float32": 1e-3, "tf32": 0.1, "bfloat16": 1.0}
 """ν by arithmetic: at least six times as much as leads differed between executions, see docs/threat-model.md."""
+
+
+FEATURES = {"AMX": ("amx_tile",), "VNNI": ("avx512_vnni", "avx_vnni"), "bfloat16": ("avx512_bf16", "bf16")}
+"""What decides which kernels run, besides the length of vectors, by the names of `torch.cpu.get_capabilities`."""
+
+
+def processor(device: torch.device) -> str:
+    """What computes on `device`: the GPU's name, or which instructions PyTorch takes on this CPU: AVX512 + VNNI."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    vectors = torch.backends.cpu.get_cpu_capability()
+    try:
+        has = torch.cpu.get_capabilities()
+    except (AttributeError, RuntimeError):  # another PyTorch, or a processor that it does not know
+        return f"{vectors}, AMX and VNNI unknown"
+    return " + ".join([vectors, *(name for name, keys in FEATURES.items() if any(map(has.get, keys)))])
 
 
 def coarsest(device: torch.device) -> str:

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from patchcert import distributed, messages
+from patchcert import arithmetic, distributed, messages
 from patchcert.cli import configuration
 from patchcert.errors import UsageError
 from patchcert.version import VERSION
 
-MAGIC = b"patchcert journal 1\n"
+MAGIC = b"patchcert journal 2\n"
 
 EVERY = 5.0
 """Seconds from one writing to the next: so much of finished work may be lost, and so seldom it costs nothing."""
@@ -68,12 +68,19 @@ class Journal:
         output: the file of the run's results; the journal's has its name and `.partial`, and one for each process.
         settings: what makes the pieces what they are, by the names that an error gives them.
         overwrite: begin anew.
+        processor: what this run computes with, see `arithmetic.processor`; on another one it goes on, and says so.
+
+    Attributes:
+        processors: what the pieces so far come from.
 
     Raises:
         UsageError: there is what a run of other settings left, or one that is running, or something else.
     """
 
-    def __init__(self, output: Path | None = None, settings: dict | None = None, overwrite: bool = False):
+    def __init__(
+        self, output: Path | None = None, settings: dict | None = None, overwrite: bool = False, processor: str = ""
+    ):
+        self.processor, self.processors = processor, set()
         self.path = output and output.with_name(f"{output.name}{_of_process()}.partial")
         self.output, self.settings = output, json.dumps(settings or {})
         self._file: BinaryIO | None = None
@@ -97,7 +104,8 @@ class Journal:
         plain = {name: value for name, value in (configuration(options) | given).items() if name not in CHANGE_NOTHING}
         versions = {"processes": distributed.world(), "patchcert": VERSION, "torch": torch.__version__}
         settings = {"script": plain.pop("script"), **dict(_flat("--", plain)), **contents, **versions}
-        return cls(options.output, settings, options.overwrite)
+        processor = arithmetic.processor(options.device) if "device" in options else ""  # votes are counted exactly
+        return cls(options.output, settings, options.overwrite, processor)
 
     def seconds(self) -> float:
         """Of work by all runs together: what was recalled counts as long as it took when it was done."""
@@ -125,14 +133,17 @@ class Journal:
                 right = f"{self.path} has other images at {what}: other hardware rounds otherwise"
                 raise UsageError("output", self.output, f"{right}; --overwrite begins anew")
             self._seconds, self._since, self._goes_on = piece["seconds"], time.perf_counter(), True
+            self.processors.add(piece["processor"])
             return piece["found"]
         if self._goes_on and distributed.is_first():
             messages.print_going_on_with(what, self.path)
         self._goes_on = False
         found = work()
+        self.processors.add(self.processor)
         if self.path:
             copied = tree_map_only(Tensor, torch.clone, found)
-            self._pending.append({"images": numbers, "seconds": self.seconds(), "found": copied})
+            piece = {"images": numbers, "seconds": self.seconds(), "processor": self.processor, "found": copied}
+            self._pending.append(piece)
             if time.perf_counter() >= self._next:
                 self._write()
         return found
@@ -187,6 +198,9 @@ class Journal:
             self._require(json.loads(blocks[0]))
             self._known.extend(piece for block in blocks[1:] for piece in block)
             self._end = self._file.tell()
+            others = {piece["processor"] for piece in self._known} - {self.processor}
+            if others:
+                messages.print_other_processor(self.path, sorted(others), self.processor)
 
     def _require(self, found: dict) -> None:
         wanted = json.loads(self.settings)

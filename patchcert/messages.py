@@ -130,6 +130,12 @@ def print_going_on_with(what: str, source: Path) -> None:
     print(f"going on with {what} from {source}", flush=True)
 
 
+def print_other_processor(path: Path, others: list[str], here: str) -> None:
+    """Print, beside the results, that what a run goes on with was computed on `others`."""
+    said = f"{path} was counted by {', '.join(others)}, {here} goes on: certificates hold for what counted them"
+    print(f"note: {said}", file=sys.stderr)
+
+
 def print_not_kept(path: Path, reason: str) -> None:
     """Print, beside the results, that what a run has done is not in `path`."""
     print(f"note: {path} cannot be written: {reason}; an interrupted run would lose what it has done", file=sys.stderr)

@@ -9,6 +9,9 @@ FORMAT = 1
 EPOCH = "#/$defs/epoch"
 """Of the schema: a line of a training log."""
 
+ARITHMETIC = "#/$defs/arithmetic"
+"""Of the schema: what numbers were computed with."""
+
 
 def stamp(kind: str) -> dict:
     """What a record of this `kind` begins with."""

@@ -5,6 +5,7 @@ import io
 import json
 import platform
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -144,8 +145,23 @@ class CloseLeads:
         return {"within_numerical_margin": {str(size): count for size, count in self.within_margin.items()}}
 
 
+def computed_with(precision: str, engine: str, processors: Iterable[str]) -> dict:
+    """What certificates were counted with, and hold for; all processes ask, and get the same.
+
+    Args:
+        precision: one of `arithmetic.NUMERICAL_MARGINS`.
+        processors: those that this process's numbers come from, see `arithmetic.processor`.
+    """
+    everywhere = distributed.from_first(sorted(set().union(*distributed.to_first(set(processors)))))
+    return {"precision": precision, "engine": engine, "processors": everywhere}
+
+
 def run_record(
-    answers: list[tuple[dict, Counts | AttackCounts]], seconds: float, config: dict, remarks: Remarks | None = None
+    answers: list[tuple[dict, Counts | AttackCounts]],
+    seconds: float,
+    config: dict,
+    arithmetic: dict,
+    remarks: Remarks | None = None,
 ) -> dict:
     """What `--output` holds: the list `results`, one entry per question; a single one also beside it.
 
@@ -157,7 +173,7 @@ def run_record(
     record = plain[0] if len(plain) == 1 else counted[0] if len(counted) == 1 else {}
     record = result_format.stamp("attack" if isinstance(answers[0][1], AttackCounts) else "certify") | record
     record |= {"seconds": seconds, "results": entries} | (remarks.as_json() if remarks else {})
-    return record | {"config": config, "environment": environment()}
+    return record | {"config": config, "arithmetic": arithmetic, "environment": environment()}
 
 
 class Labelled(Protocol):

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from patchcert import checkpoint
+from patchcert import arithmetic, checkpoint
 from patchcert.ablations.ablation import BandAndRow
 from patchcert.data import named
 from patchcert.engines.columns import LinesNetwork, Shape
@@ -139,22 +139,24 @@ def test_one_pass_answers_every_size_whatever_the_batch(folder):
 
 
 @pytest.mark.parametrize(
-    ("options", "margin"),
+    ("options", "precision", "margin"),
     [
-        ([], 1e-3),
-        (["--tf32"], 0.1),
-        (["--amp"], 1.0),
-        (["--amp", "--tf32"], 1.0),
-        (["--amp", "--numerical_margin", 0.2], 0.2),
+        ([], "float32", 1e-3),
+        (["--tf32"], "tf32", 0.1),
+        (["--amp"], "bfloat16", 1.0),
+        (["--amp", "--tf32"], "bfloat16", 1.0),
+        (["--amp", "--numerical_margin", 0.2], "bfloat16", 0.2),
     ],
 )
-def test_the_numerical_margin_follows_the_arithmetic(folder, options, margin, capsys):
+def test_the_numerical_margin_follows_the_arithmetic(folder, options, precision, margin, capsys):
     shared = [*options, "--limit", 4, "--output", "run.json", "--checkpoint", NAME]
     for script, more in ((CERTIFY, []), ("attack_mnist_band_masked.py", ["--steps", 1, "--randomizations", 1])):
         succeed(script, *shared, *more, folder=folder)
         record = json.loads((folder / "run.json").read_text())
         assert record["config"]["numerical_margin"] == record["results"][0]["numerical_margin"] == margin
         assert f"masking certificate, numerical margin {margin}" in capsys.readouterr().out
+        here = arithmetic.processor(torch.device("cpu"))
+        assert record["arithmetic"] == {"precision": precision, "engine": "shared", "processors": [here]}
 
 
 @pytest.mark.parametrize(("options", "precision"), [([], "float32"), (["--amp"], "bfloat16")])

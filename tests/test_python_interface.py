@@ -283,8 +283,10 @@ def test_scores_rounded_to_bfloat16_need_larger_leads():
     labels = torch.zeros(24, dtype=torch.int64)
     (exactly,) = certify(classifier, images, labels).answers
     with torch.autocast("cpu", torch.bfloat16):
-        (rounded,) = certify(classifier, images, labels).answers
+        result = certify(classifier, images, labels)
+    (rounded,), here = result.answers, arithmetic.processor(torch.device("cpu"))
     assert [answer.question["numerical_margin"] for answer in (exactly, rounded)] == [1e-3, 1.0]
+    assert result.to_dict()["arithmetic"] == {"precision": "bfloat16", "engine": "windowed", "processors": [here]}
 
 
 class Leaking(nn.Module):

@@ -1,6 +1,7 @@
 """Pages that people look at: what is on them against the results, rows and certificates that they are about."""
 
 import csv
+import html
 import json
 import re
 import shutil
@@ -60,7 +61,10 @@ def outcome(row):
 def test_the_gallery_says_what_the_rows_say(folder):
     ((run,), page) = report_in(folder / "report"), (folder / "report" / "index.html").read_text()
     (gallery,) = run["galleries"]
-    assert run["result"]["results"] == json.loads((folder / "run.json").read_text())["results"]
+    written = json.loads((folder / "run.json").read_text())
+    assert run["result"]["results"] == written["results"]
+    (counted,) = re.findall("Counted in float32, engine windowed, by (.+)[.]</p>", page)
+    assert [html.unescape(counted)] == written["arithmetic"]["processors"]
     size, threshold, kind = re.fullmatch(r"patch (.+), θ = (.+), (\w+) certificate", gallery["about"]).groups()
     patch = size.split(" × ")[0] if size[0] == size[-1] else size.replace(" × ", "x")
     rows = rows_of(folder / "run.csv", size_to_certify=patch, threshold=threshold, certificate=kind)

@@ -2,16 +2,19 @@
 
 import copy
 import json
+from unittest import mock
 
 import pytest
+import torch
 from jsonschema import Draft202012Validator
 
-from patchcert import result_format, results
+from patchcert import arithmetic, result_format, results
 from patchcert.epochs import record_epoch
 from tests.helpers import ROOT
 
 WRITTEN = ROOT / "docs" / "results"
 FILES = sorted(WRITTEN.glob("*.json"))
+COUNTED = {"precision": "float32", "engine": "dense", "processors": ["AVX2"]}
 
 
 def written(name):
@@ -54,6 +57,9 @@ def test_training_logs_are_of_the_format():
         ("mnist_band_4", ("seconds",), None, "'seconds' is a required property"),
         ("mnist_masked_band", ("within_numerical_margin", "5"), -1, "-1 is less than the minimum of 0"),
         ("mnist_masked_band", ("environment", "commit"), None, "'commit' is a required property"),
+        ("mnist_masked_band", ("arithmetic",), {"precision": "float32"}, "'engine' is a required property"),
+        ("attack_mnist_band_5", ("arithmetic",), COUNTED | {"processors": "AVX2"}, "'AVX2' is not of type 'array'"),
+        ("interval_mnist_p22", ("arithmetic",), COUNTED | {"amx": True}, "amx"),
         ("attack_mnist_band_5", ("results", 0, "attacked_accuracy"), 1.5, "1.5 is greater than the maximum of 1"),
         ("attack_mnist_band_5", ("attacked_correct",), None, "'attacked_correct' is a required property"),
         ("attack_mnist_band_5", ("flipped",), 3, "flipped"),
@@ -87,10 +93,32 @@ def test_a_line_of_a_log_that_lacks_something_is_not_written(tmp_path, taken):
 
 
 def test_a_result_that_is_not_of_the_format_is_kept(tmp_path):
-    record = written("mnist_band_4.json")
+    record = written("mnist_band_4.json") | {"arithmetic": COUNTED}
     results.write_json(record, tmp_path / "good.json")
     broken = copy.deepcopy(record)
     broken["results"][0]["correct"] = "many"
     with pytest.raises(ValueError, match=r"bad\.json is not in the format .*'many' is not of type 'integer'"):
         results.write_json(broken, tmp_path / "bad.json")
     assert json.loads((tmp_path / "bad.json").read_text()) == broken
+
+
+@pytest.mark.parametrize(
+    ("has", "named"),
+    [
+        ({"amx_tile": True, "avx512_vnni": True, "avx512_bf16": True}, " + AMX + VNNI + bfloat16"),
+        ({"amx_tile": False, "avx_vnni": True}, " + VNNI"),
+        ({"neon": True, "bf16": True}, " + bfloat16"),
+        ({}, ""),
+        (RuntimeError, ", AMX and VNNI unknown"),
+        (AttributeError, ", AMX and VNNI unknown"),
+    ],
+)
+def test_a_processor_is_named_by_its_instructions(has, named, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", mock.Mock(side_effect=[has] if isinstance(has, dict) else has))
+    vectors = torch.backends.cpu.get_cpu_capability()
+    assert arithmetic.processor(torch.device("cpu")) == vectors + named
+
+
+def test_what_processes_counted_with_comes_together(monkeypatch):
+    monkeypatch.setattr(results.distributed, "to_first", lambda own: [own, {"AVX512"}, own])
+    assert results.computed_with("float32", "dense", {"AVX2"}) == COUNTED | {"processors": ["AVX2", "AVX512"]}

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchcert import arithmetic
 from patchcert.ablations.ablation import Band, Block, MultiBand, MultiBlock, Row
 from patchcert.data.dataset import Dataset
 from patchcert.engines import batching
@@ -25,6 +26,7 @@ from tests.test_scripts import save_random_network
 
 ABLATIONS = [Band(5, 6, 2), Row(4, 5, 3), Block(3, 4, 2), MultiBand(4, 7, 2, 2), MultiBlock(5, 5, 2, 2)]
 CONFIG = {"dataset": "mnist", "threshold": [0.2]}
+ARITHMETIC = {"precision": "bfloat16", "engine": "dense", "processors": ["AVX2"]}
 
 
 def random_probabilities(images, ablations, classes, seed):
@@ -59,10 +61,10 @@ def test_every_certificate_from_the_file_is_that_of_all_probabilities(
     recorder = saved_votes.Recorder(ablation, [TopOneVote(), *map(ThresholdVote, thresholds)])
     order = torch.randperm(ablation.count, generator=torch.Generator().manual_seed(seed))
     recorded(recorder, probabilities, batch_size, chunk_size, order)
-    recorder.write(path, data_of(images, classes), CONFIG)
+    recorder.write(path, data_of(images, classes), CONFIG, ARITHMETIC)
     saved = saved_votes.read(path)
     assert saved.floor <= min([1 / 3, *thresholds]) - min(saved.floor, 0.0009)
-    assert (saved.class_count, saved.config, len(saved)) == (classes, CONFIG, images)
+    assert (saved.class_count, saved.config, saved.arithmetic, len(saved)) == (classes, CONFIG, ARITHMETIC, images)
     assert saved.indices.tolist() == [10 * i for i in range(images)]
     assert saved.labels.tolist() == [i % classes for i in range(images)]
 
@@ -90,7 +92,7 @@ def test_large_files_are_read_in_parts(tmp_path, monkeypatch):
     ablation, probabilities = Block(5, 5, 2), random_probabilities(9, 25, 4, seed=1)
     recorder = saved_votes.Recorder(ablation, [ThresholdVote(0.2)])
     recorded(recorder, probabilities, 4, 6, torch.arange(25))
-    recorder.write(tmp_path / "votes.npz", data_of(9), CONFIG)
+    recorder.write(tmp_path / "votes.npz", data_of(9), CONFIG, ARITHMETIC)
     monkeypatch.setattr(saved_votes, "ABLATIONS_AT_ONCE", 7)
     monkeypatch.setattr(saved_votes, "PROBABILITIES_AT_ONCE", 7 * 4 * 2)
     saved = saved_votes.read(tmp_path / "votes.npz")
@@ -117,13 +119,34 @@ def test_shares_of_several_processes_come_together_in_order(tmp_path, monkeypatc
         recorded(recorder, probabilities[rank::3], 2, 4, torch.arange(6))
         shares.append(saved_votes.Entries.concatenate(recorder.parts))
     monkeypatch.setattr(saved_votes.distributed, "to_first", lambda own: shares)
-    recorder.write(tmp_path / "shared.npz", data_of(8), CONFIG)
+    recorder.write(tmp_path / "shared.npz", data_of(8), CONFIG, ARITHMETIC)
     monkeypatch.undo()
     whole = saved_votes.Recorder(ablation, [])
     recorded(whole, probabilities, 8, 6, torch.arange(6))
-    whole.write(tmp_path / "whole.npz", data_of(8), CONFIG)
+    whole.write(tmp_path / "whole.npz", data_of(8), CONFIG, ARITHMETIC)
     with np.load(tmp_path / "shared.npz") as shared, np.load(tmp_path / "whole.npz") as alone:
         assert set(shared) == set(alone) and all(np.array_equal(shared[name], alone[name]) for name in shared)
+
+
+def rewritten(path, change):
+    """Let `change` have what the file of votes says of itself."""
+    with np.load(path) as content:
+        arrays = dict(content)
+    about = json.loads(str(arrays.pop("about")))
+    change(about)
+    np.savez_compressed(path, about=json.dumps(about), **arrays)
+
+
+def test_files_that_do_not_say_what_they_were_computed_with_are_read(tmp_path):
+    recorder, path = saved_votes.Recorder(Band(4, 6, 1), []), tmp_path / "votes.npz"
+    recorded(recorder, random_probabilities(4, 6, 5, seed=2), 4, 6, torch.arange(6))
+    recorder.write(path, data_of(4), CONFIG, ARITHMETIC)
+    rewritten(path, lambda about: about.pop("arithmetic"))
+    assert saved_votes.read(path).arithmetic == saved_votes.UNKNOWN
+    for wrong in ("AVX2", {"precision": "float32"}, ARITHMETIC | {"processors": [7]}):
+        rewritten(path, lambda about, wrong=wrong: about.update(arithmetic=wrong))
+        with pytest.raises(UsageError, match="what it was computed with cannot be understood"):
+            saved_votes.read(path)
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +191,8 @@ def test_the_file_answers_what_was_not_asked_when_it_was_written(folder):
     assert certify(folder, *from_file, "--threshold", 0.45) == higher != top_one
     succeed(*from_file, "--limit", 3, "--output", "run.json", folder=folder)
     record = json.loads((folder / "run.json").read_text())
+    here = arithmetic.processor(torch.device("cpu"))
+    assert record["arithmetic"] == {"precision": "float32", "engine": "windowed", "processors": [here]}
     assert record["total"] == 3 and record["config"]["config_of_votes"]["checkpoint"] == "net.pth"
 
 

@@ -83,6 +83,11 @@ def engine(name: str, network: nn.Module, ablation: Ablation, channels: int) -> 
     return WindowedNetwork(network, ablation, channels) if name == "windowed" else DenseNetwork(network, ablation)
 
 
+def name_of(engine: Engine) -> str:
+    """What results call it: dense, shared or windowed."""
+    return type(engine).__name__.removesuffix("Network").lower()
+
+
 @torch.inference_mode()
 def softmax_chunks(
     engine: Engine, images: Tensor, ablation: Ablation, batch_size: int

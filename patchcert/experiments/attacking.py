@@ -19,6 +19,7 @@ from patchcert.classifiers import weak_spots
 from patchcert.classifiers.modules import MaskedClassifier, SmoothedClassifier
 from patchcert.cli import Parser
 from patchcert.data.dataset import Dataset
+from patchcert.engines import asking
 from patchcert.errors import BrokenCertificateError, Note, UsageError, WriteError, require_within
 from patchcert.experiments import reporting, summaries
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
@@ -184,9 +185,11 @@ def _attack(
         except BrokenCertificateError as error:
             kept = _keep_counterexample(run, error.number, options.save_images or Path("results"))
             raise BrokenCertificateError(error.number, f"{error}: the counterexample {kept}") from error
+        engine = asking.name_of(classifier.engine("dense", 2 * dataset.channels))
+        arithmetic = results.computed_with(precision(options), engine, journal.processors)
         about = summaries.of_attack(options, len(dataset), classifier, threat, restarts)
         with what_fits() as attempt:
-            attempt(_report_attack, options, about, dataset, clean, run, journal.seconds())
+            attempt(_report_attack, options, about, dataset, clean, run, journal.seconds(), arithmetic)
             if options.save_images:
                 attempt(pictures.save_flipped, run, options.save_images)
                 _report_pictures(options, run)
@@ -210,7 +213,13 @@ def _keep_counterexample(run: Attack, number: int, folder: Path) -> str:
 
 
 def _report_attack(
-    options: argparse.Namespace, about: str, dataset: Dataset, clean: Clean, run: Attack, seconds: float
+    options: argparse.Namespace,
+    about: str,
+    dataset: Dataset,
+    clean: Clean,
+    run: Attack,
+    seconds: float,
+    arithmetic: dict,
 ) -> None:
     columns = {name: distributed.merge(part, len(dataset)) for name, part in _attack_columns(clean, run).items()}
     subject = _subject(options, dataset, clean, run, columns) if options.report else None
@@ -226,7 +235,8 @@ def _report_attack(
         int((right & ~columns["flipped"]).sum()),
     )
     question = {name: getattr(options, name) for name in ("numerical_margin",) if name in options}
-    write_and_print(options, about, dataset, [(question, counts)], [columns], seconds, subject=lambda _: subject)
+    answers = [(question, counts)]
+    write_and_print(options, about, dataset, answers, [columns], seconds, arithmetic, subject=lambda _: subject)
 
 
 def _subject(

@@ -20,7 +20,7 @@ from patchcert.engines.columns import has_limited_reach
 from patchcert.errors import UsageError
 from patchcert.experiments import reporting, summaries
 from patchcert.experiments.evaluation import add_outputs, evaluation_parser, journal_of, prepare, write_and_print
-from patchcert.experiments.setting import set_up
+from patchcert.experiments.setting import precision, set_up
 from patchcert.files import what_fits
 from patchcert.journal import Journal
 from patchcert.option_values import (
@@ -154,6 +154,7 @@ def certify_by_votes(
             started, size = journal.seconds(), options.batch_size
             verdicts, classified = certificate.certify(engine, dataset, certifier, size, recorder, early, journal)
         seconds = journal.seconds() - started
+        arithmetic = _arithmetic(options, engine, journal)
         copies = results.Copies(len(dataset) * ablation.count, classified, _close_votes(questions, verdicts))
         about = summaries.of_certificates(vars(options), len(dataset), ablation, questions)
         asked = [question.as_json() for question in questions]
@@ -170,8 +171,8 @@ def certify_by_votes(
 
         with what_fits() as attempt:
             if recorder:
-                attempt(recorder.write, options.save_votes, dataset, configuration(options))
-            attempt(_report, options, about, dataset, asked, verdicts, seconds, copies, subject)
+                attempt(recorder.write, options.save_votes, dataset, configuration(options), arithmetic)
+            attempt(_report, options, about, dataset, asked, verdicts, seconds, arithmetic, copies, subject)
 
 
 def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, rules: list[VoteRule]) -> None:
@@ -196,7 +197,7 @@ def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, ru
         def subject(number: int) -> reporting.Subject:
             return reporting.of_saved(saved, questions[number], _leads(verdicts[number]))
 
-        _report(options, about, saved, asked, verdicts, seconds, copies, subject)
+        _report(options, about, saved, asked, verdicts, seconds, saved.arithmetic, copies, subject)
 
 
 def certify_randomized(options: argparse.Namespace, ablation: Ablation, network: nn.Module) -> None:
@@ -225,7 +226,8 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
             patch = list(most_touched)[number]
             return reporting.of_top_one(ablation, patch, votes, partial(reporting.pictures, dataset))
 
-        _report(options, about, dataset, asked, verdicts, seconds, subject=subject)
+        arithmetic = _arithmetic(options, engine, journal)
+        _report(options, about, dataset, asked, verdicts, seconds, arithmetic, subject=subject)
 
 
 def _questions(options: argparse.Namespace, rules: list[VoteRule]) -> list[certificate.Question]:
@@ -258,6 +260,10 @@ def _engine(options: argparse.Namespace, network: nn.Module, ablation: Ablation,
     return asking.engine(options.engine, network, ablation, 2 * dataset.channels)
 
 
+def _arithmetic(options: argparse.Namespace, engine: Engine, journal: Journal) -> dict:
+    return results.computed_with(precision(options), asking.name_of(engine), journal.processors)
+
+
 def _find_batch_size(
     options: argparse.Namespace, engine: Engine, dataset: Images, ablation: Ablation, use: Callable, journal: Journal
 ) -> None:
@@ -277,6 +283,7 @@ def _report(
     questions: list[dict],
     verdicts: list[certificate.Verdicts],
     seconds: float,
+    arithmetic: dict,
     copies: results.Copies | None = None,
     subject: Callable[[int], reporting.Subject] | None = None,
 ) -> None:
@@ -284,4 +291,5 @@ def _report(
         return
     counts = [results.Counts.of(v.predicted, v.certified, dataset.labels) for v in verdicts]
     answers = list(zip(questions, counts, strict=True))
-    write_and_print(options, about, dataset, answers, [vars(v) for v in verdicts], seconds, copies, subject)
+    columns = [vars(v) for v in verdicts]
+    write_and_print(options, about, dataset, answers, columns, seconds, arithmetic, copies, subject)

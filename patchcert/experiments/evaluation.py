@@ -118,6 +118,7 @@ def write_and_print(
     answers: list[tuple[dict, results.Counts | results.AttackCounts]],
     columns: list[dict[str, Tensor]],
     seconds: float,
+    arithmetic: dict,
     remarks: results.Remarks | None = None,
     subject: Callable[[int], reporting.Subject] | None = None,
 ) -> None:
@@ -129,9 +130,10 @@ def write_and_print(
     Args:
         about: what was asked, see `summaries`.
         columns: (N,) tensors by name for the rows per image, for each of `answers`.
+        arithmetic: see `results.computed_with`.
         subject: what `--report` shows of an answer, by its number.
     """
-    record = results.run_record(answers, seconds, configuration(options), remarks)
+    record = results.run_record(answers, seconds, configuration(options), arithmetic, remarks)
     with what_fits() as attempt:
         if options.output:
             attempt(results.write_json, record, options.output)

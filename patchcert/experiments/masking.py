@@ -13,6 +13,7 @@ from patchcert.classifiers import weak_spots
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.cli import Parser
 from patchcert.data.folders import Images
+from patchcert.engines import asking
 from patchcert.experiments import reporting, summaries
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
 from patchcert.experiments.setting import precision, set_up
@@ -75,7 +76,8 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
     classifier = SmoothedClassifier(network, ablation)
     with journal_of(options, network, dataset) as journal:
         verdicts = _verdicts(options, classifier, dataset, list(maskings.values()), journal)
-        seconds = journal.seconds()
+        seconds, engine = journal.seconds(), asking.name_of(classifier.engine("dense", 2 * dataset.channels))
+        arithmetic = results.computed_with(precision(options), engine, journal.processors)
         if not distributed.is_first():
             return
         asked = {"certificate": "masking", "patches": options.patches, "numerical_margin": options.numerical_margin}
@@ -93,7 +95,8 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
             leads, leads_are = verdicts[number].lead, "lead at the worst pair of masks"
             return reporting.Subject(about, str(ablation), patch, look, leads, margin, leads_are, "logits")
 
-        write_and_print(options, about, dataset, answers, [vars(v) for v in verdicts], seconds, close, subject)
+        columns = [vars(v) for v in verdicts]
+        write_and_print(options, about, dataset, answers, columns, seconds, arithmetic, close, subject)
 
 
 def _look(

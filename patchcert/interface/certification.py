@@ -86,12 +86,14 @@ class Certification:
         labels: (N,) int64, on the CPU; None where they were not given.
         seconds: that it took.
         config: what was certified, and how.
+        arithmetic: what the numbers were computed with, and certificates hold for: precision, engine, processors.
     """
 
     answers: tuple[Answer, ...]
     labels: Tensor | None = field(repr=False)
     seconds: float
     config: dict[str, object]
+    arithmetic: dict[str, object]
 
     @property
     def clean_accuracy(self) -> tuple[float, ...]:
@@ -107,7 +109,7 @@ class Certification:
         """What scripts write with `--output`, in JSON's types; ValueError without labels."""
         answers: list[tuple[dict[str, object], results.Counts | results.AttackCounts]]
         answers = [(answer.question, answer.counts) for answer in self.answers]
-        return results.run_record(answers, self.seconds, self.config)
+        return results.run_record(answers, self.seconds, self.config, self.arithmetic)
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per image and question, as scripts write with `--per_image`, less labels that are not known.

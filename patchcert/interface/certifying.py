@@ -10,13 +10,14 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from patchcert import distributed, networks
+from patchcert import distributed, networks, results
 from patchcert.ablations.ablation import Band, BandAndRow, Block, Row
-from patchcert.arithmetic import NUMERICAL_MARGINS, coarsest
+from patchcert.arithmetic import NUMERICAL_MARGINS, coarsest, processor
 from patchcert.classifiers import probing
 from patchcert.classifiers.modules import MaskedClassifier, SmoothedClassifier
 from patchcert.data.dataset import Dataset
 from patchcert.data.given import given, require_classes
+from patchcert.engines import asking
 from patchcert.engines.asking import Engine
 from patchcert.errors import UsageError, called, require_count, require_number, require_within
 from patchcert.interface.certification import Answer, Certification
@@ -97,7 +98,8 @@ def certify(
         "engine": type(base).__name__,
         "batch_size": batch_size,
     }
-    return Certification(tuple(answers), known, seconds, config)
+    arithmetic = results.computed_with(coarsest(device), asking.name_of(base), [processor(device)])
+    return Certification(tuple(answers), known, seconds, config, arithmetic)
 
 
 def _questions(

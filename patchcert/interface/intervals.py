@@ -8,7 +8,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from patchcert import networks
+from patchcert import networks, results
+from patchcert.arithmetic import processor
 from patchcert.data.given import given, require_classes
 from patchcert.errors import UsageError, require_count, require_number
 from patchcert.interface.certification import Answer, Certification
@@ -80,7 +81,8 @@ def interval_bounds(
     answer = Answer.of(patch, {"size_to_certify": patch.size} | asked, verdicts, known)
     said: dict[str, object] = {"script": "patchcert.interval_bounds", "network": networks.description(network)}
     config = said | {"mean": scale.mean, "std": scale.std}
-    return Certification((answer,), known, time.perf_counter() - started, config)
+    arithmetic = results.computed_with("float32", "intervals", [processor(lead.device)])
+    return Certification((answer,), known, time.perf_counter() - started, config, arithmetic)
 
 
 def _scale(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> Scale:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchcert import distributed, inputs
+from patchcert import distributed, inputs, result_format
 from patchcert.ablations.ablation import Ablation, parameters
 from patchcert.ablations.kinds import KINDS, described
 from patchcert.data.folders import Images
@@ -49,6 +49,10 @@ TOLERANCE = 1e-3
 CONFIG = {"dataset": str, "data": (str, NoneType), "test": (bool, NoneType), "all": (bool, NoneType)}
 CONFIG |= {"split_file": (str, NoneType), "skip": (int, NoneType), "limit": (int, NoneType)}
 """What of the options is shown of a run; older versions and other data sets leave out some."""
+
+
+UNKNOWN = {"precision": "unknown", "engine": "unknown", "processors": []}
+"""Arithmetic of files that say nothing of it, those of older versions."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,13 @@ class Recorder:
         self.class_count = given["class_count"]
         self.parts.append(Entries(**given["entries"]))
 
-    def write(self, path: Path, dataset: Images, config: dict) -> None:
-        """Write what all processes kept of the images of `dataset`, in their order; the first process does it."""
+    def write(self, path: Path, dataset: Images, config: dict, arithmetic: dict) -> None:
+        """Write what all processes kept of the images of `dataset`, in their order; the first process does it.
+
+        Args:
+            config: the script and its options.
+            arithmetic: see `results.computed_with`.
+        """
         parts = distributed.to_first(Entries.concatenate(self.parts))
         if not distributed.is_first():
             return
@@ -136,6 +145,7 @@ class Recorder:
             "class_count": self.class_count,
             "floor": self.floor,
             "config": config,
+            "arithmetic": arithmetic,
         }
         arrays = vars(Entries.concatenate(parts).ordered(torch.cat(numbers)))
         arrays = arrays | {"indices": dataset.indices, "labels": dataset.labels.cpu()}
@@ -152,6 +162,7 @@ class SavedVotes:
         class_count: K.
         floor: the least θ that can be asked for.
         config: the script that wrote the file and its options.
+        arithmetic: what the probabilities were computed with, see `results.computed_with`.
         indices, labels: (N,) int64, see `dataset.Dataset`.
     """
 
@@ -159,6 +170,7 @@ class SavedVotes:
     class_count: int
     floor: float
     config: dict
+    arithmetic: dict
     indices: Tensor
     labels: Tensor
     entries: Entries
@@ -288,10 +300,12 @@ def _votes(about: dict, arrays: dict[str, Tensor]) -> SavedVotes:
         raise InputError(f"floor is {floor}, expected a number from 0 to 1")
     if not isinstance(config, dict) or not all(isinstance(config.get(name), kind) for name, kind in CONFIG.items()):
         raise InputError("the options of the run that wrote it are not all there")
+    arithmetic = about.get("arithmetic", UNKNOWN)
+    if not isinstance(arithmetic, dict) or result_format.flaw(arithmetic, result_format.ARITHMETIC):
+        raise InputError("what it was computed with cannot be understood")
     entries = Entries(*(arrays[name] for name in ("kept", "classes", "probabilities")))
-    return SavedVotes(
-        _ablation(about.get("ablation")), class_count, floor, config, arrays["indices"], arrays["labels"], entries
-    )
+    ablation, of_images = _ablation(about.get("ablation")), (arrays["indices"], arrays["labels"])
+    return SavedVotes(ablation, class_count, floor, config, arithmetic, *of_images, entries)
 
 
 def _ablation(description: object) -> Ablation:

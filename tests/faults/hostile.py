@@ -20,7 +20,7 @@ from patchcert.ablations.ablation import Band
 from patchcert.data.dataset import Dataset
 from patchcert.intervals import config_files
 from patchcert.votes.rules import ThresholdVote
-from patchcert.votes.saved_votes import Recorder
+from patchcert.votes.saved_votes import UNKNOWN, Recorder
 from tests.faults import mutated_data, mutations
 from tests.faults.mutations import Writing
 from tests.helpers import ROOT, run_here, succeed, without_times, write_idx_files
@@ -258,7 +258,7 @@ def _write_votes(path: Path) -> None:
     list(recorder([(torch.arange(28), probabilities)]))
     dataset = Dataset(torch.zeros(6, 1, 28, 28, dtype=torch.uint8), labels, labels)
     config = {"dataset": "mnist", "data": "data", "test": False, "all": False, "split_file": None, "limit": None}
-    recorder.write(path, dataset, config)
+    recorder.write(path, dataset, config, UNKNOWN)
 
 
 def _targets() -> dict[str, Target]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from patchcert import checkpoint, journal
+from patchcert import arithmetic, checkpoint, journal
 from patchcert.errors import UsageError
 from patchcert.intervals import config_files
 from patchcert.intervals.networks import build
@@ -295,6 +295,19 @@ def test_seconds_are_those_of_all_parts(tmp_path, monkeypatch):
                 kept.recall("a piece", torch.tensor([number]), work)
             assert kept.seconds() == 7 * part
             1 / 0  # noqa: B018
+
+
+def test_on_another_processor_it_goes_on_and_says_so(folder, stop, monkeypatch, capsys):
+    monkeypatch.setattr(arithmetic, "processor", lambda device: "AVX2")
+    stop.run(*PLAIN, folder=folder, left=2)
+    assert "AVX2" not in capsys.readouterr().err
+    monkeypatch.setattr(arithmetic, "processor", lambda device: "AVX512 + VNNI")
+    assert stop.run(*PLAIN, folder=folder) == (0, 2)
+    (said,) = (line for line in capsys.readouterr().err.splitlines() if "AVX2" in line)
+    assert said.startswith("note: run.json.partial was counted by AVX2, AVX512 + VNNI goes on: certificates hold for")
+    record = json.loads((folder / "run.json").read_text())
+    wanted = {"precision": "float32", "engine": "dense", "processors": ["AVX2", "AVX512 + VNNI"]}
+    assert record["arithmetic"] == wanted
 
 
 def test_pieces_about_other_images_are_refused(tmp_path, monkeypatch):

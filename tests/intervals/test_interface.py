@@ -44,6 +44,7 @@ def test_bounds_hold_whatever_the_patch_shows():
     assert (answer.verdicts["lead"] <= lowest_leads(network, answer, 0.4, 0.5) + 1e-5).all()
     assert torch.equal(answer.certified, answer.verdicts["lead"] > 0) and 0 < int(answer.certified.sum()) < 24
     assert result.to_dict()["certified_correct"] == int((answer.certified & (answer.predicted == 1)).sum())
+    assert (result.arithmetic["precision"], result.arithmetic["engine"]) == ("float32", "intervals")
 
 
 @pytest.mark.parametrize(
