@@ -202,7 +202,7 @@ def test_two_patches_and_patches_that_no_window_holds_are_refused():
 
 
 def test_windows_that_leave_nothing_to_refine_are_refused():
-    with pytest.raises(UsageError, match="^fine_size 6: as large as the image, and so are the windows of 6"):
+    with pytest.raises(UsageError, match=r"^fine_size 6: as large as the image, and so are the windows of 6"):
         BandsAndWindows(6, 6, 1, 6, 2, 6, 3)
     assert BandsAndWindows(6, 6, 1, 6, 2, 4, 3).windows.side == 3  # only one kind is as large
     whole = LinkedMasking(BandsAndWindows(6, 6, 1, 6, 2), Patch(6, 6))
