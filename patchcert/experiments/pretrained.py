@@ -61,9 +61,8 @@ def pretrained(options: argparse.Namespace) -> tuple[PlainNetwork, Images, dict[
         mean, std = preparation.mean, preparation.std
         shown = {"mean": mean, "std": std, "hidden": options.hidden, "size": preparation.size}
         network = PlainNetwork(preparation.shown(found.network), **shown)
-        torch.manual_seed(0)
-        tried = torch.rand(2, len(mean), *preparation.size)
-        count = network.classes(tried)
+        noise = torch.rand(2, len(mean), *preparation.size, generator=torch.Generator().manual_seed(options.seed))
+        count = network.classes(noise)
     except UsageError:
         raise
     except ValueError as error:
