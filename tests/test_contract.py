@@ -157,7 +157,7 @@ def test_exported_programs_have_no_eval_mode(way):
     [
         ({"labels": ["cat"] * 5}, "labels are a list of <U3"),
         ({"labels": {"cat": 1}}, "labels are a dict, expected a tensor or array of whole numbers"),
-        ({"labels": LABELS[:, None]}, r"labels are torch.int64 \(5, 1\), expected whole numbers \(5,\)"),
+        ({"labels": LABELS[:, None].expand(5, 2)}, r"labels are torch.int64 \(5, 2\), expected whole numbers \(5,\)"),
         ({"labels": Patch(1)}, "labels are a Patch"),
         ({"patches": 5}, "patches 5: expected a Patch"),
         ({"patches": [5]}, "patches .5.: expected a Patch"),

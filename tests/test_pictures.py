@@ -330,7 +330,8 @@ def test_wrong_folders_are_named_in_one_line(folder, tmp_path, capsys):
     checkpointed = [*certify, "--checkpoint", "net.pth", "--data"]
     for part in ("train", "test"):
         write_pictures(tmp_path / "four" / part, "abcd", 2)
-        (tmp_path / "empty" / part / "a").mkdir(parents=True)
+        for name in "ab":
+            (tmp_path / "empty" / part / name).mkdir(parents=True)
         write_pictures(tmp_path / "odd" / part, ("a", "b", part), 2)
         write_pictures(tmp_path / "torn" / part, "abc", 2, suffix="jpg")
     torn = tmp_path / "torn" / "test" / "b" / "0001.jpg"

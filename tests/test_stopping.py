@@ -210,8 +210,8 @@ def test_signals_to_the_whole_group_do_not_end_the_decoding_of_a_step(tmp_path):
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    (lambda position: position["processes"].append(position["processes"][0]), "--nproc_per_node 1: .* expected 2 as"),
-    (lambda position: position.update(device="cuda"), "--device cpu: .* expected cuda as there"),
+    (lambda position: position["processes"].append(position["processes"][0]), "^nproc_per_node 1: .* expected 2 as"),
+    (lambda position: position.update(device="cuda"), "^device cpu: .* expected cuda as there"),
 ])  # fmt: skip
 def test_a_run_that_stopped_inside_an_epoch_goes_on_with_the_same_processes_only(tmp_path, change, said):
     path, partial = tmp_path / "net.pth", tmp_path / "net.pth.partial"
