@@ -1,0 +1,120 @@
+"""Windows of which one hides every patch, wherever it lies: the masks of PatchCleanser, by arithmetic.
+
+Xiang, Mahloujifar and Mittal, "PatchCleanser: Certifiably Robust Defense against Adversarial Patches for Any Image
+Classifier", USENIX Security 2022, section 3. Nothing here grows with the number of pixels but the masks that are asked
+for.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from patchcert.errors import UsageError, require_within
+from patchcert.patch import Patch
+
+MOST_PER_SIDE = 16
+"""Windows along each side of an image: 256 of them, 32,640 pairs."""
+
+
+class HiddenWindows:
+    """Rectangles of an H × W image, to be hidden one or two at a time.
+
+    Attributes:
+        height, width: H and W, pixels.
+        rectangles: (M, 4) int64, of each window the first row and the row after the last, and its columns likewise.
+        shapes: the patches that are held: wherever one of them lies, some window covers it.
+    """
+
+    def __init__(self, height: int, width: int, rectangles: Tensor, shapes: Sequence[Patch]):
+        self.height, self.width, self.shapes = height, width, tuple(shapes)
+        self.rectangles = rectangles
+        for patch in shapes:
+            if not self.covering(patch).any(dim=0).all():
+                raise ValueError(f"patches of {patch}: at some place no window covers them")
+
+    @classmethod
+    def for_patch(cls, height: int, width: int, patch: Patch, per_side: int) -> "HiddenWindows":
+        """The smallest of k × k windows that hold `patch` everywhere (k = `per_side`).
+
+        Raises:
+            UsageError: the patch does not fit into the image, or leaves nothing of it.
+        """
+        return cls.for_shapes(height, width, [patch], per_side)
+
+    @classmethod
+    def for_shapes(cls, height: int, width: int, shapes: Sequence[Patch], per_side: int) -> "HiddenWindows":
+        """The same for several shapes of patches: k × k windows for each that fits into no other shape.
+
+        Raises:
+            UsageError: see `for_patch`.
+        """
+        require_within("per_side", per_side, 2, MOST_PER_SIDE, "windows along each side")
+        families = [_grid(height, width, patch, per_side) for patch in shapes if not _fits_into_another(patch, shapes)]
+        rectangles = torch.cat(families).unique(dim=0)
+        return cls(height, width, rectangles, shapes)
+
+    @property
+    def count(self) -> int:
+        """M, the number of windows."""
+        return len(self.rectangles)
+
+    def __str__(self) -> str:
+        sizes = {(bottom - top, right - left) for top, bottom, left, right in self.rectangles.tolist()}
+        if len(sizes) > 1:
+            return f"{self.count} windows of {len(sizes)} shapes"
+        ((rows, columns),) = sizes
+        return f"{self.count} windows of {rows} × {columns} pixels"
+
+    def covering(self, patch: Patch) -> Tensor:
+        """(M, rows, columns) bool: whether each window covers `patch` where it begins in that row and column."""
+        top, bottom, left, right = self.rectangles.T[..., None]
+        rows, columns = torch.arange(self.height - patch.height + 1), torch.arange(self.width - patch.width + 1)
+        held_rows = (top <= rows) & (rows + patch.height <= bottom)
+        held_columns = (left <= columns) & (columns + patch.width <= right)
+        return held_rows[:, :, None] & held_columns[:, None, :]
+
+    def hidden(self, pairs: Tensor) -> Tensor:
+        """(B, H, W) bool: True where the windows `pairs` (B, 2) hide the image; −1 hides nothing."""
+        nothing = torch.zeros(1, 4, dtype=torch.int64)
+        top, bottom, left, right = torch.cat([self.rectangles, nothing]).to(pairs.device)[pairs].unbind(dim=2)
+        rows, columns = (torch.arange(size, device=pairs.device) for size in (self.height, self.width))
+        in_rows = (top[..., None] <= rows) & (rows < bottom[..., None])  # (B, 2, H)
+        in_columns = (left[..., None] <= columns) & (columns < right[..., None])  # (B, 2, W)
+        return (in_rows[..., :, None] & in_columns[..., None, :]).any(dim=1)
+
+
+def shapes_of_area(area: int, height: int, width: int) -> list[Patch]:
+    """Every largest rectangle of at most `area` pixels that fits into height × width pixels.
+
+    Any other rectangle of at most so many pixels fits into one of them.
+    """
+    shapes = [Patch(rows, min(area // rows, width)) for rows in range(1, min(area, height) + 1)]
+    return [patch for patch in shapes if not _fits_into_another(patch, shapes)]
+
+
+def _fits_into_another(patch: Patch, shapes: Sequence[Patch]) -> bool:
+    return any(patch != other and patch.height <= other.height and patch.width <= other.width for other in shapes)
+
+
+def _grid(height: int, width: int, patch: Patch, per_side: int) -> Tensor:
+    """(k², 4) int64: the windows for one shape, row by row."""
+    if not (1 <= patch.height <= height and 1 <= patch.width <= width):
+        raise UsageError("size_to_certify", patch, f"expected a patch that fits into {height} × {width} pixels")
+    if (patch.height, patch.width) == (height, width):
+        raise UsageError("size_to_certify", patch, "expected a patch smaller than the image")
+    rows, columns = (_spans(*side, per_side) for side in ((height, patch.height), (width, patch.width)))
+    return torch.cat([rows.repeat_interleave(len(columns), dim=0), columns.repeat(len(rows), 1)], dim=1)
+
+
+def _spans(size: int, patch: int, count: int) -> Tensor:
+    """(k, 2): the shortest of `count` even spans of `size` pixels that hold `patch` adjacent ones everywhere.
+
+    The first begins at the one end, the last ends at the other, and neighbours begin at most so far apart that what
+    one does not hold the next one does.
+    """
+    for length in range(patch, size + 1):
+        starts = (size - length) * torch.arange(count) // (count - 1)
+        if starts.diff().max() <= length - patch + 1:
+            return torch.stack([starts, starts + length], dim=1).unique(dim=0)
+    raise AssertionError("a span of the whole size holds everything")

@@ -1,0 +1,79 @@
+"""An ordinary network made robust by hidden windows: PatchCleanser's two rounds, and alarms, as one classifier.
+
+Xiang, Mahloujifar and Mittal, USENIX Security 2022. Nothing of the network is retrained.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from patchcert.ablations.hidden_windows import HiddenWindows
+from patchcert.masking.alarms import Alarms
+from patchcert.masking.answers import Answers
+from patchcert.masking.questions import WindowVerdict, ask_all, two_rounds
+
+NOTHING = -1
+"""The number of the window that hides nothing."""
+
+
+class WindowMaskedClassifier(nn.Module):
+    """Answers about images (N, C, H, W) in [0, 1] from what a network says of them without one or two windows.
+
+    Args:
+        network: images (B, C, H, W) and hidden pixels (B, H, W) bool to logits (B, K), a `PlainNetwork`.
+        windows: one of them hides the patch.
+        batch_size: masked images per call of the network.
+    """
+
+    def __init__(self, network: nn.Module, windows: HiddenWindows, *, batch_size: int = 32):
+        super().__init__()
+        self.network, self.windows, self.batch_size = network, windows, batch_size
+
+    def extra_repr(self) -> str:
+        return str(self.windows)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """(N,) int64: the predictions of the two rounds. Where all windows agree, they cost M passes."""
+        found = self._ask(images, lambda: two_rounds(self.windows.count, numerical_margin=0.0, certify=False))
+        return torch.tensor([verdict.predicted for verdict in found], device=images.device)
+
+    def where(self, images: Tensor) -> Tensor:
+        """(N, M) bool: the windows without which the answer is another than most.
+
+        They hint at where an image was tampered with. This is no certificate.
+        """
+        found = torch.zeros(len(images), self.windows.count, dtype=torch.bool)
+        verdicts = self._ask(images, lambda: two_rounds(self.windows.count, numerical_margin=0.0, certify=False))
+        for row, verdict in zip(found, verdicts, strict=True):
+            row[verdict.dissenting] = True
+        return found
+
+    def verdicts(self, images: Iterable[Tensor], numerical_margin: float) -> Iterator[WindowVerdict]:
+        """Yield predictions and certificates of `images` (C, H, W), each left as soon as no certificate is possible.
+
+        Args:
+            numerical_margin: ν, in units of logits; certified leads are larger.
+        """
+        return self._ask(images, lambda: two_rounds(self.windows.count, numerical_margin))
+
+    def alarms(self, images: Tensor) -> Alarms:
+        """What a defence with alarms against one patch says of the images; see `Alarms`. It costs M + 1 passes each."""
+        singles = torch.arange(NOTHING, self.windows.count)[:, None].expand(-1, 2)  # the whole image first
+        of_each = [self._answers(image, singles) for image in images]
+        whole = torch.stack([answers.classes[0] for answers in of_each])
+        masked = [[getattr(answers, name)[1:] for answers in of_each] for name in ("classes", "leads", "confidences")]
+        return Alarms.of(*map(torch.stack, masked), whole)
+
+    def _ask(self, images: Iterable[Tensor], questions: Callable) -> Iterator[WindowVerdict]:
+        return ask_all(images, questions, self._logits, self.batch_size)
+
+    def _answers(self, image: Tensor, pairs: Tensor) -> Answers:
+        """Those about one image (C, H, W) without the windows `pairs` (Q, 2)."""
+        parts = pairs.split(self.batch_size)
+        return Answers.concatenate([Answers.of(self._logits(image.expand(len(p), -1, -1, -1), p)).cpu() for p in parts])
+
+    @torch.inference_mode()
+    def _logits(self, images: Tensor, pairs: Tensor) -> Tensor:
+        """(B, K) of images (B, C, H, W) without the windows `pairs` (B, 2)."""
+        return self.network(images, self.windows.hidden(pairs.to(images.device)))

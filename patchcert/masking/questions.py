@@ -1,0 +1,168 @@
+"""Double masking of images with hidden windows, asked for in the order in which it is over soonest.
+
+Some window w* hides the patch. So what the network says of the image without w*, and without w* and any other window,
+no patch can change. The prediction is that of PatchCleanser's two rounds (Xiang, Mahloujifar and Mittal, USENIX
+Security 2022, algorithm 1): if the answers without one window agree, that is it. Otherwise a window that dissents from
+the most frequent answer is believed if every second window besides it leaves its answer as it is. If every pair of
+windows gives the same class, it stays the prediction whatever a patch shows.
+
+Each image is a generator: it yields pairs of windows and is sent the answers. It ends with a verdict, as soon as one is
+certain. `ask_all` puts the questions of many images into full batches.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from patchcert.masking.answers import Answers
+
+AT_ONCE = 4
+"""Pairs of windows that an image asks for before it looks at the answers."""
+
+
+@dataclass(frozen=True)
+class WindowVerdict:
+    """What the two rounds say of one image.
+
+    Attributes:
+        predicted: the class.
+        certified: whether every pair of windows gives it, by a lead above the numerical margin.
+        lead: the least lead of the prediction that was seen; where the image was left early, the worst is at most that.
+        left_early: whether some pair was not asked for.
+        within_margin: certified but for the numerical margin.
+        passes: of the network.
+        dissenting: windows without which the answer is another than most; where they lie, the image may have been
+            tampered with. A hint and no certificate.
+    """
+
+    predicted: int
+    certified: bool
+    lead: float
+    left_early: bool
+    within_margin: bool
+    passes: int
+    dissenting: list[int] = field(default_factory=list)
+
+
+Questions = Generator[Tensor, Answers, WindowVerdict]
+"""Yields pairs of windows (B, 2), is sent their answers, returns the verdict."""
+
+
+def two_rounds(windows: int, numerical_margin: float, certify: bool = True) -> Questions:
+    """The questions about one image.
+
+    Args:
+        windows: M, how many there are.
+        certify: whether pairs are asked for where all windows agree, too; the prediction needs none then.
+    """
+    singles = yield torch.arange(windows)[:, None].expand(windows, 2)
+    passes = windows
+    predicted = int(singles.classes.bincount().argmax())
+    hardest_first = singles.leads.argsort(stable=True)
+    dissenting = (singles.classes != predicted).nonzero().flatten().tolist()
+    for window in dissenting:
+        others, own = hardest_first[hardest_first != window], int(singles.classes[window])
+        for some in others.split(AT_ONCE):
+            found = yield torch.stack([torch.full_like(some, window), some], dim=1)
+            passes += len(some)
+            if (found.classes != own).any():
+                break
+        else:
+            predicted = own  # no window of another answer is confirmed as well: without both there is one answer
+            break
+    if dissenting:
+        lead = float(-singles.leads[singles.classes != predicted].amax())
+        return WindowVerdict(predicted, False, lead, True, False, passes, dissenting)
+    lead = float(singles.leads.amin())
+    if not certify:
+        return WindowVerdict(predicted, False, lead, True, False, passes)
+    for pairs in _pairs_hardest_first(singles.leads).split(AT_ONCE):
+        found = yield pairs
+        passes += len(pairs)
+        others = found.classes != predicted
+        if others.any():
+            return WindowVerdict(predicted, False, float(-found.leads[others].amax()), True, False, passes)
+        lead = min(lead, float(found.leads.amin()))
+    certified = lead > numerical_margin
+    return WindowVerdict(predicted, certified, lead, False, not certified, passes)
+
+
+def _pairs_hardest_first(leads: Tensor) -> Tensor:
+    """(M(M−1)/2, 2): all pairs of two windows, those first without which the answers led by least."""
+    first, second = torch.triu_indices(len(leads), len(leads), offset=1)
+    order = (leads[first] + leads[second]).argsort(stable=True)
+    return torch.stack([first, second], dim=1)[order]
+
+
+def ask_all(
+    images: Iterable[Tensor],
+    questions: Callable[[], Questions],
+    network: Callable[[Tensor, Tensor], Tensor],
+    batch_size: int,
+) -> Iterator[WindowVerdict]:
+    """Yield the verdicts on `images` (C, H, W) in their order; no batch but the last ones is left half empty.
+
+    Args:
+        questions: begins those about one image.
+        network: images (B, C, H, W) and pairs of windows (B, 2) to logits (B, K).
+        batch_size: B at most.
+    """
+    waiting, opened, finished = deque(), 0, {}
+    arriving, next_out = iter(images), 0
+    while True:
+        while sum(len(image.missing) for image in waiting) < batch_size:
+            image = next(arriving, None)
+            if image is None:
+                break
+            waiting.append(_Opened(opened, image, questions()))
+            opened += 1
+        if not waiting:
+            return
+        batch = _fill(waiting, batch_size)
+        pixels = torch.stack([image.pixels for image, pairs in batch for _ in pairs])
+        answers = Answers.of(network(pixels, torch.cat([pairs for _, pairs in batch]))).cpu()
+        start = 0
+        for image, pairs in batch:
+            image.hear(answers[start : start + len(pairs)])
+            start += len(pairs)
+        for image in [image for image in waiting if image.verdict is not None]:
+            waiting.remove(image)
+            finished[image.number] = image.verdict
+        while next_out in finished:
+            yield finished.pop(next_out)
+            next_out += 1
+
+
+class _Opened:
+    """An image whose questions are being asked."""
+
+    def __init__(self, number: int, pixels: Tensor, questions: Questions):
+        self.number, self.pixels, self.questions = number, pixels, questions
+        self.verdict: WindowVerdict | None = None
+        self.missing, self.heard = next(questions), []
+
+    def hear(self, answers: Answers) -> None:
+        """Take the answers to the first of the `missing` questions; go on when all are there."""
+        self.heard.append(answers)
+        self.missing = self.missing[len(answers) :]
+        if len(self.missing):
+            return
+        heard, self.heard = Answers.concatenate(self.heard), []
+        try:
+            self.missing = self.questions.send(heard)
+        except StopIteration as end:
+            self.verdict = end.value
+
+
+def _fill(waiting: Iterable[_Opened], batch_size: int) -> list[tuple[_Opened, Tensor]]:
+    """The first questions that wait, at most `batch_size`, with the images that they are about."""
+    batch = []
+    for image in waiting:
+        some = image.missing[:batch_size]
+        if len(some):
+            batch.append((image, some))
+            batch_size -= len(some)
+    return batch

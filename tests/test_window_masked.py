@@ -1,0 +1,101 @@
+"""An ordinary network with hidden windows, attacked by brute force, on pictures of a few pixels."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from patchcert.ablations.hidden_windows import HiddenWindows
+from patchcert.classifiers.window_masked import WindowMaskedClassifier
+from patchcert.masking.alarms import ALARM
+from patchcert.patch import Patch
+
+WINDOWS = HiddenWindows.for_patch(3, 4, Patch(1, 1), 2)
+
+
+class Majority(nn.Module):
+    """Logits of two classes: how many visible pixels are black, and how many are white."""
+
+    passes = 0
+
+    def forward(self, images: Tensor, hidden: Tensor) -> Tensor:
+        self.passes += len(images)
+        seen = ~hidden
+        white = (images[:, 0] * seen).sum((1, 2))
+        return torch.stack([seen.sum((1, 2)) - white, white], dim=1)
+
+
+def pictures(count: int) -> Tensor:
+    """(N, 1, 3, 4) of pixels 0 and 1, from all black to all white."""
+    generator = torch.Generator().manual_seed(0)
+    white = torch.linspace(0, 1, count)[:, None]
+    return (torch.rand(count, 12, generator=generator) < white).float().view(count, 1, 3, 4)
+
+
+def attacks(image: Tensor) -> Tensor:
+    """(24, 1, 3, 4): the image (1, 3, 4) with every pixel made black, and white."""
+    changed = image.repeat(24, 1, 1, 1)
+    for number, (row, column, colour) in enumerate(itertools.product(range(3), range(4), (0.0, 1.0))):
+        changed[number, 0, row, column] = colour
+    return changed
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_no_patch_changes_a_certified_answer_and_some_patch_changes_another(batch_size):
+    classifier = WindowMaskedClassifier(Majority(), WINDOWS, batch_size=batch_size)
+    images = pictures(40)
+    verdicts = list(classifier.verdicts(images, 0.5))
+    assert classifier.predict(images).tolist() == [verdict.predicted for verdict in verdicts]
+    changed = [
+        bool((classifier.predict(attacks(image)) != verdict.predicted).any())
+        for image, verdict in zip(images, verdicts, strict=True)
+    ]
+    certified = [verdict.certified for verdict in verdicts]
+    assert not any(both for both in map(all, zip(changed, certified, strict=True)))
+    assert any(changed) and sum(certified) > 10
+
+
+def test_no_patch_makes_a_certified_image_another_class_without_an_alarm():
+    classifier, images = WindowMaskedClassifier(Majority(), WINDOWS), pictures(40)
+    strict, certain = classifier.alarms(images).strict(0.5)
+    curve = {threshold: classifier.alarms(images).by_confidence(threshold, 0.5, 1e-3) for threshold in (0.0, 0.9, 0.99)}
+    assert certain.sum() > sum(verdict.certified for verdict in classifier.verdicts(images, 0.5))
+    for number, image in enumerate(images):
+        hit = classifier.alarms(attacks(image))
+        if certain[number]:
+            output, _ = hit.strict(0.5)
+            assert ((output == strict[number]) | (output == ALARM)).all()
+        for threshold, (clean, flags) in curve.items():
+            if flags[number]:
+                output, _ = hit.by_confidence(threshold, 0.5, 1e-3)
+                assert ((output == clean[number]) | (output == ALARM)).all()
+
+
+def test_questions_that_decide_nothing_are_not_asked():
+    network, images = Majority(), pictures(40)
+    classifier = WindowMaskedClassifier(network, WINDOWS, batch_size=4)
+    verdicts = list(classifier.verdicts(images, 0.5))
+    assert sum(verdict.passes for verdict in verdicts) == network.passes
+    assert all(v.passes == 10 for v in verdicts if v.certified) and any(v.passes < 10 for v in verdicts)
+    network.passes = 0
+    agreed = images[[v.certified for v in verdicts]]
+    classifier.predict(agreed)
+    assert network.passes == WINDOWS.count * len(agreed)
+
+
+class Planted(nn.Module):
+    """Class 1 where the pixel in the last row and column is seen and white."""
+
+    def forward(self, images: Tensor, hidden: Tensor) -> Tensor:
+        seen = (images[:, 0, -1, -1] * ~hidden[:, -1, -1]).float()
+        return torch.stack([1 - seen, seen], dim=1)
+
+
+def test_windows_that_dissent_cover_the_patch_that_made_the_answer():
+    images = torch.zeros(2, 1, 3, 4)
+    images[1, 0, -1, -1] = 1.0
+    covering = WINDOWS.covering(Patch(1, 1))[:, -1, -1]
+    assert covering.sum() == 1
+    found = WindowMaskedClassifier(Planted(), WINDOWS).where(images)
+    assert not found[0].any() and (found[1] == covering).all()
