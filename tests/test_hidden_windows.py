@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchcert.ablations.hidden_windows import HiddenWindows, shapes_of_area
+from patchcert.ablations.hidden_windows import HiddenWindows, even_spans, shapes_of_area
+from patchcert.ablations.windows import WindowPairs
 from patchcert.errors import UsageError
 from patchcert.masking.alarms import ALARM, Alarms
 from patchcert.masking.answers import Answers
@@ -58,6 +59,36 @@ def test_windows_hold_the_patch_everywhere_and_no_smaller_ones_do(height, width,
         if length > patch:
             shorter = (size - length + 1) * torch.arange(per_side) // (per_side - 1)
             assert shorter.diff().max() > length - patch, "shorter windows would do"
+
+
+@pytest.mark.parametrize("height, width, patch, per_side", [(9, 9, Patch(2, 2), 3), (8, 12, Patch(3, 1), 4)])
+def test_square_windows_for_a_patch_hold_it_and_smaller_ones_do_not(height, width, patch, per_side):
+    pairs = WindowPairs.for_patch(height, width, patch, per_side)
+    pairs.require_fits("size_to_certify", patch)
+    with pytest.raises(UsageError):
+        WindowPairs(height, width, pairs.window_size - 1, per_side).require_fits("size_to_certify", patch)
+
+
+def test_windows_that_do_not_hold_a_patch_name_those_that_would():
+    with pytest.raises(UsageError, match=r"at most 19 × 19 pixels, .*; 4 windows .* from 80 pixels on"):
+        WindowPairs(224, 224, 70, 4).places(Patch(32, 32))
+
+
+def test_the_places_of_windows_on_large_images_are_few():
+    pairs = WindowPairs.for_patch(224, 224, Patch(32, 32), 6)
+    sets, numbers = pairs.distinct_places(Patch(32, 32))
+    assert pairs.window_size == 64 and sets.numel() < 100_000 and len(numbers) == 193**2
+
+
+@pytest.mark.parametrize("per_side, window", [(2, 5), (3, 4), (4, 3)])
+def test_copies_without_windows_show_what_the_windows_leave(per_side, window):
+    pairs = WindowPairs(7, 9, window, per_side) if per_side < 4 else WindowPairs(7, 8, window, per_side)
+    spans = [even_spans(size, window, per_side).tolist() for size in (pairs.height, pairs.width)]
+    hidden = torch.zeros(per_side**2, pairs.height, pairs.width, dtype=torch.bool)
+    for number, ((top, bottom), (left, right)) in enumerate(itertools.product(*spans)):
+        hidden[number, top:bottom, left:right] = True
+    first, second = torch.triu_indices(per_side**2, per_side**2, offset=1)
+    assert (pairs.masks() == ~(hidden[first] | hidden[second])).all()
 
 
 def test_every_shape_of_an_area_is_held():

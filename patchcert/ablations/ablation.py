@@ -72,11 +72,30 @@ class Ablation(ABC):
         Raises:
             UsageError: the patch does not fit into the image.
         """
+        sets, numbers = self.distinct_places(patch)
+        return sets[numbers]
+
+    def distinct_places(self, patch: Patch) -> tuple[Tensor, Tensor]:
+        """What sets of cells `patch` covers, and which of them at each of its L places, row-major.
+
+        Places differ only in the runs of equal rows and columns that the patch meets, so that few are looked at.
+
+        Returns:
+            (D, cells) bool, and (L,) int64 below D.
+
+        Raises:
+            UsageError: the patch does not fit into the image.
+        """
         self.require_fits("size_to_certify", patch)
-        covered = self.cells.unfold(0, patch.height, 1).unfold(1, patch.width, 1).flatten(0, 1).flatten(1)
-        touched = torch.zeros(len(covered), self.cell_count + 1, dtype=torch.bool, device=covered.device)
-        touched.scatter_(1, covered.where(covered >= 0, self.cell_count), True)
-        return touched[:, :-1]
+        (in_rows, rows, row_of), (in_columns, columns, column_of) = (
+            _runs_met(cells, length) for cells, length in ((self.cells, patch.height), (self.cells.T, patch.width))
+        )
+        cells = self.cells[rows][:, columns].flatten()
+        covered = (in_rows[:, None, :, None] & in_columns[None, :, None, :]).flatten(0, 1).flatten(1).to(torch.uint8)
+        sets = covered.new_zeros(len(covered), self.cell_count + 1)  # cell −1 is the last column
+        sets.scatter_reduce_(1, cells.where(cells >= 0, self.cell_count).expand_as(covered), covered, "amax")
+        numbers = row_of[:, None] * len(in_columns) + column_of
+        return sets[:, :-1].bool(), numbers.flatten()
 
     def require_fits(self, option: str, patch: Patch) -> None:
         """Raise UsageError unless `patch`, which an option names, fits into the image."""
@@ -94,7 +113,8 @@ class Ablation(ABC):
 
         The places are those of `patch_cells`.
         """
-        return self.touching(self.patch_cells(patch), self._every())
+        sets, numbers = self.distinct_places(patch)
+        return self.touching(sets, self._every())[numbers]
 
     def touching(self, patch_cells: Tensor, indices: Tensor) -> Tensor:
         """(L, A') bool: whether the cells `patch_cells` (L, cells) meet those that ablations `indices` show."""
@@ -109,7 +129,7 @@ class Ablation(ABC):
         Raises:
             UsageError: a patch does not fit into the image, or there are too many pairs.
         """
-        single = self.patch_cells(patch).unique(dim=0)
+        single = self.distinct_places(patch)[0].unique(dim=0)
         if patches == 1 or len(single) == 1:
             return single
         return _unions(single, patch, "patches", patches, "exact").unique(dim=0)
@@ -124,7 +144,7 @@ class Ablation(ABC):
 
     def most_touched(self, patch: Patch, patches: int = 1) -> int:
         """Δ: the most ablations that `patches` (1 or 2) such patches touch together (section 3 of the paper)."""
-        single = self.patch_cells(patch).unique(dim=0)
+        single = self.distinct_places(patch)[0].unique(dim=0)
         touched = torch.zeros(len(single), len(single) if patches == 2 else 1, dtype=torch.int64, device=single.device)
         for indices in self.chunks():
             hit = self.touching(single, indices).double()  # counts are exact, under autocast too
@@ -335,6 +355,20 @@ def _unions(sets: Tensor, patch: Patch, option: str, value: object, kind: str, w
         fits = f"{kind} certificates take at most {MOST_PAIRS}; those by margin any number"
         raise UsageError(option, value, f"patches of {patch} have {len(first)} pairs of places here and {fits}")
     return sets[first] | sets[second]
+
+
+def _runs_met(cells: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which runs of equal rows of `cells` (H, W) so many adjacent rows meet.
+
+    Returns:
+        (D, runs) bool, the distinct sets of runs; (runs,) the first row of each; (H−length+1,) the set of each place.
+    """
+    begins = torch.cat([cells.new_ones(1, dtype=torch.bool), (cells[1:] != cells[:-1]).any(dim=1)])
+    run = begins.cumsum(dim=0) - 1
+    first_and_last = torch.stack([run[: len(run) - length + 1], run[length - 1 :]], dim=1)
+    met, number = first_and_last.unique(dim=0, return_inverse=True)
+    every = torch.arange(int(run[-1]) + 1, device=cells.device)
+    return (met[:, :1] <= every) & (every <= met[:, 1:]), begins.nonzero().squeeze(1), number
 
 
 def _run_from(starts: Tensor, length: int, size: int) -> Tensor:

@@ -103,18 +103,23 @@ def _grid(height: int, width: int, patch: Patch, per_side: int) -> Tensor:
         raise UsageError("size_to_certify", patch, f"expected a patch that fits into {height} × {width} pixels")
     if (patch.height, patch.width) == (height, width):
         raise UsageError("size_to_certify", patch, "expected a patch smaller than the image")
-    rows, columns = (_spans(*side, per_side) for side in ((height, patch.height), (width, patch.width)))
+    rows, columns = (
+        even_spans(size, shortest_length(size, length, per_side), per_side).unique(dim=0)
+        for size, length in ((height, patch.height), (width, patch.width))
+    )
     return torch.cat([rows.repeat_interleave(len(columns), dim=0), columns.repeat(len(rows), 1)], dim=1)
 
 
-def _spans(size: int, patch: int, count: int) -> Tensor:
-    """(k, 2): the shortest of `count` even spans of `size` pixels that hold `patch` adjacent ones everywhere.
+def even_spans(size: int, length: int, count: int) -> Tensor:
+    """(k, 2): where `count` spans of `length` pixels begin and end, evenly from the one end of `size` to the other."""
+    starts = (size - length) * torch.arange(count) // (count - 1)
+    return torch.stack([starts, starts + length], dim=1)
 
-    The first begins at the one end, the last ends at the other, and neighbours begin at most so far apart that what
-    one does not hold the next one does.
+
+def shortest_length(size: int, patch: int, count: int) -> int:
+    """The least length for which some of `count` even spans of `size` pixels holds `patch` adjacent ones, anywhere.
+
+    Neighbours then begin at most so far apart that what one does not hold the next one does.
     """
-    for length in range(patch, size + 1):
-        starts = (size - length) * torch.arange(count) // (count - 1)
-        if starts.diff().max() <= length - patch + 1:
-            return torch.stack([starts, starts + length], dim=1).unique(dim=0)
-    raise AssertionError("a span of the whole size holds everything")
+    lengths = range(patch, size + 1)
+    return next(w for w in lengths if even_spans(size, w, count)[:, 0].diff().max() <= w - patch + 1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from patchcert.ablations.ablation import Ablation, BandAndRow, require_sides
+from patchcert.ablations.hidden_windows import even_spans, shortest_length
 from patchcert.errors import UsageError, require_within
 from patchcert.patch import Patch
 
@@ -33,17 +34,38 @@ class WindowPairs(Ablation):
         if min(self._held()) < 1:
             raise UsageError("per_side", per_side, f"so many windows of {window_size} pixels leave gaps between them")
 
+    @classmethod
+    def for_patch(cls, height: int, width: int, patch: Patch, per_side: int) -> Self:
+        """The smallest k × k square windows that hold `patch` wherever it lies (k = `per_side`).
+
+        Raises:
+            UsageError: the patch does not fit into the image, or only windows larger than the image would hold it.
+        """
+        if not (1 <= patch.height <= height and 1 <= patch.width <= width):
+            raise UsageError("size_to_certify", patch, f"expected a patch that fits into {height} × {width} pixels")
+        require_within("per_side", per_side, 2, MOST_PER_SIDE, "windows along each side")
+        sides = ((height, patch.height), (width, patch.width))
+        return cls(height, width, max(shortest_length(*side, per_side) for side in sides), per_side)
+
     def _lay(self, height: int, width: int, window_size: int, per_side: int, side: int) -> None:
         self.height, self.width, self.window_size, self.per_side = height, width, window_size, per_side
-        self.side, self.count, self.cell_count = side, math.comb(side**2, 2), height * width
-        self.cells = torch.arange(height * width).view(height, width)
+        self.side, self.count = side, math.comb(side**2, 2)
+        row, column = (_stretches(*self._spans(size), size) for size in (height, width))
+        self.cells = row[:, None] * (int(column[-1]) + 1) + column
+        self.cell_count = int(self.cells[-1, -1]) + 1
 
     def __str__(self) -> str:
         size = self.window_size
         return f"{self.count} copies without two of {self.per_side**2} windows of {size} × {size} pixels"
 
     def cells_shown(self, indices: Tensor) -> Tensor:
-        rows, columns = (_between(*self._spans(size), size) for size in (self.height, self.width))
+        hidden = []
+        for size in (self.height, self.width):
+            starts, ends = self._spans(size)
+            stretches = _stretches(starts, ends, size)
+            of_window = torch.arange(int(stretches[-1]) + 1)
+            hidden.append((stretches[starts][:, None] <= of_window) & (of_window <= stretches[ends - 1][:, None]))
+        rows, columns = hidden  # (k, stretches) bool each
         windows = (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1).flatten(1).to(indices.device)
         first, second = torch.triu_indices(len(windows), len(windows), offset=1, device=indices.device)[:, indices]
         return ~(windows[first] | windows[second])
@@ -67,7 +89,12 @@ class WindowPairs(Ablation):
         rows, columns = self._held()
         if patch.height > rows or patch.width > columns:
             held = f"expected at most {rows} × {columns} pixels, which one of the windows holds wherever they are"
-            raise UsageError(option, patch, held)
+            raise UsageError(option, patch, held + self._advice(patch))
+
+    def _advice(self, patch: Patch) -> str:
+        """Which windows would hold a patch that these do not."""
+        wanted = WindowPairs.for_patch(self.height, self.width, patch, self.per_side).window_size
+        return f"; {self.per_side} windows along each side hold it from {wanted} pixels on"
 
     def _held(self) -> tuple[int, int]:
         """Rows and columns of the largest patch that some window holds at every place, at most those of the image."""
@@ -91,8 +118,7 @@ class WindowPairs(Ablation):
 
     def _spans(self, size: int) -> tuple[Tensor, Tensor]:
         """(k,) each: where the windows begin and end along a side of `size` pixels, from its one end to its other."""
-        starts = (size - self.window_size) * torch.arange(self.per_side) // (self.per_side - 1)
-        return starts, starts + self.window_size
+        return even_spans(size, self.window_size, self.per_side).unbind(dim=1)
 
 
 class RefinedPairs(WindowPairs):
@@ -138,6 +164,9 @@ class RefinedPairs(WindowPairs):
     def _spans(self, size: int) -> tuple[Tensor, Tensor]:
         return self._overlaps
 
+    def _advice(self, patch: Patch) -> str:
+        return ""
+
 
 class BandsAndWindows(Ablation):
     """All copies of `BandAndRow`, and after them those of `WindowPairs`; patches are those that fit the windows.
@@ -164,7 +193,7 @@ class BandsAndWindows(Ablation):
         else:
             self.windows = WindowPairs(height, width, window_size, per_side)
         self.count, self.cell_count = self.bands.count + self.windows.count, height * width
-        self.cells = self.windows.cells
+        self.cells = self.bands.cells
 
     def __str__(self) -> str:
         return f"{self.bands} and {self.windows}"
@@ -182,7 +211,8 @@ class BandsAndWindows(Ablation):
         self.windows.require_fits(option, patch)
 
 
-def _between(starts: Tensor, ends: Tensor, size: int) -> Tensor:
-    """(k, size) bool: True from each of `starts` (k,) to before each of `ends` (k,)."""
-    positions = torch.arange(size)
-    return (starts[:, None] <= positions) & (positions < ends[:, None])
+def _stretches(starts: Tensor, ends: Tensor, size: int) -> Tensor:
+    """(size,) int64: positions numbered by the stretch that they are in, from one end of a window to the next."""
+    borders = torch.cat([starts, ends]).unique()
+    borders = borders[(borders > 0) & (borders < size)]
+    return torch.searchsorted(borders, torch.arange(size), right=True)
