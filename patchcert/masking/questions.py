@@ -12,7 +12,7 @@ certain. `ask_all` puts the questions of many images into full batches.
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,22 +29,24 @@ class WindowVerdict:
 
     Attributes:
         predicted: the class.
-        certified: whether every pair of windows gives it, by a lead above the numerical margin.
         lead: the least lead of the prediction that was seen; where the image was left early, the worst is at most that.
-        left_early: whether some pair was not asked for.
-        within_margin: certified but for the numerical margin.
         passes: of the network.
         dissenting: windows without which the answer is another than most; where they lie, the image may have been
             tampered with. A hint and no certificate.
+        singles: the answers without one window, from which alarms follow, too.
+        certified: whether every pair of windows gives the prediction, by a lead above the numerical margin.
+        left_early: whether some pair was not asked for.
+        within_margin: certified but for the numerical margin.
     """
 
     predicted: int
-    certified: bool
     lead: float
-    left_early: bool
-    within_margin: bool
     passes: int
-    dissenting: list[int] = field(default_factory=list)
+    dissenting: list[int]
+    singles: Answers
+    certified: bool = False
+    left_early: bool = True
+    within_margin: bool = False
 
 
 Questions = Generator[Tensor, Answers, WindowVerdict]
@@ -75,19 +77,20 @@ def two_rounds(windows: int, numerical_margin: float, certify: bool = True) -> Q
             break
     if dissenting:
         lead = float(-singles.leads[singles.classes != predicted].amax())
-        return WindowVerdict(predicted, False, lead, True, False, passes, dissenting)
+        return WindowVerdict(predicted, lead, passes, dissenting, singles)
     lead = float(singles.leads.amin())
     if not certify:
-        return WindowVerdict(predicted, False, lead, True, False, passes)
+        return WindowVerdict(predicted, lead, passes, [], singles)
     for pairs in _pairs_hardest_first(singles.leads).split(AT_ONCE):
         found = yield pairs
         passes += len(pairs)
         others = found.classes != predicted
         if others.any():
-            return WindowVerdict(predicted, False, float(-found.leads[others].amax()), True, False, passes)
+            lead = float(-found.leads[others].amax())
+            return WindowVerdict(predicted, lead, passes, [], singles)
         lead = min(lead, float(found.leads.amin()))
     certified = lead > numerical_margin
-    return WindowVerdict(predicted, certified, lead, False, not certified, passes)
+    return WindowVerdict(predicted, lead, passes, [], singles, certified, False, not certified)
 
 
 def _pairs_hardest_first(leads: Tensor) -> Tensor:
