@@ -11,6 +11,7 @@ import torch
 from patchcert import files, inputs, result_format
 from patchcert.inputs import InputError
 from patchcert.patch import Patch
+from patchcert.patch_sizes import Area, PatchSize, Share
 
 MOST_PIXELS = 4096
 """On a side of an image."""
@@ -105,6 +106,24 @@ def colour(text: str) -> str | tuple[float, ...]:
 def patches(text: str) -> list[Patch]:
     """Patch sizes: 5 (a square), 2x8 (rows × columns), 1-10, or several of these with commas."""
     return [patch for part in text.split(",") for patch in _patch_range(part)]
+
+
+def patch_sizes(text: str) -> list[PatchSize]:
+    """The same, and shares of an image's pixels (2%), and every rectangle of an area (area:100)."""
+    return [size for part in text.split(",") for size in _patch_sizes(part)]
+
+
+def _patch_sizes(text: str) -> list[PatchSize]:
+    if text.startswith("area:"):
+        return [Area(_number(int, lambda v: 1 <= v <= MOST_PIXELS**2, "a number of pixels, such as area:100")(text[5:]))]
+    if text.endswith("%"):
+        return [Share(_number(float, lambda v: 0 < v < 100, "a share above 0 % and below 100 %, such as 2%")(text[:-1]))]
+    return list(_patch_range(text))
+
+
+def alarm_thresholds(text: str) -> list[float | None]:
+    """τ of alarms: strict, which is None, or numbers from 0 to 1, or several with commas: strict,0,0.5."""
+    return [None if part == "strict" else fraction(part) for part in text.split(",")]
 
 
 def one_patch(text: str) -> Patch:

@@ -7,13 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchcert.ablations.hidden_windows import HiddenWindows, even_spans, shapes_of_area
+from patchcert.ablations.hidden_windows import HiddenWindows, even_spans
 from patchcert.ablations.windows import WindowPairs
 from patchcert.errors import UsageError
 from patchcert.masking.alarms import ALARM, Alarms
 from patchcert.masking.answers import Answers
 from patchcert.masking.questions import WindowVerdict, ask_all, two_rounds
 from patchcert.patch import Patch
+from patchcert.patch_sizes import Area, Share, shapes
 
 CLASSES = 3
 
@@ -91,13 +92,22 @@ def test_copies_without_windows_show_what_the_windows_leave(per_side, window):
     assert (pairs.masks() == ~(hidden[first] | hidden[second])).all()
 
 
+@pytest.mark.parametrize("percent, side", [(1, 23), (2, 32), (3, 39)])
+def test_shares_of_the_pixels_are_those_of_papers(percent, side):
+    assert shapes(Share(percent), 224, 224) == [Patch(side, side)]
+
+
+def test_a_share_that_is_a_whole_square_is_not_rounded_up():
+    assert shapes(Share(6.25), 32, 32) == [Patch(8, 8)] and shapes(Share(1), 200, 200) == [Patch(20, 20)]
+
+
 def test_every_shape_of_an_area_is_held():
-    shapes = shapes_of_area(6, 8, 10)
-    windows = HiddenWindows.for_shapes(8, 10, shapes, 4)
+    found = shapes(Area(6), 8, 10)
+    windows = HiddenWindows.for_shapes(8, 10, found, 4)
     for rows, columns in itertools.product(range(1, 9), range(1, 11)):
         if rows * columns <= 6:
             assert held_everywhere(windows, Patch(rows, columns)), (rows, columns)
-    assert not any(a != b and a.height <= b.height and a.width <= b.width for a in shapes for b in shapes)
+    assert not any(a != b and a.height <= b.height and a.width <= b.width for a in found for b in found)
 
 
 def test_what_no_windows_hold_is_refused_in_one_line():

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from patchcert.errors import UsageError, require_within
 from patchcert.patch import Patch
+from patchcert.patch_sizes import largest
 
 MOST_PER_SIDE = 16
 """Windows along each side of an image: 256 of them, 32,640 pairs."""
@@ -50,7 +51,7 @@ class HiddenWindows:
             UsageError: see `for_patch`.
         """
         require_within("per_side", per_side, 2, MOST_PER_SIDE, "windows along each side")
-        families = [_grid(height, width, patch, per_side) for patch in shapes if not _fits_into_another(patch, shapes)]
+        families = [_grid(height, width, patch, per_side) for patch in largest(shapes)]
         rectangles = torch.cat(families).unique(dim=0)
         return cls(height, width, rectangles, shapes)
 
@@ -82,19 +83,6 @@ class HiddenWindows:
         in_rows = (top[..., None] <= rows) & (rows < bottom[..., None])  # (B, 2, H)
         in_columns = (left[..., None] <= columns) & (columns < right[..., None])  # (B, 2, W)
         return (in_rows[..., :, None] & in_columns[..., None, :]).any(dim=1)
-
-
-def shapes_of_area(area: int, height: int, width: int) -> list[Patch]:
-    """Every largest rectangle of at most `area` pixels that fits into height × width pixels.
-
-    Any other rectangle of at most so many pixels fits into one of them.
-    """
-    shapes = [Patch(rows, min(area // rows, width)) for rows in range(1, min(area, height) + 1)]
-    return [patch for patch in shapes if not _fits_into_another(patch, shapes)]
-
-
-def _fits_into_another(patch: Patch, shapes: Sequence[Patch]) -> bool:
-    return any(patch != other and patch.height <= other.height and patch.width <= other.width for other in shapes)
 
 
 def _grid(height: int, width: int, patch: Patch, per_side: int) -> Tensor:

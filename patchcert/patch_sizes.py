@@ -1,0 +1,53 @@
+"""Patch sizes as people ask for them: in pixels, as a share of the image, or every rectangle of an area."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from patchcert.patch import Patch
+
+
+@dataclass(frozen=True)
+class Share:
+    """The smallest square of at least `percent` % of the image's pixels, as papers give sizes for ImageNet."""
+
+    percent: float
+
+    @property
+    def size(self) -> str:
+        return f"{self.percent:g}%"
+
+
+@dataclass(frozen=True)
+class Area:
+    """Every rectangle of at most so many `pixels`: which one is the adversary's choice."""
+
+    pixels: int
+
+    @property
+    def size(self) -> str:
+        return f"area:{self.pixels}"
+
+
+PatchSize = Patch | Share | Area
+
+
+def shapes(size: PatchSize, height: int, width: int) -> list[Patch]:
+    """The patches of this size in images of height × width pixels, without those that fit into another of them."""
+    if isinstance(size, Patch):
+        return [size]
+    if isinstance(size, Share):
+        side = math.ceil(math.sqrt(round(size.percent * height * width / 100, 6)))
+        return [Patch(side, side)]
+    return largest([Patch(rows, min(size.pixels // rows, width)) for rows in range(1, min(size.pixels, height) + 1)])
+
+
+def largest(patches: Sequence[Patch]) -> list[Patch]:
+    """Those of the patches that fit into no other."""
+    return [
+        patch
+        for patch in dict.fromkeys(patches)
+        if not any(
+            patch != other and patch.height <= other.height and patch.width <= other.width for other in patches
+        )
+    ]
