@@ -249,9 +249,8 @@ def outputs(tables: torch.Tensor, whole: torch.Tensor, threshold: float | None) 
     answers = Answers.of(singles.flatten(0, 1))
     shape = singles.shape[:2]
     parts = answers.classes.view(shape), answers.leads.view(shape), answers.confidences.view(shape)
-    if threshold is None:
-        return Alarms.of(*parts).strict(0.02)
-    return Alarms.of(*parts, whole.argmax(dim=1)).by_confidence(threshold, 0.02, 0.01)
+    alarms = Alarms.of(*parts, whole.argmax(dim=1))
+    return alarms.strict(0.02) if threshold is None else alarms.by_confidence(threshold, 0.02, 0.01)
 
 
 @pytest.mark.parametrize("threshold", [None, 0.0, 0.36])

@@ -15,7 +15,6 @@ certificates.
 from dataclasses import dataclass
 from typing import Self
 
-import torch
 from torch import Tensor
 
 ALARM = -1
@@ -24,34 +23,32 @@ ALARM = -1
 
 @dataclass(frozen=True)
 class Alarms:
-    """What outputs and certificates by both rules follow from, for N clean images; all tensors are (N,).
+    """What outputs and certificates by both rules follow from, for N images; all tensors are (N,).
 
     Attributes:
-        whole: int64, y₀, the class of the whole image; or of the first masked one, where the whole was not asked for.
-        lead: float64, the least lead of y₀ in a masked image; below 0, if some gives another class.
-        contradiction: float64, the largest confidence of a masked image that gives another class than y₀; −1 if none.
-        weakest: float64, the least confidence of the masked images, if all give y₀; else −1.
+        agreed: int64, the class that all masked images give, or `ALARM` if they give several.
+        whole: int64, y₀, the class of the whole image.
+        contradiction: float32, the largest confidence of a masked image that gives another class than y₀; −1 if none.
+        lead, confidence: float32, the least of the masked images.
     """
 
+    agreed: Tensor
     whole: Tensor
-    lead: Tensor
     contradiction: Tensor
-    weakest: Tensor
+    lead: Tensor
+    confidence: Tensor
 
     @classmethod
-    def of(cls, classes: Tensor, leads: Tensor, confidences: Tensor, whole: Tensor | None = None) -> Self:
-        """From the answers to M masked images each, (N, M), and to the whole ones (N,)."""
-        whole = classes[:, 0] if whole is None else whole
-        others = classes != whole[:, None]
-        lead = torch.where(others, -leads, leads).double().amin(dim=1)
-        contradiction = confidences.where(others, -1.0).double().amax(dim=1)
-        weakest = torch.where(others, -1.0, confidences).double().amin(dim=1)
-        return cls(whole, lead, contradiction, weakest)
+    def of(cls, classes: Tensor, leads: Tensor, confidences: Tensor, whole: Tensor) -> Self:
+        """From the answers to M masked images each, (N, M), and the classes of the whole images, (N,)."""
+        first = classes[:, 0]
+        agreed = first.where((classes == first[:, None]).all(dim=1), ALARM)
+        contradiction = confidences.where(classes != whole[:, None], -1.0).amax(dim=1)
+        return cls(agreed, whole, contradiction, leads.amin(dim=1), confidences.amin(dim=1))
 
     def strict(self, numerical_margin: float) -> tuple[Tensor, Tensor]:
         """The outputs (N,) int64, of which some are `ALARM`, and which of them are certified, (N,) bool."""
-        output = self.whole.where(self.contradiction < 0, ALARM)
-        return output, (output != ALARM) & (self.lead > numerical_margin)
+        return self.agreed, (self.agreed != ALARM) & (self.lead > numerical_margin)
 
     def by_confidence(self, threshold: float, numerical_margin: float, rounding: float) -> tuple[Tensor, Tensor]:
         """The same by confidence, τ = `threshold`.
@@ -60,5 +57,5 @@ class Alarms:
         image where two classes nearly tie may give the other one in another batch.
         """
         output = self.whole.where(self.contradiction <= threshold, ALARM)
-        certain = (self.lead > numerical_margin) & (self.weakest > threshold + rounding)
-        return output, (output != ALARM) & certain
+        sure = (self.lead > numerical_margin) & (self.confidence > threshold + rounding)
+        return output, (self.agreed == self.whole) & sure
