@@ -42,6 +42,7 @@ FOR_SCRIPTS = {
     ),
     "experiments.networks": ("add_joint", "base_network", "joint_network", "masked_network"),
     "experiments.any_network": ("add_any_network", "any_network"),
+    "experiments.windows": ("certify_windows", "windows_certification_parser"),
     "experiments.masking": ("certify_masked", "masked_certification_parser"),
     "experiments.training": (
         "add_recipe",

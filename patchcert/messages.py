@@ -6,7 +6,7 @@ from pathlib import Path
 
 from patchcert.errors import MOST_OF_RIGHT, one_line
 from patchcert.progress import say
-from patchcert.results import AttackCounts, Counts, Remarks
+from patchcert.results import AlarmCounts, AttackCounts, Counts, Remarks
 
 COUNTED = ("correct", "certified_correct", "certified_wrong")
 
@@ -27,10 +27,13 @@ def print_answers(
             print(counts.relation())
     else:
         varying = [name for name in answers[0][0] if len({question[name] for question, _ in answers}) > 1]
-        print("  ".join(f"{name:>18s}" for name in [*varying, *COUNTED]))
+        with_alarms = any(isinstance(counts, AlarmCounts) for _, counts in answers)
+        counted = [*COUNTED, "false_alarms"] if with_alarms else COUNTED
+        print("  ".join(f"{name:>18s}" for name in [*varying, *counted]))
         for question, counts in answers:
             asked = ["-" if question[name] is None else str(question[name]) for name in varying]
-            print("  ".join(f"{cell:>18s}" for cell in [*asked, *(counts.share(name) for name in COUNTED)]))
+            shares = [counts.share(name) if hasattr(counts, name) else "-" for name in counted]
+            print("  ".join(f"{cell:>18s}" for cell in [*asked, *shares]))
     print(f"{answers[0][1].total} images in {seconds:.1f} s")
     for line in remarks.lines() if remarks else ():
         print(line)

@@ -44,6 +44,8 @@ gigabytes = _number(float, lambda v: 0 < v <= 1e6, "gigabytes, above 0")
 positive_float = _number(float, lambda v: 0 < v < float("inf"), "a number above 0")
 nonnegative_float = _number(float, lambda v: 0 <= v < float("inf"), "a number of at least 0")
 fraction = _number(float, lambda v: 0 <= v <= 1, "a number from 0 to 1")
+_percent = _number(float, lambda v: 0 < v < 100, "a share above 0 % and below 100 %, such as 2%")
+_area = _number(int, lambda v: 1 <= v <= MOST_PIXELS**2, "a number of pixels, such as area:100")
 level = _number(float, lambda v: 0 < v < 1, "a number between 0 and 1")
 
 
@@ -115,9 +117,9 @@ def patch_sizes(text: str) -> list[PatchSize]:
 
 def _patch_sizes(text: str) -> list[PatchSize]:
     if text.startswith("area:"):
-        return [Area(_number(int, lambda v: 1 <= v <= MOST_PIXELS**2, "a number of pixels, such as area:100")(text[5:]))]
+        return [Area(_area(text.removeprefix("area:")))]
     if text.endswith("%"):
-        return [Share(_number(float, lambda v: 0 < v < 100, "a share above 0 % and below 100 %, such as 2%")(text[:-1]))]
+        return [Share(_percent(text.removesuffix("%")))]
     return list(_patch_range(text))
 
 

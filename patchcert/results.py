@@ -56,6 +56,18 @@ class Counts(_Shares):
 
 
 @dataclass(frozen=True)
+class AlarmCounts(Counts):
+    """The same of a defence with alarms, for clean images: each of the `false_alarms` counts as an error, too."""
+
+    false_alarms: int
+
+    @classmethod
+    def of(cls, predicted: Tensor, certified: Tensor, labels: Tensor) -> "AlarmCounts":
+        counts = Counts.of(predicted, certified, labels)
+        return cls(**vars(counts), false_alarms=int((predicted < 0).sum()))
+
+
+@dataclass(frozen=True)
 class AttackCounts(_Shares):
     """How many of `total` images are classified correctly, before and under attack.
 
@@ -143,6 +155,21 @@ class CloseLeads:
 
     def as_json(self) -> dict:
         return {"within_numerical_margin": {str(size): count for size, count in self.within_margin.items()}}
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How often the network was asked, of all `images` together."""
+
+    images: int
+    passes: int
+
+    def lines(self) -> list[str]:
+        """What there is to say."""
+        return [f"{self.passes / self.images:.1f} passes of the network for each image"]
+
+    def as_json(self) -> dict:
+        return {"passes": self.passes}
 
 
 def computed_with(precision: str, engine: str, processors: Iterable[str]) -> dict:

@@ -10,7 +10,7 @@ from patchcert.experiments.about import ABLATION_SIZES
 from tests.helpers import ROOT, run_here, succeed
 
 NETWORKS = {"checkpoint", "weights", "ablation", "results", "resume", "overwrite", "votes", "model", "pretrained"}
-NETWORKS |= {"lines", "channels", "blocks", "stem", "windows", "weight", "coarse_windows", "sure", "mirrored"}
+NETWORKS |= {"lines", "channels", "blocks", "stem", "windows", "weight", "coarse_windows", "sure", "mirrored", "hidden"}
 EXPERIMENTS = {"config", "model_subset", "path_prefix", "overrides"}
 
 

@@ -111,11 +111,11 @@ def test_every_shape_of_an_area_is_held():
 
 
 def test_what_no_windows_hold_is_refused_in_one_line():
-    with pytest.raises(UsageError, match=r"--size_to_certify 8: expected a patch that fits into 7 × 9 pixels"):
+    with pytest.raises(UsageError, match=r"size_to_certify 8: expected a patch that fits into 7 × 9 pixels"):
         HiddenWindows.for_patch(7, 9, Patch(8, 8), 3)
-    with pytest.raises(UsageError, match="--size_to_certify 8: expected a patch smaller than the image"):
+    with pytest.raises(UsageError, match="size_to_certify 8: expected a patch smaller than the image"):
         HiddenWindows.for_patch(8, 8, Patch(8, 8), 2)
-    with pytest.raises(UsageError, match="--per_side 1: expected a whole number from 2 to 16"):
+    with pytest.raises(UsageError, match="per_side 1: expected a whole number from 2 to 16"):
         HiddenWindows.for_patch(8, 8, Patch(2, 2), 1)
     with pytest.raises(ValueError, match="patches of 3: at some place no window covers them"):
         HiddenWindows(4, 4, torch.tensor([[0, 2, 0, 4], [2, 4, 0, 4]]), [Patch(3, 3)])

@@ -3,7 +3,8 @@
 Xiang, Mahloujifar and Mittal, USENIX Security 2022. Nothing of the network is retrained.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class WindowMaskedClassifier(nn.Module):
 
     def predict(self, images: Tensor) -> Tensor:
         """(N,) int64: the predictions of the two rounds. Where all windows agree, they cost M passes."""
-        found = self._ask(images, lambda: two_rounds(self.windows.count, numerical_margin=0.0, certify=False))
+        found = self.verdicts(images, numerical_margin=0.0, certify=False)
         return torch.tensor([verdict.predicted for verdict in found], device=images.device)
 
     def where(self, images: Tensor) -> Tensor:
@@ -44,29 +45,35 @@ class WindowMaskedClassifier(nn.Module):
         They hint at where an image was tampered with. This is no certificate.
         """
         found = torch.zeros(len(images), self.windows.count, dtype=torch.bool)
-        verdicts = self._ask(images, lambda: two_rounds(self.windows.count, numerical_margin=0.0, certify=False))
-        for row, verdict in zip(found, verdicts, strict=True):
+        for row, verdict in zip(found, self.verdicts(images, numerical_margin=0.0, certify=False), strict=True):
             row[verdict.dissenting] = True
         return found
 
-    def verdicts(self, images: Iterable[Tensor], numerical_margin: float) -> Iterator[WindowVerdict]:
+    def verdicts(
+        self, images: Iterable[Tensor], numerical_margin: float, certify: bool = True
+    ) -> Iterator[WindowVerdict]:
         """Yield predictions and certificates of `images` (C, H, W), each left as soon as no certificate is possible.
 
         Args:
             numerical_margin: ν, in units of logits; certified leads are larger.
+            certify: whether pairs are asked for where all windows agree, too.
         """
-        return self._ask(images, lambda: two_rounds(self.windows.count, numerical_margin))
-
-    def alarms(self, images: Tensor) -> Alarms:
-        """What a defence with alarms against one patch says of the images; see `Alarms`. It costs M + 1 passes each."""
-        singles = torch.arange(NOTHING, self.windows.count)[:, None].expand(-1, 2)  # the whole image first
-        of_each = [self._answers(image, singles) for image in images]
-        whole = torch.stack([answers.classes[0] for answers in of_each])
-        masked = [[getattr(answers, name)[1:] for answers in of_each] for name in ("classes", "leads", "confidences")]
-        return Alarms.of(*map(torch.stack, masked), whole)
-
-    def _ask(self, images: Iterable[Tensor], questions: Callable) -> Iterator[WindowVerdict]:
+        questions = partial(two_rounds, self.windows.count, numerical_margin, certify)
         return ask_all(images, questions, self._logits, self.batch_size)
+
+    def alarms(self, images: Tensor, singles: Sequence[Answers] | None = None) -> Alarms:
+        """What a defence with alarms against one patch says of the images; see `Alarms`. It costs M + 1 passes each.
+
+        Args:
+            singles: the answers without one window, where they are known.
+        """
+        nothing = torch.full((1, 2), NOTHING)
+        whole = torch.cat([self._answers(image, nothing).classes for image in images])
+        if singles is None:
+            each = torch.arange(self.windows.count)[:, None].expand(-1, 2)
+            singles = [self._answers(image, each) for image in images]
+        names = ("classes", "leads", "confidences")
+        return Alarms.of(*(torch.stack([getattr(answers, name) for answers in singles]) for name in names), whole)
 
     def _answers(self, image: Tensor, pairs: Tensor) -> Answers:
         """Those about one image (C, H, W) without the windows `pairs` (Q, 2)."""

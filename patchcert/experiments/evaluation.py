@@ -23,8 +23,8 @@ from patchcert.pretrained import sources
 from patchcert.votes.saved_votes import SavedVotes
 
 
-def evaluation_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
-    """The options of every script that looks at test images with a network."""
+def evaluation_parser(description: str, data_sets: tuple[str, ...], report: bool = True) -> Parser:
+    """The options of every script that looks at test images with a network; `report`: whether it can draw a page."""
     parser = about.CheckpointParser(description, "weights" if data_sets == ANY else "checkpoint")
     if data_sets == ANY:
         parser.add_argument(
@@ -44,13 +44,13 @@ def evaluation_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
         parser.data.add_argument(
             "--split_file", type=Path, metavar="FILE", help="another split: saved index tensor or text"
         )
-    add_outputs(parser)
+    add_outputs(parser, report)
     add_setting(parser, data_sets)
     parser.data.add_argument("--limit", type=positive_int, metavar="N", help="only the first N of these images")
     return parser
 
 
-def add_outputs(parser: Parser) -> None:
+def add_outputs(parser: Parser, report: bool = True) -> None:
     """The files that results can be written to."""
     parser.output.add_argument(
         "--output",
@@ -60,7 +60,9 @@ def add_outputs(parser: Parser) -> None:
         " where it was interrupted: without --output it begins anew",
     )
     parser.output.add_argument("--per_image", type=output_file, metavar="FILE.csv", help="write one row per image here")
-    parser.output.add_argument("--report", type=folder, metavar="DIR", help="write a page to look at here: index.html")
+    if report:
+        page = "write a page to look at here: index.html"
+        parser.output.add_argument("--report", type=folder, metavar="DIR", help=page)
     parser.output.add_argument(
         "--overwrite", action="store_true", help="begin anew, in place of what an interrupted run left beside --output"
     )
@@ -141,7 +143,7 @@ def write_and_print(
             questions = [question for question, _ in answers]
             rows = results.image_rows(dataset, list(zip(questions, columns, strict=True)))
             attempt(results.write_csv, rows, options.per_image)
-        if options.report:
+        if subject and options.report:
             name = options.output.stem if options.output else Path(record["config"]["script"]).stem
             runs = [reporting.of_run(name, about, dataset, record, columns, subject)]
             attempt(reporting.write, options.report, runs)

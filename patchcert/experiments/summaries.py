@@ -4,11 +4,13 @@ import argparse
 from collections.abc import Iterable, Sequence
 
 from patchcert.ablations.ablation import Ablation
+from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.attacks.threats import Threat
 from patchcert.classifiers.modules import MaskedClassifier, SmoothedClassifier
 from patchcert.errors import one_line
 from patchcert.option_values import one_patch
 from patchcert.patch import Patch
+from patchcert.patch_sizes import PatchSize
 from patchcert.votes.certificate import Question
 from patchcert.votes.rules import VoteRule
 
@@ -69,6 +71,19 @@ def of_masking(options: argparse.Namespace, count: int, ablation: Ablation) -> s
             _masked(options, ablation),
             f"{two} {_listed(map(_sides, options.size_to_certify))}",
             f"masking certificate, numerical margin {options.numerical_margin}",
+        ]
+    )
+
+
+def of_windows(options: argparse.Namespace, count: int, windows: dict[PatchSize, HiddenWindows]) -> str:
+    """What certificates of `count` images by hidden windows were asked for."""
+    two = "two patches, each" if options.patches == 2 else "patch"
+    sizes = [f"{size.size} ({_listed(map(_sides, hidden.shapes))}, {hidden})" for size, hidden in windows.items()]
+    return "; ".join(
+        [
+            _images(vars(options), count),
+            f"{two} {', '.join(sizes)}",
+            f"double masking, numerical margin {options.numerical_margin}",
         ]
     )
 

@@ -12,17 +12,17 @@ from patchcert.classifiers.window_masked import WindowMaskedClassifier
 from patchcert.cli import Parser
 from patchcert.data import splits
 from patchcert.data.folders import Images
-from patchcert.engines.plain import PlainNetwork
+from patchcert.errors import UsageError
 from patchcert.experiments import summaries
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, write_and_print
 from patchcert.experiments.masking import add_numerical_margin, settle_numerical_margin
 from patchcert.experiments.pretrained import add_pretrained, pretrained
-from patchcert.experiments.setting import ANY, set_up
+from patchcert.experiments.setting import ANY, precision, set_up
 from patchcert.journal import Journal
-from patchcert.masking.alarms import Alarms
+from patchcert.masking.alarms import ALARM, Alarms
 from patchcert.masking.questions import WindowVerdict
 from patchcert.option_values import alarm_thresholds, patch_sizes, positive_int, several_of
-from patchcert.patch_sizes import PatchSize, shapes
+from patchcert.patch_sizes import Area, PatchSize, shapes
 from patchcert.progress import progress_bar
 
 RECOVER, ALERT = "recover", "alert"
@@ -51,8 +51,8 @@ class Asked:
 
 def windows_certification_parser(description: str) -> Parser:
     """The options of certifying any network by hidden windows."""
-    parser = evaluation_parser(description, ANY)
-    parser.set_defaults(dataset="folder")
+    parser = evaluation_parser(description, ANY, report=False)
+    parser.set_defaults(dataset="folder", all=True)
     add_pretrained(parser)
     parser.certificate.add_argument(
         "--size_to_certify",
@@ -82,15 +82,19 @@ def windows_certification_parser(description: str) -> Parser:
         "several: strict,0,0.5,0.9",
     )
     parser.certificate.add_argument(
-        "--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere; two only raise alarms"
+        "--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere; 2 with --goal alert"
     )
     add_numerical_margin(parser)
-    parser.engine.add_argument("--batch_size", type=positive_int, default=4, help="masked images per call of the network")
+    parser.engine.add_argument(
+        "--batch_size", type=positive_int, default=4, help="masked images per call of the network"
+    )
     return parser
 
 
 def certify_windows(options: argparse.Namespace) -> None:
     """Certify as the options of `windows_certification_parser` say."""
+    if options.patches == 2 and RECOVER in options.goal:
+        raise UsageError("patches", 2, "expected 1 to recover; --goal alert is for two")
     settle_numerical_margin(options)
     set_up(options)
     network, dataset, _ = pretrained(options)
@@ -105,14 +109,22 @@ def certify_windows(options: argparse.Namespace) -> None:
     with journal_of(options, network, dataset) as journal:
         columns = _columns(options, classifiers, questions, dataset, journal)
         seconds = journal.seconds()
+        arithmetic = results.computed_with(precision(options), "dense", journal.processors)
         if not distributed.is_first():
             return
         answers = [
-            (_as_json(options, asked, windows[asked.size]), _counts(asked, found, dataset.labels))
-            for asked, found in zip(questions, columns, strict=True)
+            (_as_json(options, asked, windows[asked.size]), _counts(asked, rows, dataset.labels.cpu()))
+            for asked, rows in zip(questions, columns, strict=True)
         ]
         about = summaries.of_windows(options, len(dataset), windows)
-        write_and_print(options, about, dataset, answers, columns, seconds, results.Passes.of(columns))
+        of_each_size = {asked.size: int(rows["passes"].sum()) for asked, rows in zip(questions, columns, strict=True)}
+        passes = results.Passes(len(dataset), sum(of_each_size.values()))
+        write_and_print(options, about, dataset, answers, columns, seconds, arithmetic, passes)
+
+
+def _counts(asked: Asked, rows: dict[str, Tensor], labels: Tensor) -> results.Counts:
+    kind = results.Counts if asked.goal == RECOVER else results.AlarmCounts
+    return kind.of(rows["predicted"], rows["certified"], labels)
 
 
 def _windows(size: PatchSize, height: int, width: int, per_side: int) -> HiddenWindows:
@@ -121,8 +133,9 @@ def _windows(size: PatchSize, height: int, width: int, per_side: int) -> HiddenW
 
 def _chosen(options: argparse.Namespace, dataset: Images) -> Images:
     """Those of the images that the options choose."""
-    if options.dataset != "folder" and not options.all:
-        dataset = splits.choose_half(dataset, options.test, options.split_file)
+    if options.test:
+        options.all = False
+        dataset = splits.choose_half(dataset, True, options.split_file)
     dataset = dataset.take(slice(options.limit)).to(options.device)
     distributed.require_images(len(dataset))
     return dataset
@@ -130,10 +143,10 @@ def _chosen(options: argparse.Namespace, dataset: Images) -> Images:
 
 def _questions(options: argparse.Namespace, size: PatchSize) -> list[Asked]:
     """What is asked about one size of patches."""
-    asked = [Asked(size, RECOVER)] if RECOVER in options.goal and options.patches == 1 else []
     if options.patches == 2:
         return [Asked(size, ALERT)]
-    return asked + [Asked(size, ALERT, confidence) for confidence in options.confidence if ALERT in options.goal]
+    by_confidence = [Asked(size, ALERT, confidence) for confidence in options.confidence]
+    return [Asked(size, RECOVER)] * (RECOVER in options.goal) + by_confidence * (ALERT in options.goal)
 
 
 def _columns(
@@ -147,52 +160,54 @@ def _columns(
 
     def look(images: Tensor, _labels: Tensor) -> list[dict[str, Tensor]]:
         found = {size: _look(options, classifier, images) for size, classifier in classifiers.items()}
-        return [_answer(options, asked, *found[asked.size]) for asked in questions]
+        return [_rows(options, asked, *found[asked.size]) for asked in questions]
 
     parts = []
     with progress_bar(len(dataset), "certifying") as bar:
         for found, labels in journal.over(dataset, IMAGES_AT_ONCE, look):
             parts.append(found)
             bar.update(len(labels) * distributed.world())
-    merged = []
-    for of_question in zip(*parts, strict=True):
-        names = of_question[0].keys()
-        merged.append({n: distributed.merge(torch.cat([part[n] for part in of_question]), len(dataset)) for n in names})
-    return merged
+    return [
+        {name: distributed.merge(torch.cat([rows[name] for rows in of_one]), len(dataset)) for name in of_one[0]}
+        for of_one in zip(*parts, strict=True)
+    ]
 
 
 def _look(
     options: argparse.Namespace, classifier: WindowMaskedClassifier, images: Tensor
 ) -> tuple[list[WindowVerdict], Alarms | None]:
-    """What two rounds and alarms say of the images."""
+    """What the two rounds and, against one patch, alarms say of the images."""
     with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
         pairs = RECOVER in options.goal or options.patches == 2
         verdicts = list(classifier.verdicts(images, options.numerical_margin, certify=pairs))
-        alarms = classifier.alarms(images, verdicts) if ALERT in options.goal and options.patches == 1 else None
-    return verdicts, alarms
+        if ALERT not in options.goal or options.patches == 2:
+            return verdicts, None
+        return verdicts, classifier.alarms(images, [verdict.singles for verdict in verdicts])
 
 
-def _answer(
+def _rows(
     options: argparse.Namespace, asked: Asked, verdicts: list[WindowVerdict], alarms: Alarms | None
 ) -> dict[str, Tensor]:
-    """The rows per image of one question."""
-    predicted = torch.tensor([verdict.predicted for verdict in verdicts])
-    certified = torch.tensor([verdict.certified for verdict in verdicts])
-    passes = torch.tensor([verdict.passes for verdict in verdicts])
-    dissenting = torch.tensor([len(verdict.dissenting) for verdict in verdicts])
+    """(N,) by name: what one question says of the images."""
+    names = ("predicted", "certified", "lead", "left_early", "within_margin", "passes")
+    rows = {name: torch.tensor([getattr(verdict, name) for verdict in verdicts]) for name in names}
+    rows["dissenting"] = torch.tensor([len(verdict.dissenting) for verdict in verdicts])
     if asked.goal == RECOVER:
-        lead = torch.tensor([verdict.lead for verdict in verdicts], dtype=torch.float64)
-        left_early = torch.tensor([verdict.left_early for verdict in verdicts])
-        within = torch.tensor([verdict.within_margin for verdict in verdicts])
-        more = {"lead": lead, "left_early": left_early, "within_margin": within, "dissenting": dissenting}
-        return {"predicted": predicted, "certified": certified, "passes": passes} | more
-    if alarms is None:  # two patches: all pairs, which the two rounds ask for, too
-        agreed = torch.tensor([not verdict.left_early for verdict in verdicts])
-        predicted = predicted.where(agreed, ALARM)
-    elif asked.confidence is None:
-        predicted, certified = alarms.strict(options.numerical_margin)
+        return rows
+    if alarms is None:  # of two patches; every pair of windows was asked for unless some answers differ
+        output = rows["predicted"].where(~rows["left_early"], ALARM)
+        return rows | {"predicted": output}
+    if asked.confidence is None:
+        output, certified = alarms.strict(options.numerical_margin)
     else:
-        predicted, certified = alarms.by_confidence(
-            asked.confidence, options.numerical_margin, ROUNDING_OF_CONFIDENCE
-        )
-    return {"predicted": predicted, "certified": certified, "passes": passes, "dissenting": dissenting}
+        output, certified = alarms.by_confidence(asked.confidence, options.numerical_margin, ROUNDING_OF_CONFIDENCE)
+    kept = {name: rows[name] for name in ("passes", "dissenting")}
+    return {"predicted": output.cpu(), "certified": certified.cpu(), **kept}
+
+
+def _as_json(options: argparse.Namespace, asked: Asked, windows: HiddenWindows) -> dict[str, object]:
+    """What was asked."""
+    size = asked.size if isinstance(asked.size, Area) else windows.shapes[0]
+    question = {"size_to_certify": size.size, "certificate": "masking", "patches": options.patches}
+    question |= {"numerical_margin": options.numerical_margin, "windows": str(windows), "goal": asked.goal}
+    return question | {"confidence": asked.confidence}

@@ -1,0 +1,86 @@
+"""certify_imagenet_windows.py as a script: a network of the user's own, as it is, on pictures in a folder."""
+
+import csv
+import json
+import sys
+
+import pytest
+
+from tests.helpers import run_here, succeed
+from tests.test_pictures import write_pictures
+
+SCRIPT = "certify_imagenet_windows.py"
+
+FACTORY = """
+import torch
+from torch import nn
+from torchvision import transforms
+
+
+def network(classes=3):
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.AvgPool2d(5), nn.Flatten(), nn.Linear(48, classes))
+    made.preparation = transforms.Compose([transforms.Resize((20, 20)), transforms.ToTensor()])
+    return made.eval()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "small.py").write_text(FACTORY)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    sys.modules.pop("small", None)
+    write_pictures(tmp_path / "pets", ("cat", "dog", "eel"), 4, size=20)
+    return tmp_path
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+COMMAND = ("--model", "small:network", "--data", "pets", "--size_to_certify", "1%,3x2", "--per_side", 2)
+
+
+def test_recovery_and_alarms_by_hidden_windows(folder, capsys):
+    files = ("--output", "found.json", "--per_image", "found.csv")
+    goals = ("--goal", "recover,alert", "--confidence", "strict,0.3")
+    succeed(SCRIPT, *COMMAND, *goals, *files, folder=folder)
+    record = json.loads((folder / "found.json").read_text())
+    asked = [(entry["size_to_certify"], entry["goal"], entry["confidence"]) for entry in record["results"]]
+    assert asked == [(s, g, c) for s in (2, "3x2") for g, c in (("recover", None), ("alert", None), ("alert", 0.3))]
+    rows = rows_of(folder / "found.csv")
+    assert len(rows) == 12 * 6
+    recovered, strict = (rows[12 * number : 12 * number + 12] for number in (0, 1))
+    assert record["passes"] == sum(int(row["passes"]) for row in recovered + rows[36:48])
+    for one, other in zip(recovered, strict, strict=True):
+        assert one["certified"] == "False" or other["certified"] == "True", "recovery certifies no more than alarms do"
+        assert (other["predicted"] == "-1") == (one["dissenting"] != "0")
+    assert "4 windows of 11 × 11 pixels" in capsys.readouterr().out
+
+
+def test_two_patches_raise_alarms_where_one_is_recovered(folder):
+    succeed(SCRIPT, *COMMAND, "--per_image", "one.csv", folder=folder)
+    succeed(SCRIPT, *COMMAND, "--patches", 2, "--goal", "alert", "--per_image", "two.csv", folder=folder)
+    one, two = rows_of(folder / "one.csv"), rows_of(folder / "two.csv")
+    assert [row["certified"] for row in one] == [row["certified"] for row in two]
+    assert all(row["predicted"] == "-1" for row in two if row["dissenting"] != "0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "right"),
+    [
+        (["--size_to_certify", "100%"], "100: expected a share above 0 % and below 100 %, such as 2%"),
+        (["--size_to_certify", "20"], "--size_to_certify 20: expected a patch smaller than the image"),
+        (["--size_to_certify", "21"], "--size_to_certify 21: expected a patch that fits into 20 × 20 pixels"),
+        (["--size_to_certify", "area:x"], "x: expected a number of pixels, such as area:100"),
+        (["--per_side", "1"], "--per_side 1: expected a whole number from 2 to 16"),
+        (["--goal", "win"], "win: expected recover, alert or both"),
+        (["--confidence", "2"], "2: expected a number from 0 to 1"),
+        (["--patches", "2"], "--patches 2: expected 1 to recover; --goal alert is for two"),
+    ],
+)
+def test_wrong_use_is_said_in_one_line(folder, capsys, arguments, right):
+    assert run_here(SCRIPT, *COMMAND, *arguments, folder=folder) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert right in error[-1]
