@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from itertools import takewhile
@@ -104,8 +104,8 @@ def run(main: Callable[[], None]) -> None:
 
     What it warns of with a `Note` becomes one line of the first process, too.
 
-    Where nobody reads the output any more it ends without a word, with exit code `NOBODY_READS`. SIGINT and SIGTERM
-    end it in order, with exit code 130 and 143.
+    Where nobody reads the output any more it ends without a word, with exit code `NOBODY_READS`. The signals that ask for
+    the end (`stopping.ENDING`) end it in order, with exit code 128 + their number.
     """
     progress.be_quiet("--quiet" in sys.argv)
     try:
@@ -191,7 +191,8 @@ def _stop(message: str, code: int) -> None:
         sys.exit(code)
     if "--debug" in sys.argv:
         traceback.print_exc()
-    print(f"{Path(sys.argv[0]).name}: error: {one_line(message, MOST_SAID)}", file=sys.stderr)
+    with suppress(OSError):  # of a terminal that has been closed
+        print(f"{Path(sys.argv[0]).name}: error: {one_line(message, MOST_SAID)}", file=sys.stderr, flush=True)
     sys.exit(code)
 
 

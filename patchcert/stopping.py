@@ -1,4 +1,4 @@
-"""How SIGINT and SIGTERM end a script: at once but in order, or, in training, after the step at hand."""
+"""How signals end a script: at once but in order, or, in training, after the step at hand."""
 
 import signal
 import threading
@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-ENDING = (signal.SIGINT, signal.SIGTERM)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""What asks for the end: Ctrl-C, a terminal that closes, and what schedulers send before they take the machine."""
 
 ECHO = 1.0
 """Seconds within which signals count as one: `timeout` and torchrun pass on what everyone gets anyway."""
@@ -37,7 +38,7 @@ class Request:
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM raise `Stopped`, so that temporary files go and one line is said."""
+    """Inside, the signals of `ENDING` raise `Stopped`, so that temporary files go and one line is said."""
 
     def stop(number: int) -> None:
         raise Stopped(number)
@@ -48,7 +49,7 @@ def at_once() -> Iterator[None]:
 
 @contextmanager
 def after_a_step() -> Iterator[Request]:
-    """Inside, SIGINT and SIGTERM become a request, for the code there to follow; what ends before it does raises."""
+    """Inside, the signals of `ENDING` become a request, for the code there to follow; what ends before that raises."""
     request = Request()
     with _handled_by(request.note):
         yield request

@@ -1,5 +1,7 @@
 """Training that a signal ends between two steps, that is saved there and goes on to the same bits; that diverges."""
 
+import errno
+import io
 import json
 import os
 import signal
@@ -83,6 +85,9 @@ def whole(tmp_path_factory):
     (signal.SIGINT, {"step": 7}, "epoch 1 after step 3 of 4"),
     (signal.SIGTERM, {"step": 8}, "epoch 1 after step 4 of 4"),
     (signal.SIGINT, {"test": 10}, "epoch 2 after step 4 of 4"),
+    (signal.SIGHUP, {"step": 2}, "epoch 0 after step 2 of 4"),
+    (signal.SIGUSR1, {"step": 6}, "epoch 1 after step 2 of 4"),
+    (signal.SIGUSR2, {"test": 2}, "epoch 0 after step 4 of 4"),
 ])  # fmt: skip
 def test_a_signal_ends_training_after_the_step_and_the_same_call_goes_on(tmp_path, capsys, whole, number, when, place):
     path = tmp_path / "net.pth"
@@ -200,8 +205,9 @@ def test_signals_to_the_whole_group_do_not_end_the_decoding_of_a_step(tmp_path):
     next(batches)
     for _ in (workers := active_children()):
         next(batches)  # each in turn has begun by now
-    for worker in workers:
-        os.kill(worker.pid, signal.SIGINT)
+    for number in sorted(set(stopping.ENDING) - {signal.SIGTERM}):
+        for worker in workers:
+            os.kill(worker.pid, number)
     assert workers and len([next(batches) for _ in range(8)]) == 8
     for worker in workers:
         os.kill(worker.pid, signal.SIGTERM)
@@ -252,7 +258,8 @@ def test_interval_training_begun_anew_goes_on_where_it_was_stopped(tmp_path, cap
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+    ("number", "code", "word"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted"), (signal.SIGUSR1, 138, "terminated")],
 )
 def test_scripts_say_how_to_go_on(tmp_path, generated_mnist, monkeypatch, capsys, number, code, word):
     options = ["--data", generated_mnist, "--subset", 40, "--batch_size", 10, "--end_epoch", 1]
@@ -276,29 +283,44 @@ def test_scripts_say_how_to_go_on(tmp_path, generated_mnist, monkeypatch, capsys
     assert "going on with epoch 1 of 1 after step 2 of 4" in capsys.readouterr().out
 
 
-def test_a_script_that_does_not_train_ends_in_order(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("number", sorted(set(stopping.ENDING) - {signal.SIGINT}))
+def test_a_script_that_does_not_train_ends_in_order(tmp_path, monkeypatch, capsys, number):
     def write(file):
         file.write(b"half of it")
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         file.write(b"and the rest")
 
     monkeypatch.setattr(sys, "argv", ["certify.py"])
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     with pytest.raises(SystemExit) as ended:
         cli.run(lambda: checkpoint.write_atomically(tmp_path / "numbers.json", write))
-    assert ended.value.code == 143 and not list(tmp_path.iterdir())
+    assert ended.value.code == 128 + number and not list(tmp_path.iterdir())
     assert capsys.readouterr().err == "certify.py: error: terminated\n"
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
 
 
-def test_what_the_process_was_started_to_ignore_stays_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def test_a_script_ends_in_order_though_its_terminal_is_gone(monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with pytest.raises(SystemExit) as ended:
+        cli.run(lambda: os.kill(os.getpid(), signal.SIGHUP))
+    assert ended.value.code == 128 + signal.SIGHUP
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_what_the_process_was_started_to_ignore_stays_ignored(number):
+    """As `nohup` has it for SIGHUP, and a shell for SIGINT of what it starts in the background."""
+    before = signal.signal(number, signal.SIG_IGN)
     try:
         with stopping.after_a_step() as request:
-            os.kill(os.getpid(), signal.SIGINT)
-        assert request.number is None
+            os.kill(os.getpid(), number)
+        assert request.number is None and signal.getsignal(number) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 class Diverging(OneCopy):

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as transforms
 
-from patchcert import checkpoint, distributed, inputs
+from patchcert import checkpoint, distributed, inputs, stopping
 from patchcert.data.augmentation import Augmentation, augmented
 from patchcert.data.class_numbers import part_of
 from patchcert.data.dataset import Dataset, shares_of_shuffled
@@ -139,8 +139,9 @@ class PictureFolder:
 
 def _leave_signals_to_parent(_: int) -> None:
     """In a worker process: what is sent to the whole group must not look like a failure to the parent in its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    for number in stopping.ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # by which the parent ends it
 
 
 @dataclass(frozen=True)
