@@ -75,8 +75,8 @@ class Steps:
     def batches(self, dataset: Images, augmentations: tuple) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of the training batches that are left."""
         left = dataset.shuffled_batches(self.batch_size, self.generator, augmentations, self.done, self.reached)
-        with progress_bar(self.images, self.name) as self.bar:
-            self.bar.update(min(self.done * self.batch_size, self.images))
+        done = min(self.done * self.batch_size, self.images)
+        with progress_bar(self.images, self.name, done=done) as self.bar:
             yield from left
 
     def add(self, loss: Tensor, right: Tensor, count: int, **shown: str) -> None:
@@ -102,10 +102,12 @@ class Steps:
     def test_batches(self, dataset: Images) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of `dataset` in batches; a signal stops the run in between, all steps being over."""
         shared = len(dataset) // distributed.world() // self.batch_size  # batches that every process has
-        for number, batch in enumerate(dataset.take(distributed.share()).batches(self.batch_size)):
-            yield batch
-            if number < shared:
-                self._look(number)
+        with progress_bar(len(dataset), f"{self.name}, testing") as bar:
+            for number, (images, labels) in enumerate(dataset.take(distributed.share()).batches(self.batch_size)):
+                yield images, labels
+                bar.update(len(labels) * distributed.world())
+                if number < shared:
+                    self._look(number)
 
     def means(self) -> tuple[float, float]:
         """The mean loss and the share of what is right of the steps done, over all processes."""

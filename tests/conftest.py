@@ -14,6 +14,14 @@ settings.register_profile("patchcert", deadline=None, derandomize=True, print_bl
 settings.load_profile("patchcert")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_lines_on_the_way():
+    """However slow the machine: they would come between what tests read."""
+    from patchcert import progress
+
+    progress.SILENCE = float("inf")
+
+
 @pytest.fixture(scope="session")
 def generated_mnist(tmp_path_factory):
     """A --data folder with MNIST's four files, filled with 300 training and 101 test pictures."""

@@ -6,10 +6,9 @@ from itertools import product
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from patchcert.attacks.ascent import Attack
-from patchcert.progress import progress_bar
+from patchcert.progress import Bar, progress_bar
 
 RANKING_STEPS = 4
 """Steps after which `--locations all` compares places."""
@@ -56,12 +55,12 @@ def try_all_places(attack: Attack, restarts: int) -> None:
 SEARCHES = {"random": try_random_places, "all": try_all_places}
 
 
-def _bar(attack: Attack, looks: int) -> tqdm:
+def _bar(attack: Attack, looks: int) -> Bar:
     """A bar over as many `looks` at each target; those at targets that flipped count as done."""
     return progress_bar(looks * len(attack.targets), "attacking", "look")
 
 
-def _show_flipped(attack: Attack, bar: tqdm) -> None:
+def _show_flipped(attack: Attack, bar: Bar) -> None:
     bar.set_postfix_str(f"{int(attack.findings.flipped.sum())} of {len(attack.targets)} images flipped")
 
 
