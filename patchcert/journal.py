@@ -166,19 +166,23 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        if self.path is None:
-            return
-        if kind is None:
+        if self.path:
+            self._close(succeeded=kind is None)
+        if isinstance(error, KeyboardInterrupt) and not self.path:
+            error.args = ("with --output FILE.json the same command would go on from here",)
+        elif isinstance(error, KeyboardInterrupt) and self._end:
+            error.args = ("the same command goes on from here",)
+
+    def _close(self, succeeded: bool) -> None:
+        if succeeded:
             distributed.meet()  # the first one has written the results
         elif self._pending:
             self._write()
         if self._file:
-            if kind is None:
+            if succeeded:
                 self.path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # of what could not be written before
                 self._file.close()
-            if kind is KeyboardInterrupt:
-                raise KeyboardInterrupt("the same command goes on from here") from error
 
     def _open(self, overwrite: bool) -> None:
         """Read what an interrupted run left."""

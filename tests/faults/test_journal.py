@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import zlib
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from patchcert import arithmetic, checkpoint, journal
+from patchcert import arithmetic, checkpoint, journal, stopping
 from patchcert.errors import UsageError
 from patchcert.intervals import config_files
 from patchcert.intervals.networks import build
@@ -49,15 +50,16 @@ def folder(answered, generated_mnist):  # noqa: F811
 
 
 class Stop:
-    """Journals that write every piece, and KeyboardInterrupt where one has been done after so many others."""
+    """Journals that write every piece, and what a signal raises where one has been done after so many others."""
 
     def __init__(self, monkeypatch):
         self.left, self.done, recall = float("inf"), 0, Journal.recall
+        self.number = signal.SIGINT
 
         def counted(journal, what, images, work):
             def worked():
                 if self.done == self.left:
-                    raise KeyboardInterrupt
+                    raise stopping.Stopped(self.number)
                 self.done += 1
                 return work()
 
@@ -154,9 +156,23 @@ def test_it_says_with_which_image_it_goes_on(folder, stop, capsys):
     assert capsys.readouterr().out.startswith("going on with image 7 of 12 from run.json.partial\n")
 
 
-def test_without_output_nothing_is_kept(folder, stop):
+def test_any_signal_says_so(folder, stop, interrupted, capsys):
+    stop.number = signal.SIGUSR1
+    capsys.readouterr()
+    assert stop.run(*PLAIN, folder=folder, left=1) == (138, 1)
+    assert capsys.readouterr().err == f"{BAND}: error: terminated; the same command goes on from here\n"
+
+
+def test_before_the_first_piece_there_is_nothing_to_go_on_from(folder, stop, capsys):
+    assert stop.run(*PLAIN, folder=folder, left=0) == (130, 0)
+    assert capsys.readouterr().err == f"{BAND}: error: interrupted\n" and not (folder / "run.json.partial").exists()
+
+
+def test_without_output_nothing_is_kept_and_that_is_said(folder, stop, capsys):
     before = sorted(folder.iterdir())
     assert stop.run(*PLAIN[:-2], folder=folder, left=2) == (130, 2)
+    advice = "with --output FILE.json the same command would go on from here"
+    assert capsys.readouterr().err == f"{BAND}: error: interrupted; {advice}\n"
     assert stop.run(*PLAIN[:-2], folder=folder) == (0, 4) and sorted(folder.iterdir()) == before
 
 
