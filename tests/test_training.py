@@ -85,6 +85,47 @@ def test_an_interrupted_run_of_an_earlier_version_goes_on(tmp_path):
     assert same(train(path), state) and path.exists()
 
 
+class Normalising(nn.Module):
+    """Normalises `side` × `side` values of each channel and image, with dropout before; counts the images given."""
+
+    def __init__(self, side):
+        super().__init__()
+        torch.manual_seed(1)
+        pooled = nn.Sequential(nn.AdaptiveAvgPool2d(side), nn.Dropout(0.1), nn.BatchNorm2d(2), nn.Flatten())
+        self.layers, self.given = pooled.append(nn.Linear(2 * side * side, 10)), []
+
+    def forward(self, copies):
+        self.given.append(len(copies))
+        return self.layers(copies)
+
+
+@pytest.mark.parametrize(("batch_size", "processes", "said"), [
+    (7, 1, "of 50 images the last step of an epoch has one, and this network cannot train on a single one: Expected"),
+    (1, 1, "of 50 images every step has one, and this network"),
+    (8, 2, "of 50 images the last step of an epoch has one in each process, and this"),
+])  # fmt: skip
+def test_a_step_of_one_image_that_the_network_cannot_normalise_is_told_before_training(
+    tmp_path, monkeypatch, batch_size, processes, said
+):
+    monkeypatch.setattr(training.distributed, "world", lambda: processes)
+    monkeypatch.setattr(training.distributed, "from_first", lambda value: value)
+    net = Normalising(1)
+    with pytest.raises(UsageError, match=f"^--batch_size {batch_size}: {said}"):
+        train(tmp_path / "net.pth", replace(RECIPE, batch_size=batch_size), net)
+    assert net.given == [] and list(tmp_path.iterdir()) == []
+
+
+def test_a_step_of_one_image_that_the_network_takes_changes_nothing(tmp_path, monkeypatch):
+    """Neither what the network has seen nor what is random."""
+    recipe, nets, runs = replace(RECIPE, batch_size=7, end_epoch=0), [Normalising(2), Normalising(2)], []
+    for number, net in enumerate(nets):
+        torch.manual_seed(3)
+        runs.append(train(tmp_path / f"{number}" / "net.pth", recipe, net))
+        monkeypatch.setattr(training, "_require_no_lonely_image", lambda *_: None)
+    assert nets[0].given == nets[1].given == 2 * ([7] * 7 + [1])  # of training, then of testing
+    assert same(*runs)
+
+
 def test_a_finished_run_stays_until_another_one_is_finished(tmp_path, monkeypatch):
     path, log = tmp_path / "net.pth", tmp_path / "net.jsonl"
     train(path)

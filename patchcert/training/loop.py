@@ -9,6 +9,7 @@ from torch import nn
 from patchcert import checkpoint, distributed, stopping
 from patchcert.data.folders import Images
 from patchcert.epochs import earlier_run, epoch_generator, keep_log_until, record_epoch, save_inside
+from patchcert.errors import UsageError
 from patchcert.files import rename
 from patchcert.messages import print_epoch, print_finished, print_going_on, print_training
 from patchcert.steps import SAVE_EVERY, Steps, position_in
@@ -72,6 +73,7 @@ def train(
     state = earlier or distributed.from_first(resumed or {"epoch": -1})
     run = _Run(network, recipe, settings, about)
     run.load(state, source or origin or path)
+    _require_no_lonely_image(network, objective, train_set, recipe)
     if distributed.is_first():
         path.parent.mkdir(parents=True, exist_ok=True)
         keep_log_until(partial_log, state["epoch"])
@@ -100,6 +102,31 @@ def train(
             rename(partial, path)
             print_training(path, state, objective.measured)
     return state
+
+
+def _require_no_lonely_image(network: nn.Module, objective: Objective, train_set: Images, recipe: Recipe) -> None:
+    """Raise UsageError if a step has one image in each process, and the network, as some that normalise, takes no such.
+
+    A copy of it is asked, which changes nothing that is random in the run.
+    """
+    count, labels = len(train_set), train_set.labels[:1]
+    steps = {"every step": min(recipe.batch_size, count), "the last step of an epoch": count % recipe.batch_size}
+    lonely = next((step for step, images in steps.items() if 0 < images <= distributed.world()), None)
+    if lonely is None:
+        return
+    asked, image = copy.deepcopy(network).train(), torch.zeros(1, *train_set.image_shape, device=labels.device)
+    generator = torch.Generator(labels.device).manual_seed(recipe.seed)
+    try:
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng([labels.device] if labels.is_cuda else []),
+            torch.autocast(labels.device.type, torch.bfloat16, enabled=recipe.amp),
+        ):
+            objective.loss(asked, image, labels, generator)
+    except ValueError as error:
+        alone = f"of {count} images {lonely} has one" + (" in each process" if distributed.world() > 1 else "")
+        right = f"{alone}, and this network cannot train on a single one: {error}"
+        raise UsageError("batch_size", recipe.batch_size, right) from error
 
 
 class _Run:
