@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import PIL
 import torch
+from PIL import features
 from torch import Tensor
 
 from patchcert import distributed, result_format
@@ -241,11 +243,18 @@ def environment() -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
+        "decoder": _decoder(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "processes": distributed.world(),
         "commit": _commit(),
     }
+
+
+def _decoder() -> str:
+    """What turns the files of pictures into pixels; of JPEG files another one makes others."""
+    turbo = features.version_feature("libjpeg_turbo")
+    return f"Pillow {PIL.__version__}, " + (f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version('jpg')}")
 
 
 def _commit() -> str | None:

@@ -4,6 +4,7 @@ import copy
 import json
 from unittest import mock
 
+import PIL
 import pytest
 import torch
 from jsonschema import Draft202012Validator
@@ -42,6 +43,17 @@ def test_every_kind_lies_in_docs():
 def test_training_logs_are_of_the_format():
     for line in (WRITTEN / "mnist_masked_band_training.jsonl").read_text().splitlines():
         assert result_format.flaw(json.loads(line), result_format.EPOCH) is None
+
+
+@pytest.mark.parametrize(("turbo", "said"), [("3.1.2", "libjpeg-turbo 3.1.2"), (None, "libjpeg 9.5")])
+def test_results_name_what_decoded_their_pictures(monkeypatch, turbo, said):
+    monkeypatch.setattr(results.features, "version_feature", {"libjpeg_turbo": turbo}.get)
+    monkeypatch.setattr(results.features, "version", {"jpg": "9.5"}.get)
+    record = written("mnist_band_4.json") | {"environment": results.environment()}
+    assert record["environment"]["decoder"] == f"Pillow {PIL.__version__}, {said}"
+    assert result_format.flaw(record) is None
+    record["environment"]["decoder"] = None
+    assert "is not of type 'string'" in result_format.flaw(record)
 
 
 @pytest.mark.parametrize(
