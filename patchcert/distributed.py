@@ -78,7 +78,7 @@ def is_first() -> bool:
 def let_first_speak() -> None:
     """Before an error: wait, unless first, so that torchrun stops the others from saying what the first one said."""
     if is_spoken_for():
-        time.sleep(3)
+        time.sleep(heartbeats.FIRST_SPEAKS)
 
 
 def is_spoken_for() -> bool:

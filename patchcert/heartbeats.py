@@ -24,8 +24,9 @@ PATIENCE = 20
 COMING = 600
 """Looks until a process is there at all: from a slow disk, torch takes minutes to load."""
 
-FIRST_SPEAKS = 3.0
-"""Seconds that the others wait before they end, too, so that torchrun need not tell what they said."""
+FIRST_SPEAKS = 20.0
+"""Seconds that the others wait before they say what the first one says, and end, too: torchrun ends them before, where
+one has ended, which on a busy machine it takes seconds to see."""
 
 
 class Heartbeats:

@@ -4,10 +4,12 @@ import contextlib
 import multiprocessing
 import os
 import runpy
-import socket
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import connection
 from pathlib import Path
 from unittest import mock
 
@@ -17,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 README = ROOT / "README.md"
 
+PATIENCE = 1200
+"""Seconds until what tests wait for will never happen: on a machine that does much else, all takes long."""
 
 FORKS = multiprocessing.get_context("forkserver")
 """Starts processes that have imported already what scripts import, which takes longer than most of what they do."""
@@ -41,10 +45,13 @@ def write_idx_files(folder: Path, train: int = 300, test: int = 101) -> None:
         (folder / f"{name}-labels-idx1-ubyte").write_bytes(np.array([2049, count], ">i4").tobytes() + labels.tobytes())
 
 
-def run_script(script: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess:
-    """Run a script of the project as a process of its own in `folder` and wait for it."""
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+def wait_until(happened: Callable[[], object], patience: float = PATIENCE) -> object:
+    """What `happened` gives, once that is true; after so many seconds it never will be."""
+    end = time.monotonic() + patience
+    while not (found := happened()):
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.001)
+    return found
 
 
 def run_here(script: str, *arguments: object, folder: Path) -> int:
@@ -70,48 +77,62 @@ def without_times(value: object) -> object:
     return [without_times(entry) for entry in value] if isinstance(value, list) else value
 
 
+@contextlib.contextmanager
+def meeting_point() -> Iterator[dict[str, str]]:
+    """The environment by which processes find each other: a store that holds its port from the start, as torchrun's."""
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    yield {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    del store
+
+
 def succeed_in_two_processes(script: str, *arguments: object, folder: Path) -> str:
     """Run a script in `folder` as two processes like torchrun's; both must end with 0. Returns what they printed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as said:
-        files = [Path(said) / name for name in ("out", "err")]
-        ranks = [
-            FORKS.Process(target=_run_rank, args=(rank, port, files, folder, script, arguments)) for rank in range(2)
-        ]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join(300)
-            if process.exitcode != 0:
-                break  # the other one may wait for it in vain
-        codes = [process.exitcode for process in ranks]
-        for process in ranks:
-            process.kill()
-        printed, errors = (file.read_text() for file in files)
-    assert codes == [0, 0], errors
-    return printed
-
-
-def _run_rank(rank: int, port: int, files: list[Path], folder: Path, script: str, arguments: tuple) -> None:
-    """Run a script as one of two processes, adding what it prints to the end of `files`, and end with its exit code."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    for number, file in enumerate(files, start=1):
-        os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
-    sys.exit(run_here(script, *arguments, folder=folder))
-
-
-def succeed_under_torchrun(script: str, *arguments: object, folder: Path) -> str:
-    """Run a script under torchrun in `folder`; it must end with exit code 0. Returns what it printed."""
     run = run_in_two_processes(script, *arguments, folder=folder)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
 
 def run_in_two_processes(script: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess:
-    """Run a script under torchrun in `folder` and wait for it."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*torchrun, str(ROOT / script), *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    """Run a script in `folder` as two processes like torchrun's, which end when one has failed."""
+    with tempfile.TemporaryDirectory() as said, meeting_point() as environment:
+        files = [Path(said) / name for name in ("out", "err")]
+        ranks = [
+            FORKS.Process(target=_run_rank, args=(rank, environment, files, folder, script, arguments))
+            for rank in range(2)
+        ]
+        for process in ranks:
+            process.start()
+        running = {process.sentinel: process for process in ranks}
+        while running:
+            ended = connection.wait(running, PATIENCE)
+            failed = [process for process in map(running.pop, ended) if process.exitcode != 0]
+            if failed or not ended:
+                break  # the other one may wait for it in vain
+        code = failed[0].exitcode if failed else 0 if ended else None
+        for process in ranks:
+            process.kill()
+            process.join()
+        printed, errors = (file.read_text() for file in files)
+    return subprocess.CompletedProcess([script, *arguments], code, printed, errors)
+
+
+def _run_rank(
+    rank: int, environment: dict[str, str], files: list[Path], folder: Path, script: str, arguments: tuple
+) -> None:
+    """Run a script as one of two processes, adding what it prints to the end of `files`, and end with its exit code."""
+    os.environ |= environment | dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
+    os.environ |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "2")
+    for number, file in enumerate(files, start=1):
+        os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
+    sys.exit(run_here(script, *arguments, folder=folder))
+
+
+def succeed_under_torchrun(script: str, *arguments: object, folder: Path) -> str:
+    """Run a script as two processes under torchrun in `folder`; it must end with 0. Returns what it printed."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command = [*torchrun, "--nproc_per_node=2", str(ROOT / script), *map(str, arguments)]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+    assert run.returncode == 0, run.stderr
+    return run.stdout

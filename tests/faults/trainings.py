@@ -1,10 +1,10 @@
 """Small trainings of each kind, started in processes that have everything imported, to be killed; what they leave."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -17,15 +17,12 @@ from tqdm import tqdm
 
 from patchcert import checkpoint, epochs
 from patchcert.errors import UsageError
-from tests.helpers import ROOT, run_here, write_idx_files
+from tests.helpers import PATIENCE, ROOT, meeting_point, run_here, write_idx_files
 
 AFTER_EVERY_STEP = ("--save_every", 1e-9)
 
 WRITTEN = (".pth", ".jsonl", ".log")
 """What a training writes; while it lasts some of it is .partial."""
-
-PATIENCE = 60
-"""Seconds that a training has to end by itself; torchrun waits for 30."""
 
 SCHEDULE = ("epochs=2", "schedule_start=0", "schedule_length=1", "batch_size=16")
 
@@ -75,20 +72,22 @@ class Trainings:
             0, or the exit code of one that did not come to the end: where a signal killed it, its number, negative.
         """
         self.folder(name).mkdir(exist_ok=True)
-        here = self.command, self.folder(name), dies, self.processes, _free_port()
-        run = [_prepared().Process(target=_script, args=(*here, rank)) for rank in range(self.processes)]
-        started = time.monotonic()
-        for process in run:
-            process.start()
-        for process in run:
-            process.join(None if after is None else max(0, started + after - time.monotonic()))
-        for process in run:
-            if process.exitcode is None:
-                os.kill(process.pid, number)
-        for process in run:
-            process.join(None if after is None else PATIENCE)
-            process.kill()
-            process.join()
+        with meeting_point() if self.processes > 1 else contextlib.nullcontext({}) as environment:
+            here = self.command, self.folder(name), dies, self.processes, environment
+            run = [_prepared().Process(target=_script, args=(*here, rank)) for rank in range(self.processes)]
+            started = time.monotonic()
+            for process in run:
+                process.start()
+            for process in run:
+                process.join(PATIENCE if after is None else max(0, started + after - time.monotonic()))
+            for process in run:
+                if process.exitcode is None:
+                    with contextlib.suppress(ProcessLookupError):  # it ended at this moment
+                        os.kill(process.pid, number)
+            for process in run:
+                process.join(PATIENCE)
+                process.kill()
+                process.join()
         return next((process.exitcode for process in run if process.exitcode != 0), 0)
 
     def folder(self, name: str) -> Path:
@@ -146,13 +145,9 @@ def _prepared() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def _script(command: list[str], folder: Path, dies: tuple, processes: int, port: int, rank: int) -> None:
+def _script(
+    command: list[str], folder: Path, dies: tuple, processes: int, environment: dict[str, str], rank: int
+) -> None:
     """In the new process: what a shell does, or torchrun."""
     with (folder / "said").open("a") as said:
         for stream in (1, 2):
@@ -160,8 +155,7 @@ def _script(command: list[str], folder: Path, dies: tuple, processes: int, port:
     tqdm.set_lock(threading.RLock())  # its own leaves something behind where SIGKILL comes
     if processes > 1:
         here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-        there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ.update({key: str(value) for key, value in (here | there).items()})
+        os.environ.update({key: str(value) for key, value in here.items()} | environment)
     if dies:
         _die_while_saving(*dies)
     script, *options = command
