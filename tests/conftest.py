@@ -1,16 +1,25 @@
+import logging
 import os
 import signal
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.helpers import write_idx_files
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads that share a core wait for each other
 
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # looking for fonts the first time, it warns
+
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what the shell starts in the background ignores it
 
-settings.register_profile("patchcert", deadline=None, derandomize=True, print_blob=False)
+settings.register_profile(
+    "patchcert",
+    deadline=None,
+    derandomize=True,
+    print_blob=False,
+    suppress_health_check=[HealthCheck.too_slow],  # which the machine may be, not the test
+)
 settings.load_profile("patchcert")
 
 

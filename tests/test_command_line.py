@@ -1,5 +1,6 @@
 """What every script does with its options and with its output, whatever it computes."""
 
+import io
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import pytest
 
 from patchcert import cli
-from tests.helpers import ROOT, run_here
+from tests.helpers import FORKS, PATIENCE, ROOT, run_here
 from tests.test_scripts import save_random_network
 
 
@@ -20,37 +21,69 @@ def folder(tmp_path_factory, generated_mnist):
     return folder
 
 
-def run_unread(command: list[object], folder) -> tuple[int, str]:
-    """Exit code and standard error of a command whose output goes into a pipe that nobody reads."""
+def unread() -> int:
+    """The end for writing of a pipe that nobody reads."""
     read, write = os.pipe()
     os.close(read)
-    with os.fdopen(write, "w") as unread:
-        run = subprocess.run(
-            [sys.executable, *map(str, command)], cwd=folder, stdout=unread, stderr=subprocess.PIPE, text=True
-        )
+    return write
+
+
+def run_unread(command: list[object], folder) -> tuple[int, str]:
+    """Exit code and standard error of a process whose output goes into a pipe that nobody reads."""
+    pipe = unread()
+    command = [sys.executable, *map(str, command)]
+    run = subprocess.run(command, cwd=folder, stdout=pipe, stderr=subprocess.PIPE, text=True)
+    os.close(pipe)
     return run.returncode, run.stderr
 
 
-@pytest.mark.parametrize("buffering", [[], ["-u"]])
-def test_a_closed_pipe_ends_quietly_after_the_files_are_written(folder, buffering):
+def _run_unread(command: tuple, folder, buffered: bool) -> None:
+    """In a forked process, which spares importing torch: what the interpreter does with output and its end."""
+    os.dup2(unread(), 1)
+    os.dup2(os.open(folder / "said", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 2)
+    raw = io.FileIO(1, "w", closefd=False)
+    sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw) if buffered else raw, write_through=not buffered)
+    code = run_here(*command, folder=folder)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def run_unread_here(*command: object, folder, buffered: bool) -> tuple[int, str]:
+    process = FORKS.Process(target=_run_unread, args=(command, folder, buffered))
+    process.start()
+    process.join(PATIENCE)
+    return process.exitcode, (folder / "said").read_text()
+
+
+WRITTEN = ["--checkpoint", "net.pth", "--limit", 2, "--output", "run.json", "--per_image", "rows.csv"]
+
+
+@pytest.mark.parametrize("how", ["an interpreter", "buffered", "not buffered"])
+def test_a_closed_pipe_ends_quietly_after_the_files_are_written(folder, how):
     for name in ("run.json", "rows.csv"):
         (folder / name).unlink(missing_ok=True)
-    written = ["--output", "run.json", "--per_image", "rows.csv"]
-    command = [*buffering, ROOT / "certify_mnist_band.py", "--checkpoint", "net.pth", "--limit", 2, *written]
-    assert run_unread(command, folder) == (cli.NOBODY_READS, "")
+    if how == "an interpreter":
+        ended = run_unread([ROOT / "certify_mnist_band.py", *WRITTEN], folder)
+    else:
+        ended = run_unread_here("certify_mnist_band.py", *WRITTEN, folder=folder, buffered=how == "buffered")
+    assert ended == (cli.NOBODY_READS, "")
     assert json.loads((folder / "run.json").read_text())["total"] == 2
     assert len((folder / "rows.csv").read_text().splitlines()) == 3
 
 
 def test_help_into_a_closed_pipe_ends_quietly(folder):
-    code, said = run_unread([ROOT / "certify_votes.py", "--help"], folder)
+    code, said = run_unread_here("certify_votes.py", "--help", folder=folder, buffered=True)
     assert code in (0, cli.NOBODY_READS) and said == ""  # argparse itself forgives what it could not print
 
 
-def test_another_pipe_that_breaks_is_a_failure():
-    code = "import sys; from patchcert import cli\ndef main(): raise BrokenPipeError('a worker is gone')\ncli.run(main)"
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 1 and "BrokenPipeError: a worker is gone" in run.stderr and run.stderr.count("\n") == 1
+def test_another_pipe_that_breaks_is_a_failure(capfd):
+    def main():
+        raise BrokenPipeError("a worker is gone")
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main)
+    said = capfd.readouterr().err
+    assert ended.value.code == 1 and "BrokenPipeError: a worker is gone" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

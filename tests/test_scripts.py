@@ -3,10 +3,6 @@
 import csv
 import json
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -175,25 +171,6 @@ def test_the_quickstart_trains_certifies_and_attacks(tmp_path, capsys):
         assert "attacked correct" in said and ("is finished" in said) == finished
         picture = re.search(r"\nclean, attacked, difference: (/.*)\n|\nno digit flipped", said)
         assert picture and (picture[1] is None or Path(picture[1]).is_file())
-
-
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, generated_mnist):
-    arguments = ["--data", generated_mnist, "--end_epoch", 3, "--batch_size", 16]
-    name = "mnist_one_band_lr_0.01_regularization_0.0005_band_4_epoch_3.pth"
-    folders = [tmp_path / "whole", tmp_path / "killed"]
-    for folder in folders:
-        folder.mkdir()
-    succeed("train_mnist_band.py", *arguments, folder=folders[0])
-    command = [sys.executable, str(ROOT / "train_mnist_band.py"), *map(str, arguments)]
-    run = subprocess.Popen(command, cwd=folders[1], stdout=subprocess.DEVNULL)
-    while not (partial := folders[1] / "checkpoints" / f"{name}.partial").exists() and run.poll() is None:
-        time.sleep(0.02)
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-    assert partial.exists()
-    succeed("train_mnist_band.py", *arguments, folder=folders[1])
-    whole, killed = (torch.load(f / "checkpoints" / name, weights_only=True)["net"] for f in folders)
-    assert all(torch.equal(whole[key], killed[key]) for key in whole)
 
 
 SCRIPTS = sorted(path.name for pattern in ("train_*.py", "certify_*.py") for path in ROOT.glob(pattern))

@@ -29,8 +29,8 @@ from tests.test_pictures import write_pictures
 LONGEST = 560
 """Characters of an error, with the script's name."""
 
-PATIENCE = 60
-"""Seconds that a run may take."""
+PATIENCE = 600
+"""Seconds that a run may take, on a machine that does much else, too."""
 
 ALWAYS, EACH = 400 << 20, 20
 """Bytes that a run may take beside what the process had, and for each byte of the file."""

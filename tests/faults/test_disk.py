@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 import torch
 
-from patchcert import checkpoint, cli, epochs, files, results
+from patchcert import checkpoint, cli, epochs, files, journal, results
 from patchcert.errors import WriteError
 from patchcert.intervals import training as interval_training
 from patchcert.masking import double_masking
 from patchcert.option_values import output_file
 from patchcert.training import loop as smoothing_training
 from tests.faults.small_disk import SmallDisk
-from tests.helpers import ROOT, run_here, succeed
+from tests.helpers import ROOT, run_here, succeed, wait_until
 from tests.test_scripts import save_random_network
 
 P22 = ROOT / "config" / "mnist_robtrain_p22_all.json"
@@ -201,18 +201,18 @@ def test_an_output_that_takes_no_more_is_said_once(monkeypatch, capsys, wrong):
 
 
 WRITES = """
-import os, sys, time
+import os, sys
 from pathlib import Path
 from patchcert import files
-os.replace = lambda *_: time.sleep(60)
+os.replace = lambda *_: sys.stdin.read()
 files.write_atomically(Path(sys.argv[1]), lambda file: file.write(b"half"))
 """
 
 
 def test_what_a_killed_process_leaves_goes_and_what_a_living_one_writes_stays(tmp_path):
-    run = subprocess.Popen([sys.executable, "-c", WRITES, str(tmp_path / "run.json")], cwd=ROOT)
-    while not (found := list(tmp_path.glob(files.STRAYS))) or not found[0].stat().st_size:
-        assert run.poll() is None
+    command = [sys.executable, "-c", WRITES, str(tmp_path / "run.json")]
+    run = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE)
+    found = wait_until(lambda: [path for path in tmp_path.glob(files.STRAYS) if path.stat().st_size])
     two_days_ago = time.time() - 2 * files.DAY
     os.utime(found[0], (two_days_ago, two_days_ago))
     files.prepare(tmp_path)
@@ -317,7 +317,10 @@ def test_a_checkpoint_that_becomes_a_link(tmp_path, generated_mnist, target, mon
         assert path.is_symlink() == (target != "itself")
 
 
-def test_counts_of_certifying_are_printed_and_what_fits_is_written(tmp_path, generated_mnist, disk, capsys):
+def test_counts_of_certifying_are_printed_and_what_fits_is_written(
+    tmp_path, generated_mnist, disk, capsys, monkeypatch
+):
+    monkeypatch.setattr(journal, "EVERY", float("inf"))  # however long it takes, it tries to write at the end
     save_random_network(tmp_path, "../net.pth")
     disk.fill(left=8192)
     written = {"output": "run.json", "per_image": "rows.csv", "save_votes": "votes.npz"}

@@ -20,6 +20,7 @@ def test_columns_go_on_after_sigkill_at_random_times(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "processes", "moment", "number"), [
+    ("smoothing", 1, "before", signal.SIGKILL),
     ("columns", 1, "inside", signal.SIGKILL),
     ("intervals", 1, "before", signal.SIGKILL),
     ("columns", 2, "before", signal.SIGTERM),  # in the first process alone: the other one stops, too

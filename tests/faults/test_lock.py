@@ -7,25 +7,24 @@ import platform
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from patchcert import distributed, files
 from patchcert.epochs import no_other_run
 from patchcert.errors import PlaceError, UsageError
-from tests.helpers import ROOT, run_here
+from tests.helpers import ROOT, run_here, wait_until
 
 P22 = ROOT / "config" / "mnist_robtrain_p22_all.json"
 
 HOLDS = """
-import os, sys, time
+import os, sys
 from pathlib import Path
 from patchcert import files
 with files.locked(Path(sys.argv[1])):
     if sys.argv[2] == "forks" and os.fork() == 0:
         print(os.getpid(), flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 TAKES_TURNS = """
@@ -47,12 +46,9 @@ while turns < 40:
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE)
-
-
-def wait_for(path: Path) -> None:
-    while not (path.exists() and path.read_text()):
-        pass
+    """A process that lives as long as its stdin, a pipe, is open."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +96,7 @@ def test_a_killed_run_holds_nothing(tmp_path, how):
     """Not even if processes that it forked, as loaders of pictures do, live on."""
     path, lock = tmp_path / "net.pth", tmp_path / ".net.pth.lock"
     run = python(HOLDS, path, how)
-    wait_for(lock)
+    wait_until(lambda: lock.exists() and lock.read_text())
     child = int(run.stdout.readline()) if how == "forks" else None
     with pytest.raises(PlaceError, match=f"net.pth: process {run.pid} on "), files.locked(path):
         pass
