@@ -10,7 +10,7 @@ quickstart: .venv/runtime
 
 test: .venv/development
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 typecheck: .venv/development
 	$(BIN)/mypy
@@ -25,7 +25,7 @@ typecheck: .venv/development
 	touch $@
 
 test-oldest: .venv-oldest/development
-	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile
+	.venv-oldest/bin/python -m pytest -n 2 --dist worksteal
 
 .venv-oldest/development: requirements-oldest.txt requirements.txt
 	python3.11 -m venv --clear .venv-oldest

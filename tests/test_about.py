@@ -14,7 +14,7 @@ from tests.helpers import run_here, succeed
 from tests.test_pictures import write_pictures
 
 DIGITS = "digits_one_band_lr_0.01_regularization_0.0005_band_5_epoch_0.pth"
-PETS = "pets_one_band_lr_0.1_regularization_0.0005_model_resnet18_band_3_epoch_0.pth"
+PETS = "pets_one_band_lr_0.1_regularization_0.0005_model_resnet14_half_band_3_epoch_0.pth"
 UNDEFENDED = "digits_baseline_lr_0.01_regularization_0.0005_epoch_0.pth"
 FOLDER = ["--dataset", "folder", "--data", "pets"]
 ATTACK = ["--skip", 30, "--steps", 1, "--randomizations", 1]
@@ -30,14 +30,15 @@ def folder(tmp_path_factory, generated_mnist):
     short = ["--end_epoch", 0, "--subset", 60]
     succeed("train_mnist_band.py", "--dataset", "digits", "--band_size", 5, *short, folder=folder)
     succeed("train_mnist_baseline.py", "--dataset", "digits", *short, folder=folder)
-    succeed("train_cifar_band.py", *FOLDER, "--image_size", 8, "--band_size", 3, *short, folder=folder)
+    small = ["--model", "resnet14_half", "--image_size", 8, "--band_size", 3]
+    succeed("train_cifar_band.py", *FOLDER, *small, *short, folder=folder)
     return folder
 
 
 def run(folder, capsys, script, *arguments):
-    """Let a script evaluate a few images; returns its configuration in --output, and what it said on stderr."""
+    """Let a script evaluate an image; returns its configuration in --output, and what it said on stderr."""
     capsys.readouterr()
-    succeed(script, *arguments, "--limit", 3, "--output", "run.json", folder=folder)
+    succeed(script, *arguments, "--limit", 1, "--output", "run.json", folder=folder)
     notes = [line for line in capsys.readouterr().err.splitlines() if "note: " in line]
     return json.loads((folder / "run.json").read_text())["config"], notes
 
@@ -56,7 +57,7 @@ def test_a_checkpoint_says_what_it_is(folder):
         "folder": "pets",
         "classes": 3,
         "ablation": {"kind": "Band", "height": 8, "width": 8, "band_size": 3},
-        "network": {"name": "resnet18"},
+        "network": {"name": "resnet14_half"},
         "patchcert": VERSION,
     }
 
@@ -73,7 +74,7 @@ def test_a_checkpoint_says_what_it_is(folder):
             "certify_cifar_band.py",
             ["--data", "pets", "--size_to_certify", 2],
             PETS,
-            {"dataset": "folder", "model": "resnet18", "image_size": 8, "band_size": 3},
+            {"dataset": "folder", "model": "resnet14_half", "image_size": 8, "band_size": 3},
         ),
     ],
 )
@@ -130,7 +131,7 @@ def test_a_run_of_another_kind_says_so_in_one_line(folder, capsys, script, argum
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--model", "resnet34"], "is of another network: resnet18, not resnet34"),
+        (["--model", "resnet14"], "is of another network: resnet14_half, not resnet14"),
         (["--dataset", "cifar10", "--data", "cifar", "--image_size", 32], "tells 3 classes apart, the data set has 10"),
     ],
 )
@@ -160,9 +161,9 @@ def test_training_that_resumes_takes_over_what_the_checkpoint_says(folder, capsy
         now = torch.load(folder / "checkpoints" / resumed, weights_only=True)["about"]
         assert now["dataset"] == name.split("_")[0] and now["ablation"]["band_size"] == 5
         assert ("data set digits; this run has data set mnist" in capsys.readouterr().err) == bool(given)
-    arguments = ["--data", "pets", "--end_epoch", 1, "--model", "resnet50", "--resume", PETS]
+    arguments = ["--data", "pets", "--end_epoch", 1, "--model", "resnet14", "--resume", PETS]
     assert run_here("train_cifar_band.py", *arguments, folder=folder) == 2
-    assert "is of another network: resnet18, not resnet50" in capsys.readouterr().err
+    assert "is of another network: resnet14_half, not resnet14" in capsys.readouterr().err
 
 
 def test_what_no_option_of_a_script_can_be_is_not_taken_over(folder):

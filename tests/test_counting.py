@@ -21,12 +21,12 @@ MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.22
 SIZES = {"mnist": 28, "cifar": 8, "imagenet": 32}
 NETWORKS = {
     "mnist": mnist_network,
-    "cifar": lambda: cifar_resnet("resnet18", classes=3),
+    "cifar": lambda: cifar_resnet("resnet14_half", classes=3),
     "imagenet": lambda: imagenet_resnet("resnet18", classes=3),
 }
 ARGUMENTS = {
     "mnist": ["--all"],
-    "cifar": ["--dataset", "folder", "--data", "pictures", "--image_size", 8, "--all"],
+    "cifar": ["--dataset", "folder", "--data", "pictures", "--image_size", 8, "--model", "resnet14_half", "--all"],
     "imagenet": ["--valpath", "pictures/test", "--model", "resnet18", "--image_size", 32, "--skip", 1],
 }
 

@@ -27,7 +27,8 @@ from pytorch_cifar import cifar_resnet
 from tests.helpers import ROOT, run_here, run_in_two_processes, succeed, succeed_in_two_processes
 
 IMAGENET_SAMPLE = ROOT / "data" / "imagenet_sample"
-SMALL = ("--dataset", "folder", "--data", "pets", "--image_size", 8)
+PETS = ("--dataset", "folder", "--data", "pets", "--image_size", 8)
+SMALL = (*PETS, "--model", "resnet14_half")
 
 
 def write_pictures(root, classes, count, size=8, suffix="png"):
@@ -61,7 +62,7 @@ def folder(tmp_path_factory):
 
 def save_random_network(path):
     torch.manual_seed(0)
-    network = cifar_resnet("resnet18", classes=3).train()
+    network = cifar_resnet("resnet14_half", classes=3).train()
     for _ in range(20):  # so that batch norm has seen what ablated copies look like
         network(encode(torch.rand(32, 3, 8, 8)) * Band(8, 8, 3).masks(torch.randint(8, (32,)))[:, None])
     network.linear.weight.data *= 20
@@ -173,7 +174,7 @@ def test_imagenet_is_normalised_as_torchvision_does():
     ],
 )
 def test_training_scripts_write_the_promised_names(folder, script, options, name):
-    succeed(f"train_cifar_{script}.py", *SMALL, *options, "--end_epoch", 0, folder=folder)
+    succeed(f"train_cifar_{script}.py", *PETS, *options, "--end_epoch", 0, folder=folder)
     content = torch.load(folder / "checkpoints" / name, weights_only=True)
     assert content["net"]["conv1.weight"].shape[1] == (3 if script == "baseline" else 6)
     assert content["net"]["linear.weight"].shape == (3, 512)
@@ -204,7 +205,7 @@ def test_imagenet_scripts_run_on_generated_pictures(tmp_path):
 
 @pytest.mark.skipif(not IMAGENET_SAMPLE.is_dir(), reason=f"no pictures in {IMAGENET_SAMPLE}")
 def test_imagenet_scripts_run_on_the_sample(tmp_path):
-    run_imagenet_scripts(tmp_path, IMAGENET_SAMPLE, subset=50)
+    run_imagenet_scripts(tmp_path, IMAGENET_SAMPLE, subset=20)
 
 
 def run_imagenet_scripts(folder, pictures, subset):
@@ -228,7 +229,7 @@ def test_two_processes_train_and_certify_as_one(folder):
     """101 images, so that shares are uneven; what two processes trained, one certifies, and the other way round."""
     training = [*SMALL, "--band_size", 3, "--end_epoch", 1, "--subset", 31]
     assert succeed_in_two_processes("train_cifar_band.py", *training, folder=folder).count("epoch 1/1") == 1
-    name = "pets_one_band_lr_0.1_regularization_0.0005_model_resnet18_band_3_epoch_1.pth"
+    name = "pets_one_band_lr_0.1_regularization_0.0005_model_resnet14_half_band_3_epoch_1.pth"
     arguments = [*SMALL, "--all", "--limit", 101, "--band_size", 3, "--size_to_certify", "1,2"]
     succeed("certify_cifar_band.py", *arguments, "--checkpoint", name, folder=folder)
     arguments += ["--checkpoint", "net.pth", "--per_image"]
@@ -325,7 +326,7 @@ def refused(script, *arguments, folder, capsys):
 
 
 def test_wrong_folders_are_named_in_one_line(folder, tmp_path, capsys):
-    certify = ("certify_cifar_band.py", "--dataset", "folder", "--image_size", 8, "--band_size", 3)
+    certify = ("certify_cifar_band.py", *SMALL, "--band_size", 3)
     shutil.copytree(folder / "checkpoints", tmp_path / "checkpoints")
     checkpointed = [*certify, "--checkpoint", "net.pth", "--data"]
     for part in ("train", "test"):

@@ -179,7 +179,7 @@ def test_coarse_windows_are_hidden_first_and_mirror_images_asked(folder, capsys)
 def digits(tmp_path_factory):
     """A folder with networks for windows and for bands of digits."""
     folder = tmp_path_factory.mktemp("digits")
-    brief = ["--dataset", "digits", "--end_epoch", 3, "--lr", 0.05, "--batch_size", 32]
+    brief = ["--dataset", "digits", "--end_epoch", 3, "--lr", 0.05, "--batch_size", 16, "--subset", 1000]
     succeed("train_mnist_windows.py", *brief, "--window_size", 14, "--per_side", 3, folder=folder)
     small = ["--channels", "8,16", "--blocks", "0,0", "--band_weight", 1]
     succeed("train_mnist_band_masked.py", *brief, *small, folder=folder)
@@ -197,10 +197,10 @@ def digits(tmp_path_factory):
     ],
 )
 def test_digits_are_certified_and_attacked(digits, script, networks):
-    written = ["--output", "run.json", "--per_image", "run.csv", "--size_to_certify", 4, "--limit", 40]
+    written = ["--output", "run.json", "--per_image", "run.csv", "--size_to_certify", 4, "--limit", 60]
     succeed(f"certify_mnist_{script}.py", *networks, *written, folder=digits)
     record, rows = json.loads((digits / "run.json").read_text()), list(csv.DictReader((digits / "run.csv").open()))
-    images, _ = next(splits.choose_half(named.load("digits", digits, train=False), test=False).batches(40))
+    images, _ = next(splits.choose_half(named.load("digits", digits, train=False), test=False).batches(60))
     windows, shown = cifar_resnet("resnet14_half", channels=2).eval(), oracle.window_pairs(28, 28, 14, 3)
     windows.load_state_dict(torch.load(digits / "checkpoints" / "windows.pth", weights_only=True)["net"])
     ablation = WindowPairs(28, 28, 14, 3)
@@ -213,7 +213,7 @@ def test_digits_are_certified_and_attacked(digits, script, networks):
     assert [int(row["predicted"]) for row in rows] == verdicts.predicted.tolist()
     assert [row["certified"] == "True" for row in rows] == verdicts.certified.tolist()
     assert record["certified_correct"] > 0
-    effort = ["--size_of_attack", 4, "--steps", 2, "--randomizations", 2, "--skip", 4, "--output", "attacked.json"]
+    effort = ["--size_of_attack", 4, "--steps", 2, "--randomizations", 2, "--skip", 16, "--output", "attacked.json"]
     succeed(f"attack_mnist_{script}.py", *networks, *effort, folder=digits)
     attacked = json.loads((digits / "attacked.json").read_text())
     assert attacked["certified_correct"] <= attacked["attacked_correct"] <= attacked["correct"]

@@ -1,5 +1,6 @@
 """Bounds inside windows equal the plain construction, are sound against attacks, and have its gradients."""
 
+from functools import cache
 from pathlib import Path
 from unittest import mock
 
@@ -84,6 +85,7 @@ def test_bounds_equal_the_plain_construction(name, height, width, epsilon, scale
     assert_bounds_equal(expected.gather(0, place[None])[0], worst)
 
 
+@cache
 def config_networks():
     """Each distinct network of the configs that train on patches, with its data's shape and scale."""
     found = {}

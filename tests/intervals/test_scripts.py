@@ -38,12 +38,12 @@ def trained(tmp_path_factory, generated_mnist):
 
 
 def test_eval_counts_what_the_plain_construction_certifies(trained):
-    succeed("eval.py", "--config", P22, "--model_subset", 0, 1, "--limit", 40,
+    succeed("eval.py", "--config", P22, "--model_subset", 0, 1, "--limit", 16,
             "--output", "o.json", "--per_image", "o.csv", folder=trained)  # fmt: skip
     output = json.loads((trained / "o.json").read_text())
     rows = list(csv.DictReader((trained / "o.csv").open()))
     assert [model["model_id"] for model in output["models"]] == ["mlp_255", "cnn_2layer_width_1"]
-    data = named.load("mnist", trained / "data", train=False).take(slice(40))
+    data = named.load("mnist", trained / "data", train=False).take(slice(16))
     images, experiment = data.images / 255, config_files.load(P22)
     for model, entry in zip(experiment.models[:2], output["models"], strict=True):
         folder = trained / "checkpoints" / "mnist_robtrain_p22_all"
@@ -54,11 +54,11 @@ def test_eval_counts_what_the_plain_construction_certifies(trained):
             predicted = network(images).argmax(dim=1)
         expected = certified(margins.amin(0), data.labels)
         mine = [row for row in rows if row["model_id"] == model.model_id]
-        assert [int(row["index"]) for row in mine] == list(range(40))
+        assert [int(row["index"]) for row in mine] == list(range(16))
         assert [row["certified"] == "True" for row in mine] == expected.tolist()
         assert [int(row["predicted"]) for row in mine] == predicted.tolist()
         assert entry["epoch"] == 1 and entry["checkpoint"].endswith(f"mnist_robtrain_p22_all/{model.model_id}_best.pth")
-        assert entry["total"] == 40 and entry["certified_correct"] == int(expected.sum())
+        assert entry["total"] == 16 and entry["certified_correct"] == int(expected.sum())
         assert entry["clean_error"] == pytest.approx(float((predicted != data.labels).double().mean()))
     errors = [model["certified_error"] for model in output["models"]]
     assert output["summary"]["certified_error"]["mean"] == pytest.approx(sum(errors) / 2)
