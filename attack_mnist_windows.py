@@ -17,17 +17,17 @@ from patchcert import (
     cli,
     masked_attack_parser,
 )
-from pytorch_cifar import MODELS, cifar_resnet
+from pytorch_cifar import MODELS_OF_COPIES, network_of_copies
 
 
 def main() -> None:
     parser = masked_attack_parser(__doc__, MNIST_LIKE)
-    add_model(parser, MODELS, "resnet14_half")
+    add_model(parser, MODELS_OF_COPIES, "resnet14_half")
     add_windows(parser)
     parser.set_defaults(window_size=8, per_side=6)
     options = parser.parse_args()
     ablation = WindowPairs(28, 28, options.window_size, options.per_side)
-    attack_masked(options, cifar_resnet(options.model, channels=2, classes=class_count(options)), ablation)
+    attack_masked(options, network_of_copies(options.model, channels=2, classes=class_count(options)), ablation)
 
 
 if __name__ == "__main__":

@@ -18,17 +18,17 @@ from patchcert import (
     cli,
     masked_certification_parser,
 )
-from pytorch_cifar import MODELS, cifar_resnet
+from pytorch_cifar import MODELS_OF_COPIES, network_of_copies
 
 
 def main() -> None:
     parser = masked_certification_parser(__doc__, CIFAR_LIKE)
-    add_network(parser, MODELS, "resnet14", image_size=32)
+    add_network(parser, MODELS_OF_COPIES, "pooled", image_size=32)
     add_windows(parser)
     parser.set_defaults(batch_size=128)
     options = parser.parse_args()
     ablation = WindowPairs(options.image_size, options.image_size, options.window_size, options.per_side)
-    certify_masked(options, cifar_resnet(options.model, channels=6, classes=class_count(options)), ablation)
+    certify_masked(options, network_of_copies(options.model, channels=6, classes=class_count(options)), ablation)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,14 @@ from patchcert import (
     joint_network,
     masked_certification_parser,
 )
-from pytorch_cifar import MODELS, cifar_resnet
+from pytorch_cifar import MODELS_OF_COPIES, network_of_copies
 
 
 def main() -> None:
     parser = masked_certification_parser(__doc__, MNIST_LIKE)
     add_joint(parser)
     options = parser.parse_args()
-    networks = {name: partial(cifar_resnet, name, channels=2) for name in MODELS}
+    networks = {name: partial(network_of_copies, name, channels=2) for name in MODELS_OF_COPIES}
     certify_masked(options, *joint_network(options, networks))
 
 

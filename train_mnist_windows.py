@@ -1,8 +1,8 @@
 """Train a classifier of MNIST digits of which two square windows are hidden, for double masking.
 
-    python3 train_mnist_windows.py --amp --window_size 5 --per_side 7 --end_epoch 3
-    python3 train_mnist_windows.py --amp --window_size 5 --per_side 7 --tries 3 --lr 0.08 --end_epoch 23 --resume NAME
-    python3 train_mnist_windows.py --amp --window_size 8 --per_side 6 --tries 3 --lr 0.08 --end_epoch 32 --resume NAME
+    python3 train_mnist_windows.py --window_size 5 --per_side 7 --end_epoch 3
+    python3 train_mnist_windows.py --window_size 5 --per_side 7 --tries 3 --lr 0.08 --end_epoch 23 --resume NAME
+    python3 train_mnist_windows.py --window_size 8 --per_side 6 --tries 3 --lr 0.08 --end_epoch 32 --resume NAME
 
 The masks of PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022): whatever a patch shows, some window
 hides it. Certified is what every pair of windows leaves right, so that training ends with the hardest of some random
@@ -20,19 +20,27 @@ from patchcert import (
     train_windows,
     windows_training_parser,
 )
-from pytorch_cifar import MODELS, cifar_resnet
+from pytorch_cifar import MODELS_OF_COPIES, network_of_copies
 
 
 def main() -> None:
-    parser = windows_training_parser(__doc__, MNIST_LIKE, lr=0.1, end_epoch=9)
-    add_model(parser, MODELS, "resnet14_half")
-    parser.set_defaults(window_size=8, per_side=6, augmentations="random_crop,random_turn")
+    parser = windows_training_parser(
+        __doc__,
+        MNIST_LIKE,
+        recipe="masked",
+        end_epoch=9,
+        tries=1,
+        easy_epochs=0,
+        augmentations="random_crop,random_turn",
+    )
+    add_model(parser, MODELS_OF_COPIES, "resnet14_half")
+    parser.set_defaults(window_size=8, per_side=6)
     options = parser.parse_args()
     classes = class_count(options)
     train_windows(
         options,
         WindowPairs(28, 28, options.window_size, options.per_side),
-        lambda: cifar_resnet(options.model, channels=2, classes=classes),
+        lambda: network_of_copies(options.model, channels=2, classes=classes),
         stem=f"{data_name(options)}_windows",
         details=f"model_{options.model}",
     )

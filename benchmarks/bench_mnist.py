@@ -30,6 +30,7 @@ from patchcert.patch import Patch  # noqa: E402
 from patchcert.steps import Steps  # noqa: E402
 from patchcert.training import loop  # noqa: E402
 from patchcert.training.objectives import OneCopy  # noqa: E402
+from patchcert.training.optimizers import Optimizers  # noqa: E402
 from patchcert.training.recipes import Recipe  # noqa: E402
 from patchcert.votes import certificate  # noqa: E402
 from patchcert.votes.rules import ThresholdVote  # noqa: E402
@@ -70,10 +71,9 @@ def bare_passes(network: nn.Module, steps: int) -> None:
 
 def one_epoch(network: nn.Module, data: Dataset) -> None:
     recipe = Recipe(lr=0.01, regularization=0.0005, end_epoch=0, batch_size=128, seed=0)
-    optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=0.0005, fused=True)
     steps = Steps(recipe.batch_size, recipe.seed, torch.device("cpu"))
     steps.begin(0, 0, len(data))
-    loop.train_epoch(network, network, optimizer, OneCopy(BAND), data, recipe, steps)
+    loop.train_epoch(network, network, Optimizers(network, recipe), OneCopy(BAND), data, recipe, steps)
 
 
 def peak_megabytes(ablation: str, engine: str) -> float:

@@ -24,6 +24,7 @@ from patchcert.option_values import device, output_file, positive_int
 from patchcert.steps import Steps
 from patchcert.training import loop
 from patchcert.training.objectives import OneCopy, ablated
+from patchcert.training.optimizers import Optimizers
 from patchcert.training.recipes import Recipe
 from pytorch_cifar import cifar_resnet
 from resnet_imgnt import imagenet_resnet
@@ -51,8 +52,8 @@ def stages(
     amp = torch.is_autocast_enabled(batch.device.type)
     generator = torch.Generator(batch.device).manual_seed(0)
     held = Dataset(batch, labels, torch.arange(len(labels)))
-    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, fused=True)
     recipe = Recipe(lr=0.01, regularization=0.0005, end_epoch=0, batch_size=len(batch), amp=amp)
+    optimizers = Optimizers(network, recipe)
     steps = Steps(recipe.batch_size, recipe.seed, batch.device)
     certified = batch[: max(1, COPIES // ablation.count)]
     weights = copy.deepcopy(network).to(torch.bfloat16 if amp else torch.float32)
@@ -67,7 +68,7 @@ def stages(
 
     def step() -> None:
         steps.begin(0, 0, len(held))
-        loop.train_epoch(network.train(), network, optimizer, OneCopy(ablation), held, recipe, steps)
+        loop.train_epoch(network.train(), network, optimizers, OneCopy(ablation), held, recipe, steps)
 
     def certify() -> Tensor:
         return asking.softmax_over(engine, normalise_imagenet(certified / 255), ablation, len(certified))

@@ -234,8 +234,8 @@ def require_optimizer(option: str, path: Path, optimizer: torch.optim.Optimizer,
 
 def _state_names(optimizer: torch.optim.Optimizer) -> set[str]:
     """What the optimizer keeps of each weight: it is tried on one."""
-    weight = nn.Parameter(torch.zeros(1))
-    weight.grad = torch.zeros(1)
+    weight = nn.Parameter(torch.zeros(1, 1))
+    weight.grad = torch.zeros(1, 1)
     other = type(optimizer)([weight], **optimizer.defaults)
     other.step()
     return set(other.state[weight])

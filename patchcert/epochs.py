@@ -52,6 +52,12 @@ def epoch_generator(seed: int, epoch: int, device: torch.device | str) -> torch.
     return torch.Generator(device).manual_seed(seed * 1_000_003 + epoch + distributed.rank() * 2**40)
 
 
+def alternating(seed: int, epoch: int, count: int, device: torch.device | str) -> Tensor:
+    """(count,) bool: a random half of so many images in even epochs, the other half in odd ones, in every process."""
+    generator = torch.Generator(device).manual_seed(seed * 1_000_003 + 1_000_002)  # no epoch has this number
+    return (torch.rand(count, generator=generator, device=device) < 0.5) ^ bool(epoch % 2)
+
+
 def require_finite(state: dict, where: object) -> None:
     """Raise FloatingPointError if training has diverged `where` the run is, so that no checkpoint comes of `state`.
 

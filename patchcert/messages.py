@@ -77,8 +77,13 @@ def print_epoch(row: dict, end_epoch: int, measured: str) -> None:
     """Print one row of the training log; `measured` is what the accuracy on test images is called."""
     say(
         f"epoch {row['epoch']}/{end_epoch}  loss {row['loss']:.4f}  training {row['train_accuracy']:.2%}"
-        f"  {measured} {row['test_accuracy']:.2%}  {row['seconds']:.1f} s"
+        f"  {measured} {measured_in(row):.2%}  {row['seconds']:.1f} s"
     )
+
+
+def measured_in(row: dict) -> float:
+    """The accuracy in a row of the training log that is not of training images."""
+    return row["held_out_accuracy"] if "held_out_accuracy" in row else row["test_accuracy"]
 
 
 def print_interval_epoch(model_id: str, attack_type: str, row: dict) -> None:

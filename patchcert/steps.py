@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from patchcert import checkpoint, distributed
-from patchcert.epochs import epoch_generator
+from patchcert.epochs import alternating, epoch_generator
 from patchcert.errors import UsageError
 from patchcert.progress import STEPS_BETWEEN_READINGS, progress_bar
 from patchcert.stopping import Request, Stopped
@@ -29,7 +29,13 @@ class Images(Protocol):
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]: ...
 
     def shuffled_batches(
-        self, batch_size: int, generator: torch.Generator, augmentations: tuple, done: int, reached: Tensor | None
+        self,
+        batch_size: int,
+        generator: torch.Generator,
+        augmentations: tuple,
+        done: int,
+        reached: Tensor | None,
+        turn: Tensor | None,
     ) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
@@ -74,7 +80,8 @@ class Steps:
 
     def batches(self, dataset: Images, augmentations: tuple) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of the training batches that are left."""
-        left = dataset.shuffled_batches(self.batch_size, self.generator, augmentations, self.done, self.reached)
+        turn = alternating(self.seed, self.epoch, len(dataset), self.device)
+        left = dataset.shuffled_batches(self.batch_size, self.generator, augmentations, self.done, self.reached, turn)
         done = min(self.done * self.batch_size, self.images)
         with progress_bar(self.images, self.name, done=done) as self.bar:
             yield from left

@@ -1,5 +1,21 @@
-"""Residual networks for 32 × 32 images with any number of input channels."""
+"""Networks for small images with any number of input channels."""
 
+from torch import nn
+
+from pytorch_cifar.pooled import pooled_network
 from pytorch_cifar.resnet import MODELS, cifar_resnet
 
-__all__ = ["MODELS", "cifar_resnet"]
+MODELS_OF_COPIES = ("pooled", *MODELS)
+"""Names for `network_of_copies`."""
+
+
+def network_of_copies(model: str, channels: int = 6, classes: int = 10) -> nn.Module:
+    """The network `model` of `MODELS_OF_COPIES` for copies of pictures, of which pixels are hidden.
+
+    Args:
+        channels: of the input: 6 for encoded colour images, 2 for grey ones.
+    """
+    return pooled_network(channels, classes) if model == "pooled" else cifar_resnet(model, channels, classes)
+
+
+__all__ = ["MODELS", "MODELS_OF_COPIES", "cifar_resnet", "network_of_copies"]

@@ -1,5 +1,6 @@
 """CIFAR-10 and ImageNet: networks, pictures, scripts, one process and two, on generated pictures."""
 
+import argparse
 import csv
 import hashlib
 import json
@@ -20,6 +21,7 @@ from patchcert.data import folders, named
 from patchcert.data.augmentation import random_crop, random_flip
 from patchcert.data.dataset import Dataset
 from patchcert.data.folders import PictureFolder, normalise_imagenet
+from patchcert.experiments.setting import load_images
 from patchcert.training import loop
 from patchcert.training.objectives import OneCopy, ablated
 from patchcert.training.recipes import Recipe
@@ -131,6 +133,21 @@ def test_torchvisions_files_and_the_tree_give_the_same_tensors(tmp_path, monkeyp
     for part in (True, False):
         loaded = named.load("cifar10", tmp_path / "files", part)
         assert torch.equal(loaded.images, tree[part].images) and torch.equal(loaded.labels, tree[part].labels)
+
+
+def test_original_pixels_of_cifar10_go_before_copies_and_are_known_by_their_sums(tmp_path, monkeypatch):
+    names = [f"class{number}" for number in range(10)]
+    for part in ("train", "test"):
+        write_pictures(tmp_path / "cifar10" / part, names, 3, size=32)
+    copies = named.load("cifar10", tmp_path, train=False)
+    for part in ("train", "test"):
+        write_pictures(tmp_path / "cifar10_exact" / part, names, 2, size=32)
+    originals = named.load("cifar10", tmp_path, train=False)
+    assert (len(copies), len(originals)) == (30, 20)
+    monkeypatch.setattr(named, "CIFAR10_SUMS", (tuple(originals.images.long().sum(dim=(0, 2, 3)).tolist()),))
+    assert named.cifar10_pictures(originals) == "original" and named.cifar10_pictures(copies) == "copies"
+    options = argparse.Namespace(dataset="cifar10", data=tmp_path)
+    assert len(load_images(options, train=False)) == 20 and options.pictures == "original"
 
 
 def test_a_folder_gives_its_pictures_resized_and_in_order(folder):
@@ -275,7 +292,7 @@ def test_a_schedule_rises_and_falls_and_an_interrupted_run_with_averages_resumes
         lr=0.2, regularization=5e-4, end_epoch=3, batch_size=8, ablation_per="sample", nesterov=True, warmup=0.25,
         label_smoothing=0.1, average=0.9, augmentations=(random_crop, random_flip),
     )  # fmt: skip
-    assert [round(recipe.lr_at(epochs), 6) for epochs in (0, 0.5, 1, 2.5, 4)] == [0, 0.1, 0.2, 0.1, 0]
+    assert [round(recipe.share_of_lr_at(epochs), 6) for epochs in (0, 0.5, 1, 2.5, 4)] == [0, 0.5, 1, 0.5, 0]
     data = Dataset(torch.arange(20 * 192).view(20, 3, 8, 8).to(torch.uint8), torch.arange(20) % 3, torch.arange(20))
 
     def train(path, stop_before=None):

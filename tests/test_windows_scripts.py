@@ -14,15 +14,15 @@ from patchcert.engines.joint import JointNetwork
 from patchcert.masking.linked import LinkedMasking, masking_of
 from patchcert.masking.margins import RELATIVE_MARGINS, Margin
 from patchcert.patch import Patch
-from pytorch_cifar import cifar_resnet
+from pytorch_cifar import cifar_resnet, network_of_copies
 from tests import oracle
 from tests.helpers import run_here, succeed
 from tests.test_pictures import write_pictures
 
 WINDOWS = ["--window_size", 8, "--per_side", 3]  # they begin at 0, 4 and 8, and hold patches up to 5 × 5
 PICTURES = ["--dataset", "folder", "--data", "small", "--image_size", 16]
-TRAIN = [*PICTURES, *WINDOWS, "--lr", 0.02, "--end_epoch", 1, "--batch_size", 8]
-NAME = "small_windows_lr_0.02_regularization_0.0005_model_resnet14_windows_8x3_epoch_1.pth"
+TRAIN = [*PICTURES, *WINDOWS, "--lr", 0.02, "--end_epoch", 1, "--easy_epochs", 1, "--batch_size", 3]
+NAME = "small_windows_lr_0.02_regularization_0.0005_model_pooled_windows_8x3_epoch_1.pth"
 JOINT = ["--checkpoint", "bands.pth", "--windows", NAME]
 MARGIN = Margin.of_scores(1e-3, "float32")
 CERTIFY, ATTACK = "certify_cifar_windows.py", "attack_cifar_windows.py"
@@ -46,7 +46,7 @@ def test_training_keeps_what_certifying_needs(folder):
     content = torch.load(folder / "checkpoints" / NAME, weights_only=True)
     sizes = {"window_size": 8, "per_side": 3}
     assert content["about"]["ablation"] == {"kind": "WindowPairs", "height": 16, "width": 16} | sizes
-    assert content["about"]["network"] == {"name": "resnet14"} and content["settings"]["tries"] == 1
+    assert content["about"]["network"] == {"name": "pooled"} and content["settings"]["tries"] == 3
 
 
 @pytest.mark.parametrize("arithmetic", [[], ["--amp"]])
@@ -55,7 +55,7 @@ def test_certifying_counts_what_the_definition_gives(folder, arithmetic):
     options = [*PICTURES, *arithmetic, "--all", *written, "--checkpoint", NAME]
     succeed(CERTIFY, *options, folder=folder)
     record, rows = json.loads((folder / "run.json").read_text()), list(csv.DictReader((folder / "run.csv").open()))
-    network = cifar_resnet("resnet14", channels=6, classes=3).eval()
+    network = network_of_copies("pooled", classes=3).eval()
     network.load_state_dict(torch.load(folder / "checkpoints" / NAME, weights_only=True)["net"])
     shown = oracle.window_pairs(16, 16, 8, 3)
     places = oracle.touched(shown, 16, 16, (5, 5)).unique(dim=0)
@@ -84,14 +84,14 @@ def test_attacks_flip_nothing_that_is_certified(folder):
 
 
 def test_training_goes_on_with_the_hardest_of_some_copies(folder):
-    more = ["--tries", 3, "--loss_power", 0.5, "--augmentations", "random_flip,random_colours", "--resume", NAME]
+    more = ["--tries", 2, "--easy_epochs", 1, "--augmentations", "random_flip,random_colours", "--resume", NAME]
     succeed(
-        "train_cifar_windows.py", *PICTURES, "--lr", 0.02, "--end_epoch", 2, "--batch_size", 8, *more, folder=folder
+        "train_cifar_windows.py", *PICTURES, "--lr", 0.02, "--end_epoch", 2, "--batch_size", 11, *more, folder=folder
     )
     (path,) = (folder / "checkpoints").glob("*epoch_2*.pth")
     content = torch.load(path, weights_only=True)
     assert content["about"]["ablation"]["window_size"] == 8 and content["epoch"] == 2
-    assert content["settings"]["tries"] == 3 and content["settings"]["loss_power"] == 0.5
+    assert content["settings"]["tries"] == 2 and content["settings"]["easy_epochs"] == 1
 
 
 @pytest.mark.parametrize(
@@ -113,10 +113,10 @@ def test_no_tries_are_refused(folder, capsys):
     assert "--tries: 0: expected" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["resnet14", "resnet14_half", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet14", "resnet14_half", "resnet50", "pooled"])
 def test_folded_networks_give_the_same_logits(name):
     torch.manual_seed(0)
-    network, images = cifar_resnet(name), torch.rand(4, 6, 16, 16)
+    network, images = network_of_copies(name), torch.rand(4, 6, 16, 16)
     network(torch.rand(16, 6, 16, 16))  # statistics
     with torch.no_grad():
         expected = network.eval()(images)
@@ -135,7 +135,7 @@ def test_bands_and_windows_are_certified_and_attacked_together(folder, capsys):
     assert record["config"]["about"]["run"]["ablation"]["kind"] == "BandsAndWindows"
     assert record["config"]["weight"] == 2 and record["certified_correct"] > 0
     bands = LinesNetwork.load(folder / "checkpoints" / "bands.pth")
-    windows = cifar_resnet("resnet14", channels=6, classes=3).eval()
+    windows = network_of_copies("pooled", classes=3).eval()
     windows.load_state_dict(torch.load(folder / "checkpoints" / NAME, weights_only=True)["net"])
     images = load_folder(folder / "small", train=False, image_size=16).images / 255
     masking = LinkedMasking(BandsAndWindows(16, 16, 3, 8, 3), Patch(5, 5))
@@ -161,7 +161,7 @@ def test_coarse_windows_are_hidden_first_and_mirror_images_asked(folder, capsys)
     ablation = BandsAndWindows(16, 16, 3, 11, 2, 8, 3)
     assert record["config"]["about"]["run"]["ablation"] == ablation.description()
     bands = LinesNetwork.load(folder / "checkpoints" / "bands.pth")
-    windows = cifar_resnet("resnet14", channels=6, classes=3).eval()
+    windows = network_of_copies("pooled", classes=3).eval()
     windows.load_state_dict(torch.load(folder / "checkpoints" / NAME, weights_only=True)["net"])
     images = load_folder(folder / "small", train=False, image_size=16).images / 255
     with torch.no_grad():

@@ -58,7 +58,12 @@ class WindowPairs(Ablation):
         size = self.window_size
         return f"{self.count} copies without two of {self.per_side**2} windows of {size} × {size} pixels"
 
-    def cells_shown(self, indices: Tensor) -> Tensor:
+    def windows(self) -> Tensor:
+        """(k², H, W) bool: True in each window."""
+        return self._cells_hidden()[:, self.cells]
+
+    def _cells_hidden(self) -> Tensor:
+        """(k², cells) bool: the cells in each window."""
         hidden = []
         for size in (self.height, self.width):
             starts, ends = self._spans(size)
@@ -66,7 +71,10 @@ class WindowPairs(Ablation):
             of_window = torch.arange(int(stretches[-1]) + 1)
             hidden.append((stretches[starts][:, None] <= of_window) & (of_window <= stretches[ends - 1][:, None]))
         rows, columns = hidden  # (k, stretches) bool each
-        windows = (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1).flatten(1).to(indices.device)
+        return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1).flatten(1).to(self.cells.device)
+
+    def cells_shown(self, indices: Tensor) -> Tensor:
+        windows = self._cells_hidden()
         first, second = torch.triu_indices(len(windows), len(windows), offset=1, device=indices.device)[:, indices]
         return ~(windows[first] | windows[second])
 

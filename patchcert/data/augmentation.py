@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
-"""(N, C, H, W) float images and a generator on their device, to images of the same shape."""
+"""(N, C, H, W) float images and a generator on their device, to images of the same shape.
+
+`alternating_flip` takes, in place of a generator, whose turn it is.
+"""
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -16,15 +19,25 @@ def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(flip, images.flip(3), images)
 
 
-def random_crop(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """Pad each image with zeros and cut its own size out at a random place."""
+def alternating_flip(images: Tensor, turn: Tensor) -> Tensor:
+    """Mirror left to right those images of which `turn` (N,) says so: each in every other epoch."""
+    return torch.where(turn[:, None, None, None], images.flip(3), images)
+
+
+def random_crop(images: Tensor, generator: torch.Generator, padding: int = 4, mode: str = "constant") -> Tensor:
+    """Pad each image with zeros, or by another `mode` of torch's, and cut its own size out at a random place."""
     count, _, height, width = images.shape
-    padded = torch.nn.functional.pad(images, [padding] * 4)
+    padded = torch.nn.functional.pad(images, [padding] * 4, mode=mode)
     corner = torch.randint(2 * padding + 1, (2, count, 1), generator=generator, device=images.device)
     rows = corner[0] + torch.arange(height, device=images.device)  # (N, H)
     columns = corner[1] + torch.arange(width, device=images.device)  # (N, W)
     image = torch.arange(count, device=images.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def random_shift(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Move each image by up to 2 pixels up or down, left or right; what it leaves is filled with its mirror image."""
+    return random_crop(images, generator, padding=2, mode="reflect")
 
 
 def random_colours(images: Tensor, generator: torch.Generator, strength: float = 0.3) -> Tensor:
@@ -64,12 +77,24 @@ def random_turn(images: Tensor, generator: torch.Generator, degrees: float = 15,
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
-    augment.__name__: augment for augment in (random_flip, random_crop, random_turn, random_colours, random_erasing)
+    augment.__name__: augment
+    for augment in (
+        random_flip,
+        alternating_flip,
+        random_crop,
+        random_shift,
+        random_turn,
+        random_colours,
+        random_erasing,
+    )
 }
 """By the names that configs and options give."""
 
 
-def augmented(images: Tensor, generator: torch.Generator, augmentations: tuple[Augmentation, ...]) -> Tensor:
+def augmented(
+    images: Tensor, generator: torch.Generator, augmentations: tuple[Augmentation, ...], turn: Tensor
+) -> Tensor:
+    """Images (N, C, H, W) after all `augmentations`; `turn` (N,) bool is what `alternating_flip` goes by."""
     for augment in augmentations:
-        images = augment(images, generator)
+        images = augment(images, turn if augment is alternating_flip else generator)
     return images

@@ -80,6 +80,7 @@ class Dataset:
         augmentations: tuple[Augmentation, ...] = (),
         done: int = 0,
         reached: Tensor | None = None,
+        turn: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield float images (B, C, H, W) in [0, 1], augmented, and labels (B,), in random order.
 
@@ -87,9 +88,11 @@ class Dataset:
 
         Args:
             done: batches to leave out, which a run saw before it stopped; the generator's state was `reached` then.
+            turn: (N,) bool, which images `alternating_flip` mirrors; by default none.
         """
         for chosen in shares_of_shuffled(len(self), batch_size, generator, done, reached):
-            yield augmented(self._scaled(self.images[chosen]), generator, augmentations), self.labels[chosen]
+            images, turns = self._scaled(self.images[chosen]), turns_of(chosen, turn)
+            yield augmented(images, generator, augmentations, turns), self.labels[chosen]
 
     def _scaled(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) of this data set as floats in [0, 1]."""
@@ -121,6 +124,11 @@ def require_pixels(images: Tensor) -> None:
         if not (lowest >= 0 and highest <= 1):
             found = f"{float(lowest):.9g} to {float(highest):.9g}"
             raise ValueError(f"images have pixels from {found}, expected floats in [0, 1], or uint8 up to 255")
+
+
+def turns_of(chosen: Tensor, turn: Tensor | None) -> Tensor:
+    """(B,) bool: of the `chosen` images (B,) those that `turn` (N,) names, or none."""
+    return torch.zeros_like(chosen, dtype=torch.bool) if turn is None else turn[chosen]
 
 
 def shares_of_shuffled(

@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as transforms
 from patchcert import checkpoint, distributed, inputs, stopping
 from patchcert.data.augmentation import Augmentation, augmented
 from patchcert.data.class_numbers import part_of
-from patchcert.data.dataset import Dataset, shares_of_shuffled
+from patchcert.data.dataset import Dataset, shares_of_shuffled, turns_of
 from patchcert.data.decoding import decode
 from patchcert.errors import UsageError
 from patchcert.progress import progress_bar
@@ -130,11 +130,13 @@ class PictureFolder:
         augmentations: tuple[Augmentation, ...] = (),
         done: int = 0,
         reached: Tensor | None = None,
+        turn: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield float images (B, C, H, W), normalised and augmented, and labels (B,), as `Dataset` does."""
         shares = list(shares_of_shuffled(len(self), batch_size, generator, done, reached))
         for chosen, decoded in zip(shares, self.decoded(shares), strict=True):
-            yield augmented(self.normalise(decoded / 255), generator, augmentations), self.labels[chosen]
+            images = augmented(self.normalise(decoded / 255), generator, augmentations, turns_of(chosen, turn))
+            yield images, self.labels[chosen]
 
 
 def _leave_signals_to_parent(_: int) -> None:

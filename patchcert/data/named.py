@@ -29,6 +29,12 @@ from patchcert.inputs import InputError
 CLASSES = 10
 """Of every data set that has a name."""
 
+CIFAR10_TREES = ("cifar10_exact", "cifar10")
+"""Folders of CIFAR-10 as pictures, the first that is there being read: original pixels, or copies."""
+
+CIFAR10_SUMS = ((6415714204, 6295060180, 5829907619), (1290492328, 1266775083, 1176108223))
+"""Of all red, green and blue values of the original 50,000 training pictures, and of the 10,000 test pictures."""
+
 MOST_IMAGES, MOST_BYTES = 10**6, 1 << 28
 """In a file."""
 
@@ -133,9 +139,15 @@ def _load_digits(_root: Path, train: bool) -> tuple[Tensor, Tensor]:
     return images[chosen], labels[chosen]
 
 
+def cifar10_pictures(dataset: Dataset) -> str:
+    """What the whole training or test part of CIFAR-10 is by the sums of its channels: `original`, or else `copies`."""
+    sums = tuple(dataset.images.sum(dim=(0, 2, 3), dtype=torch.int64).tolist())
+    return "original" if sums in CIFAR10_SUMS else "copies"
+
+
 def _load_cifar10(root: Path, train: bool) -> tuple[Tensor, Tensor]:
-    """torchvision's files under `root`, or else pictures in cifar10/{train,test}/CLASS/, or else a download."""
-    tree = root / "cifar10"
+    """torchvision's files under `root`, or else one of `CIFAR10_TREES`, {train,test}/CLASS/, or else a download."""
+    tree = next((root / name for name in CIFAR10_TREES if (root / name).is_dir()), root / CIFAR10_TREES[-1])
     if tree.is_dir() and not (root / CIFAR10.base_folder).is_dir():
         found = len(class_names("data", tree / "test"))
         if found != 10:

@@ -23,6 +23,13 @@ def spread(dataset: Images, most: int | None) -> Images:
     return dataset.take(torch.arange(count) * len(dataset) // count)
 
 
+def hold_out(dataset: Images, count: int) -> tuple[Images, Images]:
+    """The images but for `count` of them, which are evenly spaced, and these."""
+    held = torch.zeros(len(dataset), dtype=torch.bool)
+    held[torch.arange(count) * len(dataset) // max(count, 1)] = True
+    return dataset.take((~held).nonzero().squeeze(1)), dataset.take(held.nonzero().squeeze(1))
+
+
 def choose_half(dataset: Dataset, test: bool, split_file: Path | None = None) -> Dataset:
     """The validation half of a test set, or with `test` the other half, on which only final numbers are taken.
 

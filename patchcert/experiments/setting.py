@@ -139,7 +139,10 @@ def precision(options: argparse.Namespace) -> str:
 
 
 def load_images(options: argparse.Namespace, train: bool) -> Images:
-    """The training or the test part of the data set that the options name, on the CPU."""
+    """The training or the test part of the data set that the options name, on the CPU.
+
+    The options get `pictures` where copies of a data set go around: what `named.cifar10_pictures` says.
+    """
     if options.dataset == "imagenet":
         option = "trainpath" if train else "valpath"
         pictures = getattr(options, option)
@@ -147,7 +150,10 @@ def load_images(options: argparse.Namespace, train: bool) -> Images:
             raise UsageError(option, pictures, f"has other classes than {options.valpath}, expected the same folders")
         return PictureFolder(option, pictures, options.image_size, normalise_imagenet)
     if options.dataset != "folder":
-        return named.load(options.dataset, options.data, train)
+        images = named.load(options.dataset, options.data, train)
+        if options.dataset == "cifar10":
+            options.pictures = named.cifar10_pictures(images)
+        return images
     pictures = folders.load_folder(options.data, train, options.image_size, options.image_channels)
     in_both = 0 if train or not distributed.is_first() else folders.count_in_both(options.data)
     if in_both:

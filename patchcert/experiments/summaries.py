@@ -107,7 +107,8 @@ def of_attack(
 def _images(config: dict, count: int) -> str:
     """Data set, part of it and number of images."""
     named = f"folder {config.get('data')}" if config["dataset"] == "folder" else config["dataset"]
-    parts = [one_line(named), _part(config)]
+    which = {"original": " (original pictures)", "copies": " (not the original pictures)"}
+    parts = [one_line(named) + which.get(config.get("pictures"), ""), _part(config)]
     if (config.get("skip") or 1) > 1:
         parts.append(f"one image in {config['skip']}")
     first = "the first " if config.get("limit") == count else ""

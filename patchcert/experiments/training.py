@@ -41,7 +41,11 @@ from patchcert.training import loop
 from patchcert.training.objectives import EveryBand, HardestCopy, Objective, OneCopy, WorstPair
 from patchcert.training.recipes import FAST, RECIPES
 
-RECIPE_OPTIONS = ("lr", "regularization", "end_epoch", "batch_size", "ablation_per", "amp")
+RECIPE_OPTIONS = ("lr", "regularization", "end_epoch", "batch_size", "ablation_per", "amp", "filters_lr")
+"""Options of the recipe's own names; not every script has the last one."""
+
+PREPARED_ON = 5000
+"""Training images that a network may look at, before the first step, for what no step trains."""
 
 
 def training_parser(
@@ -110,20 +114,47 @@ def masked_training_parser(
     return parser
 
 
-def windows_training_parser(description: str, data_sets: tuple[str, ...], lr: float, end_epoch: int) -> Parser:
+def windows_training_parser(
+    description: str,
+    data_sets: tuple[str, ...],
+    recipe: str,
+    end_epoch: int,
+    tries: int,
+    easy_epochs: int,
+    augmentations: str,
+) -> Parser:
     """The options of every script that trains a network on copies with hidden windows, for double masking."""
-    parser = training_parser(description, data_sets, lr, regularization=0.0005, end_epoch=end_epoch, ablated=False)
-    parser.set_defaults(recipe="masked")
+    start = RECIPES[recipe]
+    parser = training_parser(
+        description, data_sets, start.lr, start.regularization, end_epoch, start.batch_size, ablated=False
+    )
+    parser.set_defaults(recipe=recipe, amp=True)
     add_windows(parser)
+    parser.recipe.add_argument(
+        "--filters_lr",
+        type=nonnegative_float,
+        default=start.filters_lr,
+        help="learning rate of Muon, for the filters of convolutions; --lr is that of SGD for the rest; 0: SGD for all",
+    )
     parser.recipe.add_argument(
         "--tries",
         type=positive_int,
-        default=1,
+        default=tries,
         metavar="N",
         help="random copies of each image, of which that with the largest loss is trained on",
     )
-    _add_loss_power(parser, "of copies", "of which the network is far from right")
-    _add_augmentations(parser, "random_crop,random_flip")
+    parser.recipe.add_argument(
+        "--easy_epochs", type=index, default=easy_epochs, metavar="N", help="at first, that see one random copy instead"
+    )
+    parser.data.add_argument(
+        "--held_out",
+        type=index,
+        default=300,
+        metavar="N",
+        help="training images, evenly spaced and at most a tenth of all, that are measured after each epoch and not"
+        " trained on; 0 measures the test part",
+    )
+    _add_augmentations(parser, augmentations)
     return parser
 
 
@@ -210,7 +241,8 @@ def train_windows(
 ) -> Path:
     """Train a network for double masking of copies with hidden windows, by `windows_training_parser`; see `train`."""
     set_up(options)
-    objective = HardestCopy(ablation.to(options.device), options.tries, options.loss_power)
+    smoothing = RECIPES[options.recipe].label_smoothing
+    objective = HardestCopy(ablation.to(options.device), options.tries, options.easy_epochs, smoothing)
     details += f"_windows_{ablation.window_size}x{ablation.per_side}"
     return _train(options, ablation, objective, build_network, stem, details, options.augmentations)
 
@@ -245,17 +277,22 @@ def _train_into(
     train_set, test_set = (
         splits.spread(load_images(options, part), options.subset).to(options.device) for part in (True, False)
     )
+    held_out = min(getattr(options, "held_out", 0), len(train_set) // 10)
+    if held_out:
+        train_set, test_set = splits.hold_out(train_set, held_out)
     distributed.require_images(min(len(train_set), len(test_set)))
     kind = about.of_run(options, network, ablation or Whole(*train_set.image_shape[1:]))
     if resumed:
         about.hold_against(options, kind, options.resume)
     recipe = replace(
         RECIPES[options.recipe],
-        **{option: getattr(options, option) for option in RECIPE_OPTIONS},
+        **{option: getattr(options, option) for option in RECIPE_OPTIONS if hasattr(options, option)},
         seed=options.seed,
         augmentations=augmentations,
     )
     network.to(options.device)
+    if not resumed and hasattr(network, "prepare"):
+        network.prepare(next(splits.spread(train_set, PREPARED_ON).batches(PREPARED_ON))[0])
     loop.train(
         network,
         objective,
@@ -270,6 +307,7 @@ def _train_into(
         overwrite=options.overwrite,
         origin=options.resume and Path(options.resume),
         save_every=options.save_every,
+        measured_on="held_out" if held_out else "test",
     )
 
 

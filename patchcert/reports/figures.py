@@ -191,5 +191,6 @@ def _shares(rows: Sequence[dict]) -> dict[str, list[float]]:
     if "clean_err" in rows[0]:
         errors = {"robust test": "robust_err", "robust training": "train_robust_err", "clean test": "clean_err"}
         return {measured: [1 - row[error] for row in rows] for measured, error in errors.items()}
-    found = {"test": "test_accuracy", "training": "train_accuracy"}
+    held_out = {"held out": "held_out_accuracy"} if "held_out_accuracy" in rows[0] else {"test": "test_accuracy"}
+    found = held_out | {"training": "train_accuracy"}
     return {measured: [row[name] for row in rows] for measured, name in found.items()}

@@ -14,6 +14,7 @@ from patchcert.files import rename
 from patchcert.messages import print_epoch, print_finished, print_going_on, print_training
 from patchcert.steps import SAVE_EVERY, Steps, position_in
 from patchcert.training.objectives import Objective
+from patchcert.training.optimizers import Optimizers
 from patchcert.training.recipes import Recipe
 
 
@@ -31,6 +32,7 @@ def train(
     overwrite: bool = False,
     origin: Path | None = None,
     save_every: float = SAVE_EVERY,
+    measured_on: str = "test",
 ) -> dict:
     """Train `network`, all arguments on one device, and write the checkpoint `path` after the last epoch.
 
@@ -49,6 +51,7 @@ def train(
         overwrite: train anew where there is a finished run, or an interrupted one that is another.
         origin: the file of which `resumed` is the content.
         save_every: minutes after which the run is saved inside of an epoch; 0 saves after epochs only.
+        measured_on: what `test_set` is: `test`, or `held_out` of the training images.
 
     Raises:
         UsageError: there is a run of another recipe, on other data or from other weights, or what a run is to go on
@@ -61,13 +64,14 @@ def train(
         measures on test images, %), `epoch`, `trained` (the weights that training goes on with), `optimizer`,
         `settings` and `about`.
     """
+    measured = objective.measured.replace("test", measured_on.replace("_", " "))
     known = {"subset": len(train_set), "data": train_set.fingerprint(), "resume": start, "file": path.name}
     settings, log = recipe.settings() | objective.settings(network) | known, path.with_suffix(".jsonl")
     partial, partial_log = (file.with_name(file.name + ".partial") for file in (path, log))
     earlier, source = distributed.from_first(earlier_run(path, partial, settings, overwrite))
     if source == path:
         if distributed.is_first():
-            print_finished(path, earlier, objective.measured)
+            print_finished(path, earlier, measured)
         return earlier
     position = position_in(earlier, source, train_set.labels.device) if earlier else None
     state = earlier or distributed.from_first(resumed or {"epoch": -1})
@@ -88,19 +92,20 @@ def train(
         steps = Steps(recipe.batch_size, recipe.seed, train_set.labels.device, save, save_every, request)
         for epoch in range(state["epoch"] + 1, recipe.end_epoch + 1):
             steps.begin(epoch, recipe.end_epoch, len(train_set), position)
+            objective.begin(epoch)
             position = None
-            row = train_epoch(model, run.averaged, run.optimizer, objective, train_set, recipe, steps)
+            row = train_epoch(model, run.averaged, run.optimizers, objective, train_set, recipe, steps)
             distributed.copy_from_first(run.averaged.buffers())
-            row["test_accuracy"] = measure(run.averaged, objective, test_set, recipe, steps)
-            state = run.state_after(epoch) | {"acc": 100 * row["test_accuracy"]}
+            row[f"{measured_on}_accuracy"] = accuracy = measure(run.averaged, objective, test_set, recipe, steps)
+            state = run.state_after(epoch) | {"acc": 100 * accuracy}
             if distributed.is_first():
                 record_epoch(row, partial_log, state, [partial])
-                print_epoch(row, recipe.end_epoch, objective.measured)
+                print_epoch(row, recipe.end_epoch, measured)
         if distributed.is_first():
             if partial_log.exists():
                 rename(partial_log, log)
             rename(partial, path)
-            print_training(path, state, objective.measured)
+            print_training(path, state, measured)
     return state
 
 
@@ -139,31 +144,21 @@ class _Run:
     def __init__(self, network: nn.Module, recipe: Recipe, settings: dict, about: dict | None):
         self.network, self.settings, self.about = network, settings, about
         self.averaged = copy.deepcopy(network) if recipe.average else network
-        self.optimizer = torch.optim.SGD(
-            network.parameters(),
-            recipe.lr,
-            recipe.momentum,
-            weight_decay=recipe.regularization,
-            nesterov=recipe.nesterov,
-            fused=True,
-        )
+        self.optimizers = Optimizers(network, recipe)
 
     def load(self, state: dict, origin: Path) -> None:
         """Take from the `state` of an earlier run, in the file `origin`, what it has of weights and momentum."""
         if "trained" in state:
             checkpoint.fill("resume", origin, self.network, state, "trained")
             checkpoint.fill("resume", origin, self.averaged, state)
-        if "optimizer" in state:
-            checkpoint.require_optimizer("resume", origin, self.optimizer, state["optimizer"])
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+        self.optimizers.load(state, origin)
 
     def state_after(self, epoch: int) -> dict:
         return {
             "net": self.averaged.state_dict(),
             "epoch": epoch,
             "trained": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **self.optimizers.states(),
             "settings": self.settings,
         } | ({"about": self.about} if self.about else {})
 
@@ -171,7 +166,7 @@ class _Run:
 def train_epoch(
     model: nn.Module,
     averaged: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Optimizers,
     objective: Objective,
     train_set: Images,
     recipe: Recipe,
@@ -186,17 +181,17 @@ def train_epoch(
     """
     model.train()
     for images, labels in steps.batches(train_set, recipe.augmentations):
-        optimizer.param_groups[0]["lr"] = recipe.lr_at(steps.epoch + steps.done / steps.total)
+        optimizers.set_share_of_lr(recipe.share_of_lr_at(steps.epoch + steps.done / steps.total))
         with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.amp):
             loss, right = objective.loss(model, images, labels, steps.generator)
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
-        optimizer.step()
+        optimizers.step()
         if recipe.average:
             update_average(averaged, model, recipe.average_decay(steps.epoch * steps.total + steps.done))
         steps.add(loss, right.sum(), len(labels))
     # the last step's, also where the run goes on behind it
-    lr = optimizer.param_groups[0]["lr"] = recipe.lr_at(steps.epoch + (steps.total - 1) / steps.total)
+    lr = optimizers.set_share_of_lr(recipe.share_of_lr_at(steps.epoch + (steps.total - 1) / steps.total))
     loss, accuracy = steps.means()
     return {
         "epoch": steps.epoch,

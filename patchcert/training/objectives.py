@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from patchcert.ablations.ablation import Ablation, encode
+from patchcert.ablations.windows import WindowPairs
 from patchcert.masking.double_masking import DoubleMasking
 from patchcert.patch import Patch
 
@@ -27,6 +28,9 @@ class Objective(Protocol):
 
     measured: str
 
+    def begin(self, epoch: int) -> None:
+        """What follows is of this epoch."""
+
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Loss:
         """What to lower, and what `right` returns, for a training batch."""
 
@@ -37,7 +41,7 @@ class Objective(Protocol):
         """What besides the recipe must agree for an interrupted run to go on, in types that a checkpoint can hold."""
 
 
-class OneCopy:
+class OneCopy(Objective):
     """One random ablation of each image, or the image itself: the paper's training (section 4).
 
     Args:
@@ -61,40 +65,41 @@ class OneCopy:
         return {}
 
 
-class HardestCopy:
-    """Of a few random copies of each image that which the network knows least: double masking asks for all of them.
+class HardestCopy(Objective):
+    """Copies without two windows: a random one of each image at first, then the one of a few that it knows least.
 
-    Its loss is the generalised cross-entropy. The network looks at them as it is evaluated, and learns from one.
+    Double masking asks for all of them. The network looks at the few as it is evaluated, and learns from one. Measured
+    is which images are right under the windows that a greedy search takes for the hardest; see `hardest_pair`.
 
     Args:
         tries: random copies of each image; 1 is one random copy.
-        power: q of `generalised_cross_entropy`.
+        easy_epochs: how many epochs see one random copy.
     """
 
-    measured = "hardest copy test"
+    measured = "hardest pair test"
 
-    def __init__(self, ablation: Ablation, tries: int, power: float = 0.0):
-        self.ablation, self.tries, self.power = ablation, tries, power
+    def __init__(self, ablation: WindowPairs, tries: int, easy_epochs: int = 0, label_smoothing: float = 0.0):
+        self.ablation, self.tries, self.easy_epochs = ablation, tries, easy_epochs
+        self.label_smoothing, self.epoch = label_smoothing, 0
+
+    def begin(self, epoch: int) -> None:
+        self.epoch = epoch
 
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Loss:
-        copies = self._copies(images, generator)
-        logits = network(copies[0] if self.tries == 1 else _hardest(network, copies, labels)).float()
-        return generalised_cross_entropy(logits, labels, self.power), _right(logits, labels)
+        tries = 1 if self.epoch < self.easy_epochs else self.tries
+        copies = [ablated(images, self.ablation, generator, per="sample") for _ in range(tries)]
+        logits = network(copies[0] if tries == 1 else _hardest(network, copies, labels)).float()
+        return cross_entropy(logits, labels, label_smoothing=self.label_smoothing), _right(logits, labels)
 
     def right(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        copies = self._copies(images, generator)
-        return torch.stack([_right(network(copy), labels) for copy in copies]).amin(dim=0)
+        return hardest_pair(network, images, labels, self.ablation)[1]
 
     def settings(self, network: nn.Module) -> dict:
-        powered = {"loss_power": self.power} if self.power > 0 else {}
-        return {"tries": self.tries} | powered
-
-    def _copies(self, images: Tensor, generator: torch.Generator) -> list[Tensor]:
-        """`tries` batches of copies of `images`, a random one of each image."""
-        return [ablated(images, self.ablation, generator, per="sample") for _ in range(self.tries)]
+        easy = {"easy_epochs": self.easy_epochs} if self.easy_epochs else {}
+        return {"tries": self.tries} | easy
 
 
-class EveryBand:
+class EveryBand(Objective):
     """All bands of every image, each by itself; for networks that answer for all of them in one pass."""
 
     measured = "band test"
@@ -118,7 +123,7 @@ class EveryBand:
         return cross_entropy(scores.transpose(1, 2), of_bands, label_smoothing=self.label_smoothing)
 
 
-class WorstPair:
+class WorstPair(Objective):
     """The certificate of double masking: the leads over all classes at the worst pair of places.
 
     Its loss is the generalised cross-entropy of −lead · τ, with a share of the loss of every band.
@@ -174,6 +179,33 @@ def generalised_cross_entropy(logits: Tensor, labels: Tensor, power: float) -> T
     if power == 0:
         return cross_entropy(logits, labels)
     return -torch.expm1(-power * cross_entropy(logits, labels, reduction="none")).mean() / power
+
+
+@torch.no_grad()
+def hardest_pair(network: nn.Module, images: Tensor, labels: Tensor, ablation: WindowPairs) -> tuple[Tensor, Tensor]:
+    """Two windows for each image (N, C, H, W), found greedily: the worst single one, and the worst beside it.
+
+    Worst is where the loss is largest. That asks for 2k² − 1 copies of each image, not for all pairs.
+
+    Returns:
+        (N,) int64, the number of the copy without both, and (N,) float, 1 where the network, in evaluation mode, is
+        right about all copies that it was asked for.
+    """
+    encoded, numbers = encode(images), ablation.pair_numbers()
+    windows = ablation.windows().to(images.device)
+    right = torch.ones(len(images), device=images.device)
+
+    def losses(shown: Tensor) -> Tensor:
+        """(N,): of copies that show pixels (N or 1, H, W)."""
+        nonlocal right
+        logits = network(encoded * shown[:, None]).float()
+        right = torch.minimum(right, _right(logits, labels))
+        return cross_entropy(logits, labels, reduction="none")
+
+    first = torch.stack([losses(~window[None]) for window in windows]).argmax(dim=0)
+    beside = torch.stack([losses(~(windows[first] | window)) for window in windows])  # (k², N)
+    second = beside.scatter(0, first[None], -torch.inf).argmax(dim=0)
+    return numbers[first, second], right
 
 
 @torch.no_grad()

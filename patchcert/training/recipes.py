@@ -24,6 +24,8 @@ class Recipe:
             cosine; without it the learning rate is constant.
         label_smoothing: share of each label's weight that is spread over all classes.
         average: decay per step of the weight average (EMA) that is evaluated and saved; 0 keeps none.
+        filters_lr: learning rate of Muon, which then trains the filters of convolutions; 0 leaves all to SGD.
+        filters_regularization: weight decay of Muon.
     """
 
     lr: float
@@ -39,19 +41,24 @@ class Recipe:
     warmup: float = 0.0
     label_smoothing: float = 0.0
     average: float = 0.0
+    filters_lr: float = 0.0
+    filters_regularization: float = 0.0
 
     def settings(self) -> dict:
         """What must agree for an interrupted run to go on, in types that a checkpoint can hold."""
-        return asdict(self) | {"augmentations": [augment.__name__ for augment in self.augmentations]}
+        settings = asdict(self) | {"augmentations": [augment.__name__ for augment in self.augmentations]}
+        if not self.filters_lr:  # as runs of earlier versions have it
+            del settings["filters_lr"], settings["filters_regularization"]
+        return settings
 
-    def lr_at(self, epochs: float) -> float:
-        """The learning rate after so many epochs, counted from the first of the run."""
+    def share_of_lr_at(self, epochs: float) -> float:
+        """What learning rates are multiplied by after so many epochs, counted from the first of the run."""
         done = epochs / (self.end_epoch + 1)
         if self.warmup == 0:
-            return self.lr
+            return 1.0
         if done < self.warmup:
-            return self.lr * done / self.warmup
-        return self.lr * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup))) / 2
+            return done / self.warmup
+        return (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup))) / 2
 
     def average_decay(self, steps: int) -> float:
         """The decay of the weight average after so many steps: less at first, to forget the random start."""
@@ -77,4 +84,18 @@ FAST = Recipe(
 MASKED = Recipe(lr=0.1, regularization=0.0005, end_epoch=19, nesterov=True, warmup=0.15, average=0.998)
 """For networks that answer for all bands in one pass."""
 
-RECIPES = {"paper": PAPER, "fast": FAST, "masked": MASKED}
+WINDOWS = Recipe(
+    lr=0.05,
+    regularization=0.0005,
+    end_epoch=10,
+    batch_size=500,
+    nesterov=True,
+    warmup=0.1,
+    label_smoothing=0.1,
+    average=0.99,
+    filters_lr=0.05,
+    filters_regularization=0.1,
+)
+"""For networks on copies with hidden windows."""
+
+RECIPES = {"paper": PAPER, "fast": FAST, "masked": MASKED, "windows": WINDOWS}
