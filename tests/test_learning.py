@@ -210,8 +210,8 @@ def test_greedy_search_finds_the_worst_pair_of_windows():
     of_ones = labels == 1  # for them what is hidden costs; for the others it helps
     found, right = hardest_pair(Seen(), images, labels, windows)
     assert torch.equal(found[of_ones], losses.argmax(dim=0)[of_ones]) and 3 < of_ones.sum() < 17
+    assert (found >= 0).all()  # two windows, also where one alone is worse
     every = (logits.argmax(dim=2) == labels[:, None]).all(dim=1)
-    assert not (every & (right == 0))[of_ones].any() or right.min() == 0
     assert torch.equal(right[of_ones] == 1, every[of_ones]) and 0 < every[of_ones].sum() < of_ones.sum()
 
 
