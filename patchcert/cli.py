@@ -104,8 +104,8 @@ def run(main: Callable[[], None]) -> None:
 
     What it warns of with a `Note` becomes one line of the first process, too.
 
-    Where nobody reads the output any more it ends without a word, with exit code `NOBODY_READS`. The signals that ask for
-    the end (`stopping.ENDING`) end it in order, with exit code 128 + their number.
+    Where nobody reads the output any more it ends without a word, with exit code `NOBODY_READS`. The signals that ask
+    for the end (`stopping.ENDING`) end it in order, with exit code 128 + their number.
     """
     progress.be_quiet("--quiet" in sys.argv)
     try:

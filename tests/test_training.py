@@ -107,10 +107,10 @@ class Normalising(nn.Module):
 def test_a_step_of_one_image_that_the_network_cannot_normalise_is_told_before_training(
     tmp_path, monkeypatch, batch_size, processes, said
 ):
-    monkeypatch.setattr(training.distributed, "world", lambda: processes)
-    monkeypatch.setattr(training.distributed, "from_first", lambda value: value)
+    monkeypatch.setattr(loop.distributed, "world", lambda: processes)
+    monkeypatch.setattr(loop.distributed, "from_first", lambda value: value)
     net = Normalising(1)
-    with pytest.raises(UsageError, match=f"^--batch_size {batch_size}: {said}"):
+    with pytest.raises(UsageError, match=f"^batch_size {batch_size}: {said}"):
         train(tmp_path / "net.pth", replace(RECIPE, batch_size=batch_size), net)
     assert net.given == [] and list(tmp_path.iterdir()) == []
 
@@ -121,7 +121,7 @@ def test_a_step_of_one_image_that_the_network_takes_changes_nothing(tmp_path, mo
     for number, net in enumerate(nets):
         torch.manual_seed(3)
         runs.append(train(tmp_path / f"{number}" / "net.pth", recipe, net))
-        monkeypatch.setattr(training, "_require_no_lonely_image", lambda *_: None)
+        monkeypatch.setattr(loop, "_require_no_lonely_image", lambda *_: None)
     assert nets[0].given == nets[1].given == 2 * ([7] * 7 + [1])  # of training, then of testing
     assert same(*runs)
 
