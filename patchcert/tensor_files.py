@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchcert import inputs
+from patchcert import first_bytes, inputs
 from patchcert.inputs import InputError
 
 MOST_STEPS, MOST_PICKLED = 500_000, 1 << 24
@@ -40,11 +40,17 @@ KNOWN = re.compile(
 ZIP = b"PK\3\4"
 """What files begin with since torch 1.6."""
 
-SAFETENSORS = re.compile(rb".{4}\0{4}\{", re.DOTALL)
-"""What files of safetensors begin with: the length of their header, which is JSON."""
-
 LEGACY_PICKLES = 5
 """What earlier ones have before the tensors: two numbers, a dict, the content, the names of storages."""
+
+WANTED = "expected what torch.save or safetensors write"
+
+ARCHIVES = {
+    "/constants.pkl": "a TorchScript program",
+    "/archive_format": "an exported program",
+    ".npy": "arrays of NumPy",
+}
+"""What zip archives are that torch.save did not write, by how one of the names in them ends."""
 
 
 def load(path: Path) -> object:
@@ -54,8 +60,11 @@ def load(path: Path) -> object:
         InputError: why it is refused, in words.
     """
     with inputs.opened(path) as file:
-        if SAFETENSORS.match(file.read(9)):
+        kind = first_bytes.kind(file.read(first_bytes.LOOKED_AT))
+        if kind == first_bytes.SAFETENSORS:
             return _safetensors(path)
+        if kind not in (None, first_bytes.ZIP):
+            raise InputError(f"is {kind}, {WANTED}")
         file.seek(0)
         try:
             with warnings.catch_warnings():
@@ -97,6 +106,7 @@ def _looked_through(file: BinaryIO) -> BinaryIO:
         file.seek(0)
         return file
     copy, entries = io.BytesIO(), inputs.entries(file)
+    _require_saved([entry.filename for entry in entries])
     if sum(entry.file_size for entry in entries) > inputs.size_of(file):
         raise InputError("is compressed, which torch.save never does")
     with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w") as copied:
@@ -107,6 +117,15 @@ def _looked_through(file: BinaryIO) -> BinaryIO:
             copied.writestr(entry.filename, entry_content)
     copy.seek(0)
     return copy
+
+
+def _require_saved(names: list[str]) -> None:
+    """Raise InputError if an archive with entries of these `names` is one of something else."""
+    other = next((kind for end, kind in ARCHIVES.items() if any(name.endswith(end) for name in names)), None)
+    if not other and not any(name.endswith("data.pkl") for name in names):
+        other = "a zip archive of something else"
+    if other:
+        raise InputError(f"is {other}, {WANTED}")
 
 
 def _require_known(pickled: BinaryIO, count: int) -> None:

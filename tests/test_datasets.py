@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import shutil
 
@@ -10,6 +11,7 @@ from torchvision.datasets import SVHN
 from patchcert.data import named, splits
 from patchcert.data.augmentation import random_colours, random_crop, random_erasing, random_flip, random_turn
 from patchcert.data.dataset import Dataset
+from patchcert.data.given import given
 from patchcert.errors import UsageError
 
 
@@ -48,6 +50,103 @@ def test_mnist_files_are_read_as_they_lie(generated_mnist):
     data = named.load("mnist", generated_mnist, train=False)
     raw = (generated_mnist / "MNIST" / "raw" / "t10k-images-idx3-ubyte").read_bytes()[16:]
     assert data.images.flatten().tolist() == list(raw) and len(data) == 101
+
+
+def test_mnist_files_are_read_packed_and_under_kaggles_names(tmp_path, generated_mnist, monkeypatch):
+    raw = generated_mnist / "MNIST" / "raw"
+    expected = {part: named.load("mnist", generated_mnist, part) for part in (True, False)}
+    laid_out = {
+        "packed": lambda file: (f"MNIST/raw/{file.name}.gz", gzip.compress(file.read_bytes())),
+        "packed, above": lambda file: (f"MNIST/{file.name}.gz", gzip.compress(file.read_bytes())),
+        "Kaggle's": lambda file: (f"MNIST/{file.name.replace('-idx', '.idx')}", file.read_bytes()),
+        "in folders": lambda file: (f"MNIST/raw/{file.name}/{file.name}", file.read_bytes()),
+    }
+    monkeypatch.setattr(named.torchvision.datasets, "MNIST", None)  # nothing is downloaded, or unpacked to the disk
+    for layout, of_file in laid_out.items():
+        for file in raw.iterdir():
+            name, content = of_file(file)
+            (tmp_path / layout / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / layout / name).write_bytes(content)
+        for part, data in expected.items():
+            found = named.load("mnist", tmp_path / layout, part)
+            assert torch.equal(found.images, data.images) and torch.equal(found.labels, data.labels)
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda whole: gzip.compress(whole)[:-400], "t10k-images-idx3-ubyte.gz is packed by gzip and damaged"),
+        (lambda whole: gzip.compress(whole[:-1]), "does not have just the bytes of the 101 images that it says"),
+        (lambda whole: gzip.compress(whole + bytes(1)), "does not have just the bytes of the 101 images"),
+        (lambda whole: gzip.compress(np.array([2051, 10**6, 28, 28], ">u4").tobytes() + bytes(10**6)), "would take"),
+        (
+            lambda whole: b"version https://git-lfs.github.com/spec/v1\n",
+            "is a pointer of Git LFS .*, not a file",
+        ),
+        (lambda whole: b"<!DOCTYPE html>", "is a web page, .*, not a file in the format of MNIST"),
+    ],
+)
+def test_packed_files_that_hold_something_else_are_refused(tmp_path, generated_mnist, write, said):
+    shutil.copytree(generated_mnist / "MNIST", tmp_path / "MNIST")
+    file = tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
+    (tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz").write_bytes(write(file.read_bytes()))
+    file.unlink()
+    with pytest.raises(UsageError, match=said):
+        named.load("mnist", tmp_path, train=False)
+
+
+def test_a_pointer_in_place_of_cifar_10_is_said_to_be_one(tmp_path):
+    (tmp_path / named.CIFAR10.base_folder).mkdir()
+    for name, _ in named.CIFAR10.train_list:
+        (tmp_path / named.CIFAR10.base_folder / name).write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UsageError, match=r"data_batch_1 is a pointer of Git LFS .*, not the original file"):
+        named.load("cifar10", tmp_path, train=True)
+
+
+WHOLE = {
+    **{f"{order}{size}": np.array([0, 1, 2], f"{order}{size}") for order in "<>" for size in ("i2", "u2", "u4", "u8")},
+    "Python's": np.array([0, 1, 2], object),
+    "NumPy's in a list": [np.uint16(0), 1, np.int64(2)],
+    "of one column": np.array([[0], [1], [2]]),
+    "in a tensor": torch.tensor([0, 1, 2], dtype=torch.uint16),
+    "in a column of a tensor": torch.tensor([[0], [1], [2]], dtype=torch.uint32),
+}
+OTHER = {
+    "text": ["a", "b", "c"],
+    "mixed": np.array([0, "b", 2], object),
+    "truths": np.array([True, False, True]),
+    "truths in a table": np.array([True, False, True], object),
+    "halves": torch.tensor([0.0, 0.5, 1.0], dtype=torch.bfloat16),
+    "one for each class": np.eye(3, dtype=int),
+    "in a row": np.array([[0, 1, 2]]),
+    "too large": np.array([0, 1, 2**70], object),
+}
+
+
+@pytest.mark.parametrize("labels", WHOLE.values(), ids=WHOLE)
+def test_labels_may_be_whole_numbers_of_any_form(labels):
+    found = given(np.zeros((3, 1, 2, 2), np.uint8), labels).labels
+    assert found.dtype == torch.int64 and found.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("labels", OTHER.values(), ids=OTHER)
+def test_other_labels_are_refused(labels):
+    with pytest.raises(ValueError, match=r"^labels are .*, expected .*whole numbers .*$"):
+        given(np.zeros((3, 1, 2, 2), np.uint8), labels)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_images_may_have_their_bytes_in_either_order(order):
+    pixels = np.linspace(0, 1, 12).reshape(3, 1, 2, 2)
+    for size in ("f2", "f4", "f8"):
+        stored = pixels.astype(f"{order}{size}")
+        assert given(stored, [0, 1, 2]).images.tolist() == stored.astype(np.float32).tolist()
+
+
+@pytest.mark.parametrize("kind", [object, np.longdouble, np.uint16, np.int64])
+def test_images_of_other_numbers_are_refused(kind):
+    with pytest.raises(ValueError, match=r"^images are .*, expected .*$"):
+        given(np.zeros((3, 1, 2, 2), kind), [0, 1, 2])
 
 
 def test_svhn_files_are_read_as_they_lie(tmp_path, monkeypatch):

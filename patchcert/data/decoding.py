@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from patchcert import inputs
+from patchcert import first_bytes, inputs
 from patchcert.inputs import InputError
 
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -43,7 +43,15 @@ def decode(path: str, mode: str) -> Image.Image:
         except InputError:
             raise
         except Exception as error:  # Pillow has every kind of them for damaged files
-            raise InputError(DAMAGED) from error
+            raise InputError(_why_not(path)) from error
+
+
+def _why_not(path: str) -> str:
+    """Why there is no picture in a file that Pillow cannot read."""
+    with open(path, "rb") as file:
+        kind = first_bytes.kind(file.read(first_bytes.LOOKED_AT))
+    wanted = f"a picture in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    return DAMAGED if kind is None or kind in first_bytes.READABLE else f"is {kind}, expected {wanted}"
 
 
 def _require_plain(picture: Image.Image) -> None:

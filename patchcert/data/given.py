@@ -7,7 +7,7 @@ from torch import Tensor
 
 from patchcert.data.dataset import Dataset, FloatDataset, require_pixels
 
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64)
 
 
 def given(

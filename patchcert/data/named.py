@@ -5,11 +5,13 @@ format: of these the very bytes are read that have the checksum of the original 
 """
 
 import contextlib
+import gzip
 import hashlib
 import io
 import math
 import os
 import pickle
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,9 +21,10 @@ import torchvision
 from torch import Tensor
 from torchvision.datasets import CIFAR10, SVHN
 
-from patchcert import inputs
+from patchcert import first_bytes, inputs
 from patchcert.data.dataset import Dataset
-from patchcert.data.folders import class_names, load_folder
+from patchcert.data.folders import load_folder
+from patchcert.data.listing import class_names
 from patchcert.data.splits import fixed_permutation
 from patchcert.errors import UsageError
 from patchcert.inputs import InputError
@@ -37,6 +40,9 @@ CIFAR10_SUMS = ((6415714204, 6295060180, 5829907619), (1290492328, 1266775083, 1
 
 MOST_IMAGES, MOST_BYTES = 10**6, 1 << 28
 """In a file."""
+
+GZIP = b"\x1f\x8b"
+"""What files begin with that gzip packed."""
 
 
 def load(name: str, root: Path, train: bool) -> Dataset:
@@ -64,31 +70,59 @@ def _load_fashion_mnist(root: Path, train: bool) -> tuple[Tensor, Tensor]:
 def _load_idx(kind: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
     """MNIST or FashionMNIST: images (N, 1, 28, 28) uint8 and labels (N,)."""
     place, part = root / kind / "raw", "train" if train else "t10k"
-    missing = f"{kind} is neither in {place} (four *-ubyte files) nor reachable; the data set digits needs no files"
-    files = place / f"{part}-images-idx3-ubyte", place / f"{part}-labels-idx1-ubyte"
+    files = _unpacked_or_not(place / f"{part}-images-idx3-ubyte"), _unpacked_or_not(place / f"{part}-labels-idx1-ubyte")
+    there = "four *-ubyte files, or *-ubyte.gz"
+    missing = f"{kind} is neither in {place} ({there}) nor reachable; the data set digits needs no files"
     with _reading(root, files, missing, getattr(torchvision.datasets, kind)):
         images, labels = _idx(files[0], 28, 28), _idx(files[1])
     return images[:, None], labels.to(torch.int64)
 
 
+def _unpacked_or_not(file: Path) -> Path:
+    """Where a file of MNIST's is: here or in the folder above, unpacked or not, under this name or Kaggle's."""
+    names = [name + end for end in ("", ".gz") for name in (file.name, file.name.replace("-idx", ".idx"))]
+    places = [folder / name for folder in (file.parent, file.parent.parent) for name in names]
+    inside = [place / file.name for place in places]  # Kaggle's archive has folders of these names, too
+    return next(filter(os.path.isfile, (*places, *inside)), file)
+
+
 def _idx(path: Path, *size: int) -> Tensor:
-    """(N, …) uint8, each of this size: what a file in MNIST's format holds.
+    """(N, …) uint8, each of this size: what a file in MNIST's format holds, packed by gzip or not.
 
     Raises:
         InputError: they are others, or not as many as it says.
     """
     with inputs.opened(path) as file:
-        header = np.frombuffer(file.read(4 * (2 + len(size))), ">u4").tolist()
-        if header[:1] != [0x0801 + len(size)] or len(header) != 2 + len(size):
-            raise InputError(f"{path.name} is not a file of MNIST's format")
-        _, count, *found = header
-        if tuple(found) != size:
-            here, right = (" × ".join(map(str, sides)) for sides in (found, size))
-            raise InputError(f"{path.name} has images of {here} pixels, expected {right}")
-        rest = inputs.size_of(file) - 4 * len(header)
-        if not 1 <= count <= MOST_IMAGES or rest != count * math.prod(size):
-            raise InputError(f"{path.name} has {rest} bytes, not those of the {count} images that it says")
-        return torch.frombuffer(bytearray(file.read(rest)), dtype=torch.uint8).view(count, *size)
+        beginning = file.read(first_bytes.LOOKED_AT)
+        file.seek(0)
+        content = gzip.GzipFile(fileobj=file) if beginning.startswith(GZIP) else file
+        try:
+            count = _count(path, content.read(4 * (2 + len(size))), beginning, size)
+            wanted = count * math.prod(size)
+            inputs.require_plausible(wanted, inputs.size_of(file))
+            values = bytearray(content.read(wanted + 1))
+        except (EOFError, zlib.error) as error:
+            raise InputError(f"{path.name} is packed by gzip and damaged") from error
+    if len(values) != wanted:
+        raise InputError(f"{path.name} does not have just the bytes of the {count} images that it says")
+    return torch.frombuffer(values, dtype=torch.uint8).view(count, *size)
+
+
+def _count(path: Path, header: bytes, beginning: bytes, size: tuple[int, ...]) -> int:
+    """How many images of this size a file in MNIST's format says that it has.
+
+    Raises:
+        InputError: it is none, or of images of another size.
+    """
+    magic, count, *found = np.frombuffer(header.ljust(4 * (2 + len(size)), b"\0"), ">u4").tolist()
+    if magic != 0x0801 + len(size):
+        raise InputError(f"{path.name} {first_bytes.otherwise(beginning, 'a file in the format of MNIST')}")
+    if tuple(found) != size:
+        here, right = (" × ".join(map(str, sides)) for sides in (found, size))
+        raise InputError(f"{path.name} has images of {here} pixels, expected {right}")
+    if not 1 <= count <= MOST_IMAGES:
+        raise InputError(f"{path.name} says that it has {count} images, expected 1 to {MOST_IMAGES}")
+    return count
 
 
 @contextlib.contextmanager
@@ -121,8 +155,8 @@ def _original(path: Path, md5: str) -> bytes:
     """
     content = inputs.content(path, MOST_BYTES)
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        right = "is not the original file and is not trusted; --dataset folder takes pictures of any origin"
-        raise InputError(f"{path.name} {right}")
+        wanted = "the original file and is not trusted; --dataset folder takes pictures of any origin"
+        raise InputError(f"{path.name} {first_bytes.otherwise(content[: first_bytes.LOOKED_AT], wanted)}")
     return content
 
 
