@@ -49,7 +49,7 @@ def main() -> None:
 def found(option: str, name: str) -> tuple[Path, dict]:
     path = checkpoint.find(option, name)
     content = checkpoint.read(option, path)
-    checkpoint.weights_of(option, path, content)
+    checkpoint.tensors_of(option, path, content)
     return path, content
 
 

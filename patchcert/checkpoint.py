@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from patchcert import tensor_files
+from patchcert import tensor_files, weight_names
 from patchcert.errors import UsageError, one_line
 from patchcert.files import write_atomically
 from patchcert.inputs import InputError
@@ -128,26 +128,17 @@ def _require_unchanged(option: str, path: Path, content: dict) -> None:
             raise UsageError(option, path, f"its entry {name} is not what was saved") from error
 
 
-ENTRIES = ("net", "state_dict", "model_state_dict", "model")
-"""Under which of these checkpoints keep their weights, if they do not consist of them."""
-
-
-def weights_entry(content: dict) -> str | None:
-    """Where the weights are in a checkpoint of anybody's; None if it consists of them."""
-    return next((entry for entry in ENTRIES if isinstance(content.get(entry), dict)), None)
-
-
 def load_network(option: str, path: Path, network: nn.Module, entry: str | None = "net") -> dict:
     """Fill `network` from an entry of a checkpoint and return the checkpoint's content.
 
     Args:
-        entry: None where the checkpoint may be anybody's, see `weights_entry`.
+        entry: None where the checkpoint may be anybody's, see `weight_names.entry`.
 
     Raises:
         UsageError: see `fill`.
     """
     content = read(option, path)
-    fill(option, path, network, content, entry or weights_entry(content))
+    fill(option, path, network, content, entry or weight_names.entry(content))
     return content
 
 
@@ -158,15 +149,16 @@ def fill(option: str, path: Path, network: nn.Module, content: dict, entry: str 
         UsageError: the file is of another architecture; the message names the tensor that differs. Or its weights
             are not finite, which would make all copies vote alike, or not of one type of floating point.
     """
-    fill_with(option, path, network, weights_of(option, path, content, entry))
+    fill_with(option, path, network, tensors_of(option, path, content, entry))
 
 
 def fill_with(option: str, path: Path, network: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Fill `network` with `weights` from the checkpoint `path`.
+    """Fill `network` with `weights` from the checkpoint `path`, under the names there.
 
     Raises:
         UsageError: see `fill`.
     """
+    weights = weight_names.resolved(weights, network.state_dict())
     require_same(option, path, network, weights)
     broken = next((key for key, tensor in weights.items() if not tensor.isfinite().all()), None)
     if broken:
@@ -174,17 +166,7 @@ def fill_with(option: str, path: Path, network: nn.Module, weights: dict[str, Te
     network.load_state_dict(weights)
 
 
-def weights_of(option: str, path: Path, content: dict, entry: str | None = "net") -> dict[str, Tensor]:
-    """The tensors of an entry of the checkpoint's `content`, or of all of it, by the names that networks have for them.
-
-    Raises:
-        UsageError: it has no such entry.
-    """
-    named = tensors_of(option, path, content, entry)
-    return {key.removeprefix("module."): tensor for key, tensor in named.items()}
-
-
-def tensors_of(option: str, path: Path, content: dict, entry: str | None) -> dict[str, Tensor]:
+def tensors_of(option: str, path: Path, content: dict, entry: str | None = "net") -> dict[str, Tensor]:
     """The tensors of an entry of the checkpoint's `content`, or of all of it, by their names there.
 
     Raises:
@@ -193,7 +175,8 @@ def tensors_of(option: str, path: Path, content: dict, entry: str | None) -> dic
     found = content.get(entry) if entry else content
     named = isinstance(found, dict) and all(isinstance(key, str) for key in found)
     if not named or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        where = f"an entry `{entry}` that holds tensors" if entry else f"tensors by name, or {' or '.join(ENTRIES)}"
+        of_others = f"tensors by name, or {' or '.join(weight_names.ENTRIES)}"
+        where = f"an entry `{entry}` that holds tensors" if entry else of_others
         raise UsageError(option, path, f"expected a checkpoint with {where}")
     return found
 
@@ -201,6 +184,7 @@ def tensors_of(option: str, path: Path, content: dict, entry: str | None) -> dic
 def require_same(option: str, path: Path, network: nn.Module, weights: dict[str, Tensor]) -> None:
     """Raise UsageError unless the `weights` in a checkpoint are those of such a network, by names, shapes and types."""
     wanted = network.state_dict()
+    weights = weight_names.resolved(weights, wanted)
     difference = _first_difference(wanted, weights)
     if difference:
         raise UsageError(option, path, f"is of another network: {difference}")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from patchcert.errors import one_line
 
@@ -101,6 +102,25 @@ def require_same(first: Tensor, second: Tensor, right: str) -> None:
 def are_probabilities(answers: Tensor, off_one: float) -> bool:
     """Whether `answers` (B, K) are no logits: none is below 0, and each row's sum is at most `off_one` from 1."""
     return bool((answers >= 0).all()) and bool(((answers.float().sum(dim=1) - 1).abs() <= off_one).all())
+
+
+def require_known(network: nn.Module) -> None:
+    """Raise ValueError unless all that `network` has learnt is in plain tensors, which can be compared and counted."""
+    for name, value in network.state_dict().items():
+        wrong = _unknown(value)
+        if wrong:
+            raise ValueError(f"{name} in its state_dict is {wrong}")
+
+
+def _unknown(value: object) -> str | None:
+    """Why nobody knows what an entry of a state_dict says; None for plain tensors."""
+    if is_lazy(value):
+        return "lazy and has no shape yet; call the network once before"
+    if type(value) not in (Tensor, nn.Parameter):
+        return f"a {type(value).__name__}, expected plain tensors: no get_extra_state, no quantised layers"
+    if value.is_quantized or value.layout is not torch.strided:
+        return "quantised or sparse, expected plain numbers"
+    return "on the device meta and has no values" if value.is_meta else None
 
 
 def require_labels(classes: int, labels: Tensor) -> None:

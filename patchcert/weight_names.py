@@ -37,7 +37,7 @@ def resolved(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[
     Args:
         wanted: the network's `state_dict()`. Missing counts of batches are taken from it.
     """
-    tensors = {name: tensor for name, tensor in found.items() if name != AVERAGES or name in wanted}
+    tensors = {name: tensor for name, tensor in found.items() if _unwrapped(name) != AVERAGES or name in wanted}
     unwrapped = {_unwrapped(name): tensor for name, tensor in tensors.items()}
     named = [_moved(names, prefix) for names in (tensors, unwrapped) for prefix in _prefixes(names, wanted)]
     whole = [names for names in named if len(names) == len(tensors)]  # else two tensors would come to one name

@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from patchcert import checkpoint, tensor_files
 from patchcert.errors import UsageError
@@ -56,11 +58,39 @@ def test_a_link_stays_a_link(tmp_path):
     assert (tmp_path / "link.pth").is_symlink() and (tmp_path / "net.pth").is_file()
 
 
-def test_weights_with_module_prefix_load(tmp_path):
-    source, target = mnist_network(), mnist_network()
-    path = tmp_path / "parallel.pth"
-    torch.save({"net": {f"module.{k}": v for k, v in source.state_dict().items()}, "acc": 1.0, "epoch": 3}, path)
-    assert checkpoint.load_network("checkpoint", path, target)["epoch"] == 3
+class Holder(nn.Module):
+    """Its own attribute is called `module`."""
+
+    def __init__(self):
+        super().__init__()
+        self.module = small_network()
+
+
+def small_network():
+    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+
+
+def before_batches_were_counted(network):
+    return {name: tensor for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+
+
+SAVED = {
+    "as it is": lambda network: network.state_dict(),
+    "parallel": lambda network: nn.DataParallel(network).state_dict(),
+    "compiled": lambda network: torch.compile(network).state_dict(),
+    "parallel and compiled": lambda network: nn.DataParallel(torch.compile(network)).state_dict(),
+    "averaged": lambda network: AveragedModel(network).state_dict(),
+    "averaged and parallel": lambda network: nn.DataParallel(AveragedModel(network)).state_dict(),
+    "old": before_batches_were_counted,
+}
+
+
+@pytest.mark.parametrize("build", [small_network, Holder])
+@pytest.mark.parametrize("how", SAVED)
+def test_weights_of_wrapped_networks_are_taken(tmp_path, how, build):
+    source, target = build(), build()
+    torch.save({"net": SAVED[how](source), "acc": 1.0, "epoch": 3}, tmp_path / "net.pth")
+    assert checkpoint.load_network("checkpoint", tmp_path / "net.pth", target)["epoch"] == 3
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
 
 

@@ -210,7 +210,7 @@ class LinesNetwork(nn.Module):
             described_network = cls.without_memory(shape)
         except ValueError as error:
             raise UsageError("path", path, str(error)) from error
-        checkpoint.require_same("path", path, described_network, checkpoint.weights_of("path", path, content))
+        checkpoint.require_same("path", path, described_network, checkpoint.tensors_of("path", path, content))
         network = cls(shape)
         checkpoint.fill("path", path, network, content)
         return network.eval()

@@ -63,7 +63,7 @@ class CheckpointParser(Parser):
         about = of_checkpoint(content)
         network = about and _described(about)
         if network:
-            checkpoint.require_same(self.option, path, network, checkpoint.weights_of(self.option, path, content))
+            checkpoint.require_same(self.option, path, network, checkpoint.tensors_of(self.option, path, content))
         return about
 
     def _values(self, about: dict) -> dict[str, object]:

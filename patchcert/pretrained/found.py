@@ -69,5 +69,4 @@ class Weights:
 
     def fill(self, network: nn.Module) -> None:
         """Fill the network with them; UsageError unless all of its tensors are there and no others."""
-        wanted = network.state_dict()
-        checkpoint.fill_with("weights", self.path, network, weight_names.resolved(self.tensors, wanted))
+        checkpoint.fill_with("weights", self.path, network, self.tensors)
