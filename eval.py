@@ -15,18 +15,18 @@ import argparse
 from patchcert import checkpoint, cli, distributed, messages, result_format, results
 from patchcert.data import named
 from patchcert.experiments import interval_galleries, reporting
-from patchcert.experiments.evaluation import add_outputs
+from patchcert.experiments.evaluation import add_limit, add_outputs, add_skip, first
 from patchcert.files import what_fits
 from patchcert.intervals import arguments, evaluation
 from patchcert.intervals.rounding import sums_of_products
 from patchcert.journal import Journal
-from patchcert.option_values import positive_int
 from patchcert.reports.exhibits import Gallery, Run
 
 
 def main() -> None:
     parser = arguments.shared_parser(__doc__)
-    parser.data.add_argument("--limit", type=positive_int, metavar="N", help="only the first N images")
+    add_skip(parser)
+    add_limit(parser)
     add_outputs(parser)
     options = arguments.parse(parser)
     config, models, image_rows, galleries = options.experiment, [], [], []
@@ -34,10 +34,9 @@ def main() -> None:
     total = len(dataset)
     shape = dataset.images.shape[1:]
     networks = [evaluation.trained(config, model, options.folder, shape, named.CLASSES) for model in options.models]
-    dataset = dataset.take(slice(options.limit))
-    if config.eval_params.method == "adv":
-        dataset = dataset.take(slice(config.eval_params.method_params.sample_limit))
-    dataset = dataset.to(options.device)
+    most = config.eval_params.method_params.sample_limit if config.eval_params.method == "adv" else None
+    dataset = dataset.take(slice(None, None, options.skip))
+    dataset = first(options, dataset, cli.configuration(options), most).to(options.device)
     distributed.require_images(len(dataset))
     weights = checkpoint.fingerprint(tensor for network, _ in networks for tensor in network.state_dict().values())
     with Journal.of_run(options, weights=weights, images=dataset.fingerprint()) as journal:

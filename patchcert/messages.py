@@ -8,6 +8,9 @@ from patchcert.errors import MOST_OF_RIGHT, one_line
 from patchcert.progress import say
 from patchcert.results import AlarmCounts, AttackCounts, Counts, Remarks
 
+NUMBERED = 5
+"""Classes of which a note says which number they have."""
+
 COUNTED = ("correct", "certified_correct", "certified_wrong")
 
 
@@ -144,6 +147,18 @@ def print_other_processor(path: Path, others: list[str], here: str) -> None:
     print(f"note: {said}", file=sys.stderr)
 
 
+def print_not_compared(model: str) -> None:
+    """Print, beside the results, what is not known of the program with which a run goes on."""
+    said = "goes on with the same modules; whether they read the same files, and find the same packages, is not known"
+    print(f"note: {one_line(model)} {said}", file=sys.stderr)
+
+
+def print_other_modules(path: Path, names: list[str]) -> None:
+    """Print, beside the results, by which modules a training goes on that are not those by which it began."""
+    shown = ", ".join(map(one_line, names[:NUMBERED])) + (" …" if len(names) > NUMBERED else "")
+    print(f"note: {path} was trained by other code, in {shown}: the weights will be of both", file=sys.stderr)
+
+
 def print_not_kept(path: Path, reason: str) -> None:
     """Print, beside the results, that what a run has done is not in `path`."""
     print(f"note: {path} cannot be written: {reason}; an interrupted run would lose what it has done", file=sys.stderr)
@@ -173,6 +188,20 @@ def print_other_kind(name: str, trained: str, run: str) -> None:
 def print_in_both(root: Path, count: int) -> None:
     """Print, beside the results, how many pictures in `root` are tested on that may have been trained on."""
     print(f"warning: {one_line(root)}: {count} pictures in test/ are in train/ too, byte for byte", file=sys.stderr)
+
+
+def print_numbering(root: Path, names: list[str]) -> None:
+    """Print, beside the results, that the classes in `root` are numbered by their names as text, 10 before 2."""
+    numbers = ", ".join(f"{number} is {one_line(name)}" for number, name in enumerate(names[:NUMBERED]))
+    said = f"classes are numbered in the order of their folders' names as text: {numbers} …"
+    print(f"note: {one_line(root)}: {said}", file=sys.stderr)
+
+
+def print_few_classes(count: int, names: list[str], there: int, can_skip: bool) -> None:
+    """Print, beside the results, that `count` images are only of the classes `names`, of the number that there are."""
+    named = ", ".join(map(one_line, names[:NUMBERED])) + (" …" if len(names) > NUMBERED else "")
+    ways = "--per_class N takes N of each" + (", --skip N every N-th image" if can_skip else "")
+    print(f"note: the {count} images are of {len(names)} of {there} classes alone, {named}; {ways}", file=sys.stderr)
 
 
 def print_report(page: Path) -> None:

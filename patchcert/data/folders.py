@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -16,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as transforms
 
 from patchcert import checkpoint, distributed, inputs, stopping
+from patchcert.data import listing
 from patchcert.data.augmentation import Augmentation, augmented
 from patchcert.data.class_numbers import part_of
 from patchcert.data.dataset import Dataset, shares_of_shuffled, turns_of
@@ -65,7 +64,7 @@ class PictureFolder:
         self.option, self.normalise, self.channels = option, normalise, channels
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.pixels = pixels or partial(_resized, self.image_size)
-        of_classes = _pictures(option, root)
+        of_classes = listing.pictures(option, root)
         numbers = _numbers(option, root, classes)
         self.paths = [path for paths in of_classes for path in paths]
         self.indices = torch.arange(len(self.paths))
@@ -90,16 +89,27 @@ class PictureFolder:
         return moved
 
     def fingerprint(self) -> str:
-        """Tells data sets apart by the names of pictures and classes, the lengths of files, and the pixels here.
+        """Tells data sets apart by the names of pictures and classes, the bytes of their files, and the pixels here.
 
-        How these are made is seen from one picture.
+        How these are made is seen from one picture. Several processes share the files out.
+
+        Raises:
+            UsageError: a file cannot be read.
         """
         paths = [self.paths[place] for place in self.indices.tolist()]
-        files = [(*path.rsplit(os.sep, 2)[1:], os.path.getsize(path)) for path in paths]
-        text = json.dumps([self.image_size, self.labels.tolist(), files])
-        names = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        digests = bytearray()
+        with progress_bar(len(paths), "reading") as bar:
+            for path in paths[distributed.share()]:
+                wrong = inputs.problem(path)
+                if wrong:
+                    raise UsageError(self.option, path, wrong)
+                digests += listing.digest(path)
+                bar.update(distributed.world())
+        of_share = _as_bytes(digests).view(-1, hashlib.sha256().digest_size)
+        files = distributed.merge(of_share.to(self.labels.device), len(paths))
+        names = json.dumps([self.image_size, self.labels.tolist(), [path.rsplit(os.sep, 2)[1:] for path in paths]])
         tried = Image.radial_gradient("L").crop((0, 30, 256, 220)).convert(MODES[self.channels])
-        return checkpoint.fingerprint([names, self.pixels(tried)])
+        return checkpoint.fingerprint([_as_bytes(bytearray(names.encode())), files, self.pixels(tried)])
 
     def decoded(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield uint8 images (B, C, H, W) for each of `batches`, places (B,) in this data set."""
@@ -137,6 +147,10 @@ class PictureFolder:
         for chosen, decoded in zip(shares, self.decoded(shares), strict=True):
             images = augmented(self.normalise(decoded / 255), generator, augmentations, turns_of(chosen, turn))
             yield images, self.labels[chosen]
+
+
+def _as_bytes(content: bytearray) -> Tensor:
+    return torch.frombuffer(content, dtype=torch.uint8)
 
 
 def _leave_signals_to_parent(_: int) -> None:
@@ -189,8 +203,9 @@ def load_folder(root: Path, train: bool, image_size: int, channels: int = 3) -> 
         UsageError: the folder is not laid out so, or a picture is damaged.
     """
     parts = [root / "train", root / "test"]
-    if (train or parts[0].is_dir()) and class_names("data", parts[0]) != class_names("data", parts[1]):
-        raise UsageError("data", root, "train/ and test/ have different classes, expected the same folders in both")
+    different = listing.difference("data", *parts) if train or parts[0].is_dir() else None
+    if different:
+        raise UsageError("data", root, f"expected the same classes in train/ and test/, {different}")
     pictures = PictureFolder("data", part_of(root, train), image_size, channels=channels)
     _require_room(pictures)
     images = []
@@ -210,73 +225,14 @@ def _require_room(pictures: PictureFolder) -> None:
         raise UsageError("image_size", pictures.image_size[0], right)
 
 
-def count_in_both(root: Path) -> int:
-    """How many files of the pictures in `root`/test are those of pictures in `root`/train, byte for byte."""
-    if not (root / "train").is_dir():
-        return 0
-    sizes: dict[int, tuple[list[str], list[str]]] = {}
-    for part, name in enumerate(("train", "test")):
-        for path in itertools.chain(*_pictures("data", root / name)):
-            if not inputs.problem(path):
-                sizes.setdefault(os.path.getsize(path), ([], []))[part].append(path)
-    count = 0
-    for train, test in sizes.values():
-        if train and test:
-            trained_on = set(map(_hash, train))
-            count += sum(_hash(path) in trained_on for path in test)
-    return count
-
-
-def _hash(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
-
-
-def class_names(option: str, root: Path) -> list[str]:
-    """The names of the folders in `root`, in order: the classes.
-
-    Raises:
-        UsageError: there are none.
-    """
-    try:
-        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-    except OSError:
-        names = []
-    if not names:
-        raise UsageError(option, root, "expected a folder with one folder of pictures for each class")
-    return names
-
-
 def _numbers(option: str, root: Path, classes: Sequence[str] | None) -> list[int]:
     """The number of each folder in `root`; UsageError if one is none of the `classes`."""
-    names = class_names(option, root)
+    names = listing.class_names(option, root)
     numbers = {name: number for number, name in enumerate(classes or names)}
     unknown = [name for name in names if name not in numbers]
     if unknown:
         raise UsageError(option, root, f"has a folder {unknown[0]}, which is none of the {len(numbers)} of --classes")
     return [numbers[name] for name in names]
-
-
-def _pictures(option: str, root: Path) -> list[list[str]]:
-    """The paths of each class's pictures, in its folder and those inside, in the order of torchvision's ImageFolder.
-
-    Raises:
-        UsageError: there are no classes, one has no pictures, or links lead to a folder twice.
-    """
-    found, seen = {}, set()
-    for name in class_names(option, root):
-        inside = []
-        for folder, _, files in os.walk(root / name, followlinks=True):
-            place = os.path.realpath(folder)
-            if place in seen:
-                raise UsageError(option, folder, "its pictures are there twice: links lead to this folder once more")
-            seen.add(place)
-            inside.append((folder, sorted(file for file in files if file.lower().endswith(IMG_EXTENSIONS))))
-        found[name] = [os.path.join(folder, file) for folder, files in sorted(inside) for file in files]
-    empty = [name for name, paths in found.items() if not paths]
-    if empty:
-        raise UsageError(option, root, f"expected pictures in each class's folder, there are none in {empty[0]}")
-    return list(found.values())
 
 
 def normalise_imagenet(images: Tensor) -> Tensor:

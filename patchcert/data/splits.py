@@ -1,6 +1,7 @@
 """Which images of a data set: its halves, and few of it that stand for all."""
 
 from pathlib import Path
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,32 @@ def hold_out(dataset: Images, count: int) -> tuple[Images, Images]:
     held = torch.zeros(len(dataset), dtype=torch.bool)
     held[torch.arange(count) * len(dataset) // max(count, 1)] = True
     return dataset.take((~held).nonzero().squeeze(1)), dataset.take(held.nonzero().squeeze(1))
+
+
+class Divided(Protocol):
+    """N images, or what is known of them: `labels` (N,), and parts."""
+
+    labels: Tensor
+
+    def take(self, chosen: Tensor | slice) -> Self: ...
+
+
+Part = TypeVar("Part", bound=Divided)
+
+
+def first(images: Part, most: int | None, per_class: int | None = None) -> Part:
+    """At most so many images, or so many of each class: the first ones, in their order."""
+    if per_class is not None:
+        return images.take((places_in_class(images.labels) < per_class).nonzero().squeeze(1))
+    return images.take(slice(most))
+
+
+def places_in_class(labels: Tensor) -> Tensor:
+    """(N,) int64: how many of the images before each one have its label."""
+    sizes = labels.bincount()
+    order = labels.argsort(stable=True)
+    starts = sizes.cumsum(0) - sizes
+    return torch.empty_like(labels).scatter(0, order, torch.arange(len(labels)) - starts[labels[order]])
 
 
 def choose_half(dataset: Dataset, test: bool, split_file: Path | None = None) -> Dataset:

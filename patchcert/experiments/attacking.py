@@ -72,7 +72,7 @@ def ball_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
 
 
 def _attack_parser(description: str, data_sets: tuple[str, ...], steps: int, step_size: str) -> Parser:
-    parser = evaluation_parser(description, data_sets)
+    parser = evaluation_parser(description, data_sets, skip=10)
     copies = "ablated copies per call of the network; images, where its reach is limited"
     parser.engine.add_argument("--batch_size", type=positive_int, default=128, help=copies)
     parser.attack.add_argument("--steps", type=positive_int, default=steps, help="sign steps of a restart")
@@ -88,7 +88,6 @@ def _attack_parser(description: str, data_sets: tuple[str, ...], steps: int, ste
         default="softmax",
         help="what steps raise: -log of the label's mean softmax, or the margin of the strongest rival",
     )
-    parser.data.add_argument("--skip", type=positive_int, default=10, metavar="N", help="take every N-th image")
     parser.output.add_argument(
         "--save_images", type=folder, metavar="DIR", help="write PNG pictures of what flipped here"
     )
@@ -168,7 +167,7 @@ def _attack(
 
     Each process attacks its share of the images.
     """
-    dataset, _ = prepare(options, network, classifier.ablation, options.skip)
+    dataset, _ = prepare(options, network, classifier.ablation)
     network.eval().requires_grad_(False)
     if "weights" in options:
         _require_gradient(options, classifier, next(dataset.batches(1))[0])

@@ -19,7 +19,15 @@ from patchcert.engines.asking import Engine
 from patchcert.engines.columns import has_limited_reach
 from patchcert.errors import UsageError
 from patchcert.experiments import reporting, summaries
-from patchcert.experiments.evaluation import add_outputs, evaluation_parser, journal_of, prepare, write_and_print
+from patchcert.experiments.evaluation import (
+    add_limit,
+    add_outputs,
+    evaluation_parser,
+    first,
+    journal_of,
+    prepare,
+    write_and_print,
+)
 from patchcert.experiments.setting import precision, set_up
 from patchcert.files import what_fits
 from patchcert.journal import Journal
@@ -57,7 +65,7 @@ def votes_parser(description: str) -> Parser:
     _add_questions(parser, size_to_certify=5)
     add_vote(parser)
     add_outputs(parser)
-    parser.data.add_argument("--limit", type=positive_int, metavar="N", help="only the first N of the images")
+    add_limit(parser)
     return parser
 
 
@@ -181,8 +189,8 @@ def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, ru
         saved.require(rule, options.numerical_margin)
     questions = _questions(options, rules)
     certifier = certificate.Certifier(saved.ablation, questions)
-    saved = saved.take(slice(options.limit))
     distributed.start(torch.device("cpu"))
+    saved = first(options, saved, saved.config)
     distributed.require_images(len(saved))
     with Journal.of_run(options, votes=checkpoint.fingerprint(vars(saved.entries).values())) as journal:
         verdicts = saved_votes.certify(saved, certifier, journal)
@@ -190,7 +198,8 @@ def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, ru
         options.config_of_votes = saved.config
         count = len(saved) * saved.ablation.count
         copies = results.Copies(count, count, _close_votes(questions, verdicts))
-        looked_at = saved.config | ({"limit": options.limit} if options.limit else {})
+        asked_for = {name: getattr(options, name) for name in ("limit", "per_class")}
+        looked_at = saved.config | {name: number for name, number in asked_for.items() if number}
         about = summaries.of_certificates(looked_at, len(saved), saved.ablation, questions)
         asked = [question.as_json() for question in questions]
 

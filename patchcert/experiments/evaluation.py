@@ -11,6 +11,7 @@ from patchcert.ablations.ablation import Ablation
 from patchcert.cli import Parser, configuration
 from patchcert.data import splits
 from patchcert.data.folders import Images
+from patchcert.data.splits import Part
 from patchcert.engines.columns import LinesNetwork
 from patchcert.engines.joint import JointNetwork
 from patchcert.errors import UsageError
@@ -23,8 +24,12 @@ from patchcert.pretrained import sources
 from patchcert.votes.saved_votes import SavedVotes
 
 
-def evaluation_parser(description: str, data_sets: tuple[str, ...], report: bool = True) -> Parser:
-    """The options of every script that looks at test images with a network; `report`: whether it can draw a page."""
+def evaluation_parser(description: str, data_sets: tuple[str, ...], skip: int = 1, report: bool = True) -> Parser:
+    """The options of every script that looks at test images with a network, by default at every `skip`-th.
+
+    Args:
+        report: whether the script can draw a page.
+    """
     parser = about.CheckpointParser(description, "weights" if data_sets == ANY else "checkpoint")
     if data_sets == ANY:
         parser.add_argument(
@@ -37,17 +42,28 @@ def evaluation_parser(description: str, data_sets: tuple[str, ...], report: bool
         parser.if_missing["--checkpoint"] = checkpoint.there_are
     part = parser.data.add_mutually_exclusive_group()
     part.add_argument("--test", action="store_true", help="images to test on instead of those to validate on")
-    if data_sets == IMAGENET:
-        parser.data.add_argument("--skip", type=positive_int, default=50, metavar="N", help="take every N-th image")
-    else:
+    if data_sets != IMAGENET:
         part.add_argument("--all", action="store_true", help="both halves, in the data set's own order")
         parser.data.add_argument(
             "--split_file", type=Path, metavar="FILE", help="another split: saved index tensor or text"
         )
     add_outputs(parser, report)
     add_setting(parser, data_sets)
-    parser.data.add_argument("--limit", type=positive_int, metavar="N", help="only the first N of these images")
+    add_skip(parser, skip)
+    add_limit(parser)
     return parser
+
+
+def add_skip(parser: Parser, skip: int = 1) -> None:
+    """--skip, which leaves out images evenly."""
+    parser.data.add_argument("--skip", type=positive_int, default=skip, metavar="N", help="take every N-th image")
+
+
+def add_limit(parser: Parser) -> None:
+    """How few of the images to look at: see `first`."""
+    group = parser.data.add_mutually_exclusive_group()
+    group.add_argument("--limit", type=positive_int, metavar="N", help="only the first N of these images")
+    group.add_argument("--per_class", type=positive_int, metavar="N", help="only the first N of these of each class")
 
 
 def add_outputs(parser: Parser, report: bool = True) -> None:
@@ -68,10 +84,26 @@ def add_outputs(parser: Parser, report: bool = True) -> None:
     )
 
 
-def prepare(
-    options: argparse.Namespace, network: nn.Module, ablation: Ablation, skip: int = 1
-) -> tuple[Images, nn.Module]:
-    """The chosen images, every `skip`-th, and the network, filled, both on the device.
+def first(options: argparse.Namespace, images: Part, config: dict, most: int | None = None) -> Part:
+    """Of the images those that the options of `add_limit` leave, with a note if they are of few classes.
+
+    Args:
+        config: the options by name, of the run that chose the images.
+        most: how many it may be.
+    """
+    taken = splits.first(splits.first(images, options.limit, options.per_class), most)
+    there, found = images.labels.unique(), taken.labels.unique()
+    expected = min(len(taken.labels), len(there))
+    few = len(found) == 1 < expected or 2 * len(found) < expected
+    if few and distributed.is_first():
+        names = reporting.class_names(config)
+        named = [names[label] if label < len(names) else str(label) for label in found.tolist()]
+        messages.print_few_classes(len(taken.labels), named, len(there), "skip" in options)
+    return taken
+
+
+def prepare(options: argparse.Namespace, network: nn.Module, ablation: Ablation) -> tuple[Images, nn.Module]:
+    """The chosen images and the network, filled, both on the device.
 
     Says so if the checkpoint was trained with another `ablation` or for other images.
     """
@@ -85,11 +117,13 @@ def prepare(
     if joint:
         options.about["run"] = about.of_run(options, network, ablation)
     dataset = load_images(options, train=False)
+    start = 0
     if options.dataset == "imagenet":
-        dataset = dataset.take(slice(options.skip // 2 if options.test else 0, None, options.skip))
+        start = options.skip // 2 if options.test else 0
     elif not options.all:
         dataset = splits.choose_half(dataset, options.test, options.split_file)
-    dataset = dataset.take(slice(None, None, skip)).take(slice(options.limit)).to(options.device)
+    dataset = dataset.take(slice(start, None, options.skip))
+    dataset = first(options, dataset, configuration(options)).to(options.device)
     if not len(dataset):
         option = "valpath" if options.dataset == "imagenet" else "data"
         raise UsageError(option, getattr(options, option), "has too few images: none is left of this half")

@@ -6,10 +6,11 @@ import torch
 
 from patchcert import checkpoint, distributed, messages
 from patchcert.cli import Parser
-from patchcert.data import class_numbers, folders, named
+from patchcert.data import class_numbers, listing, named
 from patchcert.data.folders import Images, PictureFolder
 from patchcert.engines.plain import MEAN, PlainNetwork
 from patchcert.errors import UsageError
+from patchcert.experiments.setting import say_how_numbered
 from patchcert.option_values import colour
 from patchcert.pretrained import sources
 from patchcert.pretrained.found import Found
@@ -100,7 +101,11 @@ def _images(options: argparse.Namespace, preparation: Preparation, count: int) -
         _require_classes(options, count, named.CLASSES)
         return named.load(options.dataset, options.data, train=False)
     root = class_numbers.part_of(options.data, train=False)
-    names = class_numbers.read("classes", options.classes) if options.classes else folders.class_names("data", root)
+    if options.classes:
+        names = class_numbers.read("classes", options.classes)
+    else:
+        names = listing.class_names("data", root)
+        say_how_numbered("data", root)
     _require_classes(options, count, len(names))
     channels = {mode: channels for channels, mode in MODES.items()}[preparation.mode]
     return PictureFolder("data", root, preparation.size, channels=channels, pixels=preparation.pixels, classes=names)

@@ -12,7 +12,7 @@ from torchvision.datasets import FashionMNIST
 from patchcert import messages
 from patchcert.ablations.ablation import Ablation
 from patchcert.classifiers import weak_spots
-from patchcert.data import class_numbers, folders
+from patchcert.data import class_numbers, folders, listing
 from patchcert.data.folders import Images, PictureFolder
 from patchcert.errors import UsageError
 from patchcert.experiments import summaries
@@ -227,5 +227,5 @@ def class_names(config: dict) -> list[str]:
         where = (
             class_numbers.part_of(Path(config["data"]), train=False) if dataset == "folder" else Path(config["valpath"])
         )
-        return folders.class_names("data", where) if where.is_dir() else []
+        return listing.class_names("data", where) if where.is_dir() else []
     return {"cifar10": CIFAR10, "fashion-mnist": FashionMNIST.classes}.get(dataset, [])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from patchcert.ablations.ablation import Ablation
 from patchcert.ablations.kinds import described
+from patchcert.data import splits
 from patchcert.data.folders import MODES
 from patchcert.errors import UsageError
 from patchcert.experiments import reporting, summaries
@@ -77,7 +78,7 @@ def _found(path: Path, name: str | None) -> Path | None:
 
 
 def _of_votes(votes: Path, record: dict, classes: list[str], most: int) -> Gallery:
-    saved = saved_votes.read(votes).take(slice(record["config"].get("limit")))
+    saved = splits.first(saved_votes.read(votes), *map(record["config"].get, ("limit", "per_class")))
     answer = record["results"][reporting.most_telling(record["results"])]
     rule = TopOneVote() if answer["threshold"] is None else ThresholdVote(answer["threshold"])
     asked = {name: answer[name] for name in ("certificate", "patches", "numerical_margin")}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from patchcert import arithmetic, distributed, messages
 from patchcert.cli import Parser
-from patchcert.data import folders, named
+from patchcert.data import folders, listing, named
 from patchcert.data.class_numbers import part_of
 from patchcert.data.folders import Images, PictureFolder, normalise_imagenet
 from patchcert.errors import UsageError
@@ -113,7 +113,7 @@ def class_count(options: argparse.Namespace) -> int:
 
 
 def _told_apart(option: str, root: Path) -> int:
-    found = len(folders.class_names(option, root))
+    found = len(listing.class_names(option, root))
     if found < 2:
         raise UsageError(option, root, "has one class alone, expected a folder of pictures for each of several")
     return found
@@ -146,8 +146,11 @@ def load_images(options: argparse.Namespace, train: bool) -> Images:
     if options.dataset == "imagenet":
         option = "trainpath" if train else "valpath"
         pictures = getattr(options, option)
-        if train and folders.class_names(option, pictures) != folders.class_names("valpath", options.valpath):
-            raise UsageError(option, pictures, f"has other classes than {options.valpath}, expected the same folders")
+        different = listing.difference(option, pictures, options.valpath) if train else None
+        if different:
+            raise UsageError(option, pictures, f"expected the same classes as in --valpath, {different}")
+        if not train:
+            say_how_numbered(option, pictures)
         return PictureFolder(option, pictures, options.image_size, normalise_imagenet)
     if options.dataset != "folder":
         images = named.load(options.dataset, options.data, train)
@@ -155,7 +158,16 @@ def load_images(options: argparse.Namespace, train: bool) -> Images:
             options.pictures = named.cifar10_pictures(images)
         return images
     pictures = folders.load_folder(options.data, train, options.image_size, options.image_channels)
-    in_both = 0 if train or not distributed.is_first() else folders.count_in_both(options.data)
-    if in_both:
-        messages.print_in_both(options.data, in_both)
+    if not train:
+        say_how_numbered("data", part_of(options.data, train))
+        in_both = listing.count_in_both(options.data) if distributed.is_first() else 0
+        if in_both:
+            messages.print_in_both(options.data, in_both)
     return pictures
+
+
+def say_how_numbered(option: str, root: Path) -> None:
+    """Say which number each class has, where people would number the folders in `root` otherwise."""
+    names = listing.class_names(option, root)
+    if distributed.is_first() and listing.numbered_otherwise(names):
+        messages.print_numbering(root, names)

@@ -111,6 +111,8 @@ def _images(config: dict, count: int) -> str:
     parts = [one_line(named) + which.get(config.get("pictures"), ""), _part(config)]
     if (config.get("skip") or 1) > 1:
         parts.append(f"one image in {config['skip']}")
+    if config.get("per_class"):
+        parts.append(f"the first {config['per_class']} of each class")
     first = "the first " if config.get("limit") == count else ""
     return f"{', '.join(parts)}: {first}{count} image{'s' if count > 1 else ''}"
 

@@ -48,6 +48,7 @@ TOLERANCE = 1e-3
 
 CONFIG = {"dataset": str, "data": (str, NoneType), "test": (bool, NoneType), "all": (bool, NoneType)}
 CONFIG |= {"split_file": (str, NoneType), "skip": (int, NoneType), "limit": (int, NoneType)}
+CONFIG |= {"per_class": (int, NoneType)}
 """What of the options is shown of a run; older versions and other data sets leave out some."""
 
 
