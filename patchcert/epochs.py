@@ -9,13 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from patchcert import checkpoint, distributed, inputs, result_format
+from patchcert import checkpoint, distributed, inputs, program, result_format
 from patchcert.errors import PlaceError, UsageError, WriteError
 from patchcert.files import append_line, locked, write_atomically
-from patchcert.messages import print_unlocked
+from patchcert.messages import print_other_modules, print_unlocked
 
 MOST_OF_LOG = 1 << 30
 """Bytes; an epoch takes some hundred."""
+
+MODULES = "modules"
+"""The entry that tells which modules of the user's own, and with which content, a training was run by."""
 
 
 @contextmanager
@@ -84,7 +87,7 @@ def save_inside(state: dict, where: object, path: Path) -> None:
         FloatingPointError: training has diverged; what was saved before stays.
     """
     require_finite(state, where)
-    checkpoint.save(state, path)
+    _save(state, path)
 
 
 def record_epoch(row: dict, log: Path, state: dict, paths: list[Path]) -> None:
@@ -97,7 +100,23 @@ def record_epoch(row: dict, log: Path, state: dict, paths: list[Path]) -> None:
     result_format.require(row, f"epoch {row['epoch']} of {log}", result_format.EPOCH)
     append_line(log, json.dumps(row))
     for path in paths:
-        checkpoint.save(state, path)
+        _save(state, path)
+
+
+def _save(state: dict, path: Path) -> None:
+    """Save the state of a run together with what tells its program."""
+    checkpoint.save(state | {MODULES: program.own_modules()}, path)
+
+
+def say_if_another_program(state: dict, source: Path) -> None:
+    """Say which modules are others than those of the run that left `state` in the file `source`.
+
+    A training that goes on may have been mended meanwhile, which is no reason to refuse weeks of work.
+    """
+    left, here = state.get(MODULES), program.own_modules()
+    changed = [name for name in here if isinstance(left, dict) and left.get(name, here[name]) != here[name]]
+    if changed and distributed.is_first():
+        print_other_modules(source, changed)
 
 
 def earlier_run(path: Path, partial: Path, settings: dict, overwrite: bool) -> tuple[dict, Path] | tuple[None, None]:

@@ -20,11 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self, TypeVar
 
+import PIL
 import torch
+import torchvision
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from patchcert import arithmetic, distributed, messages
+from patchcert import arithmetic, distributed, messages, program
 from patchcert.cli import configuration
 from patchcert.errors import UsageError
 from patchcert.version import VERSION
@@ -95,7 +97,7 @@ class Journal:
 
     @classmethod
     def of_run(cls, options: argparse.Namespace, **contents: str) -> Self:
-        """That of a script's run, beside its `--output` if it has one.
+        """That of a script's run, beside its `--output` if it has one. The program is known by the user's own modules.
 
         Args:
             contents: fingerprints of what the run reads. Of files and folders it only matters whether they are named.
@@ -103,7 +105,9 @@ class Journal:
         given = {name: "given" for name, value in vars(options).items() if isinstance(value, Path)}
         plain = {name: value for name, value in (configuration(options) | given).items() if name not in CHANGE_NOTHING}
         versions = {"processes": distributed.world(), "patchcert": VERSION, "torch": torch.__version__}
-        settings = {"script": plain.pop("script"), **dict(_flat("--", plain)), **contents, **versions}
+        versions |= {"pillow": PIL.__version__, "torchvision": torchvision.__version__}  # which make pixels of files
+        modules = {f"module {name}": digest[:16] for name, digest in program.own_modules().items()}
+        settings = {"script": plain.pop("script"), **dict(_flat("--", plain)), **contents, **versions, **modules}
         processor = arithmetic.processor(options.device) if "device" in options else ""  # votes are counted exactly
         return cls(options.output, settings, options.overwrite, processor)
 

@@ -20,10 +20,12 @@ FACTORIES = '''\
 import torch
 from torch import nn
 
+from sizes_of_mine import WIDTH
+
 
 def small():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(2, 4, 4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(196, 10))
+    return nn.Sequential(nn.Conv2d(2, 4, 4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(WIDTH, 10))
 
 
 def of_colour():
@@ -106,7 +108,52 @@ def broken():
 
 def number():
     return 3
+
+
+class Noted(nn.Linear):
+    """Has something to say besides its weights."""
+
+    def get_extra_state(self):
+        return {"seen": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def noted():
+    return nn.Sequential(nn.Flatten(), Noted(1568, 10))
+
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+
+
+def quantised():
+    return torch.ao.quantization.quantize_dynamic(small(), {nn.Linear})
+
+
+def quantised_weight():
+    network = small()
+    network.register_buffer("weights", torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8))
+    return network
+
+
+class Kind(torch.Tensor):
+    """As packages have them that quantise."""
+
+
+def of_a_kind():
+    network = small()
+    network.register_buffer("kept", torch.ones(3).as_subclass(Kind))
+    return network
+
+
+def without_memory():
+    with torch.device("meta"):
+        return small()
 '''
+
+SIZES = "WIDTH = 196\n"
 
 MNIST = ["--dataset", "mnist", "--ablation", "band:4"]
 COLOUR = ["--dataset", "folder", "--data", "pictures", "--image_size", 12, "--all"]
@@ -116,7 +163,12 @@ COLOUR = ["--dataset", "folder", "--data", "pictures", "--image_size", 12, "--al
 def fresh_imports(monkeypatch):
     """Scripts run in this process, whose imports must not learn of the user's module."""
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.delitem(sys.modules, "factories", raising=False)
+    forget_imports(monkeypatch)
+
+
+def forget_imports(monkeypatch):
+    for name in ("factories", "sizes_of_mine"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +177,7 @@ def folder(tmp_path_factory, generated_mnist):
     folder = tmp_path_factory.mktemp("any")
     (folder / "data").symlink_to(generated_mnist)
     (folder / "factories.py").write_text(FACTORIES)
+    (folder / "sizes_of_mine.py").write_text(SIZES)
     network = save_random_network(folder)
     torch.save(network.state_dict(), folder / "plain.pth")
     parallel = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
@@ -195,6 +248,21 @@ def test_networks_of_limited_reach_are_masked(folder):
         (["--model", "factories:images_only"], "fails on copies with channels (x, 1 − x), (1, 2, 28, 28): Runtime"),
         (["--model", "factories:of_five"], "it tells 5 classes apart, the data set has 10"),
         (
+            ["--model", "factories:noted"],
+            "1._extra_state in its state_dict is a dict, expected plain tensors",
+        ),
+        (
+            ["--model", "factories:lazy"],
+            "1.weight in its state_dict is lazy and has no shape yet; call the",
+        ),
+        (
+            ["--model", "factories:quantised"],
+            "in its state_dict is a dtype, expected plain tensors: no get_extra",
+        ),
+        (["--model", "factories:of_a_kind"], "kept in its state_dict is a Kind, expected plain tensors"),
+        (["--model", "factories:quantised_weight"], "weights in its state_dict is quantised or sparse, expected"),
+        (["--model", "factories:without_memory"], "0.weight in its state_dict is on the device meta and has no"),
+        (
             ["--model", "factories:exported"],
             "--model factories:exported: the network is a GraphModule that has no eval",
         ),
@@ -208,6 +276,7 @@ def test_networks_of_limited_reach_are_masked(folder):
         (["--weights", "code.pth"], "--weights code.pth: not a checkpoint that can be loaded safely"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*quanti")  # of torch, that it will go
 def test_wrong_use_is_one_clear_line(folder, capsys, options, message):
     given = dict(zip(options[::2], options[1::2], strict=True))
     usual = {"--model": "factories:small", "--ablation": "band:4", "--dataset": "mnist"}
@@ -260,24 +329,39 @@ def test_one_class_alone_is_nothing_to_tell_apart(folder, capsys):
     assert "--data cats/test: has one class alone, expected" in capsys.readouterr().err
 
 
-def test_an_interrupted_run_does_not_go_on_with_other_code(folder, monkeypatch, capsys):
-    def interrupted(*_):
+@pytest.fixture
+def interrupted(folder, monkeypatch):
+    """The arguments of a run that was interrupted."""
+
+    def stop(*_):
         raise KeyboardInterrupt
 
-    network = [*MNIST, "--model", "factories:small", "--limit", 8, "--output", "stopped.json"]
-    file, kept = folder / "factories.py", folder / "stopped.json.partial"
+    arguments = ["certify.py", *MNIST, "--model", "factories:small", "--limit", 8, "--output", "stopped.json"]
     with monkeypatch.context() as patched:
-        patched.setattr(certifying, "write_and_print", interrupted)
-        assert run_here("certify.py", *network, folder=folder) == 130
-    assert kept.exists()
-    monkeypatch.delitem(sys.modules, "factories", raising=False)
-    file.write_text(FACTORIES + "\n# mended\n")
-    try:
-        assert run_here("certify.py", *network, folder=folder) == 2
-    finally:
-        file.write_text(FACTORIES)
-        kept.unlink()
-    assert "stopped.json.partial is of an interrupted run with code " in capsys.readouterr().err
+        patched.setattr(certifying, "write_and_print", stop)
+        assert run_here(*arguments, folder=folder) == 130
+    forget_imports(monkeypatch)
+    yield arguments
+    (folder / "factories.py").write_text(FACTORIES)
+    (folder / "sizes_of_mine.py").write_text(SIZES)
+    (folder / "stopped.json.partial").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("factories", FACTORIES + "\n# mended\n"), ("sizes_of_mine", "WIDTH = 14*14\n")]
+)
+def test_an_interrupted_run_does_not_go_on_with_other_modules(folder, interrupted, capsys, name, content):
+    (folder / f"{name}.py").write_text(content)
+    assert run_here(*interrupted, folder=folder) == 2
+    assert f"stopped.json.partial is of an interrupted run with module {name} " in capsys.readouterr().err
+
+
+def test_an_interrupted_run_that_goes_on_says_what_it_cannot_know(folder, interrupted, capsys):
+    assert run_here(*interrupted, folder=folder) == 0
+    said = "note: factories:small goes on with the same modules; whether they read the same files"
+    assert capsys.readouterr().err.count(said) == 1
+    assert run_here(*interrupted, folder=folder) == 0
+    assert said not in capsys.readouterr().err
 
 
 def test_any_network_is_masked_by_its_scores(folder):

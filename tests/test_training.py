@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from patchcert import checkpoint
+from patchcert import checkpoint, program
 from patchcert.ablations.ablation import Band, Block
 from patchcert.ablations.windows import WindowPairs
 from patchcert.data.augmentation import random_crop, random_flip
@@ -51,6 +51,18 @@ def test_an_interrupted_run_comes_to_the_same_result(tmp_path, monkeypatch):
     rows = [json.loads(line) for line in stopped.with_suffix(".jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
     assert not list(stopped.parent.glob("*.partial"))
+
+
+def test_a_run_that_goes_on_by_other_modules_says_so(tmp_path, monkeypatch, capsys):
+    path, notes = tmp_path / "net.pth", []
+    for content in ("then", "then", "now"):
+        monkeypatch.setattr(program, "own_modules", lambda content=content: {"mine": content, f"of_{content}": "here"})
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            stop_before(patch, len(notes) + 1)
+            train(path)
+        notes.append(capsys.readouterr().err)
+    said = "was trained by other code, in mine: the weights will be of both"
+    assert notes == ["", "", f"note: {path}.partial {said}\n"]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from patchcert.experiments.setting import ANY, IMAGENET, add_setting, load_image
 from patchcert.files import what_fits
 from patchcert.journal import Journal
 from patchcert.option_values import folder, output_file, positive_int
-from patchcert.pretrained import sources
 from patchcert.votes.saved_votes import SavedVotes
 
 
@@ -140,11 +139,12 @@ def prepare(options: argparse.Namespace, network: nn.Module, ablation: Ablation)
 
 
 def journal_of(options: argparse.Namespace, network: nn.Module, dataset: Images) -> Journal:
-    """What a run of these options, weights, images and code of the user's keeps of its work beside --output."""
-    contents = {"weights": checkpoint.fingerprint(network.state_dict().values()), "images": dataset.fingerprint()}
-    if "weights" in options:
-        contents["code"] = sources.code(options.model)
-    return Journal.of_run(options, **contents)
+    """What a run of these options, weights, images and modules keeps of its work beside --output."""
+    weights = checkpoint.fingerprint(network.state_dict().values())
+    journal = Journal.of_run(options, weights=weights, images=dataset.fingerprint())
+    if "weights" in options and journal.ahead and distributed.is_first():
+        messages.print_not_compared(options.model)
+    return journal
 
 
 def write_and_print(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from patchcert import checkpoint, distributed, stopping
 from patchcert.data import augmentation
 from patchcert.data.dataset import Dataset
-from patchcert.epochs import keep_log_until, record_epoch, save_inside
+from patchcert.epochs import keep_log_until, record_epoch, save_inside, say_if_another_program
 from patchcert.errors import UsageError
 from patchcert.intervals.bounds import certified, robust_loss
 from patchcert.intervals.config import Config, Model, require_settings
@@ -196,6 +196,7 @@ def train(
         print_finished_model(path, state["epoch"])
     elif distributed.is_first() and source:
         print_going_on(first, last, source, position)
+        say_if_another_program(state, source)
     best = state["best_robust_err"] if source and best_path.exists() else float("inf")
 
     def save(position: dict) -> None:

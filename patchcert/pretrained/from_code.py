@@ -1,6 +1,5 @@
 """Networks that the user's own code makes: MODULE:FACTORY."""
 
-import hashlib
 import re
 import sys
 from importlib import import_module
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from patchcert import networks
 from patchcert.errors import UsageError, one_line
 from patchcert.pretrained import from_timm
 from patchcert.pretrained.found import Found, Weights
@@ -35,13 +35,11 @@ def made_by(name: str) -> nn.Module:
         raise UsageError("model", name, f"{type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
         raise UsageError("model", name, f"expected a torch.nn.Module, it makes {type(network).__name__}")
+    try:
+        networks.require_known(network)
+    except ValueError as error:
+        raise UsageError("model", name, str(error)) from error
     return network
-
-
-def code(name: str) -> str:
-    """The SHA-256 of the file that holds the factory MODULE:FACTORY; empty where that is no file."""
-    file = getattr(import_module(name.partition(":")[0]), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 def find(name: str, weights: Path | None) -> Found:

@@ -9,7 +9,6 @@ from patchcert.pretrained import from_code, from_timm, from_torchvision, from_tr
 from patchcert.pretrained.found import Found
 
 FORMS = "timm:NAME, torchvision:NAME, hf:FOLDER or MODULE:FACTORY"
-LIBRARIES = ("timm", "torchvision", "hf")
 
 
 def find(model: str, weights: Path | None) -> Found:
@@ -34,11 +33,6 @@ def find(model: str, weights: Path | None) -> Found:
         found = from_code.find(model, weights)
     found.network = _ready(found.network)
     return found
-
-
-def code(model: str) -> str:
-    """What identifies the user's own code where `--model` names some; empty for libraries, whose weights do it."""
-    return "" if model.partition(":")[0] in LIBRARIES else from_code.code(model)
 
 
 def _ready(network: nn.Module) -> nn.Module:

@@ -8,7 +8,14 @@ from torch import nn
 
 from patchcert import checkpoint, distributed, stopping
 from patchcert.data.folders import Images
-from patchcert.epochs import earlier_run, epoch_generator, keep_log_until, record_epoch, save_inside
+from patchcert.epochs import (
+    earlier_run,
+    epoch_generator,
+    keep_log_until,
+    record_epoch,
+    save_inside,
+    say_if_another_program,
+)
 from patchcert.errors import UsageError
 from patchcert.files import rename
 from patchcert.messages import print_epoch, print_finished, print_going_on, print_training
@@ -83,6 +90,8 @@ def train(
         keep_log_until(partial_log, state["epoch"])
         if (state["epoch"] >= 0 or position) and state["epoch"] < recipe.end_epoch:
             print_going_on(state["epoch"] + 1, recipe.end_epoch, source, position)
+            if earlier:
+                say_if_another_program(earlier, source)
     model = distributed.parallel(torch.compile(network) if compiled else network)
 
     def save(position: dict) -> None:

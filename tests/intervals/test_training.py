@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchcert import program
 from patchcert.data import augmentation
 from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
@@ -297,6 +298,16 @@ def test_the_same_run_goes_on_after_an_interruption_and_then_is_finished(tmp_pat
         said = capsys.readouterr().out
         assert said == f"{twice / 'mlp_255.pth'} is finished after epoch 5; --overwrite trains anew\n"
         assert {path.name: path.read_bytes() for path in twice.iterdir()} == left
+
+
+def test_a_run_that_goes_on_by_other_modules_says_so(tmp_path, monkeypatch, capsys):
+    for epoch, content in enumerate(("then", "then", "now"), start=1):
+        monkeypatch.setattr(program, "own_modules", lambda content=content: {"mine": content})
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            stop_before(patch, epoch)
+            trained(tmp_path, "mnist_robtrain_p22_guide10")
+    said = "was trained by other code, in mine: the weights will be of both"
+    assert capsys.readouterr().err == f"note: {tmp_path / 'mlp_255.pth'} {said}\n"
 
 
 @pytest.mark.parametrize(("override", "seed", "said"), [

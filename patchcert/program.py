@@ -1,0 +1,35 @@
+"""Which program this is, beside patchcert: the script and the modules of the user's own that were imported."""
+
+import hashlib
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+"""Parts of the paths of what has been installed; what it is its version says."""
+
+OF_OTHERS = tuple(
+    f"{folder}{os.sep}" for folder in (*map(sysconfig.get_path, ("stdlib", "platstdlib")), Path(__file__).parent)
+)
+
+
+def own_modules() -> dict[str, str]:
+    """SHA-256 of the files of all modules that were imported and that nobody installed, the script among them, by name.
+
+    What these read besides, settings or data, is not known here.
+    """
+    files = {name: _own_file(name) for name in sorted(sys.modules) if name != "__mp_main__"}  # the script once more
+    return {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items() if file}
+
+
+def _own_file(name: str) -> str | None:
+    """The file of an imported module, or the archive that it is in; None if it is a part of what is installed."""
+    top, module = (getattr(sys.modules.get(part), "__file__", None) or "" for part in (name.partition(".")[0], name))
+    if any(_is_of_others(file) for file in (top, module)):
+        return None
+    return next(filter(os.path.isfile, (module, *map(str, Path(module).parents))), None)
+
+
+def _is_of_others(file: str) -> bool:
+    return file.startswith(OF_OTHERS) or any(part in file for part in INSTALLED)
