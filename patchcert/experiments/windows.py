@@ -9,12 +9,12 @@ from torch import Tensor
 from patchcert import distributed, results
 from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.classifiers.window_masked import WindowMaskedClassifier
-from patchcert.cli import Parser
+from patchcert.cli import Parser, configuration
 from patchcert.data import splits
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
 from patchcert.experiments import summaries
-from patchcert.experiments.evaluation import evaluation_parser, journal_of, write_and_print
+from patchcert.experiments.evaluation import evaluation_parser, first, journal_of, write_and_print
 from patchcert.experiments.masking import add_numerical_margin, settle_numerical_margin
 from patchcert.experiments.pretrained import add_pretrained, pretrained
 from patchcert.experiments.setting import ANY, precision, set_up
@@ -136,7 +136,7 @@ def _chosen(options: argparse.Namespace, dataset: Images) -> Images:
     if options.test:
         options.all = False
         dataset = splits.choose_half(dataset, True, options.split_file)
-    dataset = dataset.take(slice(options.limit)).to(options.device)
+    dataset = first(options, dataset.take(slice(None, None, options.skip)), configuration(options)).to(options.device)
     distributed.require_images(len(dataset))
     return dataset
 
