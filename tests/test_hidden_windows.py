@@ -237,8 +237,13 @@ def test_a_certificate_that_forgets_the_margin_is_caught():
 def test_answers_refuse_what_is_not_finite_and_count_rounding_of_huge_logits():
     with pytest.raises(FloatingPointError, match="not finite"):
         Answers.of(torch.tensor([[0.0, torch.inf]]))
-    huge = Answers.of(torch.tensor([[1e5, 1e5 + 0.0011, 0.0]]))
-    assert huge.leads.item() < 0
+    huge = torch.tensor([[1e5, 1e5 + 0.2, 0.0]])
+    small = torch.tensor([[0.0, 0.2, -1.0]])
+    assert Answers.of(huge).leads.item() < 0 < Answers.of(small).leads.item()
+    near = torch.tensor([[30.0, 30.1]])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Answers.of(near).leads.item() < 0
+    assert Answers.of(near).leads.item() > 0
     exact = Answers.of(torch.tensor([[1.0, 3.0, 3.0]]))
     assert exact.classes.item() == 1 and exact.leads.item() <= 0
 

@@ -6,11 +6,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-EPSILONS = 32
-"""Half units in the last place of the largest logit by which rounding may change a lead, beside the margin ν.
-
-A float32 network's logits differed between batches by 9e-6 of 23, which is 7 such units; see docs/threat-model.md.
-"""
+from patchcert.arithmetic import coarsest
+from patchcert.masking.margins import RELATIVE_MARGINS
 
 
 @dataclass(frozen=True)
@@ -19,7 +16,8 @@ class Answers:
 
     Attributes:
         classes: int64, the class of the largest logit, the lowest index among equals.
-        leads: float32, that logit over the next largest, less what rounding may make of them if they are huge.
+        leads: float32, that logit over the next largest, less the share of the largest magnitude by which a lead must
+            exceed the numerical margin; see `margins`.
         confidences: float32, its softmax probability.
     """
 
@@ -29,7 +27,7 @@ class Answers:
 
     @classmethod
     def of(cls, logits: Tensor) -> Self:
-        """Those that the `logits` (B, K) give.
+        """Those that the `logits` (B, K) give, computed in the arithmetic that is set now.
 
         Raises:
             FloatingPointError: a logit is not finite.
@@ -38,9 +36,9 @@ class Answers:
         if not logits.isfinite().all():
             raise FloatingPointError("the network's logits are not finite: no answer can be given")
         highest = logits.topk(2, dim=1).values
-        rounding = EPSILONS * torch.finfo(torch.float32).eps / 2 * logits.abs().amax(dim=1)
+        share = RELATIVE_MARGINS[coarsest(logits.device)] * logits.abs().amax(dim=1)
         confidences = logits.softmax(dim=1).amax(dim=1)
-        return cls(logits.argmax(dim=1), highest[:, 0] - highest[:, 1] - rounding, confidences)
+        return cls(logits.argmax(dim=1), highest[:, 0] - highest[:, 1] - share, confidences)
 
     def __len__(self) -> int:
         return len(self.classes)
