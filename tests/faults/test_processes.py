@@ -36,7 +36,6 @@ CERTIFY = ["--checkpoint", "net.pth", "--all", "--limit", 8, "--batch_size", 2, 
 BOTH_ENGINES = f"""
 import runpy, sys
 sys.path.insert(0, {str(ROOT)!r})
-import tests.helpers  # which processes have that go on
 from patchcert import distributed
 del sys.argv[0]
 stop, distributed.stop = distributed.stop, lambda: None
