@@ -5,16 +5,37 @@ error when they are asked after a new one was set. So only the new ones, `fp32_p
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 REPEATABLE = "the same numbers every time on a GPU too, where the fastest kernels may differ; slower"
 """What `--deterministic` is good for."""
 
 NUMERICAL_MARGINS = {"float32": 1e-3, "tf32": 0.1, "bfloat16": 1.0}
 """ν by arithmetic: at least six times as much as leads differed between executions, see docs/threat-model.md."""
+
+ROUNDING = {"float32": 2**-15, "tf32": 2**-7, "bfloat16": 2**-5}
+"""By which share of the largest logit, plus 1, rounding in another order may change a logit; more is no rounding.
+
+These are 256, 8 and 4 units in the last place."""
+
+
+def coarser(*names: str) -> str:
+    """The coarsest of these arithmetics, by the `NUMERICAL_MARGINS`."""
+    return max(names, key=NUMERICAL_MARGINS.__getitem__)
+
+
+def settings() -> tuple:
+    """All by which PyTorch is told how exactly to compute."""
+    of, devices = torch.backends, ("cpu", "cuda")
+    operations = (of.cudnn.conv, of.cuda.matmul, of.mkldnn.conv, of.mkldnn.matmul)
+    autocast = ((torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in devices)
+    return *autocast, *(operation.fp32_precision for operation in operations), torch.get_default_dtype()
 
 
 FEATURES = {"AMX": ("amx_tile",), "VNNI": ("avx512_vnni", "avx_vnni"), "bfloat16": ("avx512_bf16", "bf16")}
@@ -84,6 +105,23 @@ def allow_tf32(allowed: bool) -> None:
     of = torch.backends
     of.cuda.matmul.allow_tf32 = of.cudnn.allow_tf32 = allowed
     of.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"
+
+
+class Halves(TorchDispatchMode):
+    """While it is entered, notices numbers of fewer bits than float32 that operations give: `seen` are some.
+
+    Behind a cast, or with an autocast of its own, a network computes with them whatever PyTorch is set to.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
+
+    def __torch_dispatch__(self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        tensors = (leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+        self.seen |= any(tensor.is_floating_point() and tensor.itemsize < 4 for tensor in tensors)
+        return result
 
 
 def be_deterministic(wanted: bool, device: torch.device) -> None:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,8 @@ from patchcert.heartbeats import Heartbeats
 
 AHEAD = timedelta(days=1)
 """By how much one process may finish its share before another one does."""
+
+Value = TypeVar("Value")
 
 _heartbeats: list[Heartbeats] = []
 
@@ -156,7 +159,7 @@ def copy_from_first(tensors: Iterable[Tensor]) -> None:
             dist.broadcast(tensor, src=0)
 
 
-def from_first(value: object) -> object:
+def from_first(value: Value) -> Value:
     """The first process's `value`, any object that pickle knows."""
     box = [value]
     if world() > 1:

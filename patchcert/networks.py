@@ -1,6 +1,5 @@
 """What networks say of themselves, when what they say counts, and those of MNIST."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -8,9 +7,6 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from patchcert.errors import one_line
-
-TOLERANCE = 10
-"""By so many square roots of the rounding unit, of the largest logit plus 1, may answers to one question differ."""
 
 
 def description(network: nn.Module) -> dict:
@@ -89,14 +85,6 @@ def require_eval(network: nn.Module) -> None:
     """Raise ValueError if any part of `network` is in training mode, in which outputs depend on other images."""
     if any(part.training for part in network.modules()):
         raise ValueError("the network is in training mode: no answer can be given; network.eval() ends it")
-
-
-def require_same(first: Tensor, second: Tensor, right: str) -> None:
-    """Raise ValueError, of what would be `right`, unless both answers are the same but for rounding."""
-    unit, size = torch.finfo(first.dtype).eps, 1 + float(first.abs().max())
-    difference = float((first.float() - second.float()).abs().max())
-    if not difference <= TOLERANCE * math.sqrt(unit) * size:
-        raise ValueError(f"{right}; here logits of about {size - 1:.3g} differ by {difference:.3g}")
 
 
 def are_probabilities(answers: Tensor, off_one: float) -> bool:

@@ -74,6 +74,11 @@ def numerical_margin(text: str) -> float | None:
     return None if text == "auto" else nonnegative_float(text)
 
 
+def margin_of_votes(text: str) -> float | None:
+    """A difference of probabilities; None for auto."""
+    return None if text == "auto" else fraction(text)
+
+
 def named_otherwise(right: str) -> Callable[[str], None]:
     """Of an option that a script does not have: refuses every value and says what is `right`."""
 

@@ -35,6 +35,35 @@ def of_colour():
     return network
 
 
+def negated():
+    network = of_colour()
+    network.register_forward_hook(lambda module, copies, logits: -logits)
+    return network
+
+
+def normalised():
+    network = of_colour()
+    network[0].register_forward_pre_hook(lambda module, copies: ((copies[0] - 0.4) / 0.2,))
+    return network
+
+
+def noisy():
+    network = of_colour()
+    network.register_forward_hook(lambda module, copies, logits: logits + 1e-3 * torch.randn_like(logits))
+    return network
+
+
+class InHalf(nn.Module):
+    """Computes in bfloat16, and says nothing of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = of_colour().bfloat16()
+
+    def forward(self, copies):
+        return self.network(copies.bfloat16()).float()
+
+
 class Columns(nn.Module):
     """Of each band of two columns its own logits."""
 
@@ -156,6 +185,7 @@ def without_memory():
 SIZES = "WIDTH = 196\n"
 
 MNIST = ["--dataset", "mnist", "--ablation", "band:4"]
+NO_MARGIN = ["--numerical_margin", 0]
 COLOUR = ["--dataset", "folder", "--data", "pictures", "--image_size", 12, "--all"]
 
 
@@ -245,7 +275,7 @@ def test_networks_of_limited_reach_are_masked(folder):
         (["--model", "factories:large"], "AttributeError: module 'factories' has no attribute 'large'"),
         (["--model", "factories:broken"], "--model factories:broken: RuntimeError: out of order"),
         (["--model", "factories:number"], "expected a torch.nn.Module, it makes int"),
-        (["--model", "factories:images_only"], "fails on copies with channels (x, 1 − x), (1, 2, 28, 28): Runtime"),
+        (["--model", "factories:images_only"], "fails on copies with channels (x, 1 − x), (14, 2, 28, 28): Runtime"),
         (["--model", "factories:of_five"], "it tells 5 classes apart, the data set has 10"),
         (
             ["--model", "factories:noted"],
@@ -375,6 +405,43 @@ def test_any_network_is_masked_by_its_scores(folder):
     effort = ["--steps", 2, "--randomizations", 2, "--skip", 1, "--size_of_attack", 4]
     (attacked,) = results(folder, "attack_masked.py", *network, *effort)
     assert attacked["certified_correct"] == scores["certified_correct"]
+
+
+@pytest.mark.parametrize("factory", ["negated", "normalised"])
+def test_networks_with_hooks_are_certified_as_they_answer(folder, capsys, factory):
+    network = [*COLOUR, "--model", f"factories:{factory}", "--ablation", "band:4", "--top_one"]
+    asked = ["--size_to_certify", 1, "--certificate", "exact", "--per_image", "rows.csv"]
+    found = results(folder, "certify.py", *network, *asked)
+    said, rows = capsys.readouterr().err, (folder / "rows.csv").read_text()
+    assert said.count("note: --engine dense, since the network uses a forward") == 1
+    assert json.loads((folder / "run.json").read_text())["config"]["engine"] == "dense"
+    assert results(folder, "certify.py", *network, *asked, "--engine", "dense") == found
+    assert (folder / "rows.csv").read_text() == rows and "note" not in capsys.readouterr().err
+    plain = [*COLOUR, "--model", "factories:of_colour", "--ablation", "band:4", "--top_one"]
+    results(folder, "certify.py", *plain, *asked)
+    assert json.loads((folder / "run.json").read_text())["config"]["engine"] == "windowed"
+    assert (folder / "rows.csv").read_text() != rows  # what the engine would have said that knows nothing of hooks
+    assert run_here("certify.py", *network, "--engine", "windowed", folder=folder) == 2
+    assert "--engine windowed: the network uses a forward" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["certify_masked.py", "certify.py", "attack_masked.py", "attack.py"])
+def test_noise_is_refused(folder, capsys, script):
+    assert run_here(script, *COLOUR, "--model", "factories:noisy", "--ablation", "band:4", folder=folder) == 2
+    assert "--model factories:noisy: a network must give the same answer each time" in capsys.readouterr().err
+
+
+def test_the_margin_is_that_of_the_arithmetic_in_which_the_network_computes(folder, capsys):
+    network = [*COLOUR, "--model", "factories:InHalf", "--ablation", "band:4", "--size_to_certify", 1]
+    effort = ["--steps", 1, "--randomizations", 1, "--skip", 4]
+    for script, options in (("certify_masked.py", network), ("attack_masked.py", [*network[:-2], *effort])):
+        assert results(folder, script, *options)[0]["numerical_margin"] >= 1
+        assert "note: the numerical margin is 1, since the network computes in bfloat16" in capsys.readouterr().err
+    margins = [answer["numerical_margin"] for answer in results(folder, "certify.py", *network)]
+    assert margins[0] == 0 and len(margins) == 2 and margins[1] >= 0.1
+    assert "note: the numerical margin is 0.1, since the network computes in bfloat16" in capsys.readouterr().err
+    assert [answer["numerical_margin"] for answer in results(folder, "certify.py", *network, *NO_MARGIN)] == [0]
+    assert "numerical margin" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("script", ["certify_masked.py", "certify.py", "attack_masked.py"])

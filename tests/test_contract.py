@@ -44,6 +44,11 @@ def linear(scale=1.0, classes=3):
     return network
 
 
+def of_maps():
+    """One that shuffles pixels, in a way that windows do not know, before a linear layer."""
+    return nn.Sequential(nn.PixelUnshuffle(1), *linear())
+
+
 class Of(nn.Module):
     """A network whose forward is a function of what it is shown and of a linear one."""
 
@@ -168,8 +173,7 @@ def test_exported_programs_have_no_eval_mode(way):
         ({"at_once": "2"}, "at_once '2': expected a whole number from 1 to 2"),
         ({"numerical_margin": "0.1"}, "numerical_margin '0.1': expected a number of at least 0"),
         ({"batch_size": 2.5}, "batch_size 2.5: expected a whole number from 1"),
-        ({"engine": 5}, "engine 5: expected windowed or dense"),
-        ({"engine": "windowed", "classifier": SmoothedClassifier(nn.PixelShuffle(1), BAND)}, "; dense always works"),
+        ({"classifier": SmoothedClassifier(of_maps(), BAND, engine="windowed")}, "; dense always works"),
     ],
 )
 def test_what_is_no_question_is_refused_by_the_names_of_arguments(change, message):
@@ -187,6 +191,7 @@ def test_what_is_no_question_is_refused_by_the_names_of_arguments(change, messag
         (lambda: SmoothedClassifier(lambda copies: copies, BAND), "network function: expected a torch.nn.Module"),
         (lambda: SmoothedClassifier(linear(), 4), "ablation 4: expected one such as Band"),
         (lambda: SmoothedClassifier(linear(), BAND, "0.3"), "threshold '0.3': expected a number from 0 to 1"),
+        (lambda: SmoothedClassifier(linear(), BAND, engine=5), "engine 5: expected dense or windowed"),
         (lambda: SmoothedClassifier(linear(), BAND, batch_size=0), "batch_size 0: expected a whole number from 1"),
         (lambda: CLASSIFIERS["votes"](linear()).predict(IMAGES, 0), "batch_size 0: expected a whole number from 1"),
         (lambda: MaskedClassifier(linear(), BAND, 5), "patch 5: expected a Patch"),
@@ -272,7 +277,7 @@ def test_a_network_may_write_into_what_it_is_shown(limited):
     for ask in WAYS.values():
         assert torch.equal(ask(written, images), ask(plain, IMAGES)) and torch.equal(images, IMAGES)
     assert torch.equal(written.logits(images, EVERY, EVERY), plain.logits(IMAGES, EVERY, EVERY))
-    encoded, engine = encode(images), written.engine("dense", 2)
+    encoded, engine = encode(images), written.engine(images)
     first, again = (engine.logits(encoded, EVERY) for _ in range(2))
     assert torch.equal(first, again) and torch.equal(encoded, encode(IMAGES)) and torch.equal(images, IMAGES)
 

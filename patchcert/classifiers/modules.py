@@ -7,6 +7,7 @@ on that of the soft votes. They take the images that `certify` takes, and refuse
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from numpy.typing import ArrayLike
@@ -44,15 +45,23 @@ class SmoothedClassifier(nn.Module):
         ablation: the copies; as any module's device, theirs is that of the images.
         threshold: θ, a copy votes for every class whose probability is at least this; without it, for its most
             probable class alone.
+        engine: what answers for the copies, whoever asks, certificates too: "dense", the network as it is, or
+            "windowed", which computes only what differs from the empty image, see docs/engine.md.
         batch_size: copies per call of the network, unless one image alone has more; images, with limited reach.
 
     Raises:
-        ValueError: network or ablation are not such, θ is not from 0 to 1, or the network's reach is that of other
-            copies.
+        ValueError: network or ablation are not such, θ is not from 0 to 1, there is no such engine, or the network's
+            reach is that of other copies.
     """
 
     def __init__(
-        self, network: nn.Module, ablation: Ablation, threshold: float | None = None, *, batch_size: int = 512
+        self,
+        network: nn.Module,
+        ablation: Ablation,
+        threshold: float | None = None,
+        *,
+        engine: str = "dense",
+        batch_size: int = 512,
     ):
         super().__init__()
         if not isinstance(network, nn.Module):
@@ -61,11 +70,14 @@ class SmoothedClassifier(nn.Module):
             raise UsageError("ablation", ablation, "expected one such as Band(32, 32, 4)")
         if threshold is not None:
             require_number("threshold", threshold, 0, 1)
+        if engine not in ("dense", "windowed"):
+            raise UsageError("engine", engine, "expected dense or windowed")
         require_count("batch_size", batch_size, "copies or images")
         if isinstance(network, LinesNetwork):
             network.require(ablation)
         self.network, self.ablation, self.batch_size = network, ablation, batch_size
         self.limited_reach = has_limited_reach(network)
+        self.engine_name = "shared" if self.limited_reach else engine
         self.rule: VoteRule = TopOneVote() if threshold is None else ThresholdVote(float(threshold))
 
     def extra_repr(self) -> str:
@@ -83,13 +95,24 @@ class SmoothedClassifier(nn.Module):
         """A module for attacks that follow a cross entropy; judge what they find by this classifier."""
         return SoftVotes(self)
 
-    def engine(self, name: str, channels: int) -> Engine:
-        """What answers for the copies: see `asking.engine`; ValueError if it cannot be in eval mode."""
+    def engine(self, images: Tensor) -> Engine:
+        """What answers for the copies of `images` (N, C, H, W), made of the network as it is now.
+
+        Raises:
+            ValueError: the network cannot be in eval mode, or does something that the windowed engine cannot do.
+        """
         networks.put_into_eval(self.network)
-        return asking.engine(name, self.network, self.ablation, channels)
+        channels = 2 * images.shape[1]
+        own = asking.engine(self.engine_name, self.network, self.ablation.to(images.device), channels)
+        if self.engine_name == "windowed" and images.requires_grad and torch.is_grad_enabled():
+            return asking.WithGradients(own, asking.engine("dense", self.network, self.ablation, channels))
+        return own
 
     def logits(self, images: Tensor, rows: Tensor, copies: Tensor) -> Tensor:
-        """(P, K): what the network says of ablations `copies` (P,) of image `rows` (P,) in `images` (R, C, H, W)."""
+        """(P, K): what the network says of ablations `copies` (P,) of image `rows` (P,) in `images` (R, C, H, W).
+
+        By the dense engine, whichever is the classifier's own.
+        """
         networks.require_eval(self.network)
         if self.limited_reach:
             shown = images.clone()
@@ -108,7 +131,7 @@ class SmoothedClassifier(nn.Module):
         Args:
             batch_size: ablated copies per call of the network, unless one image alone has more; images, where all of
                 their copies take one pass.
-            engine: the dense one where none is given.
+            engine: its own, if it has been made already.
 
         Raises:
             ValueError: images are not such or have pixels outside [0, 1], or the network does not take them, gives
@@ -116,7 +139,7 @@ class SmoothedClassifier(nn.Module):
         """
         images = pixels(images, (self.ablation.height, self.ablation.width))
         self.ablation.to(images.device)
-        engine = engine or self.engine("dense", 2 * images.shape[1])
+        engine = engine or self.engine(images)
         every = torch.arange(self.ablation.count, device=images.device)
         copies = 1 if self.limited_reach else self.ablation.count
         for part in images.split(max(1, batch_size // copies)):
@@ -159,7 +182,7 @@ class SmoothedClassifier(nn.Module):
         """(N, K): all ballots together, from the logits (N, A, K) of all copies; the answer's total is the largest."""
         ballots, soft = self.ballots(logits.detach()), self._soft(logits)
         totals = _largest_for(self.decide(ballots), ballots.sum(dim=1).float().clamp_min(LEAST))
-        return _with_gradient_of(soft, totals)
+        return asking.with_gradient_of(soft, totals)
 
     def _soft(self, logits: Tensor) -> Tensor:
         """(N, K): what stands for all ballots together where a gradient is asked for."""
@@ -174,7 +197,7 @@ class MaskedClassifier(SmoothedClassifier):
     next larger float32 where that is further.
 
     Args:
-        network, ablation, threshold, batch_size: as of a `SmoothedClassifier`.
+        network, ablation, threshold, engine, batch_size: as of a `SmoothedClassifier`.
         patch, at_once: which places there are to leave out, and what the answers are certified against: one such
             patch anywhere, or two.
 
@@ -191,9 +214,10 @@ class MaskedClassifier(SmoothedClassifier):
         threshold: float | None = None,
         *,
         at_once: int = 1,
+        engine: str = "dense",
         batch_size: int = 512,
     ):
-        super().__init__(network, ablation, threshold, batch_size=batch_size)
+        super().__init__(network, ablation, threshold, engine=engine, batch_size=batch_size)
         if not isinstance(patch, Patch):
             raise UsageError("patch", patch, "expected a Patch(height, width)")
         require_within("at_once", at_once, 1, 2, "patches at the same time")
@@ -214,13 +238,12 @@ class MaskedClassifier(SmoothedClassifier):
     def verdicts(self, logits: Tensor, questions: Sequence[Question]) -> list[MaskedVerdicts]:
         """For each of `questions`, which differ by their numerical margin alone, those on copies (N, A, K)."""
         ballots, magnitudes = self.ballots(logits).float(), self.magnitudes(logits)
-        masking, margins = self.masking.to(logits.device), map(self._margin, questions)
-        return [masking.verdicts(ballots, margin, magnitudes) for margin in margins]
-
-    def _margin(self, question: Question) -> Margin:
+        masking = self.masking.to(logits.device)
         if self.scores:
-            return Margin.of_scores(question.numerical_margin, question.arithmetic)
-        return Margin(question.numerical_margin)
+            margins = (Margin.of_scores(question.numerical_margin, question.arithmetic) for question in questions)
+            return [masking.verdicts(ballots, margin, magnitudes) for margin in margins]
+        plain = masking.verdicts(ballots, Margin(0.0))
+        return [_without(_close(question, logits), plain) for question in questions]
 
     def _soft(self, logits: Tensor) -> Tensor:
         if not self.scores:
@@ -244,14 +267,22 @@ class SoftVotes(nn.Module):
         return torch.cat(means) - math.log(self.classifier.ablation.count)
 
 
-def _with_gradient_of(soft: Tensor, hard: Tensor) -> Tensor:
-    """The values of `hard` with the gradient of `soft`."""
-    return hard + (soft - soft.detach()).to(hard.dtype)  # the difference is 0 exactly
-
-
 def _largest_for(winner: Tensor, totals: Tensor) -> Tensor:
     """The `totals` (N, K) with that of the `winner` (N,) raised, where they have another first largest, to be it."""
     winner, largest = winner[:, None], totals.amax(dim=1, keepdim=True)
     beyond = torch.maximum(largest + 1, largest.nextafter(torch.full_like(largest, math.inf)))
     is_first = totals.argmax(dim=1, keepdim=True) == winner
     return totals.scatter(1, winner, totals.gather(1, winner).where(is_first, beyond))
+
+
+def _close(question: Question, logits: Tensor) -> Tensor:
+    """(N,) int64: of how many copies, from their logits (N, A, K), a vote may be another than it seems."""
+    votes = question.ballot.bounds(logits.softmax(dim=-1))
+    return (votes[0] != votes[-1]).any(dim=2).sum(dim=1)
+
+
+def _without(close: Tensor, verdicts: MaskedVerdicts) -> MaskedVerdicts:
+    """The verdicts by votes, if `close` (N,) copies of each image may vote otherwise: each moves a lead by up to 2."""
+    safe = (close == 0) | (verdicts.lead > 2 * close)
+    within_margin = verdicts.within_margin | verdicts.certified & ~safe
+    return replace(verdicts, certified=verdicts.certified & safe, within_margin=within_margin)

@@ -70,6 +70,21 @@ class SharedNetwork:
         return answer(self.network, plain, OF_IMAGES, len(images), self.least)[:, indices]
 
 
+class WithGradients:
+    """The outputs of an engine that has no gradients, with those of the whole network, which runs besides."""
+
+    def __init__(self, exact: Engine, differentiable: Engine):
+        self.exact, self.differentiable, self.least = exact, differentiable, exact.least
+
+    def logits(self, images: Tensor, indices: Tensor) -> Tensor:
+        return with_gradient_of(self.differentiable.logits(images, indices), self.exact.logits(images, indices).clone())
+
+
+def with_gradient_of(soft: Tensor, hard: Tensor) -> Tensor:
+    """The values of `hard` with the gradient of `soft`."""
+    return hard + (soft - soft.detach()).to(hard.dtype)  # the difference is 0 exactly
+
+
 def engine(name: str, network: nn.Module, ablation: Ablation, channels: int) -> Engine:
     """The engine called "windowed" or "dense"; `channels` is the number 2C of the network's input channels.
 

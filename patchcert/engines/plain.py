@@ -1,12 +1,15 @@
 """Networks that others trained, as they are: what they say of pictures of which some pixels are hidden."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from patchcert import networks
+from patchcert.arithmetic import coarsest
+from patchcert.comparing import Comparison
 
 MEAN = "mean"
 """The colour that a network's normalisation takes to 0."""
@@ -95,10 +98,16 @@ class PlainNetwork(nn.Module):
         """
         hidden = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool, device=images.device)
         hidden[::2, :, : images.shape[3] // 2] = True
-        together = self(images, hidden)
+        together = Comparison(partial(self, images, hidden))
+        if together.arithmetic != coarsest(images.device):
+            right = "the network computes in bfloat16 or float16 by itself, expected float32"
+            raise ValueError(f"{right}: of nearly equal logits these would make ties")
         alone = torch.cat([self(images[i : i + 1], hidden[i : i + 1]) for i in range(len(images))])
-        networks.require_same(together, alone, "a network must give a picture the same answer whatever is asked beside")
-        return together.shape[1]
+        beside = "a network must give a picture the same answer whatever is asked beside"
+        together.require_close(together.first, alone, beside)
+        elsewhere = self(torch.cat([images[:1], images[1:] / 10]), hidden)[0]
+        together.require_equal(together.first[0], elsewhere, beside)
+        return together.first.shape[1]
 
     def _asked(self, shown: Tensor) -> Any:
         return _logits(self.network(shown))

@@ -3,19 +3,28 @@
 import argparse
 import re
 
+import torch
 from torch import Tensor, nn
 
+from patchcert import distributed
 from patchcert.ablations.ablation import Ablation, parameters
 from patchcert.ablations.kinds import KINDS
+from patchcert.arithmetic import coarser
 from patchcert.classifiers import probing
 from patchcert.classifiers.modules import SmoothedClassifier
+from patchcert.classifiers.probing import Manner, note_numerical_margin
 from patchcert.cli import Parser
+from patchcert.data.folders import Images
+from patchcert.engines.asking import Engine
 from patchcert.errors import UsageError
-from patchcert.experiments.setting import add_image_size, class_count, image_shape
+from patchcert.experiments.setting import add_image_size, class_count, image_shape, precision
 from patchcert.pretrained import from_code
 
 ABLATIONS = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower(): kind for name, kind in KINDS.items()}
 """The kinds of ablations by the names that --ablation takes."""
+
+BATCH_SIZE = 64
+"""Of what is tried where --batch_size is auto."""
 
 FORMS = (
     "band:4, row:4, band_and_row:4, block:8, multi_band:2x3 or multi_block:4x3 (size × how many are kept), "
@@ -53,14 +62,53 @@ def any_network(options: argparse.Namespace) -> tuple[nn.Module, Ablation]:
 def require_answers(options: argparse.Namespace, network: nn.Module, ablation: Ablation, image: Tensor) -> None:
     """Raise UsageError unless the network, filled, tells classes apart by copies of the `image` (1, C, H, W)."""
     try:
-        classifier = SmoothedClassifier(network, ablation)
-        engine = classifier.engine("dense", 2 * image.shape[1])
-        found = probing.class_count(classifier, engine, image)
+        found = probing.class_count(SmoothedClassifier(network, ablation), image)
     except ValueError as error:
-        raise UsageError("model", options.model, getattr(error, "right", str(error))) from error
+        raise _wrong(options, error) from error
     wanted = class_count(options)
     if found != wanted:
         raise UsageError("model", options.model, f"it tells {found} classes apart, the data set has {wanted}")
+
+
+def manner_of(
+    options: argparse.Namespace, classifier: SmoothedClassifier, dataset: Images, engine: Engine | None = None
+) -> Manner | None:
+    """How the network of `--model`, filled, answers; None of networks that scripts know, of which nothing is tried.
+
+    Args:
+        engine: the one that will run, by default the classifier's own.
+
+    Raises:
+        UsageError: it does not answer as certificates presume.
+    """
+    if "weights" not in options:
+        return None
+    size = options.batch_size or BATCH_SIZE
+    images = next(dataset.take(distributed.share()).batches(size))[0]
+    try:
+        with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+            manner = probing.manner_of(classifier, engine or classifier.engine(images), images, size)
+    except ValueError as error:
+        raise _wrong(options, error) from error
+    return distributed.from_first(manner)
+
+
+def _wrong(options: argparse.Namespace, error: ValueError) -> UsageError:
+    return UsageError("model", options.model, getattr(error, "right", str(error)))
+
+
+def arithmetic_of(options: argparse.Namespace, manner: Manner | None) -> str:
+    """The coarsest arithmetic that the options ask for, or in which a network of the user's own was seen to compute."""
+    return coarser(precision(options), manner.arithmetic if manner else "float32")
+
+
+def margin_of_votes(manner: Manner | None) -> float:
+    """ν that nobody named: 0, but where a network of the user's own computes in less than float32, which is said."""
+    if manner is None or manner.arithmetic == "float32":
+        return 0.0
+    margin = manner.margin(of_scores=False)
+    note_numerical_margin(margin, manner)
+    return margin
 
 
 def ablation_of(text: str, height: int, width: int) -> Ablation:

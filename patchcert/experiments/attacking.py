@@ -19,12 +19,12 @@ from patchcert.classifiers import weak_spots
 from patchcert.classifiers.modules import MaskedClassifier, SmoothedClassifier
 from patchcert.cli import Parser
 from patchcert.data.dataset import Dataset
-from patchcert.engines import asking
 from patchcert.errors import BrokenCertificateError, Note, UsageError, WriteError, require_within
 from patchcert.experiments import reporting, summaries
+from patchcert.experiments.any_network import arithmetic_of, manner_of, margin_of_votes
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
 from patchcert.experiments.masking import add_numerical_margin, settle_numerical_margin
-from patchcert.experiments.setting import precision, set_up
+from patchcert.experiments.setting import set_up
 from patchcert.files import what_fits
 from patchcert.option_values import folder, fraction, one_patch, positive_int, share_of_255
 from patchcert.patch import Patch
@@ -107,8 +107,15 @@ def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifie
     """
     set_up(options)
     threat = _threat(options, classifier.ablation.to(options.device))
-    questions = [certificate.Question(threat.patch, classifier.rule, kind) for kind in ("margin", "exact")]
-    _attack(options, network, classifier, threat, questions, SEARCHES[options.locations], options.randomizations)
+    dataset, _ = prepare(options, network, classifier.ablation)
+    manner = manner_of(options, classifier, dataset)
+    margin = margin_of_votes(manner)
+    questions = [
+        certificate.Question(threat.patch, classifier.rule, kind, numerical_margin=margin)
+        for kind in ("margin", "exact")
+    ]
+    search, restarts = SEARCHES[options.locations], options.randomizations
+    _attack(options, network, classifier, dataset, threat, questions, search, restarts, arithmetic_of(options, manner))
 
 
 def attack_masked(options: argparse.Namespace, network: nn.Module, ablation: Ablation) -> None:
@@ -117,19 +124,25 @@ def attack_masked(options: argparse.Namespace, network: nn.Module, ablation: Abl
     Args:
         network: base classifier, or one of limited reach, that of `ablation`.
     """
-    settle_numerical_margin(options)
     set_up(options)
     threat = _threat(options, ablation.to(options.device))
     classifier = MaskedClassifier(network, ablation, threat.patch)
-    question = certificate.Question(threat.patch, None, "masking", 1, options.numerical_margin, precision(options))
-    _attack(options, network, classifier, threat, [question], SEARCHES[options.locations], options.randomizations)
+    dataset, _ = prepare(options, network, ablation)
+    manner = manner_of(options, classifier, dataset)
+    settle_numerical_margin(options, manner)
+    margin, arithmetic = options.numerical_margin, arithmetic_of(options, manner)
+    question = certificate.Question(threat.patch, None, "masking", 1, margin, arithmetic)
+    search, restarts = SEARCHES[options.locations], options.randomizations
+    _attack(options, network, classifier, dataset, threat, [question], search, restarts, arithmetic)
 
 
 def attack_in_ball(options: argparse.Namespace, network: nn.Module, classifier: SmoothedClassifier) -> None:
     """Attack as the options of `ball_attack_parser` say; see `attack_with_patch`."""
     set_up(options)
     threat = BallThreat(options.epsilon, classifier.ablation.to(options.device))
-    _attack(options, network, classifier, threat, [], try_random_places, restarts=1)
+    dataset, _ = prepare(options, network, classifier.ablation)
+    precision = arithmetic_of(options, None)
+    _attack(options, network, classifier, dataset, threat, [], try_random_places, 1, precision)
 
 
 def _threat(options: argparse.Namespace, ablation: Ablation) -> PatchThreat:
@@ -158,16 +171,20 @@ def _attack(
     options: argparse.Namespace,
     network: nn.Module,
     classifier: SmoothedClassifier,
+    dataset: Dataset,
     threat: Threat,
     questions: list[certificate.Question],
     search: Callable[[Attack, int], None],
     restarts: int,
+    precision: str,
 ) -> None:
     """Attack every correctly classified image, check the certificates that answer `questions`, report.
 
     Each process attacks its share of the images.
+
+    Args:
+        precision: in which the classifier computes.
     """
-    dataset, _ = prepare(options, network, classifier.ablation)
     network.eval().requires_grad_(False)
     if "weights" in options:
         _require_gradient(options, classifier, next(dataset.batches(1))[0])
@@ -184,8 +201,7 @@ def _attack(
         except BrokenCertificateError as error:
             kept = _keep_counterexample(run, error.number, options.save_images or Path("results"))
             raise BrokenCertificateError(error.number, f"{error}: the counterexample {kept}") from error
-        engine = asking.name_of(classifier.engine("dense", 2 * dataset.channels))
-        arithmetic = results.computed_with(precision(options), engine, journal.processors)
+        arithmetic = results.computed_with(precision, classifier.engine_name, journal.processors)
         about = summaries.of_attack(options, len(dataset), classifier, threat, restarts)
         with what_fits() as attempt:
             attempt(_report_attack, options, about, dataset, clean, run, journal.seconds(), arithmetic)

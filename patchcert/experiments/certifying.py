@@ -1,6 +1,7 @@
 """Certifying as options describe it: by a network's votes, by saved ones, by random samples of them."""
 
 import argparse
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
@@ -10,15 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patchcert import checkpoint, distributed, messages, results
+from patchcert import checkpoint, distributed, messages, option_values, results
 from patchcert.ablations.ablation import Ablation
+from patchcert.classifiers.modules import SmoothedClassifier
+from patchcert.classifiers.probing import Manner
 from patchcert.cli import Parser, configuration
 from patchcert.data.folders import Images
 from patchcert.engines import asking, batching
 from patchcert.engines.asking import Engine
 from patchcert.engines.columns import has_limited_reach
-from patchcert.errors import UsageError
+from patchcert.engines.windowed import WindowedNetwork
+from patchcert.engines.windowed.traces import BeyondWindowsError
+from patchcert.errors import Note, UsageError
 from patchcert.experiments import reporting, summaries
+from patchcert.experiments.any_network import arithmetic_of, manner_of, margin_of_votes
 from patchcert.experiments.evaluation import (
     add_limit,
     add_outputs,
@@ -28,13 +34,12 @@ from patchcert.experiments.evaluation import (
     prepare,
     write_and_print,
 )
-from patchcert.experiments.setting import precision, set_up
+from patchcert.experiments.setting import set_up
 from patchcert.files import what_fits
 from patchcert.journal import Journal
 from patchcert.option_values import (
     batch_size,
     certificates,
-    fraction,
     fractions,
     level,
     output_file,
@@ -97,19 +102,21 @@ def _add_questions(parser: Parser, size_to_certify: int) -> None:
     )
     parser.certificate.add_argument(
         "--numerical_margin",
-        type=fraction,
-        default=0.0,
+        type=option_values.margin_of_votes,
+        default="auto",
         metavar="NU",
-        help="if above 0, answer also with every vote within NU of being decided otherwise as the adversary's",
+        help="if above 0, answer also with every vote within NU of being decided otherwise as the adversary's; auto is "
+        "0, and more for a network of yours that computes in less than float32",
     )
 
 
 def _add_engine(parser: Parser) -> None:
     parser.engine.add_argument(
         "--engine",
-        choices=("windowed", "dense"),
-        default="windowed",
-        help="windowed computes only what differs from the empty image; dense runs the whole network on every copy",
+        choices=("auto", "windowed", "dense"),
+        default="auto",
+        help="windowed computes only what differs from the empty image; dense runs the whole network on every copy; "
+        "auto is the first where it can compute the network",
     )
     parser.engine.add_argument(
         "--batch_size",
@@ -150,19 +157,24 @@ def certify_by_votes(
     Images leave early unless something is reported that needs all votes.
     """
     set_up(options)
-    questions = _questions(options, rules)
-    early = not (options.per_image or options.numerical_margin or options.save_votes or options.report)
-    certifier = certificate.Certifier(ablation.to(options.device), questions)
+    certifier = certificate.Certifier(ablation.to(options.device), _questions(options, rules))
     dataset, network = prepare(options, network, ablation)
+    engine = _engine(options, network, ablation, dataset)
+    manner = manner_of(options, SmoothedClassifier(network, ablation), dataset, engine)
+    if options.numerical_margin is None:
+        options.numerical_margin = margin_of_votes(manner)
+        if options.numerical_margin:
+            certifier = certificate.Certifier(ablation, _questions(options, rules))
+    questions = certifier.questions
+    early = not (options.per_image or options.numerical_margin or options.save_votes or options.report)
     with journal_of(options, network, dataset) as journal:
-        engine = _engine(options, network, ablation, dataset)
         recorder = saved_votes.Recorder(ablation, rules) if options.save_votes else None
         with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
             _find_batch_size(options, engine, dataset, ablation, certifier, journal)
             started, size = journal.seconds(), options.batch_size
             verdicts, classified = certificate.certify(engine, dataset, certifier, size, recorder, early, journal)
         seconds = journal.seconds() - started
-        arithmetic = _arithmetic(options, engine, journal)
+        arithmetic = _arithmetic(options, engine, journal, manner)
         copies = results.Copies(len(dataset) * ablation.count, classified, _close_votes(questions, verdicts))
         about = summaries.of_certificates(vars(options), len(dataset), ablation, questions)
         asked = [question.as_json() for question in questions]
@@ -185,6 +197,7 @@ def certify_by_votes(
 
 def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, rules: list[VoteRule]) -> None:
     """Answer what the options of `votes_parser` ask of saved votes, as `certify_by_votes` does with a network."""
+    options.numerical_margin = options.numerical_margin or 0.0
     for rule in rules:
         saved.require(rule, options.numerical_margin)
     questions = _questions(options, rules)
@@ -216,8 +229,8 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
         ablation.require_fits("attack_size", patch)
     most_touched = {patch: ablation.to(options.device).most_touched(patch) for patch in options.attack_size}
     dataset, network = prepare(options, network, ablation)
+    engine = _engine(options, network, ablation, dataset)
     with journal_of(options, network, dataset) as journal:
-        engine = _engine(options, network, ablation, dataset)
         with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
             _find_batch_size(options, engine, dataset, ablation, list, journal)
             started = journal.seconds()
@@ -241,7 +254,7 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
 
 def _questions(options: argparse.Namespace, rules: list[VoteRule]) -> list[certificate.Question]:
     """Every combination of patch size, vote rule, certificate and numerical margin that the options ask for."""
-    margins = dict.fromkeys((0.0, options.numerical_margin))
+    margins = dict.fromkeys((0.0, options.numerical_margin or 0.0))
     combinations = product(options.size_to_certify, rules, options.certificate, margins)
     return [
         certificate.Question(patch, rule, kind, options.patches, margin) for patch, rule, kind, margin in combinations
@@ -260,17 +273,31 @@ def _close_votes(questions: list[certificate.Question], verdicts: list[certifica
 
 
 def _engine(options: argparse.Namespace, network: nn.Module, ablation: Ablation, dataset: Images) -> Engine:
+    """The engine that `--engine` asks for; what it is takes the place of auto."""
+    channels = 2 * dataset.channels
     if has_limited_reach(network):
+        options.engine = "shared"
         return asking.SharedNetwork(network, ablation)
-    if options.compile and options.engine != "dense":
+    if options.compile and options.engine == "windowed":
         raise UsageError("engine", options.engine, "torch.compile needs the whole network: give --engine dense too")
-    if options.amp and options.engine == "windowed":
-        network = network.to(torch.bfloat16)  # autocast alone would convert the weights again for every ablation
-    return asking.engine(options.engine, network, ablation, 2 * dataset.channels)
+    if options.engine != "dense" and not options.compile:
+        half = torch.bfloat16 if options.amp else None  # autocast alone would convert weights anew for every ablation
+        try:
+            engine = WindowedNetwork(network, ablation, channels, half)
+        except BeyondWindowsError as error:
+            if options.engine == "windowed":
+                raise
+            why = f"the network uses {error.what}, which windowed cannot do"
+            warnings.warn(Note(f"--engine dense, since {why}"), stacklevel=3)
+        else:
+            options.engine = "windowed"
+            return engine
+    options.engine = "dense"
+    return asking.DenseNetwork(network, ablation)
 
 
-def _arithmetic(options: argparse.Namespace, engine: Engine, journal: Journal) -> dict:
-    return results.computed_with(precision(options), asking.name_of(engine), journal.processors)
+def _arithmetic(options: argparse.Namespace, engine: Engine, journal: Journal, manner: Manner | None = None) -> dict:
+    return results.computed_with(arithmetic_of(options, manner), asking.name_of(engine), journal.processors)
 
 
 def _find_batch_size(

@@ -11,10 +11,11 @@ from patchcert.ablations.ablation import Ablation
 from patchcert.arithmetic import NUMERICAL_MARGINS
 from patchcert.classifiers import weak_spots
 from patchcert.classifiers.modules import SmoothedClassifier
+from patchcert.classifiers.probing import Manner, note_numerical_margin
 from patchcert.cli import Parser
 from patchcert.data.folders import Images
-from patchcert.engines import asking
 from patchcert.experiments import reporting, summaries
+from patchcert.experiments.any_network import arithmetic_of, manner_of
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
 from patchcert.experiments.setting import precision, set_up
 from patchcert.journal import Journal
@@ -56,10 +57,17 @@ def add_numerical_margin(parser: Parser) -> None:
     )
 
 
-def settle_numerical_margin(options: argparse.Namespace) -> None:
-    """Put the number in place of `--numerical_margin auto`, so that it is the one that results name."""
+def settle_numerical_margin(options: argparse.Namespace, manner: Manner | None = None) -> None:
+    """Put the number in place of `--numerical_margin auto`, so that it is the one that results name.
+
+    Args:
+        manner: in which a network of the user's own was seen to answer; where that asks for more, it is said.
+    """
     if options.numerical_margin is None:
         options.numerical_margin = NUMERICAL_MARGINS[precision(options)]
+        if manner and manner.margin(of_scores=True) > options.numerical_margin:
+            options.numerical_margin = manner.margin(of_scores=True)
+            note_numerical_margin(options.numerical_margin, manner)
 
 
 def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ablation) -> None:
@@ -68,16 +76,18 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
     Args:
         network: base classifier, or one of limited reach, that of `ablation`.
     """
-    settle_numerical_margin(options)
     set_up(options)
     ablation.to(options.device)
     maskings = {patch: masking_of(ablation, patch, options.patches) for patch in options.size_to_certify}
     dataset, network = prepare(options, network, ablation)
     classifier = SmoothedClassifier(network, ablation)
+    manner = manner_of(options, classifier, dataset)
+    settle_numerical_margin(options, manner)
+    margin = Margin.of_scores(options.numerical_margin, arithmetic_of(options, manner))
     with journal_of(options, network, dataset) as journal:
-        verdicts = _verdicts(options, classifier, dataset, list(maskings.values()), journal)
-        seconds, engine = journal.seconds(), asking.name_of(classifier.engine("dense", 2 * dataset.channels))
-        arithmetic = results.computed_with(precision(options), engine, journal.processors)
+        verdicts = _verdicts(options, classifier, dataset, list(maskings.values()), margin, journal)
+        seconds, computed = journal.seconds(), (arithmetic_of(options, manner), classifier.engine_name)
+        arithmetic = results.computed_with(*computed, journal.processors)
         if not distributed.is_first():
             return
         asked = {"certificate": "masking", "patches": options.patches, "numerical_margin": options.numerical_margin}
@@ -129,10 +139,10 @@ def _verdicts(
     classifier: SmoothedClassifier,
     dataset: Images,
     maskings: list[DoubleMasking],
+    margin: Margin,
     journal: Journal,
 ) -> list[MaskedVerdicts]:
     """What each of `maskings` says of all images; each process looks at its share of them."""
-    margin = Margin.of_scores(options.numerical_margin, precision(options))
 
     def look(images: Tensor, labels: Tensor) -> list[dict]:
         scores = _scores(options, classifier, images)

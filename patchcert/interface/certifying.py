@@ -11,10 +11,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from patchcert import distributed, networks, results
-from patchcert.ablations.ablation import Band, BandAndRow, Block, Row
-from patchcert.arithmetic import NUMERICAL_MARGINS, coarsest, processor
-from patchcert.classifiers import probing
+from patchcert.arithmetic import coarsest, processor
 from patchcert.classifiers.modules import MaskedClassifier, SmoothedClassifier
+from patchcert.classifiers.probing import Manner, class_count, manner_of, note_numerical_margin
 from patchcert.data.dataset import Dataset
 from patchcert.data.given import given, require_classes
 from patchcert.engines import asking
@@ -39,10 +38,9 @@ def certify(
     *,
     at_once: int | None = None,
     numerical_margin: float | None = None,
-    engine: str | None = None,
     batch_size: int = 128,
 ) -> Certification:
-    """Which answers of the classifier no patch can change.
+    """Which answers of the classifier no patch can change: those that it gives by `predict`, by its own engine.
 
     A `MaskedClassifier` is certified by "masking", against the patches that it was made for. Where processes of
     torch.distributed run, all of them call this with the same images, share them out and get the same answers.
@@ -54,12 +52,11 @@ def certify(
         patches: one or several, each a question of its own.
         certificate: "margin", "exact" or both; "exact" by default, which certifies whatever "margin" does.
         at_once: 2 for two such patches anywhere.
-        numerical_margin: ν; votes this close to being decided otherwise are the adversary's. Of double masking, the
-            lead that is asked for; by default, where scores are added up, 0.001, and where PyTorch may round to TF32 or
-            bfloat16 as it is set now 0.1 or 1. Besides, such leads must exceed a small share of what was added up, see
-            docs/threat-model.md.
-        engine: "windowed" or "dense", see docs/engine.md; by default the first, where it can compute the network and
-            copies show one band or block.
+        numerical_margin: ν; votes this close to being decided otherwise are the adversary's, and where scores are added
+            up, leads not above it. By default 0.0001 for votes and 0.001 for leads, a hundred times that where PyTorch
+            may round to TF32 as it is set now, and ten times that where it, or the network by itself, computes in
+            bfloat16 or float16; more where logits differed by more between batches. Besides, leads must exceed a small
+            share of what was added up, see docs/threat-model.md.
         batch_size: ablated copies per call of the network; images, for networks of limited reach.
 
     Raises:
@@ -73,9 +70,13 @@ def certify(
     ablation, device = classifier.ablation, _device(classifier.network)
     dataset = given(images, labels, (ablation.height, ablation.width)).to(device)
     distributed.require_images(len(dataset))
-    ablation.to(device)
-    base = _engine(classifier, engine, 2 * dataset.channels)
-    require_classes(dataset.labels, probing.class_count(classifier, base, next(dataset.batches(1))[0]))
+    share = dataset.take(distributed.share())
+    first = next(share.batches(batch_size))[0]
+    require_classes(dataset.labels, class_count(classifier, first[:1]))
+    base = classifier.engine(first)
+    manner = distributed.from_first(manner_of(classifier, base, first, batch_size))
+    margin = _margin(classifier, manner, device) if numerical_margin is None else float(numerical_margin)
+    questions = [replace(question, numerical_margin=margin, arithmetic=manner.arithmetic) for question in questions]
     started = time.perf_counter()
     verdicts: Sequence[Verdicts | MaskedVerdicts]
     if isinstance(classifier, MaskedClassifier):
@@ -98,7 +99,7 @@ def certify(
         "engine": type(base).__name__,
         "batch_size": batch_size,
     }
-    arithmetic = results.computed_with(coarsest(device), asking.name_of(base), [processor(device)])
+    arithmetic = results.computed_with(manner.arithmetic, asking.name_of(base), [processor(device)])
     return Certification(tuple(answers), known, seconds, config, arithmetic)
 
 
@@ -119,10 +120,7 @@ def _questions(
     asked = _several("patches", patches, Patch, "expected a Patch(height, width), or several")
     kinds = _several("certificate", certificate, str, "expected the name of one, or several")
     if isinstance(classifier, MaskedClassifier):
-        arithmetic = coarsest(_device(classifier.network))
-        rounded = NUMERICAL_MARGINS[arithmetic] if classifier.scores else 0.0
-        margin = rounded if numerical_margin is None else float(numerical_margin)
-        return [replace(_masked_question(classifier, asked, kinds, at_once, margin), arithmetic=arithmetic)]
+        return [_masked_question(classifier, asked, kinds, at_once, float(numerical_margin or 0))]
     if not asked:
         raise UsageError("patches", patches, "expected a Patch(height, width), or several")
     if at_once is not None:
@@ -165,15 +163,14 @@ def _masked_question(
     return Question(patch, None if classifier.scores else classifier.rule, "masking", count, margin)
 
 
-def _engine(classifier: SmoothedClassifier, name: str | None, channels: int) -> Engine:
-    if name not in (None, "windowed", "dense"):
-        raise UsageError("engine", name, "expected windowed or dense")
-    if name is not None or not isinstance(classifier.ablation, (Band, Row, BandAndRow, Block)):
-        return classifier.engine(name or "dense", channels)
-    try:
-        return classifier.engine("windowed", channels)
-    except UsageError:
-        return classifier.engine("dense", channels)
+def _margin(classifier: SmoothedClassifier, manner: Manner, device: torch.device) -> float:
+    """ν where the caller names none; with a note where it is more than PyTorch's settings let expect."""
+    of_scores = isinstance(classifier, MaskedClassifier) and classifier.scores
+    expected = replace(manner, arithmetic=coarsest(device), apart=0.0)
+    margin = manner.margin(of_scores)
+    if margin > expected.margin(of_scores):
+        note_numerical_margin(margin, manner)
+    return margin
 
 
 def _device(network: nn.Module) -> torch.device:

@@ -10,18 +10,18 @@ activation around the window contributes. The latter is the same for every image
 (the offset), so no multiplication is spent on a pixel outside the window.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from patchcert.ablations.ablation import Ablation
 from patchcert.engines.windowed.geometry import Windows, windows_of
 from patchcert.engines.windowed.layers import Planned
-from patchcert.engines.windowed.tracing import Step, Translator, Value, unknown
+from patchcert.engines.windowed.traces import BeyondWindowsError, traced
+from patchcert.engines.windowed.tracing import Step, Translator, Value
 
 KEPT_BYTES = 1 << 28
 """Plans are kept for the next batch while their constants fit into this; others are made anew each time."""
@@ -43,22 +43,23 @@ class WindowedNetwork:
         network: a convolutional network (N, channels, H, W) → (N, K); it is copied.
         ablation: which pixels the ablated images show.
         channels: the network's input channels, 2C.
+        dtype: of weights and activations; by default that of the network's first weight.
 
     Raises:
-        UsageError: the network does something that cannot be evaluated in windows.
+        BeyondWindowsError: the network does something that cannot be evaluated in windows.
     """
 
     least = 1
 
     @torch.inference_mode()
-    def __init__(self, network: nn.Module, ablation: Ablation, channels: int):
+    def __init__(self, network: nn.Module, ablation: Ablation, channels: int, dtype: torch.dtype | None = None):
         self.ablation = ablation
         first = windows_of(self._shown(0))[0]
         self.turned = first.bottom - first.top > first.right - first.left  # whole rows lie together in memory
         parameter = next(network.parameters(), torch.zeros((), device=ablation.cells.device))
-        self.dtype = parameter.dtype
-        empty = parameter.new_zeros(1, channels, ablation.height, ablation.width)
-        self.steps = self._translated(network, self._laid_out(ablation.as_seen(empty)))
+        self.dtype = dtype or parameter.dtype
+        empty = parameter.new_zeros(1, channels, ablation.height, ablation.width, dtype=self.dtype)
+        self.steps = self._translated(network, dtype, self._laid_out(ablation.as_seen(empty)))
         self._note_readers()
         self.plans: dict[int, Plan] = {}
         self.kept_bytes = 0
@@ -82,16 +83,17 @@ class WindowedNetwork:
         """(H, W) bool: the ablation's mask, as seen."""
         return self.ablation.as_seen(self.ablation.masks(torch.tensor([index], device=self.ablation.cells.device))[0])
 
-    def _translated(self, network: nn.Module, empty: Tensor) -> dict[int, Step]:
+    def _translated(self, network: nn.Module, dtype: torch.dtype | None, empty: Tensor) -> dict[int, Step]:
         """The steps that the network's output depends on, in order."""
+        translator = Translator(traced(network, dtype), self.turned)
         try:
-            traced = fx.symbolic_trace(copy.deepcopy(network).eval())
-        except Exception as error:
-            raise unknown(f"Python that torch.fx cannot trace ({error})") from error
-        translator = Translator(traced, self.turned)
-        output = translator.run(Value(0, empty, True))
+            output = translator.run(Value(0, empty, True))
+        except BeyondWindowsError:
+            raise
+        except Exception as error:  # arguments that no rule knows
+            raise BeyondWindowsError(f"operations in a way that it does not know ({error})") from error
         if not isinstance(output, Value) or output.is_map:
-            raise unknown("something else than logits as its output")
+            raise BeyondWindowsError("something else than logits as its output")
         needed = {output.step}
         for number in range(output.step, 0, -1):
             needed.update(translator.steps[number - 1].inputs if number in needed else ())

@@ -1,0 +1,56 @@
+"""Whether a network gives one question one answer: to the bit, or but for rounding in batches of other sizes."""
+
+from collections.abc import Callable
+from typing import NoReturn
+
+from torch import Tensor
+
+from patchcert.arithmetic import ROUNDING, Halves, coarser, coarsest
+
+EACH_TIME = "a network must give the same answer each time"
+
+
+class Comparison:
+    """Of what a network says, in logits (…, K), with its first answer, which is asked for twice.
+
+    Args:
+        ask: for these logits.
+
+    Attributes:
+        first: the answer.
+        arithmetic: the coarsest in which it was computed, by its name in `NUMERICAL_MARGINS`.
+        apart: how far answers that were noted were apart, at most.
+
+    Raises:
+        ValueError: the second time the answer is another one.
+    """
+
+    def __init__(self, ask: Callable[[], Tensor]):
+        watch = Halves()
+        with watch:
+            self.first = ask().float()
+        self.arithmetic = coarser(coarsest(self.first.device), "bfloat16" if watch.seen else "float32")
+        self.apart, self.size = 0.0, float(self.first.abs().max())
+        self.require_equal(self.first, ask().float(), EACH_TIME)
+
+    def note(self, first: Tensor, second: Tensor, right: str) -> None:
+        """Note two answers; see `require_close`."""
+        self.require_close(first, second, right)
+        self.apart = max(self.apart, _apart(first, second))
+
+    def require_close(self, first: Tensor, second: Tensor, right: str, times: int = 1) -> None:
+        """Raise ValueError, which says what would be `right`, if they differ by more than so many `times` rounding."""
+        if not _apart(first, second) <= times * ROUNDING[self.arithmetic] * (1 + self.size):
+            self._refuse(first, second, right)
+
+    def require_equal(self, first: Tensor, second: Tensor, right: str) -> None:
+        """Raise ValueError, which says what would be `right`, unless both are the same to the bit."""
+        if not first.equal(second):
+            self._refuse(first, second, right)
+
+    def _refuse(self, first: Tensor, second: Tensor, right: str) -> NoReturn:
+        raise ValueError(f"{right}; here logits of about {self.size:.3g} differ by {_apart(first, second):.3g}")
+
+
+def _apart(first: Tensor, second: Tensor) -> float:
+    return float((first.float() - second.float()).abs().max())

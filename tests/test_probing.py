@@ -1,0 +1,255 @@
+"""Certificates are about the classifier that answers: what its answers depend on, and how exactly they are computed."""
+
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+
+from patchcert import Band, MaskedClassifier, Patch, SmoothedClassifier, certify
+from patchcert.ablations.ablation import encode
+from patchcert.classifiers.probing import manner_of
+from patchcert.engines.windowed import WindowedNetwork
+from patchcert.errors import Note
+from patchcert.masking.margins import Margin
+from patchcert.votes.certificate import Question
+
+SIZE, BAND = 12, Band(12, 12, 3)
+IMAGES = torch.rand(20, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+LABELS = torch.zeros(20, dtype=torch.int64)
+
+
+def small(classes=10):
+    torch.manual_seed(1)
+    network = nn.Sequential(
+        nn.Conv2d(2, 6, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(150, 40), nn.ReLU(), nn.Linear(40, classes)
+    )
+    network[5].weight.data *= 8
+    return network
+
+
+class Around(nn.Module):
+    """A network, with something before or behind it."""
+
+    def __init__(self, classes=10):
+        super().__init__()
+        self.network = small(classes)
+
+    def forward(self, copies):
+        return self.network(copies)
+
+
+class Noisy(Around):
+    def forward(self, copies):
+        logits = self.network(copies)
+        return logits + 1e-3 * torch.randn_like(logits)
+
+
+class ScaledByItsBatch(Around):
+    def forward(self, copies):
+        maps = self.network[:2](copies)
+        return self.network[2:](maps / maps.amax())
+
+
+class OfItsNeighbours(Around):
+    """By less than rounding does, but not by rounding."""
+
+    def forward(self, copies):
+        return self.network(copies) + 1e-5 * copies[:, 0].mean()
+
+
+class OfFew(Around):
+    """Answers otherwise where it is asked about few copies at once."""
+
+    def forward(self, copies):
+        return self.network(copies) * (1 if len(copies) > 2 else 1.001)
+
+
+class CountingUp(Around):
+    calls = 0
+
+    def forward(self, copies):
+        self.calls += 1
+        return self.network(copies) + 1e-6 * self.calls
+
+
+def dynamically_quantised():
+    return torch.ao.quantization.quantize_dynamic(small().eval(), {nn.Linear})
+
+
+@pytest.mark.parametrize("kind", [SmoothedClassifier, MaskedClassifier])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Noisy, "the same answer each time"),
+        (CountingUp, "the same answer each time"),
+        (ScaledByItsBatch, "the same answer whatever is asked beside it"),
+        (OfItsNeighbours, "the same answer whatever is asked beside it"),
+        (OfFew, "the same answer whatever is asked beside it"),
+        (dynamically_quantised, "the same answer whatever is asked beside it"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*quantized tensor creation")
+def test_answers_that_depend_on_more_than_the_copy_are_refused(make, message, kind):
+    classifier = kind(make(), BAND, *[Patch(2, 2)] * (kind is MaskedClassifier))
+    for batch_size in (1, 7, 128):
+        with pytest.raises(ValueError, match=f"{message}; here logits of about .* differ by"):
+            certify(classifier, IMAGES, LABELS, Patch(2, 2), batch_size=batch_size)
+
+
+def test_noise_that_a_trace_would_have_frozen_is_refused():
+    class FrozenNoise(Around):
+        def forward(self, copies):
+            return self.network(copies) + float(torch.rand(()))
+
+    classifier = SmoothedClassifier(FrozenNoise(), BAND, engine="windowed")
+    with pytest.raises(ValueError, match="the same answer each time"):
+        certify(classifier, IMAGES, LABELS, Patch(1, 1))
+
+
+class CastToHalf(Around):
+    def __init__(self, classes, dtype=torch.bfloat16):
+        super().__init__(classes)
+        self.network.to(dtype)
+        self.dtype = dtype
+
+    def forward(self, copies):
+        return self.network(copies.to(self.dtype)).float()
+
+
+class OwnAutocast(Around):
+    def forward(self, copies):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.network(copies).float()
+
+
+class OnlyTheLast(Around):
+    """A head in bfloat16, of which ten classes mostly prove nothing: these are a thousand."""
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.network[5].bfloat16()
+
+    def forward(self, copies):
+        return self.network[5](self.network[:5](copies).bfloat16()).float()
+
+
+HALVES = [CastToHalf, lambda classes: CastToHalf(classes, torch.float16), OwnAutocast, OnlyTheLast]
+
+
+@pytest.mark.parametrize("make", HALVES)
+@pytest.mark.parametrize(("masked", "least"), [(True, 1.0), (False, 0.1)])
+def test_the_margin_is_that_of_the_arithmetic_that_runs(make, masked, least):
+    def classifier(network):
+        return MaskedClassifier(network, BAND, Patch(1, 1)) if masked else SmoothedClassifier(network, BAND, 0.1)
+
+    with pytest.warns(Note, match="the numerical margin is .*, since the network computes in bfloat16"):
+        result = certify(classifier(make(1000)), IMAGES, LABELS, Patch(1, 1))
+    assert result.answers[0].question["numerical_margin"] >= least and result.arithmetic["precision"] == "bfloat16"
+    exact = certify(classifier(small(1000)), IMAGES, LABELS, Patch(1, 1))
+    assert exact.answers[0].question["numerical_margin"] == least / 1000 and exact.arithmetic["precision"] == "float32"
+
+
+def test_what_differs_between_batches_raises_the_margin():
+    class OfItsSize(Around):
+        """As kernels for other numbers of rows do it, which round in another order."""
+
+        def forward(self, copies):
+            return 100 * self.network(copies) * (1 + 2**-18 * (len(copies) == 1))
+
+    scores, votes = MaskedClassifier(OfItsSize(), BAND, Patch(1, 1)), SmoothedClassifier(OfItsSize(), BAND)
+    manner = manner_of(votes, votes.engine(IMAGES), IMAGES, 128)
+    assert manner.arithmetic == "float32" and manner.apart > 1e-4
+    for classifier, of_scores in ((scores, True), (votes, False)):
+        margin = manner.margin(of_scores)
+        with pytest.warns(Note, match="since the network computes in float32, and its logits differed by"):
+            (answer,) = certify(classifier, IMAGES, LABELS, Patch(1, 1)).answers
+        assert answer.question["numerical_margin"] == margin > (1e-3 if of_scores else 1e-4)
+
+
+class NearlyTied(nn.Module):
+    """Two classes whose logits are one sum, taken in two orders: rounding alone tells them apart."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(2 * SIZE * SIZE, 1), nn.Linear(2 * SIZE * SIZE, 1)
+        self.order = torch.randperm(2 * SIZE * SIZE)
+        self.second.weight.data, self.second.bias.data = self.first.weight[:, self.order], self.first.bias
+
+    def forward(self, copies):
+        pixels = copies.flatten(1)
+        return 300 * torch.cat([self.first(pixels), self.second(pixels[:, self.order])], dim=1)
+
+
+@pytest.mark.parametrize("make", [SmoothedClassifier, MaskedClassifier])
+def test_what_rounding_decides_is_not_certified(make):
+    """Without a margin much is, and then the answer of `predict`, in batches of another size, is another one."""
+    classifier = make(NearlyTied(), BAND, *([Patch(1, 1), 0.5] if make is MaskedClassifier else []))
+    (answer,) = certify(classifier, IMAGES, LABELS, Patch(1, 1)).answers
+    (without,) = certify(classifier, IMAGES, LABELS, Patch(1, 1), numerical_margin=0).answers
+    assert not answer.certified.any() and without.certified.any()
+
+
+def test_a_classifier_has_one_engine_whoever_asks():
+    network = small()
+    windowed, dense = (SmoothedClassifier(network, BAND, 0.2, engine=name) for name in ("windowed", "dense"))
+    logits = torch.cat([*windowed.every_copy(IMAGES, 128)])
+    every = torch.arange(BAND.count)
+    own = torch.cat([WindowedNetwork(network, BAND, 2).logits(encode(part), every) for part in IMAGES.split(10)])
+    assert torch.equal(logits, own) and not torch.equal(logits, torch.cat([*dense.every_copy(IMAGES, 128)]))
+    result = certify(windowed, IMAGES, LABELS, Patch(1, 1))
+    assert result.config["engine"] == "WindowedNetwork" and result.answers[0].certified.any()
+    votes = (logits.softmax(2) >= 0.2).sum(1)
+    assert torch.equal(result.answers[0].predicted, votes.argmax(1)) and torch.equal(windowed(IMAGES), votes.float())
+    assert torch.equal(windowed.predict(IMAGES), votes.argmax(1))
+
+
+def test_the_windowed_engine_has_the_gradients_of_the_whole_network():
+    network, weights = small(), torch.randn(20, 10)
+    found = []
+    for name in ("windowed", "dense"):
+        classifier, images = SmoothedClassifier(network, BAND, 0.2, engine=name), IMAGES.clone().requires_grad_()
+        for output in (classifier(images), classifier.soft()(images)):
+            (gradient,) = torch.autograd.grad((output * weights).sum(), images)
+            found.append((output.detach(), gradient))
+    for (output, gradient), (expected, of_dense) in zip(found[:2], found[2:], strict=True):
+        torch.testing.assert_close(output, expected)
+        torch.testing.assert_close(gradient, of_dense)
+        assert gradient.any()
+
+
+def test_the_engine_is_that_of_the_network_as_it_is_now():
+    network = small()
+    classifier = SmoothedClassifier(network, BAND, 0.2, engine="windowed")
+    before = classifier(IMAGES)
+    network[5].weight.data.neg_()
+    assert not torch.equal(classifier(IMAGES), before)
+    network.register_forward_hook(lambda module, inputs, logits: -logits)
+    with pytest.raises(ValueError, match="the network uses a forward hook"):
+        classifier(IMAGES)
+
+
+def test_votes_near_the_threshold_are_the_adversarys_in_double_masking():
+    """Against all ways in which they can be cast."""
+    band, generator = Band(4, 5, 1), torch.Generator().manual_seed(3)
+    masked = MaskedClassifier(nn.Flatten(), band, Patch(1, 1), threshold=0.4)
+    probabilities = (torch.randn(150, 5, 3, generator=generator) * 0.8 + torch.tensor([0.9, 0, 0])).softmax(2)
+    rule, margin = masked.rule, 0.04
+    plain, safe = masked.verdicts(
+        probabilities.log(), [Question(Patch(1, 1), rule, "masking", 1, nu) for nu in (0.0, margin)]
+    )
+    certain, possible = rule.bounds(probabilities, margin)
+    flips = 0
+    for image in range(150):
+        copies, classes = (certain[image] != possible[image]).nonzero(as_tuple=True)
+        for cast in product([False, True], repeat=len(copies)):
+            votes = certain[image].clone()
+            votes[copies, classes] = torch.tensor(cast, dtype=torch.bool)
+            verdicts = masked.masking.verdicts(votes[None].float(), Margin(0.0))
+            other = not verdicts.certified or verdicts.predicted != plain.predicted[image]
+            assert not (other and safe.certified[image])
+            flips += bool(other and plain.certified[image])
+    assert flips > 5 and int(safe.certified.sum()) > 5
+    assert torch.equal(safe.predicted, plain.predicted) and (safe.certified <= plain.certified).all()
+    assert torch.equal(safe.within_margin, plain.certified & ~safe.certified)
