@@ -4,7 +4,7 @@
 # black and one white inside, are filled with different values there, by both of its methods, some levels of 255
 # apart. In the middle and at the lower and right border they are filled the same. Defences that hide a window and
 # paint it in anew (as PatchCleanser may) argue that a patch wholly inside of the window has no say: here it has, at
-# some places. skimage's inpaint_biharmonic (0.26.0) filled them the same everywhere.
+# some places. skimage's inpaint_biharmonic (0.26.0) filled them the same in the middle and at the upper border.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
