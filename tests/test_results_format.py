@@ -94,6 +94,15 @@ def test_what_is_not_of_the_format_is_named(name, where, value, said):
     assert said in result_format.flaw(record)
 
 
+def test_a_log_measures_test_images_or_training_images_that_are_held_out(tmp_path):
+    row = json.loads((WRITTEN / "cifar_windows_training_pooled.jsonl").read_text().splitlines()[0])
+    assert "test_accuracy" not in row
+    record_epoch(row, tmp_path / "log", {}, [])
+    del row["held_out_accuracy"]
+    with pytest.raises(ValueError, match="'test_accuracy' is a required property"):
+        record_epoch(row, tmp_path / "log", {}, [])
+
+
 @pytest.mark.parametrize("taken", ["test_accuracy", "lr"])
 def test_a_line_of_a_log_that_lacks_something_is_not_written(tmp_path, taken):
     row = json.loads((WRITTEN / "mnist_masked_band_training.jsonl").read_text().splitlines()[0])
