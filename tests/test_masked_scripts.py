@@ -92,7 +92,7 @@ def test_training_batches_go_through_the_augmentations_that_are_named(folder, ca
         assert content["settings"]["augmentations"] == augmentations
     assert run_here("train_cifar_band_masked.py", *options, "--augmentations", "random_crop,blur", folder=folder) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "--augmentations: random_crop,blur: expected none, or some of random_flip,random_crop" in said
+    assert "--augmentations: random_crop,blur: expected none, or some of random_flip,alternating_flip" in said
 
 
 def test_certifying_counts_what_the_definition_gives(folder, scores):
