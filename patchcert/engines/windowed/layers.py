@@ -222,7 +222,8 @@ class Linear(Layer):
     """A linear layer, weight (K, C, H, W), on flattened maps: the windows' share and a constant for the rest."""
 
     def __init__(self, empty: Tensor, weight: Tensor, bias: Tensor | None):
-        super().__init__([empty], lambda maps: F.linear(maps.flatten(1), weight.flatten(1), bias))
+        flat = weight.flatten(1)  # once: of weights in channels-last order this is a copy
+        super().__init__([empty], lambda maps: F.linear(maps.flatten(1), flat, bias))
         self.by_pixel = weight.permute(2, 3, 1, 0).contiguous()  # (H, W, C, K)
 
     def planned(self, *windows: Windows | None) -> Planned:
