@@ -5,6 +5,7 @@
 Needs the data sets under ./data. By bands and windows together, every hundredth image is certified again, in a minute:
 all of CIFAR-10's take an hour (docs/results.md has the commands). Another processor rounds otherwise, which may move an
 image across the numerical margin: counts that differ by few images are named, and more of them end with exit code 1.
+Counts of CIFAR-10 in docs/results are of JPEG copies; where the original pictures are, they differ, and it says so.
 """
 
 import json
@@ -50,6 +51,10 @@ def largest_difference(found: list[dict], written: list[dict]) -> int:
     return max(abs(here[name] - there[name]) for here, there in pairs for name in COUNTED)
 
 
+def of_original_pictures(record: dict) -> bool:
+    return record["config"].get("pictures") == "original"
+
+
 def main() -> None:
     worst = 0
     for name, command in COMMANDS.items():
@@ -57,12 +62,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / name
             subprocess.run([sys.executable, *shlex.split(command), "--output", str(output)], cwd=ROOT, check=True)
-            files = output, ROOT / "docs" / "results" / name
-            difference = largest_difference(*(json.loads(path.read_text())["results"] for path in files))
+            found, written = (json.loads(path.read_text()) for path in (output, ROOT / "docs" / "results" / name))
+        difference = largest_difference(found["results"], written["results"])
         print(f"{name}: counts differ from docs/results by {difference} images at most")
-        worst = max(worst, difference)
+        if of_original_pictures(found) and not of_original_pictures(written):
+            print("those in docs/results are of JPEG copies of CIFAR-10, these are of the original pictures")
+        else:
+            worst = max(worst, difference)
     if worst > FEW:
-        sys.exit(f"more than {FEW}: not by rounding alone; docs/results has JPEG copies of CIFAR-10, not the original")
+        sys.exit(f"more than {FEW}: not by rounding alone")
 
 
 if __name__ == "__main__":
