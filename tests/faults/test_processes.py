@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from patchcert import distributed, heartbeats, journal
+from patchcert import distributed, heartbeats, journal, program
 from patchcert.errors import UsageError
 from patchcert.heartbeats import Heartbeats
 from tests.helpers import (
@@ -36,7 +36,8 @@ CERTIFY = ["--checkpoint", "net.pth", "--all", "--limit", 8, "--batch_size", 2, 
 BOTH_ENGINES = f"""
 import runpy, sys
 sys.path.insert(0, {str(ROOT)!r})
-from patchcert import distributed
+from patchcert import distributed, program
+program.own_modules = dict
 del sys.argv[0]
 stop, distributed.stop = distributed.stop, lambda: None
 windowed = list(sys.argv)
@@ -179,7 +180,7 @@ def certify_until_one_hangs(rank: int, environment: dict[str, str], folder: Path
     """In a new process, one of two, without torchrun, which would end them itself: certify, until process 1 hangs."""
     os.environ |= environment | {"RANK": str(rank), "WORLD_SIZE": "2"}
     os.dup2(os.open(folder / f"said {rank}", os.O_CREAT | os.O_WRONLY), 2)
-    heartbeats.BEAT, heartbeats.COMING, patience = 0.1, math.inf, heartbeats.PATIENCE
+    heartbeats.BEAT, heartbeats.COMING, patience = 0.1, 10**6, heartbeats.PATIENCE
     heartbeats.PATIENCE, journal.EVERY, recall, done = math.inf, 0, journal.Journal.recall, []
 
     def until_stopped(*arguments):
@@ -194,7 +195,7 @@ def certify_until_one_hangs(rank: int, environment: dict[str, str], folder: Path
         wait_until((folder / "hangs").exists)
         heartbeats.PATIENCE = patience
 
-    journal.Journal.recall = until_stopped
+    journal.Journal.recall, program.own_modules = until_stopped, dict  # no program has those of tests
     threading.Thread(target=notice, daemon=True).start()
     os._exit(run_here(BAND, *CERTIFY, folder=folder))
 
