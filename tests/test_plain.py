@@ -202,7 +202,40 @@ class ByChance(nn.Module):
         return nn.functional.dropout(images).mean(dim=(2, 3))
 
 
-@pytest.mark.parametrize("network", [OfBatch(), ByChance().eval()])
+class Faintly(nn.Module):
+    """By less than rounding does, but not by rounding: of what is asked beside, or by chance."""
+
+    def __init__(self, added):
+        super().__init__()
+        self.network, self.added = small(), added
+        self.eval()
+
+    def forward(self, images):
+        return self.network(images) + 1e-6 * self.added(images)
+
+
+FAINTLY = [Faintly(lambda images: images.mean()), Faintly(lambda images: torch.rand(len(images), 1))]
+
+
+@pytest.mark.parametrize("network", [OfBatch(), ByChance().eval(), *FAINTLY])
 def test_answers_that_depend_on_the_batch_or_on_chance_are_refused(network):
     with pytest.raises(ValueError, match=r"the same answer (whatever is asked beside|each time); here logits of about"):
         PlainNetwork(network).classes(IMAGES)
+
+
+class OwnAutocast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = small()
+        self.eval()
+
+    def forward(self, images):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.network(images).float()
+
+
+def test_networks_that_compute_in_half_precision_by_themselves_are_refused():
+    with pytest.raises(ValueError, match=r"^the network computes in bfloat16 or float16 by itself"):
+        PlainNetwork(OwnAutocast()).classes(IMAGES)
+    with torch.autocast("cpu", torch.bfloat16):  # whoever asked for it knows
+        assert PlainNetwork(small()).classes(IMAGES) == 4
