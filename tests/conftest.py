@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads that shar
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # looking for fonts the first time, it warns
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what the shell starts in the background ignores it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 
 settings.register_profile(
     "patchcert",

@@ -60,7 +60,7 @@ WRITTEN = ["--checkpoint", "net.pth", "--limit", 2, "--output", "run.json", "--p
 
 @pytest.mark.parametrize("how", ["an interpreter", "buffered", "not buffered"])
 def test_a_closed_pipe_ends_quietly_after_the_files_are_written(folder, how):
-    for name in ("run.json", "rows.csv"):
+    for name in ("run.json", "run.json.partial", "rows.csv"):
         (folder / name).unlink(missing_ok=True)
     if how == "an interpreter":
         ended = run_unread([ROOT / "certify_mnist_band.py", *WRITTEN], folder)

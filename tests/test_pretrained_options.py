@@ -175,7 +175,7 @@ def test_data_sets_with_a_name_are_asked_about_as_they_are(here):
     ("model", "right"),
     [
         ("of_probabilities", "the network gives probabilities, expected logits"),
-        ("of_chance", "the same answer whatever is asked beside"),
+        ("of_chance", "the same answer each time"),
     ],
 )
 def test_networks_that_answer_otherwise_are_refused_by_option(here, model, right):

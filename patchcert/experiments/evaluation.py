@@ -22,6 +22,9 @@ from patchcert.journal import Journal
 from patchcert.option_values import folder, output_file, positive_int
 from patchcert.votes.saved_votes import SavedVotes
 
+SKIP_OF_IMAGENET = 50
+"""Of ImageNet's pictures every so manieth is looked at, as in the paper."""
+
 
 def evaluation_parser(description: str, data_sets: tuple[str, ...], skip: int = 1, report: bool = True) -> Parser:
     """The options of every script that looks at test images with a network, by default at every `skip`-th.
@@ -48,7 +51,7 @@ def evaluation_parser(description: str, data_sets: tuple[str, ...], skip: int = 
         )
     add_outputs(parser, report)
     add_setting(parser, data_sets)
-    add_skip(parser, skip)
+    add_skip(parser, SKIP_OF_IMAGENET if data_sets == IMAGENET else skip)
     add_limit(parser)
     return parser
 

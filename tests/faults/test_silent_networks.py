@@ -70,8 +70,8 @@ def masked(how: str) -> MaskedClassifier:
 
 QUESTION = Question(PATCH, TopOneVote(), "exact")
 ASKING = {
-    "votes": lambda how, data: asked(smoothed(how), data, PATCH, engine="dense"),
-    "votes of a threshold": lambda how, data: asked(smoothed(how, 0.4), data, PATCH, engine="dense"),
+    "votes": lambda how, data: asked(smoothed(how), data, PATCH),
+    "votes of a threshold": lambda how, data: asked(smoothed(how, 0.4), data, PATCH),
     "one pass": lambda how, data: asked(SmoothedClassifier(BrokenInOnePass(how), ABLATION), data, PATCH),
     "scores": lambda how, data: asked(masked(how), data),
     "randomized": lambda how, data: top_one_votes(engine("dense", Broken(72, how), ABLATION, 2), data, ABLATION, 3),

@@ -282,7 +282,7 @@ WRONG = {
     "no number": (["std=[NaN]"], "expected a number within"),
     "negative temperature": (["training_params:method_params:T=-1"], "T=-1.0: expected at least 0"),
     "negative decay": (["training_params:weight_decay=-1"], "weight_decay=-1.0: expected at least 0"),
-    "unknown augmentation": (['training_params:augmentations=["load"]'], "expected random_flip, random_crop"),
+    "unknown augmentation": (['training_params:augmentations=["load"]'], "expected random_flip, alternating_flip"),
     "other channels": (["mean=[0,0,0]", "std=[1,1,1]"], "expected 1 numbers"),
     "nothing to merge": (["training_params:method_params:attack_type=patch-all-pool"], "merges places"),
     "more places than there are": (["training_params:method_params:patch_count=730"], "there are 729 places"),
