@@ -3,7 +3,7 @@
 import sys
 import time
 from contextlib import suppress
-from typing import Self
+from typing import Self, TypeAlias
 
 from tqdm import tqdm
 
@@ -95,7 +95,7 @@ class Lines:
         pass
 
 
-Bar = tqdm | Lines
+Bar: TypeAlias = "tqdm | Lines"
 
 
 def progress_bar(total: int, what: str, unit: str = "image", done: int = 0) -> Bar:
