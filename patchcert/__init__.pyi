@@ -7,9 +7,11 @@ from patchcert.ablations.ablation import MultiBand as MultiBand
 from patchcert.ablations.ablation import MultiBlock as MultiBlock
 from patchcert.ablations.ablation import Row as Row
 from patchcert.ablations.ablation import encode as encode
+from patchcert.ablations.hidden_windows import HiddenWindows as HiddenWindows
 from patchcert.ablations.windows import WindowPairs as WindowPairs
 from patchcert.classifiers.modules import MaskedClassifier as MaskedClassifier
 from patchcert.classifiers.modules import SmoothedClassifier as SmoothedClassifier
+from patchcert.classifiers.window_masked import WindowMaskedClassifier as WindowMaskedClassifier
 from patchcert.engines.columns import LinesNetwork as LinesNetwork
 from patchcert.engines.plain import PlainNetwork as PlainNetwork
 from patchcert.interface.certification import Certification as Certification

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.helpers import run_here, succeed
+from tests.helpers import run_here, succeed, succeed_in_two_processes
 from tests.test_pictures import write_pictures
 
 SCRIPT = "certify_imagenet_windows.py"
@@ -65,6 +65,15 @@ def test_two_patches_raise_alarms_where_one_is_recovered(folder):
     one, two = rows_of(folder / "one.csv"), rows_of(folder / "two.csv")
     assert [row["certified"] for row in one] == [row["certified"] for row in two]
     assert all(row["predicted"] == "-1" for row in two if row["dissenting"] != "0")
+
+
+def test_two_processes_find_what_one_does(folder):
+    succeed(SCRIPT, *COMMAND, "--per_image", "one.csv", folder=folder)
+    succeed_in_two_processes(SCRIPT, *COMMAND, "--per_image", "two.csv", folder=folder)
+    one, two = rows_of(folder / "one.csv"), rows_of(folder / "two.csv")
+    for row in (*one, *two):
+        row["lead"] = f"{float(row['lead']):.4f}"
+    assert one == two
 
 
 @pytest.mark.parametrize(

@@ -99,3 +99,25 @@ def test_windows_that_dissent_cover_the_patch_that_made_the_answer():
     assert covering.sum() == 1
     found = WindowMaskedClassifier(Planted(), WINDOWS).where(images)
     assert not found[0].any() and (found[1] == covering).all()
+
+
+@pytest.mark.parametrize("asked", ["predict", "where", "alarms"])
+@pytest.mark.parametrize(
+    ("images", "right"),
+    [
+        (torch.full((1, 1, 3, 4), 255.0), r"\[0, 1\]"),
+        (torch.full((1, 1, 3, 4), float("nan")), r"\[0, 1\]"),
+        (torch.zeros(1, 1, 4, 4), r"expected \(N, C, 3, 4\)"),
+        (torch.zeros(3, 4), r"expected \(N, C, 3, 4\)"),
+    ],
+)
+def test_what_certificates_are_not_about_is_refused_by_every_way_to_ask(asked, images, right):
+    classifier = WindowMaskedClassifier(Majority(), WINDOWS)
+    with pytest.raises(ValueError, match=right) as refused:
+        getattr(classifier, asked)(images)
+    assert "\n" not in str(refused.value)
+
+
+def test_bytes_are_the_same_pictures():
+    classifier, images = WindowMaskedClassifier(Majority(), WINDOWS), pictures(20)
+    assert (classifier.predict((255 * images).to(torch.uint8)) == classifier.predict(images)).all()

@@ -3,13 +3,15 @@
 Xiang, Mahloujifar and Mittal, USENIX Security 2022. Nothing of the network is retrained.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from patchcert.ablations.hidden_windows import HiddenWindows
+from patchcert.data.given import pixels
 from patchcert.masking.alarms import Alarms
 from patchcert.masking.answers import Answers
 from patchcert.masking.questions import WindowVerdict, ask_all, two_rounds
@@ -34,12 +36,16 @@ class WindowMaskedClassifier(nn.Module):
     def extra_repr(self) -> str:
         return str(self.windows)
 
-    def predict(self, images: Tensor) -> Tensor:
-        """(N,) int64: the predictions of the two rounds. Where all windows agree, they cost M passes."""
-        found = self.verdicts(images, numerical_margin=0.0, certify=False)
-        return torch.tensor([verdict.predicted for verdict in found], device=images.device)
+    def predict(self, images: Tensor | ArrayLike) -> Tensor:
+        """(N,) int64: the predictions of the two rounds. Where all windows agree, they cost M passes.
 
-    def where(self, images: Tensor) -> Tensor:
+        Raises:
+            ValueError: images are not such or have pixels outside [0, 1], or the network does not take them.
+        """
+        found = self.verdicts(images, numerical_margin=0.0, certify=False)
+        return torch.tensor([verdict.predicted for verdict in found])
+
+    def where(self, images: Tensor | ArrayLike) -> Tensor:
         """(N, M) bool: the windows without which the answer is another than most.
 
         They hint at where an image was tampered with. This is no certificate.
@@ -50,23 +56,30 @@ class WindowMaskedClassifier(nn.Module):
         return found
 
     def verdicts(
-        self, images: Iterable[Tensor], numerical_margin: float, certify: bool = True
+        self, images: Tensor | ArrayLike, numerical_margin: float, certify: bool = True
     ) -> Iterator[WindowVerdict]:
-        """Yield predictions and certificates of `images` (C, H, W), each left as soon as no certificate is possible.
+        """Predictions and certificates of the images, each of which is left as soon as no certificate is possible.
 
         Args:
             numerical_margin: ν, in units of logits; certified leads are larger.
             certify: whether pairs are asked for where all windows agree, too.
+
+        Raises:
+            ValueError: see `predict`.
         """
         questions = partial(two_rounds, self.windows.count, numerical_margin, certify)
-        return ask_all(images, questions, self._logits, self.batch_size)
+        return ask_all(self._pixels(images), questions, self._logits, self.batch_size)
 
-    def alarms(self, images: Tensor, singles: Sequence[Answers] | None = None) -> Alarms:
+    def alarms(self, images: Tensor | ArrayLike, singles: Sequence[Answers] | None = None) -> Alarms:
         """What a defence with alarms against one patch says of the images; see `Alarms`. It costs M + 1 passes each.
 
         Args:
             singles: the answers without one window, where they are known.
+
+        Raises:
+            ValueError: see `predict`.
         """
+        images = self._pixels(images)
         nothing = torch.full((1, 2), NOTHING)
         whole = torch.cat([self._answers(image, nothing).classes for image in images])
         if singles is None:
@@ -74,6 +87,9 @@ class WindowMaskedClassifier(nn.Module):
             singles = [self._answers(image, each) for image in images]
         names = ("classes", "leads", "confidences")
         return Alarms.of(*(torch.stack([getattr(answers, name) for answers in singles]) for name in names), whole)
+
+    def _pixels(self, images: Tensor | ArrayLike) -> Tensor:
+        return pixels(images, (self.windows.height, self.windows.width))
 
     def _answers(self, image: Tensor, pairs: Tensor) -> Answers:
         """Those about one image (C, H, W) without the windows `pairs` (Q, 2)."""
