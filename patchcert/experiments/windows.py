@@ -117,8 +117,8 @@ def certify_windows(options: argparse.Namespace) -> None:
             for asked, rows in zip(questions, columns, strict=True)
         ]
         about = summaries.of_windows(options, len(dataset), windows)
-        of_each_size = {asked.size: int(rows["passes"].sum()) for asked, rows in zip(questions, columns, strict=True)}
-        passes = results.Passes(len(dataset), sum(of_each_size.values()))
+        last_of_size = {asked.size: int(rows["passes"].sum()) for asked, rows in zip(questions, columns, strict=True)}
+        passes = results.Passes(len(dataset), sum(last_of_size.values()))  # all questions about a size share them
         write_and_print(options, about, dataset, answers, columns, seconds, arithmetic, passes)
 
 
@@ -201,8 +201,8 @@ def _rows(
         output, certified = alarms.strict(options.numerical_margin)
     else:
         output, certified = alarms.by_confidence(asked.confidence, options.numerical_margin, ROUNDING_OF_CONFIDENCE)
-    kept = {name: rows[name] for name in ("passes", "dissenting")}
-    return {"predicted": output.cpu(), "certified": certified.cpu(), **kept}
+    passes = rows["passes"] + 1  # of the whole image
+    return {"predicted": output.cpu(), "certified": certified.cpu(), "passes": passes, "dissenting": rows["dissenting"]}
 
 
 def _as_json(options: argparse.Namespace, asked: Asked, windows: HiddenWindows) -> dict[str, object]:
