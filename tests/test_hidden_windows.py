@@ -253,9 +253,9 @@ def outputs(tables: torch.Tensor, whole: torch.Tensor, threshold: float | None) 
     singles = tables.diagonal(dim1=1, dim2=2).transpose(1, 2)
     answers = Answers.of(singles.flatten(0, 1))
     shape = singles.shape[:2]
-    parts = answers.classes.view(shape), answers.leads.view(shape), answers.confidences.view(shape)
+    parts = [tensor.view(shape) for tensor in vars(answers).values()]
     alarms = Alarms.of(*parts, whole.argmax(dim=1))
-    return alarms.strict(0.02) if threshold is None else alarms.by_confidence(threshold, 0.02, 0.01)
+    return alarms.strict(0.02) if threshold is None else alarms.by_confidence(threshold, 0.02)
 
 
 @pytest.mark.parametrize("threshold", [None, 0.0, 0.36])

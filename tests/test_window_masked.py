@@ -59,7 +59,7 @@ def test_no_patch_changes_a_certified_answer_and_some_patch_changes_another(batc
 def test_no_patch_makes_a_certified_image_another_class_without_an_alarm():
     classifier, images = WindowMaskedClassifier(Majority(), WINDOWS), pictures(40)
     strict, certain = classifier.alarms(images).strict(0.5)
-    curve = {threshold: classifier.alarms(images).by_confidence(threshold, 0.5, 1e-3) for threshold in (0.0, 0.9, 0.99)}
+    curve = {threshold: classifier.alarms(images).by_confidence(threshold, 0.5) for threshold in (0.0, 0.9, 0.99)}
     assert certain.sum() > sum(verdict.certified for verdict in classifier.verdicts(images, 0.5))
     for number, image in enumerate(images):
         hit = classifier.alarms(attacks(image))
@@ -68,7 +68,7 @@ def test_no_patch_makes_a_certified_image_another_class_without_an_alarm():
             assert ((output == strict[number]) | (output == ALARM)).all()
         for threshold, (clean, flags) in curve.items():
             if flags[number]:
-                output, _ = hit.by_confidence(threshold, 0.5, 1e-3)
+                output, _ = hit.by_confidence(threshold, 0.5)
                 assert ((output == clean[number]) | (output == ALARM)).all()
 
 

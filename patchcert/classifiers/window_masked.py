@@ -85,7 +85,7 @@ class WindowMaskedClassifier(nn.Module):
         if singles is None:
             each = torch.arange(self.windows.count)[:, None].expand(-1, 2)
             singles = [self._answers(image, each) for image in images]
-        names = ("classes", "leads", "confidences")
+        names = ("classes", "leads", "confidences", "certain")
         return Alarms.of(*(torch.stack([getattr(answers, name) for answers in singles]) for name in names), whole)
 
     def _pixels(self, images: Tensor | ArrayLike) -> Tensor:

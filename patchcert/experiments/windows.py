@@ -30,9 +30,6 @@ RECOVER, ALERT = "recover", "alert"
 IMAGES_AT_ONCE = 16
 """That share their batches; so many are kept as one piece of an interrupted run."""
 
-ROUNDING_OF_CONFIDENCE = 1e-4
-"""By which a confidence may differ in another batch; of probabilities in float32 it is far less."""
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -200,7 +197,7 @@ def _rows(
     if asked.confidence is None:
         output, certified = alarms.strict(options.numerical_margin)
     else:
-        output, certified = alarms.by_confidence(asked.confidence, options.numerical_margin, ROUNDING_OF_CONFIDENCE)
+        output, certified = alarms.by_confidence(asked.confidence, options.numerical_margin)
     passes = rows["passes"] + 1  # of the whole image
     return {"predicted": output.cpu(), "certified": certified.cpu(), "passes": passes, "dissenting": rows["dissenting"]}
 

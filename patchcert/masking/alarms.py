@@ -17,6 +17,8 @@ from typing import Self
 
 from torch import Tensor
 
+from patchcert.masking.answers import STEEPEST
+
 ALARM = -1
 """The output instead of a class."""
 
@@ -29,33 +31,33 @@ class Alarms:
         agreed: int64, the class that all masked images give, or `ALARM` if they give several.
         whole: int64, y₀, the class of the whole image.
         contradiction: float32, the largest confidence of a masked image that gives another class than y₀; −1 if none.
-        lead, confidence: float32, the least of the masked images.
+        lead, certain: float32, the least of the masked images; see `Answers`.
     """
 
     agreed: Tensor
     whole: Tensor
     contradiction: Tensor
     lead: Tensor
-    confidence: Tensor
+    certain: Tensor
 
     @classmethod
-    def of(cls, classes: Tensor, leads: Tensor, confidences: Tensor, whole: Tensor) -> Self:
+    def of(cls, classes: Tensor, leads: Tensor, confidences: Tensor, certain: Tensor, whole: Tensor) -> Self:
         """From the answers to M masked images each, (N, M), and the classes of the whole images, (N,)."""
         first = classes[:, 0]
         agreed = first.where((classes == first[:, None]).all(dim=1), ALARM)
         contradiction = confidences.where(classes != whole[:, None], -1.0).amax(dim=1)
-        return cls(agreed, whole, contradiction, leads.amin(dim=1), confidences.amin(dim=1))
+        return cls(agreed, whole, contradiction, leads.amin(dim=1), certain.amin(dim=1))
 
     def strict(self, numerical_margin: float) -> tuple[Tensor, Tensor]:
         """The outputs (N,) int64, of which some are `ALARM`, and which of them are certified, (N,) bool."""
         return self.agreed, (self.agreed != ALARM) & (self.lead > numerical_margin)
 
-    def by_confidence(self, threshold: float, numerical_margin: float, rounding: float) -> tuple[Tensor, Tensor]:
+    def by_confidence(self, threshold: float, numerical_margin: float) -> tuple[Tensor, Tensor]:
         """The same by confidence, τ = `threshold`.
 
-        Leads within the numerical margin, and confidences within `rounding` of τ, count as the adversary's: a masked
-        image where two classes nearly tie may give the other one in another batch.
+        What rounding of logits by the numerical margin may change counts as the adversary's: which class leads in a
+        masked image, and whether its confidence is above τ.
         """
         output = self.whole.where(self.contradiction <= threshold, ALARM)
-        sure = (self.lead > numerical_margin) & (self.confidence > threshold + rounding)
+        sure = (self.lead > numerical_margin) & (self.certain - STEEPEST * numerical_margin > threshold)
         return output, (self.agreed == self.whole) & sure

@@ -9,6 +9,9 @@ from torch import Tensor
 from patchcert.arithmetic import coarsest
 from patchcert.masking.margins import RELATIVE_MARGINS
 
+STEEPEST = 1 / 4
+"""By so much does a class's probability change at most, for each unit that its logit gains on all others."""
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -19,11 +22,13 @@ class Answers:
         leads: float32, that logit over the next largest, less the share of the largest magnitude by which a lead must
             exceed the numerical margin; see `margins`.
         confidences: float32, its softmax probability.
+        certain: float32, the confidence that is left where the same share is taken from that logit.
     """
 
     classes: Tensor
     leads: Tensor
     confidences: Tensor
+    certain: Tensor
 
     @classmethod
     def of(cls, logits: Tensor) -> Self:
@@ -38,13 +43,14 @@ class Answers:
         highest = logits.topk(2, dim=1).values
         share = RELATIVE_MARGINS[coarsest(logits.device)] * logits.abs().amax(dim=1)
         confidences = logits.softmax(dim=1).amax(dim=1)
-        return cls(logits.argmax(dim=1), highest[:, 0] - highest[:, 1] - share, confidences)
+        leads = highest[:, 0] - highest[:, 1] - share
+        return cls(logits.argmax(dim=1), leads, confidences, confidences - share * STEEPEST)
 
     def __len__(self) -> int:
         return len(self.classes)
 
     def __getitem__(self, chosen: slice | Tensor) -> Self:
-        return type(self)(self.classes[chosen], self.leads[chosen], self.confidences[chosen])
+        return type(self)(*(tensor[chosen] for tensor in vars(self).values()))
 
     @classmethod
     def concatenate(cls, parts: list[Self]) -> Self:
