@@ -86,6 +86,7 @@ def test_two_processes_find_what_one_does(folder):
         (["--per_side", "1"], "--per_side 1: expected a whole number from 2 to 16"),
         (["--goal", "win"], "win: expected recover, alert or both"),
         (["--confidence", "2"], "2: expected a number from 0 to 1"),
+        (["--compile"], "--compile True: expected none: the network is certified as it is"),
         (["--patches", "2"], "--patches 2: expected 1 to recover; --goal alert is for two"),
     ],
 )

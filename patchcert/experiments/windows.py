@@ -92,6 +92,8 @@ def certify_windows(options: argparse.Namespace) -> None:
     """Certify as the options of `windows_certification_parser` say."""
     if options.patches == 2 and RECOVER in options.goal:
         raise UsageError("patches", 2, "expected 1 to recover; --goal alert is for two")
+    if options.compile:
+        raise UsageError("compile", True, "expected none: the network is certified as it is, and as it was tried")
     settle_numerical_margin(options)
     set_up(options)
     network, dataset, _ = pretrained(options)
@@ -130,9 +132,9 @@ def _windows(size: PatchSize, height: int, width: int, per_side: int) -> HiddenW
 
 def _chosen(options: argparse.Namespace, dataset: Images) -> Images:
     """Those of the images that the options choose."""
-    if options.test:
+    if options.test or options.split_file:
         options.all = False
-        dataset = splits.choose_half(dataset, True, options.split_file)
+        dataset = splits.choose_half(dataset, options.test, options.split_file)
     dataset = first(options, dataset.take(slice(None, None, options.skip)), configuration(options)).to(options.device)
     distributed.require_images(len(dataset))
     return dataset
