@@ -103,21 +103,8 @@ def _affine(layer: nn.Linear | nn.Conv2d, box: Box, room: Room | None = None) ->
     return Box.around(layer(box.centre), radius)
 
 
-@through.register
-def _batch_norm(layer: nn.modules.batchnorm._BatchNorm, box: Box, room: None = None) -> Box:
-    """In eval mode a scale and a shift per channel."""
-    if layer.training:
-        raise TypeError("batch norm has interval bounds in eval mode only; in training mode it mixes images")
-    scale = (layer.running_var + layer.eps).rsqrt()
-    if layer.affine:
-        scale = scale * layer.weight.abs()
-    per_channel = (1, -1) + (1,) * (box.lower.dim() - 2)
-    return Box.around(layer(box.centre), box.radius * scale.view(per_channel))
-
-
 @through.register(nn.ReLU)
 @through.register(nn.Flatten)
-@through.register(nn.AvgPool2d)
 @through.register(nn.MaxPool2d)
 def _increasing(layer: nn.Module, box: Box, room: None = None) -> Box:
     """Layers that never fall where their inputs rise map the ends of a box to its ends."""

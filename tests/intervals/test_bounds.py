@@ -11,22 +11,12 @@ from torch import nn
 from patchcert.intervals.bounds import Box, certified, margins, through
 
 
-def batch_norm():
-    layer = nn.BatchNorm2d(2)
-    layer.running_mean.uniform_(-1, 1)
-    layer.running_var.uniform_(0.1, 2)
-    layer.weight.data = torch.tensor([-1.5, 0.7])
-    return layer.eval()
-
-
 LAYERS = {
     "convolution": lambda: nn.Conv2d(2, 3, 3, padding=1),
     "strided convolution": lambda: nn.Conv2d(2, 3, (3, 2), stride=2, dilation=(1, 2)),
     "flatten and linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(50, 4)),
     "relu": nn.ReLU,
-    "average pooling": lambda: nn.AvgPool2d(2),
     "max pooling": lambda: nn.MaxPool2d(3, stride=1),
-    "batch norm": batch_norm,
     "several": lambda: nn.Sequential(nn.Conv2d(2, 3, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 3)),
 }
 
@@ -79,5 +69,3 @@ def test_layers_without_a_rule_are_named():
     with pytest.raises(TypeError, match="padding_mode zeros only, not reflect"):
         box = Box(torch.zeros(1, 1, 3, 3), torch.ones(1, 1, 3, 3))
         through(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), box)
-    with pytest.raises(TypeError, match="eval mode"):
-        through(nn.BatchNorm2d(2), Box(torch.zeros(1, 2, 3, 3), torch.ones(1, 2, 3, 3)))

@@ -28,7 +28,7 @@ SMALL = {
 }
 UNUSUAL = {
     "pooling": lambda: nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(100, 10)
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(100, 10)
     ),
     "no ReLU": lambda: nn.Sequential(nn.Conv2d(3, 4, 4, stride=3), nn.Flatten(), nn.Linear(36, 10)),
     "kernels smaller than strides": lambda: nn.Sequential(
