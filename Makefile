@@ -2,8 +2,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+DATA ?= data
 
-.PHONY: quickstart test test-oldest typecheck results results-locked tables figures docs clean
+.PHONY: quickstart test test-oldest typecheck results results-locked tables figures pages clean
 
 quickstart: .venv/runtime
 	$(BIN)/python quickstart.py
@@ -32,9 +33,9 @@ test-oldest: .venv-oldest/development
 	.venv-oldest/bin/pip install --quiet -r requirements.txt -r requirements-oldest.txt
 	touch $@
 
+# make results DATA=DIR: into results/, which git ignores; `tables`, `figures` and `pages` rewrite what git keeps.
 results: .venv/runtime
-	$(BIN)/python benchmarks/reproduce.py
-	$(MAKE) tables figures
+	$(BIN)/python benchmarks/reproduce.py --data "$(DATA)" --output results
 
 tables: .venv/runtime
 	$(BIN)/python benchmarks/readme_tables.py
@@ -46,11 +47,12 @@ FIGURES := $(addprefix docs/results/, \
 figures: .venv/runtime
 	$(BIN)/python figures.py $(FIGURES) --out docs/figures
 
-docs: .venv/runtime
+pages: .venv/runtime
 	$(BIN)/python -m docs.make_pages
+	$(BIN)/python -m docs.make_field
 
 results-locked: .venv-locked/runtime
-	.venv-locked/bin/python benchmarks/reproduce.py
+	.venv-locked/bin/python benchmarks/reproduce.py --data "$(DATA)" --output results
 
 .venv-locked/runtime: requirements.lock
 	python3.11 -m venv --clear .venv-locked

@@ -1,18 +1,20 @@
 """Certify the networks that ship in checkpoints/ again, and compare with the numbers in docs/results.
 
     python3 benchmarks/reproduce.py
+    python3 benchmarks/reproduce.py --data DIR --output results
 
-Needs the data sets under ./data. By bands and windows together, every hundredth image is certified again, in a minute:
-all of CIFAR-10's take an hour (docs/results.md has the commands). Another processor rounds otherwise, which may move an
-image across the numerical margin: counts that differ by few images are named, and more of them end with exit code 1.
-Counts of CIFAR-10 in docs/results are of JPEG copies; where the original pictures are, they differ, and it says so.
+Needs MNIST and CIFAR-10 in the folder of the data sets. What is found lies in the output folder; nothing that git keeps
+is written. By bands and windows together, every hundredth image is certified again, in a minute: all of CIFAR-10's take
+an hour (docs/results.md has the commands). Another processor rounds otherwise, which may move an image across the
+numerical margin: counts that differ by few images are named, and more of them end with exit code 1. Counts of CIFAR-10
+in docs/results are of JPEG copies; where the original pictures are, they differ, and it says so.
 """
 
+import argparse
 import json
 import shlex
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,14 +57,25 @@ def of_original_pictures(record: dict) -> bool:
     return record["config"].get("pictures") == "original"
 
 
+def certify_again(command: str, data: Path, output: Path) -> dict:
+    """Run a command of `COMMANDS` and give what it found; it goes on where an earlier one was interrupted."""
+    where = ["--data", str(data), "--output", str(output)]
+    subprocess.run([sys.executable, *shlex.split(command), *where], cwd=ROOT, check=True)
+    return json.loads(output.read_text())
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder of the data sets")
+    parser.add_argument("--output", type=Path, default=Path("results"), metavar="DIR", help="write what is found here")
+    options = parser.parse_args()
+    output = options.output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
     worst = 0
     for name, command in COMMANDS.items():
         print(f"{name}: {command}", flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            output = Path(folder) / name
-            subprocess.run([sys.executable, *shlex.split(command), "--output", str(output)], cwd=ROOT, check=True)
-            found, written = (json.loads(path.read_text()) for path in (output, ROOT / "docs" / "results" / name))
+        found = certify_again(command, options.data.resolve(), output / name)
+        written = json.loads((ROOT / "docs" / "results" / name).read_text())
         difference = largest_difference(found["results"], written["results"])
         print(f"{name}: counts differ from docs/results by {difference} images at most")
         if of_original_pictures(found) and not of_original_pictures(written):

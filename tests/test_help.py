@@ -43,7 +43,7 @@ def test_help_shows_the_groups(tmp_path, capsys):
 def test_every_page_is_what_help_says_now():
     written = {path.name: path.read_text() for path in make_pages.PAGES.iterdir()}
     stale = [name for name, text in make_pages.pages().items() if written.pop(name, None) != text]
-    assert (stale, list(written)) == ([], []), "make docs"
+    assert (stale, list(written)) == ([], []), "make pages"
 
 
 def test_a_quiet_run_prints_what_came_out_and_nothing_else(tmp_path, generated_mnist, capsys):
