@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= data
 
-.PHONY: quickstart test test-oldest typecheck results results-locked tables figures pages clean
+.PHONY: quickstart test test-oldest typecheck results results-locked tables figures pages docs clean
 
 quickstart: .venv/runtime
 	$(BIN)/python quickstart.py
@@ -51,6 +51,10 @@ pages: .venv/runtime
 	$(BIN)/python -m docs.make_pages
 	$(BIN)/python -m docs.make_field
 
+docs: .venv/development pages
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs/site . site
+	@echo site/docs/site/index.html
+
 results-locked: .venv-locked/runtime
 	.venv-locked/bin/python benchmarks/reproduce.py --data "$(DATA)" --output results
 
@@ -60,4 +64,4 @@ results-locked: .venv-locked/runtime
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest .venv-locked results
+	rm -rf .venv .venv-oldest .venv-locked results site

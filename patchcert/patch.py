@@ -9,7 +9,9 @@ from patchcert.errors import require_count
 class Patch:
     """A rectangle of `height` × `width` pixels that an adversary may overwrite anywhere inside the image.
 
-    Without a width it is a square.
+    Args:
+        height: rows, pixels.
+        width: columns, pixels; without it the patch is a square.
 
     Raises:
         UsageError: a side is no whole number from 1 on.
@@ -27,7 +29,7 @@ class Patch:
 
     @property
     def size(self) -> int | str:
-        """As people write it: 5 for a square, 2x8 for 2 rows × 8 columns."""
+        """5 for a square, "2x8" for 2 rows × 8 columns: as people write it."""
         return self.height if self.height == self.width else f"{self.height}x{self.width}"
 
     def __str__(self) -> str:

@@ -170,7 +170,15 @@ class Ablation(ABC):
 
 
 class Band(Ablation):
-    """`band_size` (s) adjacent columns, one ablation for every start column, wrapping around the border."""
+    """`band_size` (s) adjacent columns, one ablation for every start column, wrapping around the border.
+
+    Args:
+        height, width: H and W of the images, pixels.
+        band_size: s, columns that a copy shows.
+
+    Raises:
+        UsageError: a size is no whole number from 1 on, or larger than the image.
+    """
 
     def __init__(self, height: int, width: int, band_size: int):
         require_sides(height, width)
@@ -190,6 +198,13 @@ class Row(Ablation):
     """`band_size` (s) adjacent rows, one ablation for every start row, wrapping around the border.
 
     As in the paper, the network sees them as bands of columns of the transposed image; patches and masks are upright.
+
+    Args:
+        height, width: H and W of the images, pixels.
+        band_size: s, rows that a copy shows.
+
+    Raises:
+        UsageError: a size is no whole number from 1 on, or larger than the image.
     """
 
     def __init__(self, height: int, width: int, band_size: int):
@@ -214,6 +229,13 @@ class BandAndRow(Ablation):
     """All copies of `Band`, and after them those of `Row`: every band of columns and every band of rows.
 
     A place of a patch is a window of columns and a window of rows, each chosen independently.
+
+    Args:
+        height, width: H and W of the images, pixels.
+        band_size: s, columns or rows that a copy shows.
+
+    Raises:
+        UsageError: a size is no whole number from 1 on, or larger than the image.
     """
 
     def __init__(self, height: int, width: int, band_size: int):
@@ -236,7 +258,15 @@ class BandAndRow(Ablation):
 
 
 class Block(Ablation):
-    """An s × s square (s = `block_size`), one ablation for every corner row-major, wrapping around the border."""
+    """An s × s square (s = `block_size`), one ablation for every corner row-major, wrapping around the border.
+
+    Args:
+        height, width: H and W of the images, pixels.
+        block_size: s, pixels along a side of the square.
+
+    Raises:
+        UsageError: a size is no whole number from 1 on, or larger than the image.
+    """
 
     def __init__(self, height: int, width: int, block_size: int):
         require_sides(height, width)
@@ -296,7 +326,17 @@ class _Combinations(Ablation):
 
 
 class MultiBand(_Combinations):
-    """`keep` of the ⌊W/b⌋ aligned bands of b = `bandwidth` columns; columns beyond the last band are never shown."""
+    """`keep` of the ⌊W/b⌋ aligned bands of b = `bandwidth` columns; columns beyond the last band are never shown.
+
+    Args:
+        height, width: H and W of the images, pixels.
+        bandwidth: b, columns of a band.
+        keep: how many bands a copy shows.
+
+    Raises:
+        UsageError: a size is no whole number from 1 on, or larger than the image; there are fewer bands than `keep`,
+            or more than 10⁸ copies.
+    """
 
     def __init__(self, height: int, width: int, bandwidth: int, keep: int):
         require_sides(height, width)
@@ -307,7 +347,17 @@ class MultiBand(_Combinations):
 
 
 class MultiBlock(_Combinations):
-    """`keep` of the ⌊H/b⌋·⌊W/b⌋ aligned b × b blocks (b = `block_size`); pixels beyond the grid are never shown."""
+    """`keep` of the ⌊H/b⌋·⌊W/b⌋ aligned b × b blocks (b = `block_size`); pixels beyond the grid are never shown.
+
+    Args:
+        height, width: H and W of the images, pixels.
+        block_size: b, pixels along a side of a block.
+        keep: how many blocks a copy shows.
+
+    Raises:
+        UsageError: a size is no whole number from 1 on, or larger than the image; there are fewer blocks than `keep`,
+            or more than 10⁸ copies.
+    """
 
     def __init__(self, height: int, width: int, block_size: int, keep: int):
         require_sides(height, width)

@@ -22,8 +22,16 @@ class WindowPairs(Ablation):
     2022). A window hides every patch that it holds, and of any two windows there is a copy that hides both. Patches fit
     if some window holds them wherever they are.
 
+    Args:
+        height, width: H and W of the images, pixels.
+        window_size: w, pixels along a side of a window.
+        per_side: k, windows along each side of the image.
+
     Attributes:
         side: k, windows along each side.
+
+    Raises:
+        UsageError: a number is no whole number from 1 on, windows are larger than the image, or k is not from 2 on.
     """
 
     def __init__(self, height: int, width: int, window_size: int, per_side: int):

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """To one question about N images.
+    """What was found for one question about N images: which predictions no such patch can change.
 
     Attributes:
-        patch: safe from it, anywhere,
-        certificate: by "margin", "exact", "masking" or "intervals"?
+        patch: that the adversary may lay anywhere.
+        certificate: how it was certified: "margin", "exact", "masking" or "intervals".
         question: all that was asked, as `--output` has it.
         verdicts: tensors (N,) on the CPU by name, as `--per_image` has them; `predicted` and `certified` always.
         labels: (N,) int64, on the CPU; None where they were not given.
