@@ -8,6 +8,8 @@ from torch import Tensor
 
 from patchcert import distributed, results
 from patchcert.ablations.hidden_windows import HiddenWindows
+from patchcert.classifiers import window_goals
+from patchcert.classifiers.window_goals import ALERT, RECOVER, Goal
 from patchcert.classifiers.window_masked import WindowMaskedClassifier
 from patchcert.cli import Parser, configuration
 from patchcert.data import splits
@@ -19,13 +21,11 @@ from patchcert.experiments.masking import add_numerical_margin, settle_numerical
 from patchcert.experiments.pretrained import add_pretrained, pretrained
 from patchcert.experiments.setting import ANY, precision, set_up
 from patchcert.journal import Journal
-from patchcert.masking.alarms import ALARM, Alarms
+from patchcert.masking.alarms import Alarms
 from patchcert.masking.questions import WindowVerdict
 from patchcert.option_values import alarm_thresholds, patch_sizes, positive_int, several_of
 from patchcert.patch_sizes import Area, PatchSize, shapes
 from patchcert.progress import progress_bar
-
-RECOVER, ALERT = "recover", "alert"
 
 IMAGES_AT_ONCE = 16
 """That share their batches; so many are kept as one piece of an interrupted run."""
@@ -37,13 +37,11 @@ class Asked:
 
     Attributes:
         size: of the patch, as the option has it.
-        goal: the right class (`RECOVER`), or that class or an alarm (`ALERT`).
-        confidence: τ of alarms by confidence; None for the strict rule.
+        goal: what the defence promises.
     """
 
     size: PatchSize
-    goal: str
-    confidence: float | None = None
+    goal: Goal
 
 
 def windows_certification_parser(description: str) -> Parser:
@@ -122,7 +120,7 @@ def certify_windows(options: argparse.Namespace) -> None:
 
 
 def _counts(asked: Asked, rows: dict[str, Tensor], labels: Tensor) -> results.Counts:
-    kind = results.Counts if asked.goal == RECOVER else results.AlarmCounts
+    kind = results.Counts if asked.goal.kind == RECOVER else results.AlarmCounts
     return kind.of(rows["predicted"], rows["certified"], labels)
 
 
@@ -143,9 +141,9 @@ def _chosen(options: argparse.Namespace, dataset: Images) -> Images:
 def _questions(options: argparse.Namespace, size: PatchSize) -> list[Asked]:
     """What is asked about one size of patches."""
     if options.patches == 2:
-        return [Asked(size, ALERT)]
-    by_confidence = [Asked(size, ALERT, confidence) for confidence in options.confidence]
-    return [Asked(size, RECOVER)] * (RECOVER in options.goal) + by_confidence * (ALERT in options.goal)
+        return [Asked(size, Goal(ALERT, patches=2))]
+    by_confidence = [Asked(size, Goal(ALERT, confidence)) for confidence in options.confidence]
+    return [Asked(size, Goal())] * (RECOVER in options.goal) + by_confidence * (ALERT in options.goal)
 
 
 def _columns(
@@ -158,8 +156,9 @@ def _columns(
     """For each question the rows per image, (N,) by name; each process looks at its share of the images."""
 
     def look(images: Tensor, _labels: Tensor) -> list[dict[str, Tensor]]:
-        found = {size: _look(options, classifier, images) for size, classifier in classifiers.items()}
-        return [_rows(options, asked, *found[asked.size]) for asked in questions]
+        goals = list(dict.fromkeys(asked.goal for asked in questions))
+        found = {size: _look(options, classifier, images, goals) for size, classifier in classifiers.items()}
+        return [asked.goal.rows(*found[asked.size], options.numerical_margin) for asked in questions]
 
     parts = []
     with progress_bar(len(dataset), "certifying") as bar:
@@ -173,40 +172,15 @@ def _columns(
 
 
 def _look(
-    options: argparse.Namespace, classifier: WindowMaskedClassifier, images: Tensor
+    options: argparse.Namespace, classifier: WindowMaskedClassifier, images: Tensor, goals: list[Goal]
 ) -> tuple[list[WindowVerdict], Alarms | None]:
     """What the two rounds and, against one patch, alarms say of the images."""
     with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-        pairs = RECOVER in options.goal or options.patches == 2
-        verdicts = list(classifier.verdicts(images, options.numerical_margin, certify=pairs))
-        if ALERT not in options.goal or options.patches == 2:
-            return verdicts, None
-        return verdicts, classifier.alarms(images, [verdict.singles for verdict in verdicts])
-
-
-def _rows(
-    options: argparse.Namespace, asked: Asked, verdicts: list[WindowVerdict], alarms: Alarms | None
-) -> dict[str, Tensor]:
-    """(N,) by name: what one question says of the images."""
-    names = ("predicted", "certified", "lead", "left_early", "within_margin", "passes")
-    rows = {name: torch.tensor([getattr(verdict, name) for verdict in verdicts]) for name in names}
-    rows["dissenting"] = torch.tensor([len(verdict.dissenting) for verdict in verdicts])
-    if asked.goal == RECOVER:
-        return rows
-    if alarms is None:  # of two patches; every pair of windows was asked for unless some answers differ
-        output = rows["predicted"].where(~rows["left_early"], ALARM)
-        return rows | {"predicted": output}
-    if asked.confidence is None:
-        output, certified = alarms.strict(options.numerical_margin)
-    else:
-        output, certified = alarms.by_confidence(asked.confidence, options.numerical_margin)
-    passes = rows["passes"] + 1  # of the whole image
-    return {"predicted": output.cpu(), "certified": certified.cpu(), "passes": passes, "dissenting": rows["dissenting"]}
+        return window_goals.look(classifier, images, goals, options.numerical_margin)
 
 
 def _as_json(options: argparse.Namespace, asked: Asked, windows: HiddenWindows) -> dict[str, object]:
     """What was asked."""
     size = asked.size if isinstance(asked.size, Area) else windows.shapes[0]
-    question = {"size_to_certify": size.size, "certificate": "masking", "patches": options.patches}
-    question |= {"numerical_margin": options.numerical_margin, "windows": str(windows), "goal": asked.goal}
-    return question | {"confidence": asked.confidence}
+    question = {"size_to_certify": size.size, "certificate": "masking", "windows": str(windows)}
+    return question | {"numerical_margin": options.numerical_margin} | asked.goal.as_json()
