@@ -106,9 +106,13 @@ def require_images(count: int) -> None:
         raise UsageError("nproc_per_node", world(), f"more processes than images: expected at most {count} in all")
 
 
-def share() -> slice:
-    """This process's share of anything in order: every world-th element from its rank on."""
-    return slice(rank(), None, world())
+def share(before: int = 0) -> slice:
+    """This process's share of anything in order: every world-th element from its rank on.
+
+    Args:
+        before: so many elements came before these.
+    """
+    return slice((rank() - before) % world(), None, world())
 
 
 def equal_share(batch: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class Lines:
         total, what, unit, done: see `progress_bar`.
     """
 
-    def __init__(self, total: int, what: str, unit: str, done: int = 0):
+    def __init__(self, total: int | None, what: str, unit: str, done: int = 0):
         self.total, self.what, self.unit, self.done, self.shown = total, what, unit, done, ""
         self._said = done, time.monotonic()
         if time.monotonic() - _Silence.seen >= SILENCE:
@@ -81,11 +81,12 @@ class Lines:
     def __str__(self) -> str:
         """Speed is that since the line before."""
         before, then = self._said
-        parts = [f"{self.what}: {self.done:,} of {self.total:,} {self.unit}s"]
+        parts = [f"{self.what}: {self.done:,}{f' of {self.total:,}' if self.total else ''} {self.unit}s"]
         if self.done > before:
             speed = (self.done - before) / max(time.monotonic() - then, 1e-9)
-            left = tqdm.format_interval(max(0, self.total - self.done) / speed)
-            parts += [f"{speed:,.0f} a second" if speed >= 100 else f"{speed:.2g} a second", f"{left} left"]
+            parts.append(f"{speed:,.0f} a second" if speed >= 100 else f"{speed:.2g} a second")
+            if self.total:
+                parts.append(f"{tqdm.format_interval(max(0, self.total - self.done) / speed)} left")
         return ", ".join([*parts, *filter(None, [self.shown])])
 
     def __enter__(self) -> Self:
@@ -98,13 +99,15 @@ class Lines:
 Bar: TypeAlias = "tqdm | Lines"
 
 
-def progress_bar(total: int, what: str, unit: str = "image", done: int = 0) -> Bar:
+def progress_bar(total: int | None, what: str, unit: str = "image", done: int = 0, delay: float = 0.0) -> Bar:
     """A bar over `total` images or other units, or `Lines` where stderr is no terminal; one for all processes.
 
     Args:
+        total: None if nobody knows.
         done: how many are when it begins.
+        delay: seconds until it is there.
     """
     shown = distributed.is_first() and not _quiet
     if shown and not sys.stderr.isatty():
         return Lines(total, what, unit, done)
-    return tqdm(total=total, desc=what, unit=unit, initial=done, leave=False, disable=not shown)
+    return tqdm(total=total, desc=what, unit=unit, initial=done, leave=False, disable=not shown, delay=delay)

@@ -3,14 +3,17 @@
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from patchcert import (
     Band,
     Certification,
+    HiddenWindows,
     MaskedClassifier,
     Patch,
     PlainNetwork,
     SmoothedClassifier,
+    WindowMaskedClassifier,
     certify,
     encode,
     interval_bounds,
@@ -35,6 +38,10 @@ of_intervals: Certification = interval_bounds(ordinary, images, labels, Patch(2,
 plain = PlainNetwork(ordinary, mean=0.5, std=(0.2, 0.2, 0.2), hidden=0.5, size=(28, 28))
 logits: Tensor = plain(images, torch.zeros(3, 28, 28, dtype=torch.bool))
 classes: int = plain.classes(images)
+windows = WindowMaskedClassifier(plain, HiddenWindows.for_patch(28, 28, Patch(5), 3))
+alarms: Certification = certify(windows, images, labels, goal=["recover", "alert"], confidence=["strict", 0.5])
+of_batches: Certification = certify(smoothed, [(images, labels)], patches=Patch(5))
+of_loader: Certification = certify(smoothed, DataLoader(TensorDataset(images, labels)), patches=Patch(5))
 copies: Tensor = encode(images) * ablation.masks()[:1]
 
 certify(network, images, labels)  # type: ignore[arg-type]

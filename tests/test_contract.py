@@ -116,13 +116,19 @@ JUST_ABOVE, JUST_BELOW = 1 + torch.finfo().eps, -torch.finfo().smallest_normal
         (IMAGES.expand(5, 3, HEIGHT, WIDTH), "network fails on copies with channels .x, 1 − x., .*RuntimeError"),
         ((IMAGES, LABELS), "images are a tuple, expected a tensor or array"),
         ({"images": IMAGES}, "images are a dict, expected a tensor or array"),
-        (DataLoader(TensorDataset(IMAGES, LABELS)), "images are a DataLoader, .*; torch.cat makes one of a loader's"),
         (["a.png"], "images are a list of <U5"),
         (None, "images are a NoneType, expected"),
     ],
 )
 def test_what_certify_refuses_all_refuse(name, way, images, message):
     refused(message, lambda: WAYS[way](CLASSIFIERS[name](linear()), images))
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "certify"])
+def test_only_certify_takes_a_loader(way):
+    loader = DataLoader(TensorDataset(IMAGES, LABELS))
+    message = "images are a DataLoader, .*; torch.cat makes one of a loader's"
+    refused(message, lambda: WAYS[way](CLASSIFIERS["votes"](linear()), loader))
 
 
 def refused(message, ask):

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from patchcert import networks
 from patchcert.ablations.ablation import encode
-from patchcert.arithmetic import NUMERICAL_MARGINS
+from patchcert.arithmetic import NUMERICAL_MARGINS, coarsest
 from patchcert.classifiers.modules import SmoothedClassifier
+from patchcert.classifiers.window_masked import WindowMaskedClassifier
 from patchcert.comparing import Comparison
 from patchcert.engines import asking
 from patchcert.engines.asking import OF_COPIES, OF_IMAGES, DenseNetwork, Engine
+from patchcert.engines.plain import PlainNetwork
 from patchcert.engines.windowed import WindowedNetwork
 from patchcert.errors import Note
 
@@ -29,6 +31,8 @@ AT_ONCE = 64
 
 ENGINES_APART = 32
 """So much more than rounding does may the windowed engine differ from the whole network, whose sums are others."""
+
+OF_WINDOWS = "images of which a window is hidden"
 
 BESIDE = "a network must give a copy the same answer whatever is asked beside it"
 EITHER_ENGINE = "a network must give the same answer by either engine"
@@ -95,7 +99,7 @@ def _note_probabilities(answers: Tensor) -> None:
     """Warn if `answers` (A', K) are probabilities."""
     if networks.are_probabilities(answers, OFF_ONE):
         text = "the network gives probabilities, which are taken for logits: their softmax is nearly the same for all"
-        warnings.warn(Note(f"{text} classes, and certifies little; let it give logits"), stacklevel=5)
+        warnings.warn(Note(f"{text} classes, and certifies little; let it give logits"), stacklevel=6)
 
 
 @torch.no_grad()
@@ -129,9 +133,41 @@ def manner_of(classifier: SmoothedClassifier, engine: Engine, images: Tensor, ba
     return Manner(seen.arithmetic, seen.apart, ablation.count)
 
 
+@torch.no_grad()
+def manner_of_windows(classifier: WindowMaskedClassifier, images: Tensor) -> tuple[int, Manner]:
+    """K, and how the network answers about the first of `images` (N, C, H, W) without one window.
+
+    Its answer must be the same, to the bit, each time and whatever is asked in the same places beside it, and the same
+    but for rounding in a batch of another size.
+
+    Raises:
+        ValueError: it is not; or the network is in training mode, does not take such images, gives something else than
+            logits, or computes in less than float32 by itself.
+    """
+    networks.require_eval(classifier.network)
+    each = torch.arange(classifier.batch_size) % classifier.windows.count
+    pairs, own = each[:, None].expand(-1, 2), images[:1].expand(len(each), -1, -1, -1)
+
+    def ask(shown: Tensor, hidden: Tensor) -> Tensor:
+        if isinstance(classifier.network, PlainNetwork):  # which says itself what is wrong
+            return classifier.logits(shown, hidden)
+        return networks.answer(partial(classifier.logits, pairs=hidden), shown, OF_WINDOWS, len(shown)).float()
+
+    seen = Comparison(partial(ask, own, pairs))
+    _note_probabilities(seen.first)
+    if seen.arithmetic != coarsest(images.device):
+        right = "the network computes in bfloat16 or float16 by itself, expected float32"
+        raise ValueError(f"{right}: of nearly equal logits these would make ties")
+    for few in (slice(1), slice(2)):
+        seen.note(seen.first[few], ask(own[few], pairs[few]), BESIDE)
+    others = torch.cat([own[:1], 1 - own[1:]])
+    seen.require_equal(seen.first[0], ask(others, pairs)[0], BESIDE)
+    return seen.first.shape[1], Manner(seen.arithmetic, seen.apart, copies=1)
+
+
 def note_numerical_margin(margin: float, manner: Manner) -> None:
     """Warn that the numerical margin is a larger one because of the `manner` of a network."""
-    warnings.warn(Note(f"the numerical margin is {margin:.2g}, since {manner}"), stacklevel=4)
+    warnings.warn(Note(f"the numerical margin is {margin:.2g}, since {manner}"), stacklevel=5)
 
 
 def _look_at_batch(seen: Comparison, ask: Callable[[Tensor, Tensor], Tensor], images: Tensor, copies: Tensor) -> None:

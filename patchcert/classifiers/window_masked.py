@@ -96,7 +96,10 @@ class WindowMaskedClassifier(nn.Module):
         parts = pairs.split(self.batch_size)
         return Answers.concatenate([Answers.of(self._logits(image.expand(len(p), -1, -1, -1), p)).cpu() for p in parts])
 
+    def logits(self, images: Tensor, pairs: Tensor) -> Tensor:
+        """(B, K): what the network says of images (B, C, H, W) without the windows `pairs` (B, 2), with gradients."""
+        return self.network(images, self.windows.hidden(pairs.to(images.device)))
+
     @torch.inference_mode()
     def _logits(self, images: Tensor, pairs: Tensor) -> Tensor:
-        """(B, K) of images (B, C, H, W) without the windows `pairs` (B, 2)."""
-        return self.network(images, self.windows.hidden(pairs.to(images.device)))
+        return self.logits(images, pairs)

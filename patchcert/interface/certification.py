@@ -40,18 +40,20 @@ class Answer:
 
     @property
     def counts(self) -> results.Counts:
-        """How many images are classified correctly, how many answers are certified, right or wrong.
+        """How many images are classified correctly, how many answers are certified, right or wrong; of a defence with
+        alarms, `results.AlarmCounts`.
 
         Raises:
             ValueError: there are no labels, so nobody knows what is right.
         """
         if self.labels is None:
             raise ValueError("without labels there are predictions and certificates, but no counts or accuracies")
-        return results.Counts.of(self.predicted, self.certified, self.labels)
+        kind = results.AlarmCounts if self.question.get("goal") == "alert" else results.Counts
+        return kind.of(self.predicted, self.certified, self.labels)
 
     @property
     def predicted(self) -> Tensor:
-        """(N,) int64: the classes."""
+        """(N,) int64: the classes; −1 is an alarm."""
         return self.verdicts["predicted"]
 
     @property
@@ -74,7 +76,16 @@ class Answer:
             shares = f"{int(self.certified.sum())} of {len(self.certified)} answers certified, right or wrong"
         else:
             shares = f"{self.clean_accuracy:.2%} clean, {self.certified_accuracy:.2%} certified"
-        return f"patch {self.patch}, {self.certificate}: {shares}"
+        return f"patch {self.patch}, {self.certificate}{self._alarms()}: {shares}"
+
+    def _alarms(self) -> str:
+        """By which rule alarms are raised, and how many there are, if any may be."""
+        if self.question.get("goal") != "alert":
+            return ""
+        confidence, count = self.question["confidence"], int((self.predicted < 0).sum())
+        rule = "strict" if confidence is None else f"τ = {confidence}"
+        two = ", two patches" if self.question["patches"] == 2 else ""
+        return f", alarms ({rule}{two}; {count} of {len(self.predicted)} raise one)"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,289 @@
+"""What each kind of classifier may be asked by `certify`, and how its answers about images are found."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from patchcert import distributed, networks, results
+from patchcert.arithmetic import coarsest, processor
+from patchcert.classifiers.modules import MaskedClassifier, SmoothedClassifier
+from patchcert.classifiers.probing import Manner, class_count, manner_of, manner_of_windows, note_numerical_margin
+from patchcert.classifiers.window_goals import ALERT, RECOVER, Goal, look
+from patchcert.classifiers.window_masked import WindowMaskedClassifier
+from patchcert.data.given import require_classes
+from patchcert.engines import asking
+from patchcert.engines.plain import PlainNetwork
+from patchcert.errors import UsageError, called, require_number, require_within
+from patchcert.masking.double_masking import MaskedVerdicts
+from patchcert.patch import Patch
+from patchcert.votes.certificate import Certifier, Question
+
+T = TypeVar("T")
+
+STRICT = "strict"
+
+IMAGES_AT_ONCE = 16
+"""Whose questions about hidden windows share batches."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the arguments of `certify` ask for, each as it was given."""
+
+    patches: Patch | Iterable[Patch] | None
+    certificate: str | Iterable[str] | None
+    goal: str | Iterable[str]
+    confidence: str | float | Iterable[str | float]
+    at_once: int | None
+    numerical_margin: float | None
+    batch_size: int
+
+    def several_patches(self) -> list[Patch]:
+        return several("patches", self.patches, Patch, "expected a Patch(height, width), or several")
+
+    def several_certificates(self) -> list[str]:
+        return several("certificate", self.certificate, str, "expected the name of one, or several")
+
+    @property
+    def given_margin(self) -> float:
+        """ν, or 0 where it is not settled yet."""
+        return float(self.numerical_margin or 0)
+
+
+class OfVotes:
+    """Asks a `SmoothedClassifier` for its votes.
+
+    Attributes:
+        size: (H, W) of the images.
+        at_a_time: images to look at together.
+        questions: one for each answer.
+
+    Raises:
+        ValueError: the classifier has no such certificate, or is not made for such patches.
+    """
+
+    def __init__(self, classifier: SmoothedClassifier, asked: Asked):
+        if asked.numerical_margin is not None:
+            require_number("numerical_margin", asked.numerical_margin, 0, math.inf)
+        if asked.goal != RECOVER or asked.confidence != STRICT:
+            wrong = ("goal", asked.goal) if asked.goal != RECOVER else ("confidence", asked.confidence)
+            raise UsageError(*wrong, "expected recover and strict; alarms are a WindowMaskedClassifier's")
+        self.classifier, self.asked = classifier, asked
+        self.size, self.at_a_time = (classifier.ablation.height, classifier.ablation.width), asked.batch_size
+        self.questions = self._questions()
+        self.device = device_of(classifier.network)
+
+    def begin(self, images: Tensor, labels: Tensor) -> int:
+        """Try the network on the first of the images, and settle what depends on how it answers; returns K."""
+        classes = class_count(self.classifier, images[:1])
+        require_classes(labels, classes)
+        self.engine = self.classifier.engine(images)
+        manner = manner_of(self.classifier, self.engine, images, self.asked.batch_size)
+        self.manner = distributed.from_first(manner)
+        of_scores = isinstance(self.classifier, MaskedClassifier) and self.classifier.scores
+        margin = settled(self.asked, self.manner, of_scores, self.device)
+        arithmetic = self.manner.arithmetic
+        self.questions = [replace(asked, numerical_margin=margin, arithmetic=arithmetic) for asked in self.questions]
+        self._prepare()
+        return classes
+
+    def look(self, images: Tensor) -> list[dict[str, Tensor]]:
+        """For each question (N,) by name, of `images` (N, C, H, W), as many as go into a batch."""
+        chunks = asking.softmax_chunks(self.engine, images, self.classifier.ablation, self.asked.batch_size)
+        return [vars(verdicts) for verdicts in self.certifier(chunks)]
+
+    def about(self) -> list[tuple[Patch, dict[str, object]]]:
+        """What each answer is about: the patch, and all that was asked, as `--output` has it."""
+        return [(question.patch, question.as_json()) for question in self.questions]
+
+    def config(self) -> dict[str, object]:
+        """What answers, in JSON's types."""
+        return {
+            "network": networks.description(self.classifier.network),
+            "ablation": self.classifier.ablation.description(),
+            "engine": type(self.engine).__name__,
+            "batch_size": self.asked.batch_size,
+        }
+
+    def arithmetic(self) -> dict[str, object]:
+        """What was computed with."""
+        engine = asking.name_of(self.engine)
+        return results.computed_with(self.manner.arithmetic, engine, [processor(self.device)])
+
+    def _questions(self) -> list[Question]:
+        """Every combination of patch and certificate."""
+        patches, kinds = self.asked.several_patches(), self.asked.several_certificates()
+        if not patches:
+            raise UsageError("patches", self.asked.patches, "expected a Patch(height, width), or several")
+        if self.asked.at_once is not None:
+            require_within("at_once", self.asked.at_once, 1, 2, "patches at the same time")
+        if not set(kinds) <= {"margin", "exact"}:
+            right = "expected margin or exact; masking is a MaskedClassifier's"
+            raise UsageError("certificate", ", ".join(kinds), right)
+        rule, count, margin = self.classifier.rule, self.asked.at_once or 1, self.asked.given_margin
+        return [Question(patch, rule, kind, count, margin) for patch in patches for kind in kinds or ["exact"]]
+
+    def _prepare(self) -> None:
+        with called(size_to_certify="patches", patches="at_once"):
+            self.certifier = Certifier(self.classifier.ablation, self.questions)
+
+
+class OfMasking(OfVotes):
+    """Asks a `MaskedClassifier` for the scores, or votes, of all copies."""
+
+    classifier: MaskedClassifier
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> list[dict[str, Tensor]]:
+        batches = self.classifier.every_copy(images, self.asked.batch_size, self.engine)
+        parts: list[list[MaskedVerdicts]] = [self.classifier.verdicts(logits, self.questions) for logits in batches]
+        return [vars(MaskedVerdicts.concatenate(answers)) for answers in zip(*parts, strict=True)]
+
+    def _questions(self) -> list[Question]:
+        """The one that can be asked of it."""
+        patches, kinds, at_once = self.asked.several_patches(), self.asked.several_certificates(), self.asked.at_once
+        if not set(kinds) <= {"masking"}:
+            raise UsageError("certificate", ", ".join(kinds), "a MaskedClassifier is certified by masking alone")
+        patch, count = self.classifier.patch, self.classifier.at_once
+        if not set(patches) <= {patch} or at_once not in (None, count):
+            asked = f"patches {', '.join(map(str, patches or [patch]))}, {at_once or count} at once"
+            right = f"the answers of this classifier are about {count} of {patch}; make another one for others"
+            raise ValueError(f"{asked}: {right}")
+        rule = None if self.classifier.scores else self.classifier.rule
+        return [Question(patch, rule, "masking", count, self.asked.given_margin)]
+
+    def _prepare(self) -> None:
+        """Its masks are there already."""
+
+
+class OfWindows:
+    """Asks a `WindowMaskedClassifier` for the two rounds, and for alarms; see `OfVotes`."""
+
+    def __init__(self, classifier: WindowMaskedClassifier, asked: Asked):
+        if asked.numerical_margin is not None:
+            require_number("numerical_margin", asked.numerical_margin, 0, math.inf)
+        kinds = asked.several_certificates()
+        if not set(kinds) <= {"masking"}:
+            raise UsageError("certificate", ", ".join(kinds), "a WindowMaskedClassifier is certified by masking alone")
+        self.classifier, self.asked, windows = classifier, asked, classifier.windows
+        self.size, self.at_a_time = (windows.height, windows.width), IMAGES_AT_ONCE
+        self.patches = asked.several_patches() or list(windows.shapes)
+        for patch in self.patches:
+            fits = patch.height <= windows.height and patch.width <= windows.width
+            if not fits or not windows.covering(patch).any(dim=0).all():
+                held = ", ".join(map(str, windows.shapes))
+                raise UsageError("patches", patch, f"expected one that fits into {held}, which these windows hide")
+        self.goals = goals_of(asked)
+        self.device = device_of(classifier.network)
+
+    def begin(self, images: Tensor, labels: Tensor) -> int:
+        """See `OfVotes`."""
+        classes, manner = manner_of_windows(self.classifier, images)
+        require_classes(labels, classes)
+        self.manner = distributed.from_first(manner)
+        self.margin = settled(self.asked, self.manner, True, self.device)
+        return classes
+
+    def look(self, images: Tensor) -> list[dict[str, Tensor]]:
+        """See `OfVotes`."""
+        found = look(self.classifier, images, self.goals, self.margin)
+        rows = [goal.rows(*found, self.margin) for goal in self.goals]
+        return [row for _ in self.patches for row in rows]
+
+    def about(self) -> list[tuple[Patch, dict[str, object]]]:
+        """See `OfVotes`."""
+        said = {"certificate": "masking", "windows": str(self.classifier.windows), "numerical_margin": self.margin}
+        return [
+            (patch, {"size_to_certify": patch.size} | said | goal.as_json())
+            for patch in self.patches
+            for goal in self.goals
+        ]
+
+    def config(self) -> dict[str, object]:
+        """See `OfVotes`."""
+        network = self.classifier.network
+        if isinstance(network, PlainNetwork) and not hasattr(network, "description"):
+            network = network.network
+        windows, size = str(self.classifier.windows), self.classifier.batch_size
+        return {"network": networks.description(network), "windows": windows, "batch_size": size}
+
+    def arithmetic(self) -> dict[str, object]:
+        """See `OfVotes`."""
+        return results.computed_with(self.manner.arithmetic, "dense", [processor(self.device)])
+
+
+def examiner_of(classifier: nn.Module, asked: Asked) -> OfVotes | OfWindows:
+    """Who asks it; ValueError if nobody can, or not that."""
+    if isinstance(classifier, WindowMaskedClassifier):
+        return OfWindows(classifier, asked)
+    if isinstance(classifier, MaskedClassifier):
+        return OfMasking(classifier, asked)
+    if isinstance(classifier, SmoothedClassifier):
+        return OfVotes(classifier, asked)
+    right = "expected a SmoothedClassifier, MaskedClassifier or WindowMaskedClassifier"
+    raise UsageError("classifier", type(classifier).__name__, right)
+
+
+def several(name: str, given: T | Iterable[T] | None, kind: type[T], right: str) -> list[T]:
+    """What was given for the argument `name`: one of its kind, several or none; UsageError if it is something else."""
+    if given is None:
+        return []
+    found = list(given) if isinstance(given, Iterable) and not isinstance(given, kind) else [given]
+    if not all(isinstance(one, kind) for one in found):
+        raise UsageError(name, given, right)
+    return found
+
+
+def goals_of(asked: Asked) -> list[Goal]:
+    """Every promise that is asked for.
+
+    Raises:
+        UsageError: there is no such promise.
+    """
+    kinds = several("goal", asked.goal, str, "expected recover, alert or both")
+    if not kinds or not set(kinds) <= {RECOVER, ALERT}:
+        raise UsageError("goal", asked.goal, "expected recover, alert or both")
+    count = 1 if asked.at_once is None else asked.at_once
+    require_within("at_once", count, 1, 2, "patches at the same time")
+    thresholds = _thresholds(asked.confidence)
+    if count == 2:
+        if RECOVER in kinds or thresholds != [None]:
+            right = "expected goal='alert' and confidence='strict' for two: only that is promised against them"
+            raise UsageError("at_once", count, right)
+        return [Goal(ALERT, patches=2)]
+    return [goal for kind in kinds for goal in ([Goal()] if kind == RECOVER else [Goal(ALERT, t) for t in thresholds])]
+
+
+def _thresholds(confidence: str | float | Iterable[str | float]) -> list[float | None]:
+    """τ of each rule for alarms; None for the strict one."""
+    given: Sequence[str | float] = (
+        list(confidence) if isinstance(confidence, Iterable) and not isinstance(confidence, str) else [confidence]
+    )
+    found: list[float | None] = []
+    for one in given:
+        if one != STRICT:
+            require_number("confidence", one, 0, 1)  # type: ignore[arg-type]  # which refuses texts
+        found.append(None if isinstance(one, str) else float(one))
+    if not found:
+        raise UsageError("confidence", confidence, "expected strict, a number from 0 to 1, or several")
+    return found
+
+
+def settled(asked: Asked, manner: Manner, of_scores: bool, device: torch.device) -> float:
+    """ν; with a note where the caller names none and it is more than PyTorch's settings let expect."""
+    if asked.numerical_margin is not None:
+        return asked.given_margin
+    expected = replace(manner, arithmetic=coarsest(device), apart=0.0)
+    margin = manner.margin(of_scores)
+    if margin > expected.margin(of_scores):
+        note_numerical_margin(margin, manner)
+    return margin
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """That of its weights."""
+    return next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))

@@ -1,0 +1,135 @@
+"""`certify` of a `WindowMaskedClassifier`, against what the class itself says of images."""
+
+import pytest
+import torch
+from torch import nn
+
+from patchcert import HiddenWindows, Patch, PlainNetwork, WindowMaskedClassifier, certify, result_format
+from patchcert.classifiers.probing import manner_of_windows
+from patchcert.masking.alarms import ALARM
+from tests.test_window_masked import WINDOWS, Majority, attacks, pictures
+
+IMAGES, LABELS = pictures(40), (torch.arange(40) > 19).long()
+
+
+def classifier(network=None, **named):
+    return WindowMaskedClassifier((network or Majority()).eval(), WINDOWS, **named)
+
+
+def test_recovery_is_that_of_the_class():
+    (answer,) = certify(classifier(), IMAGES, LABELS).answers
+    verdicts = list(classifier().verdicts(IMAGES, 1e-3))
+    assert answer.predicted.tolist() == [verdict.predicted for verdict in verdicts]
+    assert answer.certified.tolist() == [verdict.certified for verdict in verdicts]
+    assert 10 < int(answer.certified.sum()) < 40
+    assert answer.patch == Patch(1) and answer.counts.certified_wrong == 0 < answer.clean_accuracy
+
+
+def test_alarms_are_those_of_the_class():
+    goals = {"goal": ["alert", "recover"], "confidence": ["strict", 0.9]}
+    result = certify(classifier(), IMAGES, LABELS, **goals)
+    strict, sure, recovered = result.answers
+    alarms = classifier().alarms(IMAGES)
+    for answer, (output, certain) in ((strict, alarms.strict(1e-3)), (sure, alarms.by_confidence(0.9, 1e-3))):
+        assert answer.predicted.equal(output) and answer.certified.equal(certain)
+        assert answer.counts.false_alarms == int((output == ALARM).sum())
+    assert strict.counts.false_alarms > sure.counts.false_alarms == 0
+    assert (recovered.certified <= strict.certified).all() and recovered.certified.sum() < strict.certified.sum()
+    for number, attacked in enumerate(map(attacks, IMAGES)):
+        (hit,) = certify(classifier(), attacked, goal="alert").answers
+        assert not strict.certified[number] or set(hit.predicted.tolist()) <= {ALARM, int(strict.predicted[number])}
+    assert str(strict).startswith(f"patch 1, masking, alarms (strict; {strict.counts.false_alarms} of 40 raise one): ")
+    assert "(τ = 0.9; " in str(sure) and len(str(result).splitlines()) == 3
+
+
+def test_against_two_patches_only_an_alarm_is_promised():
+    (two,) = certify(classifier(), IMAGES, LABELS, goal="alert", at_once=2).answers
+    (one,) = certify(classifier(), IMAGES, LABELS).answers
+    assert two.certified.equal(one.certified) and int((two.predicted == ALARM).sum()) > 0
+    assert not (two.certified & (two.predicted == ALARM)).any()
+    assert ", two patches; " in str(two)
+    with pytest.raises(ValueError, match="at_once 2: expected goal='alert' and confidence='strict' for two"):
+        certify(classifier(), IMAGES, at_once=2)
+
+
+def test_what_comes_back_is_written_as_by_scripts():
+    result = certify(classifier(batch_size=4), IMAGES, LABELS, goal=["recover", "alert"], numerical_margin=0.5)
+    record = result.to_dict()
+    result_format.require(record, "found")
+    assert [entry["goal"] for entry in record["results"]] == ["recover", "alert"]
+    assert record["results"][1]["false_alarms"] > 0 == record["results"][0]["certified_wrong"]
+    assert record["config"]["windows"] == "4 windows of 2 × 2 pixels" and record["config"]["batch_size"] == 4
+    assert record["config"]["network"] == {"name": "Majority"}
+    assert {entry["numerical_margin"] for entry in record["results"]} == {0.5}
+
+
+def test_smaller_patches_that_the_windows_hide_are_certified_as_well():
+    windows = HiddenWindows.for_patch(3, 4, Patch(2), 2)
+    defended = WindowMaskedClassifier(Majority().eval(), windows)
+    small, large = certify(defended, IMAGES, patches=[Patch(1), Patch(2)]).answers
+    assert small.certified.equal(large.certified) and (small.patch, large.patch) == (Patch(1), Patch(2))
+    with pytest.raises(ValueError, match="patches 3: expected one that fits into 2, which these windows hide"):
+        certify(defended, IMAGES, patches=[Patch(1), Patch(3)])
+
+
+class Drifting(Majority):
+    """Its logits depend on what is asked beside."""
+
+    def forward(self, images, hidden):
+        return super().forward(images, hidden) + images.mean()
+
+
+class Halved(Majority):
+    def forward(self, images, hidden):
+        return super().forward(images, hidden).bfloat16().float()
+
+
+class Alone(Majority):
+    """Its logits depend a little on how much is asked at once."""
+
+    def forward(self, images, hidden):
+        return super().forward(images, hidden) + 1e-5 * len(images) * torch.tensor([0.0, 1.0])
+
+
+def test_the_margin_grows_with_what_batches_change():
+    _, manner = manner_of_windows(classifier(Alone(), batch_size=9), IMAGES)
+    assert 7e-5 < manner.apart < 9e-5
+    (answer,) = certify(classifier(Alone(), batch_size=9), IMAGES, LABELS).answers
+    assert answer.question["numerical_margin"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": IMAGES * 255}, "images have pixels from 0 to 255"),
+        ({"images": IMAGES[:, :, 1:]}, r"images are \(40, 1, 2, 4\), expected \(N, C, 3, 4\)"),
+        ({"labels": LABELS + 1}, "labels go from 1 to 2, expected 0 to 1"),
+        ({"certificate": "exact"}, "certificate exact: a WindowMaskedClassifier is certified by masking alone"),
+        ({"goal": "win"}, "goal win: expected recover, alert or both"),
+        ({"goal": "alert", "confidence": 2}, "confidence 2: expected a number from 0 to 1"),
+        ({"goal": "alert", "confidence": "sure"}, "confidence 'sure': expected a number from 0 to 1"),
+        ({"numerical_margin": -1}, "numerical_margin -1: expected a number of at least 0"),
+        ({"patches": 1}, "patches 1: expected a Patch"),
+        ({"classifier": WindowMaskedClassifier(Majority(), WINDOWS)}, "the network is in training mode"),
+        ({"classifier": classifier(Drifting())}, "the same answer whatever is asked beside it"),
+        ({"classifier": classifier(Halved())}, "computes in bfloat16 or float16 by itself, expected float32"),
+        (
+            {"classifier": classifier(PlainNetwork(nn.Sequential(nn.Flatten(), nn.Linear(9, 2)).eval()))},
+            "the network fails on images",
+        ),
+    ],
+)
+def test_what_is_no_question_is_refused_in_one_clear_line(change, message):
+    asked = {"classifier": classifier(), "images": IMAGES, "labels": LABELS} | change
+    with pytest.raises(ValueError, match=message) as refused:
+        certify(**asked)
+    assert "\n" not in str(refused.value)
+
+
+def test_alarms_are_of_windows_alone():
+    from tests.test_batches import CLASSIFIERS, PATCH
+    from tests.test_batches import IMAGES as OTHERS
+
+    for change, message in (({"goal": "alert"}, "goal alert: "), ({"confidence": 0.5}, "confidence 0.5: ")):
+        with pytest.raises(ValueError, match=message):
+            certify(CLASSIFIERS["threshold"](PATCH), OTHERS, patches=PATCH, **change)
