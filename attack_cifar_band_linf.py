@@ -20,7 +20,7 @@ from patchcert import (
     base_network,
     cli,
 )
-from pytorch_cifar import MODELS, cifar_resnet
+from patchcert.small_networks import MODELS, cifar_resnet
 
 
 def main() -> None:

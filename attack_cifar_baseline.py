@@ -9,7 +9,7 @@ NeurIPS 2020).
 """
 
 from patchcert import CIFAR_LIKE, add_network, attack_with_patch, class_count, cli, patch_attack_parser, undefended
-from pytorch_cifar import MODELS, cifar_resnet
+from patchcert.small_networks import MODELS, cifar_resnet
 
 
 def main() -> None:

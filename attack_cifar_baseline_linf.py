@@ -8,7 +8,7 @@ Projected gradient ascent with sign steps from a random start (Levine and Feizi,
 """
 
 from patchcert import CIFAR_LIKE, add_network, attack_in_ball, ball_attack_parser, class_count, cli, undefended
-from pytorch_cifar import MODELS, cifar_resnet
+from patchcert.small_networks import MODELS, cifar_resnet
 
 
 def main() -> None:

@@ -8,10 +8,7 @@ judged by the two-round prediction. Stops with exit code 3 if an image flips who
 all copies take part in every step, so that it takes long.
 """
 
-from functools import partial
-
 from patchcert import CIFAR_LIKE, add_joint, attack_masked, cli, joint_network, masked_attack_parser
-from pytorch_cifar import MODELS_OF_COPIES, network_of_copies
 
 
 def main() -> None:
@@ -19,9 +16,7 @@ def main() -> None:
     add_joint(parser, weight=6.0, coarse_windows="11x4", mirrored=True)
     parser.set_defaults(batch_size=4)
     options = parser.parse_args()
-    attack_masked(
-        options, *joint_network(options, {name: partial(network_of_copies, name) for name in MODELS_OF_COPIES})
-    )
+    attack_masked(options, *joint_network(options))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from patchcert import (
     cli,
     masked_attack_parser,
 )
-from pytorch_cifar import MODELS_OF_COPIES, network_of_copies
+from patchcert.small_networks import MODELS_OF_COPIES, network_of_copies
 
 
 def main() -> None:

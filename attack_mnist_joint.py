@@ -8,10 +8,7 @@ judged by the two-round prediction. Stops with exit code 3 if an image flips who
 all copies take part in every step.
 """
 
-from functools import partial
-
 from patchcert import MNIST_LIKE, add_joint, attack_masked, cli, joint_network, masked_attack_parser
-from pytorch_cifar import MODELS_OF_COPIES, network_of_copies
 
 
 def main() -> None:
@@ -19,8 +16,7 @@ def main() -> None:
     add_joint(parser)
     parser.set_defaults(batch_size=16)
     options = parser.parse_args()
-    networks = {name: partial(network_of_copies, name, channels=2) for name in MODELS_OF_COPIES}
-    attack_masked(options, *joint_network(options, networks))
+    attack_masked(options, *joint_network(options))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from patchcert import (
     certify_by_votes,
     cli,
 )
-from pytorch_cifar import MODELS, cifar_resnet
+from patchcert.small_networks import MODELS, cifar_resnet
 
 
 def main() -> None:

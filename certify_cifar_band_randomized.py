@@ -8,7 +8,7 @@ and Feizi, NeurIPS 2020, section 3. The deterministic certify_cifar_band_top_one
 """
 
 from patchcert import CIFAR_LIKE, COLUMN, Band, add_network, base_network, certify_randomized, cli, randomized_parser
-from pytorch_cifar import MODELS, cifar_resnet
+from patchcert.small_networks import MODELS, cifar_resnet
 
 
 def main() -> None:

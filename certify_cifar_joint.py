@@ -9,19 +9,14 @@ every pair of places gives. Coarse windows are hidden first, the network's own w
 Both networks are asked of the mirror image, too; --no-mirrored takes half of the time and certifies less.
 """
 
-from functools import partial
-
 from patchcert import CIFAR_LIKE, add_joint, certify_masked, cli, joint_network, masked_certification_parser
-from pytorch_cifar import MODELS_OF_COPIES, network_of_copies
 
 
 def main() -> None:
     parser = masked_certification_parser(__doc__, CIFAR_LIKE)
     add_joint(parser, weight=6.0, coarse_windows="11x4", mirrored=True)
     options = parser.parse_args()
-    certify_masked(
-        options, *joint_network(options, {name: partial(network_of_copies, name) for name in MODELS_OF_COPIES})
-    )
+    certify_masked(options, *joint_network(options))
 
 
 if __name__ == "__main__":

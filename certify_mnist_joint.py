@@ -8,8 +8,6 @@ bands that it touches and the copies in which it is not hidden; the logits of th
 every pair of places gives.
 """
 
-from functools import partial
-
 from patchcert import (
     MNIST_LIKE,
     add_joint,
@@ -18,15 +16,13 @@ from patchcert import (
     joint_network,
     masked_certification_parser,
 )
-from pytorch_cifar import MODELS_OF_COPIES, network_of_copies
 
 
 def main() -> None:
     parser = masked_certification_parser(__doc__, MNIST_LIKE)
     add_joint(parser)
     options = parser.parse_args()
-    networks = {name: partial(network_of_copies, name, channels=2) for name in MODELS_OF_COPIES}
-    certify_masked(options, *joint_network(options, networks))
+    certify_masked(options, *joint_network(options))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from patchcert import (
     train,
     training_parser,
 )
-from pytorch_cifar import MODELS, cifar_resnet
+from patchcert.small_networks import MODELS, cifar_resnet
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from patchcert import (
     train_windows,
     windows_training_parser,
 )
-from pytorch_cifar import MODELS_OF_COPIES, network_of_copies
+from patchcert.small_networks import MODELS_OF_COPIES, network_of_copies
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ class Case:
 
 
 def cifar_network() -> nn.Module:
-    from pytorch_cifar.resnet import cifar_resnet
+    from patchcert.small_networks.resnet import cifar_resnet
 
     return cifar_resnet("resnet18")
 

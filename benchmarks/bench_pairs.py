@@ -19,7 +19,7 @@ from patchcert.data import named, splits
 from patchcert.engines.columns import LinesNetwork
 from patchcert.engines.joint import JointNetwork
 from patchcert.option_values import output_file, positive_int
-from pytorch_cifar import cifar_resnet
+from patchcert.small_networks import cifar_resnet
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "checkpoints"

@@ -21,12 +21,12 @@ from patchcert.data.dataset import Dataset
 from patchcert.data.folders import PictureFolder, normalise_imagenet
 from patchcert.engines import asking
 from patchcert.option_values import device, output_file, positive_int
+from patchcert.small_networks import cifar_resnet
 from patchcert.steps import Steps
 from patchcert.training import loop
 from patchcert.training.objectives import OneCopy, ablated
 from patchcert.training.optimizers import Optimizers
 from patchcert.training.recipes import Recipe
-from pytorch_cifar import cifar_resnet
 from resnet_imgnt import imagenet_resnet
 
 COPIES = 4096

@@ -19,7 +19,6 @@ from torch import Tensor  # noqa: E402
 
 from patchcert import checkpoint, cli  # noqa: E402
 from patchcert.errors import UsageError  # noqa: E402
-from patchcert.experiments import about  # noqa: E402
 from patchcert.option_values import fraction, output_file  # noqa: E402
 
 
@@ -55,7 +54,7 @@ def found(option: str, name: str) -> tuple[Path, dict]:
 
 def network_of(content: dict) -> tuple:
     """What trainings of one network have in common: its description, and the shapes of its weights."""
-    said = about.of_checkpoint(content) or {}
+    said = checkpoint.about(content) or {}
     return said.get("network"), {name: tensor.shape for name, tensor in content["net"].items()}
 
 

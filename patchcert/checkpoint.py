@@ -16,8 +16,12 @@ from patchcert import tensor_files, weight_names
 from patchcert.errors import UsageError, one_line
 from patchcert.files import write_atomically
 from patchcert.inputs import InputError
+from patchcert.option_values import MOST_PIXELS
 
 FOLDER = Path("checkpoints")
+
+SHIPPED = max(Path(__file__).with_name("checkpoints"), Path(__file__).parents[1] / "checkpoints", key=Path.is_dir)
+"""Where the networks that ship lie: in the installed package, or in the checkout around it."""
 
 NAMED, MOST_OF_NAMES = 5, 260
 """Checkpoints that an error names, and characters of them all, unless the first has more."""
@@ -61,12 +65,13 @@ def fingerprint(tensors: Iterable[Tensor]) -> str:
 
 
 def find(option: str, name: str) -> Path:
-    """The file that `--option name` means: a path, or a name under `checkpoints/`.
+    """The file that `--option name` means: a name under `checkpoints/`, a path, or a name of those that ship.
 
     Raises:
         UsageError: there is none; the message lists those that exist, nearest first.
     """
-    for path in (FOLDER / name, Path(name)):
+    shipped = [SHIPPED / name] if Path(name).name == name else []
+    for path in (FOLDER / name, Path(name), *shipped):
         if os.path.lexists(path):
             return path
     raise UsageError(option, name, f"no such checkpoint; {there_are(like=name)}")
@@ -114,6 +119,18 @@ def read(option: str, path: Path) -> dict:
         raise UsageError(option, path, f"expected a dict with the network's weights, found {type(content).__name__}")
     _require_unchanged(option, path, content)
     return content
+
+
+def about(content: dict) -> dict | None:
+    """What a checkpoint's content says of itself; None if it says nothing, or not in this way."""
+    said = content.get("about")
+    entries = {"dataset": str, "ablation": dict, "network": dict}
+    if not isinstance(said, dict) or not all(isinstance(said.get(name), kind) for name, kind in entries.items()):
+        return None
+    sizes = [size for name, size in said["ablation"].items() if name != "kind"]
+    whole = all(type(size) is int and 0 < size <= MOST_PIXELS for size in sizes)
+    complete = {"kind", "height", "width"} <= set(said["ablation"]) and "name" in said["network"]
+    return said if whole and complete else None
 
 
 def _require_unchanged(option: str, path: Path, content: dict) -> None:

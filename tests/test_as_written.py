@@ -9,7 +9,7 @@ from torch.nn.utils import prune
 
 from patchcert.as_written import unwritten
 from patchcert.networks import mnist_network
-from pytorch_cifar import cifar_resnet
+from patchcert.small_networks import cifar_resnet
 
 
 class Negated(nn.Sequential):

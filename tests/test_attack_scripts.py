@@ -14,8 +14,8 @@ from patchcert.ablations.ablation import Band, encode
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.data import named
 from patchcert.networks import mnist_network
+from patchcert.small_networks import cifar_resnet
 from patchcert.votes import certificate
-from pytorch_cifar import cifar_resnet
 from tests import oracle
 from tests.helpers import ROOT, run_here, succeed, succeed_in_two_processes, write_idx_files
 from tests.test_counting import ARGUMENTS, SIZES, look_up, undecided

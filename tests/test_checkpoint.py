@@ -1,4 +1,5 @@
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from patchcert import checkpoint, tensor_files
+from patchcert.engines.columns import LinesNetwork
 from patchcert.errors import UsageError
 from patchcert.networks import mnist_network
 
@@ -144,6 +146,15 @@ def test_missing_checkpoint_lists_the_nearest_first(folder):
     message = str(caught.value)
     assert message.startswith("checkpoint mnist_one_band_lr_0.01_epoch_198.pth: no such checkpoint")
     assert message.index("epoch_199") < message.index("block") and message.index("epoch_199") < message.index("cifar")
+
+
+def test_networks_that_ship_are_found_from_any_folder_unless_one_there_has_their_name(folder):
+    shipped = checkpoint.find("checkpoint", "mnist_masked_band.pth")
+    assert shipped == checkpoint.SHIPPED / "mnist_masked_band.pth" and LinesNetwork.load(shipped)
+    checkpoint.save({}, folder / "checkpoints" / "mnist_masked_band.pth")
+    assert checkpoint.find("checkpoint", "mnist_masked_band.pth") == Path("checkpoints/mnist_masked_band.pth")
+    with pytest.raises(UsageError, match="no such checkpoint"):
+        checkpoint.find("checkpoint", "../README.md")
 
 
 def test_a_path_is_accepted_too(folder):

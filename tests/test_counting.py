@@ -11,7 +11,7 @@ from torch import nn
 from patchcert import checkpoint
 from patchcert.data import folders, named
 from patchcert.networks import mnist_network
-from pytorch_cifar import cifar_resnet
+from patchcert.small_networks import cifar_resnet
 from resnet_imgnt import imagenet_resnet
 from tests import oracle
 from tests.helpers import succeed

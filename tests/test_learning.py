@@ -15,13 +15,13 @@ from patchcert.data import splits
 from patchcert.data.augmentation import alternating_flip, random_shift
 from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
+from patchcert.small_networks import network_of_copies
+from patchcert.small_networks.pooled import PooledNetwork
 from patchcert.steps import Steps
 from patchcert.training import loop
 from patchcert.training.objectives import HardestCopy, hardest_pair
 from patchcert.training.optimizers import Optimizers
 from patchcert.training.recipes import Recipe
-from pytorch_cifar import network_of_copies
-from pytorch_cifar.pooled import PooledNetwork
 
 RECIPE = Recipe(
     lr=0.02,

@@ -22,10 +22,10 @@ from patchcert.data.augmentation import random_crop, random_flip
 from patchcert.data.dataset import Dataset
 from patchcert.data.folders import PictureFolder, normalise_imagenet
 from patchcert.experiments.setting import load_images
+from patchcert.small_networks import cifar_resnet
 from patchcert.training import loop
 from patchcert.training.objectives import OneCopy, ablated
 from patchcert.training.recipes import Recipe
-from pytorch_cifar import cifar_resnet
 from tests.helpers import ROOT, run_here, run_in_two_processes, succeed, succeed_in_two_processes
 
 IMAGENET_SAMPLE = ROOT / "data" / "imagenet_sample"

@@ -14,7 +14,7 @@ from patchcert.engines.joint import JointNetwork
 from patchcert.masking.linked import LinkedMasking, masking_of
 from patchcert.masking.margins import RELATIVE_MARGINS, Margin
 from patchcert.patch import Patch
-from pytorch_cifar import cifar_resnet, network_of_copies
+from patchcert.small_networks import cifar_resnet, network_of_copies
 from tests import oracle
 from tests.helpers import run_here, succeed
 from tests.test_pictures import write_pictures

@@ -14,7 +14,6 @@ from patchcert.ablations.kinds import KINDS
 from patchcert.cli import HelpFormatter, Parser
 from patchcert.engines.columns import LinesNetwork, Shape
 from patchcert.errors import UsageError
-from patchcert.option_values import MOST_PIXELS
 from patchcert.version import VERSION
 
 IMAGE_SIZE = ("height", "width")
@@ -60,7 +59,7 @@ class CheckpointParser(Parser):
             return None
         path = checkpoint.find(self.option, name)
         content = checkpoint.read(self.option, path)
-        about = of_checkpoint(content)
+        about = checkpoint.about(content)
         network = about and _described(about)
         if network:
             checkpoint.require_same(self.option, path, network, checkpoint.tensors_of(self.option, path, content))
@@ -102,18 +101,6 @@ def of_run(options: argparse.Namespace, network: nn.Module, ablation: Ablation) 
         "network": networks.description(network),
         "patchcert": VERSION,
     }
-
-
-def of_checkpoint(content: dict) -> dict | None:
-    """What a checkpoint's content says of itself; None if it says nothing, or not in this way."""
-    about = content.get("about")
-    entries = {"dataset": str, "ablation": dict, "network": dict}
-    if not isinstance(about, dict) or not all(isinstance(about.get(name), kind) for name, kind in entries.items()):
-        return None
-    whole = all(
-        type(size) is int and 0 < size <= MOST_PIXELS for name, size in about["ablation"].items() if name != "kind"
-    )
-    return about if whole and {"kind", *IMAGE_SIZE} <= set(about["ablation"]) and "name" in about["network"] else None
 
 
 def fill(option: str, options: argparse.Namespace, network: nn.Module, ablation: Ablation | None) -> dict:

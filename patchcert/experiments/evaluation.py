@@ -39,7 +39,10 @@ def evaluation_parser(description: str, data_sets: tuple[str, ...], skip: int = 
         )
     else:
         parser.add_argument(
-            "--checkpoint", required=True, metavar="NAME", help="the network: a name under checkpoints/ or a path"
+            "--checkpoint",
+            required=True,
+            metavar="NAME",
+            help="the network: a name under checkpoints/ or of one that ships, or a path",
         )
         parser.if_missing["--checkpoint"] = checkpoint.there_are
     part = parser.data.add_mutually_exclusive_group()

@@ -1,20 +1,20 @@
 """The network that options name, or that a checkpoint describes."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from torch import nn
 
 from patchcert import checkpoint
 from patchcert.ablations.ablation import Ablation
-from patchcert.ablations.windows import BandsAndWindows, WindowPairs
+from patchcert.ablations.windows import BandsAndWindows
 from patchcert.cli import Parser
 from patchcert.engines.columns import COLUMN, LinesNetwork, Shape
 from patchcert.engines.joint import JointNetwork
 from patchcert.errors import UsageError
-from patchcert.experiments import about
 from patchcert.experiments.setting import class_count
 from patchcert.option_values import positive_float, windows_or_none
+from patchcert.zoo import building
 
 STAGES = {1: ((32, 64, 96, 128), (0, 1, 1, 1)), 3: ((64, 128, 256, 384), (1, 1, 2, 1))}
 """Channels and residual blocks of the stages of `--model column`, by the channels of the images."""
@@ -25,16 +25,13 @@ MOST_WEIGHT = 10
 LEAST_SURE = 1
 """Lead of coarse windows' logits from which on finer ones are not asked."""
 
-WINDOWS = {"window_size", "per_side"}
-"""What the ablation of a network for windows says of itself."""
-
 LINES = {"Band": "columns", "Row": "rows"}
 
 
 def add_joint(parser: Parser, weight: float = 5.0, coarse_windows: str = "none", mirrored: bool = False) -> None:
     """The options of a network for windows beside the one for bands, with these defaults."""
     parser.add_argument(
-        "--windows", required=True, metavar="NAME", help="the network for windows: a name under checkpoints/ or a path"
+        "--windows", required=True, metavar="NAME", help="the network for windows: a name as of --checkpoint, or a path"
     )
     parser.if_missing["--windows"] = checkpoint.there_are
     parser.add_argument(
@@ -101,31 +98,25 @@ def masked_network(options: argparse.Namespace) -> tuple[LinesNetwork, Ablation]
     return network, network.shape.ablation()
 
 
-def joint_network(
-    options: argparse.Namespace, build: Mapping[str, Callable[..., nn.Module]]
-) -> tuple[JointNetwork, BandsAndWindows]:
+def joint_network(options: argparse.Namespace) -> tuple[JointNetwork, BandsAndWindows]:
     """The network for bands that `--checkpoint` describes, beside that for windows in `--windows`, which is filled.
-
-    Args:
-        build: what makes the network that `--windows` was trained as, of a number of `classes`, by its name.
 
     Raises:
         UsageError: one of the files is of another kind.
     """
     _require_tame(options)
-    bands, copies = masked_network(options)
+    bands, _ = masked_network(options)
     if bands.shape.lines != "both":
         raise UsageError("checkpoint", options.checkpoint, "expected a network for columns and rows, --lines both")
-    windows, own = _windows_network(options, build, bands.shape.classes)
-    coarse = options.coarse_windows
-    refined = coarse not in (None, own)
+    path = checkpoint.find("windows", options.windows)
+    windows, own = building.windows_network("windows", path, bands.shape.image_channels, bands.shape.classes)
+    coarse, how = options.coarse_windows, {name: getattr(options, name) for name in ("weight", "sure", "mirrored")}
     try:
-        sizes = (*coarse, *own) if refined else own
-        ablation = BandsAndWindows(copies.height, copies.width, copies.band_size, *sizes)
+        return building.joint(bands, windows, own, coarse, **how)
     except UsageError as error:
+        refined = coarse not in (None, own)
         wrong = ("coarse_windows", "{}x{}".format(*coarse)) if refined else ("windows", options.windows)
         raise UsageError(*wrong, error) from error
-    return JointNetwork(bands, windows, ablation, options.weight, options.sure, options.mirrored), ablation
 
 
 def _require_tame(options: argparse.Namespace) -> None:
@@ -134,23 +125,6 @@ def _require_tame(options: argparse.Namespace) -> None:
         raise UsageError("weight", options.weight, f"expected at most {MOST_WEIGHT}, for rounding errors grow with it")
     if options.sure < LEAST_SURE:
         raise UsageError("sure", options.sure, f"expected at least {LEAST_SURE}, for rounding errors grow below")
-
-
-def _windows_network(
-    options: argparse.Namespace, build: Mapping[str, Callable[..., nn.Module]], classes: int
-) -> tuple[nn.Module, tuple[int, int]]:
-    """The network in `--windows`, and of its windows the side and the number along each side of an image."""
-    path = checkpoint.find("windows", options.windows)
-    content = checkpoint.read("windows", path)
-    said = about.of_checkpoint(content)
-    if not said or said["ablation"]["kind"] != WindowPairs.__name__ or not said["ablation"].keys() >= WINDOWS:
-        raise UsageError("windows", path, "expected a checkpoint of train_*_windows.py")
-    name = said["network"]["name"]
-    if name not in build:
-        raise UsageError("windows", path, f"is of a network {name}, expected one of {', '.join(build)}")
-    network = build[name](classes=classes)
-    checkpoint.fill("windows", path, network, content)
-    return network, (said["ablation"]["window_size"], said["ablation"]["per_side"])
 
 
 def described_network(options: argparse.Namespace) -> LinesNetwork:

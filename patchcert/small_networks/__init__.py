@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from pytorch_cifar.pooled import pooled_network
-from pytorch_cifar.resnet import MODELS, cifar_resnet
+from patchcert.small_networks.pooled import pooled_network
+from patchcert.small_networks.resnet import MODELS, cifar_resnet
 
 MODELS_OF_COPIES = ("pooled", *MODELS)
 """Names for `network_of_copies`."""
