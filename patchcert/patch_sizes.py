@@ -42,6 +42,15 @@ def shapes(size: PatchSize, height: int, width: int) -> list[Patch]:
     return largest([Patch(rows, min(size.pixels // rows, width)) for rows in range(1, min(size.pixels, height) + 1)])
 
 
+def in_words(size: int | str) -> str:
+    """A size as results write it, as people read it: 5 × 5 for 5, 2 × 8 for 2x8."""
+    text = str(size)
+    if text.startswith("area:"):
+        return f"any rectangle of at most {text.removeprefix('area:')} pixels"
+    rows, _, columns = text.partition("x")
+    return f"{rows} × {columns or rows}"
+
+
 def largest(patches: Sequence[Patch]) -> list[Patch]:
     """Those of the patches that fit into no other."""
     return [

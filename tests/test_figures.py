@@ -101,7 +101,24 @@ def test_time_is_compared_at_the_patch_that_most_runs_have():
     points = [replace(POINT, run=run, milliseconds=ms) for run, ms in (("a", 1.0), ("b", 2.0), ("c", 3.0))]
     drawn = figures.accuracies([*points, replace(POINT, run="d", patch=2, milliseconds=9.0)])
     assert [x for _, x, _ in curves(drawn["time"])] == [[1.0], [1.0], [2.0], [2.0], [3.0], [3.0]]
-    assert drawn["time"].axes[0].get_xlabel() == "milliseconds for an image, patch 5"
+    assert drawn["time"].axes[0].get_xlabel() == "milliseconds for an image, patch 5 × 5"
+
+
+@pytest.mark.parametrize(
+    ("leads", "boundary"),
+    [
+        ([-61.2, -3.0, 0.4, 7.5, 66.0], 0.001),
+        ([-300.0, -2.0, 14.0, 15.0, 201.0], 14.5),
+        ([-3.0, -1.0, 0.0, 2.0], 0.0),
+        ([1.0, 2.5], 4.0),
+        ([2.0, 2.0], 2.0),
+    ],
+)
+def test_no_bar_of_a_histogram_straddles_the_line_of_certificates(leads, boundary):
+    axes = figures.decisions({"wrong": leads}, "lead", boundary).axes[0]
+    bars = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches]
+    assert sum(bar.get_height() for bar in axes.patches) == len(leads)
+    assert not any(left < boundary < right - 1e-9 for left, right in bars)
 
 
 def test_results_of_one_name_are_told_apart(tmp_path):

@@ -13,7 +13,11 @@ import torch
 from PIL import Image
 
 from patchcert import result_format
-from patchcert.reports.exhibits import MOST_IMAGES, Decisions
+from patchcert.ablations.ablation import Band, BandAndRow
+from patchcert.ablations.windows import BandsAndWindows
+from patchcert.experiments import reporting
+from patchcert.reports import drawing, figures
+from patchcert.reports.exhibits import MOST_IMAGES, OUTCOMES, Decisions
 from tests.helpers import run_here, succeed, write_idx_files
 from tests.test_scripts import save_random_network
 
@@ -81,6 +85,29 @@ def test_the_gallery_says_what_the_rows_say(folder):
     assert Counter(image["outcome"] for image in gallery["images"])["certified"] < 80
     leads = [abs(image["lead"]) for image in gallery["images"]]
     assert leads == sorted(leads)
+
+
+def test_the_table_is_read_without_a_manual(folder):
+    """The shares stand first, sizes have two sides, and what headings and certificates mean stands on the page."""
+    page = (folder / "report" / "index.html").read_text()
+    headings = re.findall(r"<th .*?<button[^>]*>(.*?)</button>", page)
+    assert headings[:3] == ["clean", "certified", "patch"] and {"θ", "s", "certificate"} < set(headings)
+    sizes = re.findall(r'data-value="([^"]*)">\1</td>', page)
+    assert {"2 × 2", "4 × 4", "3 × 6"} < set(sizes) and "3x6" not in page
+    explained = re.findall(r"<dt>(.*?)</dt><dd>(.+?)</dd>", page)
+    assert [word for word, _ in explained] == [*headings, "margin", "exact", "copy", "lead", "weak spot"]
+
+
+def test_a_colour_means_one_thing():
+    ours = (drawing.BROKEN, drawing.WEAK, drawing.MARKED, drawing.PREDICTED, drawing.LABEL, drawing.OTHERS)
+    used = [*("#{:02X}{:02X}{:02X}".format(*colour) for colour in ours), *figures.OUTCOMES.values()]
+    assert figures.OUTCOMES.keys() == OUTCOMES.keys() and len(set(used)) == len(used)
+
+
+def test_kinds_of_copies_are_told_apart():
+    assert reporting.borders_of(Band(8, 8, 3)).tolist() == []
+    assert reporting.borders_of(BandAndRow(8, 8, 3)).tolist() == [8]
+    assert reporting.borders_of(BandsAndWindows(8, 8, 3, 5, 2)).tolist() == [8, 16]
 
 
 def test_the_page_needs_nothing_else(folder):
@@ -252,8 +279,45 @@ def test_the_page_sorts_filters_and_takes_keys(folder, browser):
     second.send_keys(Keys.ENTER)
     dialog = browser.find_element(By.TAG_NAME, "dialog")
     assert dialog.is_displayed() and second.get_attribute("data-index") in dialog.text
+    assert "Colours on an image say" in dialog.text
     browser.switch_to.active_element.send_keys(Keys.ARROW_LEFT)
     assert f"image {first.get_attribute('data-index')}" in dialog.text
     browser.switch_to.active_element.send_keys(Keys.ESCAPE)
     assert not dialog.is_displayed() and browser.switch_to.active_element == first
+    first.click()
+    dialog.find_element(By.CSS_SELECTOR, "article").click()
+    assert dialog.is_displayed()
+    dialog.find_element(By.CSS_SELECTOR, "button").click()
+    assert not dialog.is_displayed()
     assert [entry for entry in browser.get_log("browser") if entry["level"] != "INFO"] == []
+
+
+def test_nothing_is_cut_off_on_a_phone_or_on_paper(folder, browser):
+    browser.get((folder / "report" / "index.html").as_uri())
+
+    def look(width, media):
+        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media})
+
+    def seen(script):
+        return browser.execute_script(f"return {script}")
+
+    cells = "[...document.querySelectorAll('th, td')].map((c) => [c.cellIndex, c.getBoundingClientRect().right])"
+    browser.execute_script("document.querySelector('header p').textContent = 'a_long_name_of_a_checkpoint'.repeat(9)")
+    try:
+        look(400, "screen")
+        assert seen("document.documentElement.scrollWidth") == 400
+        assert all(right <= 400 for column, right in seen(cells) if column < 3)
+        look(700, "print")  # A4 without its margins
+        assert all(right <= 700 for _, right in seen(cells))
+        boxes = "[...document.querySelectorAll('.wide, .cards')].map((box) => getComputedStyle(box).overflow)"
+        assert set(seen(boxes)) == {"visible"}
+        assert seen("getComputedStyle(document.querySelector('.key')).printColorAdjust") == "exact"
+        assert seen("getComputedStyle(document.querySelector('.controls')).display") == "none"
+        look(1200, "screen")
+        box = "document.querySelector('.wide')"
+        assert seen(f"{box}.scrollHeight") == seen(f"{box}.clientHeight")
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})

@@ -271,6 +271,7 @@ def _subject(
     views = Views(
         dataset.images,
         touched=run.threat.touched,
+        borders=reporting.borders_of(classifier.ablation),
         attacked_at=columns["column"] + run.threat.shape[1] * columns["row"],
         predicted_after=columns["predicted_after"],
         **seen,
@@ -282,7 +283,7 @@ def _subject(
         patch,
         views.take,
         leads,
-        options.numerical_margin if of_masking else 0.0,
+        options.numerical_margin if of_masking else -0.5,  # votes are whole: 0 is enough
         "least lead wherever the patch is",
         "logits" if of_masking else "votes",
     )

@@ -123,7 +123,11 @@ def _look(
     scores = torch.cat([_scores(options, classifier, images) for images, _ in batches])
     spots = weak_spots.of_scores(ablation, masking, patch, options.patches, verdicts.predicted[chosen], scores)
     return Views(
-        reporting.pictures(dataset, chosen), spots, scores.softmax(dim=2), reporting.touched_by(ablation, patch)
+        reporting.pictures(dataset, chosen),
+        spots,
+        scores.softmax(dim=2),
+        reporting.touched_by(ablation, patch),
+        reporting.borders_of(ablation),
     )
 
 

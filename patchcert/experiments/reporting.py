@@ -11,6 +11,7 @@ from torchvision.datasets import FashionMNIST
 
 from patchcert import messages
 from patchcert.ablations.ablation import Ablation
+from patchcert.ablations.windows import BandsAndWindows
 from patchcert.classifiers import weak_spots
 from patchcert.data import class_numbers, folders, listing
 from patchcert.data.folders import Images, PictureFolder
@@ -160,7 +161,7 @@ def looking_at_votes(
     def look(chosen: Tensor) -> Views:
         seen = [_votes_of_batch(ablation, question, chunks) for chunks in batches(chosen)]
         spots, copies = (None if parts[0] is None else torch.cat(parts) for parts in zip(*seen, strict=True))
-        return Views(shown(chosen), spots, copies, touched_by(ablation, question.patch))
+        return Views(shown(chosen), spots, copies, touched_by(ablation, question.patch), borders_of(ablation))
 
     return look
 
@@ -168,6 +169,13 @@ def looking_at_votes(
 def touched_by(ablation: Ablation, patch: Patch) -> Tensor | None:
     """(L, A) bool, the copies that a patch touches at each place, where they are few enough to look at."""
     return ablation.touched_by(patch) if ablation.count <= MOST_COPIES else None
+
+
+def borders_of(ablation: Ablation) -> Tensor:
+    """(F−1,) int64: the numbers of the copies with which another kind begins, such as bands of rows after columns."""
+    joint = isinstance(ablation, BandsAndWindows)
+    kinds = [*ablation.bands.families(), ablation.windows] if joint else ablation.families()
+    return torch.tensor([kind.count for kind in kinds]).cumsum(dim=0)[:-1]
 
 
 def _votes_of_batch(

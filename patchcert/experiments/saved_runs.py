@@ -18,6 +18,7 @@ from patchcert.errors import UsageError
 from patchcert.experiments import reporting, summaries
 from patchcert.experiments.reporting import Subject
 from patchcert.option_values import one_patch
+from patchcert.patch_sizes import in_words
 from patchcert.reports.exhibits import Gallery, Run, Views
 from patchcert.votes import saved_votes
 from patchcert.votes.certificate import Certifier, Question
@@ -122,7 +123,7 @@ def _of_attack(record: dict, answer: dict, rows: Rows) -> Subject:
         attacked = written and _attacked(pictures, rows.indices[chosen][places >= 0], places >= 0, written)
         return Views(pictures, attacked=attacked, attacked_at=places.where(row >= 0, -1), predicted_after=after)
 
-    about = f"patch {patch}" if patch else f"every pixel by up to {config['epsilon']:.3g}"
+    about = f"patch {in_words(size)}" if size else f"every pixel by up to {config['epsilon']:.3g}"
     return Subject(about, str(_ablation(config) or ""), patch, look)
 
 

@@ -8,9 +8,8 @@ from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.attacks.threats import Threat
 from patchcert.classifiers.modules import MaskedClassifier, SmoothedClassifier
 from patchcert.errors import one_line
-from patchcert.option_values import one_patch
 from patchcert.patch import Patch
-from patchcert.patch_sizes import PatchSize
+from patchcert.patch_sizes import PatchSize, in_words
 from patchcert.votes.certificate import Question
 from patchcert.votes.rules import VoteRule
 
@@ -39,8 +38,8 @@ def of_certificates(config: dict, count: int, ablation: Ablation, questions: Seq
 
 def of_question(question: dict) -> str:
     """One question of a run, from what `--output` says of it."""
-    patch = one_patch(str(question.get("size_to_certify", question.get("attack_size"))))
-    parts = [f"{'two patches, each' if question.get('patches') == 2 else 'patch'} {_sides(patch)}"]
+    size = in_words(question.get("size_to_certify", question.get("attack_size")))
+    parts = [f"{'two patches, each' if question.get('patches') == 2 else 'patch'} {size}"]
     if question.get("threshold") is not None:
         parts.append(f"θ = {question['threshold']}")
     parts.append(f"{question.get('certificate', 'randomized')} certificate")
@@ -140,7 +139,7 @@ def _defence(ablation: Ablation, rules: Sequence[VoteRule]) -> str:
 
 
 def _sides(patch: Patch) -> str:
-    return f"{patch.height} × {patch.width}"
+    return in_words(patch.size)
 
 
 def _listed(values: Iterable[object]) -> str:

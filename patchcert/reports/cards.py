@@ -31,6 +31,7 @@ class Card:
         spots_at, weakest, attacked_at: boxes in it.
         lead: the least, and where.
         rows: what the strip's rows are about.
+        borders: where another kind of copies begins in it, percent from the left.
     """
 
     exhibit: Exhibit
@@ -48,6 +49,7 @@ class Card:
     lead: str | None = None
     strip: str | None = None
     rows: Sequence[str] = ()
+    borders: Sequence[float] = ()
 
 
 def scale_of(exhibits: Sequence[Exhibit]) -> float:
@@ -84,10 +86,11 @@ def card(exhibit: Exhibit, classes: Sequence[str], unit: str, scale: float) -> C
         found |= {"aspect": f"{size[1]} / {size[0]}", "weakest": _box(exhibit.weakest, size)}
         found["spots_at"] = _box(((height - 1) / 2, (width - 1) / 2, rows, columns), size)
         lead = f"{exhibit.lead:+.3g}".replace("-", "−")
-        found["lead"] = f"{lead} {unit} with the patch at row {top}, column {left}"
+        found["lead"] = f"lead {lead} {unit} with the patch at row {top}, column {left}"
     if exhibit.copies is not None:
         found["strip"] = _data(drawing.strip(exhibit))
         found["rows"] = [_named(number, classes) for number in drawing.classes_of_strip(exhibit)]
+        found["borders"] = [round(100 * border / len(exhibit.copies), 2) for border in exhibit.borders]
     return Card(exhibit, **found)
 
 

@@ -9,6 +9,9 @@ from patchcert.reports.exhibits import Exhibit, Rectangle
 BROKEN, WEAK = (204, 51, 17), (240, 162, 2)
 """Red where the lead is lost, amber where little is left, nothing where the answer is safe."""
 
+MARKED, BORDER = (136, 51, 204), (0, 0, 0)
+"""Of the patch that is outlined and of the copies that it touches; of the lines between kinds of copies."""
+
 PREDICTED, LABEL, OTHERS = (0, 114, 178), (213, 94, 0), (128, 128, 128)
 """Of classes in a strip; the label's is seen where it is not predicted."""
 
@@ -43,7 +46,7 @@ def classes_of_strip(exhibit: Exhibit) -> list[int]:
 def strip(exhibit: Exhibit) -> np.ndarray:
     """(rows, A, 4) uint8: a row for each of `classes_of_strip`, the more probable the class the more opaque.
 
-    Below them red marks the copies that the patch touches where it hurts most.
+    Below them the copies are marked that the patch touches where it hurts most.
     """
     classes = classes_of_strip(exhibit)
     found = np.zeros((len(classes) + 1, len(exhibit.copies), 4), dtype=np.uint8)
@@ -52,7 +55,7 @@ def strip(exhibit: Exhibit) -> np.ndarray:
         found[row, :, :3] = colours.get(number, OTHERS)
     found[:-1, :, 3] = (255 * exhibit.copies[:, classes].T.double().numpy().clip(0, 1)).astype(np.uint8)
     if exhibit.touched is not None:
-        found[-1, exhibit.touched.numpy()] = (*BROKEN, 255)
+        found[-1, exhibit.touched.numpy()] = (*MARKED, 255)
     return found
 
 
@@ -75,6 +78,9 @@ def composed(exhibit: Exhibit, scale: float) -> Image.Image:
     if said:
         stretched = said.resize((whole, said.height), Image.Resampling.NEAREST)
         page.paste(stretched, (0, height * times + GAP), stretched)
+        for border in exhibit.borders:
+            x = whole * border // len(exhibit.copies)
+            ImageDraw.Draw(page).line((x, height * times + GAP, x, page.height), fill=BORDER)
     return page
 
 
@@ -86,7 +92,7 @@ def _enlarged(found: np.ndarray, times: int, mode: str = "RGB") -> Image.Image:
 def _outline(picture: Image.Image, patch: Rectangle | None, times: int) -> None:
     if patch is not None:
         top, left, height, width = (times * side for side in patch)
-        ImageDraw.Draw(picture).rectangle((left, top, left + width - 1, top + height - 1), outline=BROKEN, width=2)
+        ImageDraw.Draw(picture).rectangle((left, top, left + width - 1, top + height - 1), outline=MARKED, width=2)
 
 
 def _with_weak_spots(picture: Image.Image, exhibit: Exhibit, scale: float, times: int) -> Image.Image:

@@ -18,8 +18,8 @@ OUTCOMES = {
     "wrong, certified": "a wrong answer that no patch changes",
     "flipped": "right until the attack",
     "wrong": "a wrong answer",
-    "uncertified": "right, neither certified nor flipped",
-    "certified": "right, and no patch changes that",
+    "uncertified": "right, but no proof that it stays so",
+    "certified": "right, with the proof that no patch changes that",
 }
 """Of an image, the least common and most telling first."""
 
@@ -36,6 +36,7 @@ class Views:
         weak_spots: (n, rows, columns), how much lead the answer keeps with the patch at each of its places.
         copies: (n, A, K), the probabilities that the network gave for each ablated copy.
         touched: (L, A) bool, the copies that the patch touches at each of its places.
+        borders: (F−1,) int64, the copies with which another kind of copies begins.
         attacked: (n, C, H, W) uint8, as `pictures` where the attack failed.
         attacked_at: (n,) int64, the place of the patch that flipped the answer, below 0 where none did.
         predicted_after: (n,) int64.
@@ -45,13 +46,15 @@ class Views:
     weak_spots: Tensor | None = None
     copies: Tensor | None = None
     touched: Tensor | None = None
+    borders: Tensor | None = None
     attacked: Tensor | None = None
     attacked_at: Tensor | None = None
     predicted_after: Tensor | None = None
 
     def take(self, chosen: Tensor) -> "Views":
         """What is to be seen of some of the images."""
-        of_images = {name: value for name, value in vars(self).items() if value is not None and name != "touched"}
+        of_all = ("touched", "borders")
+        of_images = {name: value for name, value in vars(self).items() if value is not None and name not in of_all}
         return replace(self, **{name: value[chosen] for name, value in of_images.items()})
 
 
@@ -66,6 +69,7 @@ class Exhibit:
         lead: the least of `weak_spots`.
         weakest: where that is.
         touched: (A,) bool, the copies that a patch touches there.
+        borders: the numbers of the copies with which another kind begins.
         attacked_at: the patch that flipped the answer.
     """
 
@@ -79,6 +83,7 @@ class Exhibit:
     weakest: Rectangle | None
     copies: Tensor | None
     touched: Tensor | None
+    borders: list[int]
     attacked: Tensor | None
     attacked_at: Rectangle | None
     predicted_after: int | None
@@ -152,6 +157,7 @@ class Decisions:
             weakest,
             seen(views.copies),
             touched,
+            [] if views.borders is None else views.borders.tolist(),
             seen(views.attacked) if flipped else None,
             rectangle(int(at), width - patch.width + 1, patch) if flipped and patch else None,
             int(seen(views.predicted_after)) if flipped else None,

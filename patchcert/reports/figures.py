@@ -1,6 +1,7 @@
 """Figures of results: accuracy against patch size, θ, s and time; curves of training; how close decisions were."""
 
 import io
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from patchcert.files import write_atomically
+from patchcert.patch_sizes import in_words
 from patchcert.reports.points import Point, lines
 
 INK = "#010101"
@@ -46,8 +48,14 @@ MEASURES = {"certified": ("-", "o"), "clean": ("--", "."), "attacked": (":", "x"
 MEASURED = {"test": "-", "training": "--", "robust test": "-", "robust training": "--", "clean test": ":"}
 """Line of each accuracy in a training log."""
 
-OUTCOMES = {"wrong, certified": "#D55E00", "wrong": "#888888", "flipped": "#CC3311", "uncertified": "#E69F00"}
-"""In a histogram; certified ones have the first colour."""
+OUTCOMES = {
+    "wrong, certified": "#8C564B",
+    "wrong": "#CC79A7",
+    "flipped": "#999933",
+    "uncertified": "#56B4E9",
+    "certified": "#009E73",
+}
+"""Of outcomes in a histogram and beside pictures, where none of these colours means anything else; see `drawing`."""
 
 BINS, MOST_WHOLE = 40, 100
 """Of a histogram, and the most of them where each is a whole number."""
@@ -95,8 +103,8 @@ def training(logs: dict[str, list[dict]]) -> Figure:
 def decisions(leads: dict[str, Sequence[float]], label: str, boundary: float | None) -> Figure:
     """A histogram of how far answers lead, by outcome; from `boundary` on they are certified."""
     figure, (axes,) = _figure(1)
-    colours = [OUTCOMES.get(outcome, COLOURS[0]) for outcome in leads]
-    bins = _bins([lead for found in leads.values() for lead in found])
+    colours = [OUTCOMES[outcome] for outcome in leads]
+    bins = _bins([lead for found in leads.values() for lead in found], boundary)
     axes.hist(list(leads.values()), bins, stacked=True, label=list(leads), color=colours)
     if boundary is not None:
         axes.axvline(boundary, color="gray", linestyle="--", label="certified from here on")
@@ -122,12 +130,19 @@ def svg(figure: Figure) -> str:
     return file.getvalue()
 
 
-def _bins(leads: Sequence[float]) -> int | list[float]:
-    """Bins of a histogram: one for each whole number, where leads are such and not far apart."""
+def _bins(leads: Sequence[float], boundary: float | None) -> list[float]:
+    """Edges of a histogram's bins, one of which is the `boundary`, so that no bar has answers of both sides of it.
+
+    There is a bin for each whole number, where leads are such and not far apart.
+    """
     low, high = min(leads), max(leads)
-    if high - low > MOST_WHOLE or not all(float(lead).is_integer() for lead in leads):
-        return BINS
-    return [low - 0.5 + step for step in range(int(high - low) + 2)]
+    between = boundary is None or boundary % 1 == 0.5  # whole numbers
+    if between and high - low <= MOST_WHOLE and all(float(lead).is_integer() for lead in leads):
+        return [low - 0.5 + step for step in range(int(high - low) + 2)]
+    width = (high - low) / BINS or 1.0
+    start = low if boundary is None else math.nextafter(boundary, math.inf)  # at the boundary itself none is certified
+    first, last = math.floor((low - start) / width), math.floor((high - start) / width) + 1
+    return [start + step * width for step in range(first, last + 1)]
 
 
 def _of_one_patch(points: Sequence[Point], label: str) -> tuple[list[Point], str]:
@@ -139,7 +154,7 @@ def _of_one_patch(points: Sequence[Point], label: str) -> tuple[list[Point], str
     if not runs:
         return [], label
     patch = max(runs, key=lambda patch: len(runs[patch]))
-    return [p for p in points if p.patch == patch and p.attacked is None], f"{label}, patch {patch}"
+    return [p for p in points if p.patch == patch and p.attacked is None], f"{label}, patch {in_words(patch)}"
 
 
 def _accuracy(groups: dict[str, list[Point]], x: str, label: str) -> Figure:

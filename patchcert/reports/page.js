@@ -24,8 +24,10 @@ function enlarge(card) {
   enlarged = card;
   const copy = card.cloneNode(true);
   copy.removeAttribute("tabindex");
-  dialog.replaceChildren(copy);
-  dialog.className = card.closest(".gallery").className;
+  const gallery = card.closest(".gallery");
+  dialog.querySelector(".enlarged").replaceChildren(copy);
+  dialog.querySelector(".legends").replaceChildren(gallery.querySelector(".legends").cloneNode(true));
+  dialog.className = gallery.className;
   if (!dialog.open) dialog.showModal();
 }
 
@@ -54,7 +56,8 @@ document.addEventListener("keydown", (event) => {
 });
 
 dialog.addEventListener("close", () => enlarged.focus());
-dialog.addEventListener("click", () => dialog.close());
+dialog.querySelector(".close").addEventListener("click", () => dialog.close());
+dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });  // beside its inside
 
 for (const gallery of document.querySelectorAll(".gallery")) {
   const form = gallery.querySelector("form");

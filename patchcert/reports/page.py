@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from patchcert import result_format
 from patchcert.files import write_atomically
-from patchcert.reports import figures
+from patchcert.patch_sizes import in_words
+from patchcert.reports import figures, glossary
 from patchcert.reports.cards import card, scale_of, write_picture
 from patchcert.reports.exhibits import OUTCOMES, Gallery, Run
 from patchcert.reports.points import Point, points_of
@@ -39,13 +40,17 @@ def write(runs: Sequence[Run], folder: Path) -> Path:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
+    table = _table(points)
+    shown = [_shown(number, name, gallery, folder) for number, (name, gallery) in enumerate(galleries)]
     text = environment.get_template("page.html").render(
         runs=runs,
-        table=_table(points),
+        table=table,
+        explained=glossary.COLUMNS,
+        glossary=glossary.of(table, {point.certificate for point in points}, _words(shown)),
         figures={name: _svg(figure) for name, figure in drawn.items()},
-        galleries=[_shown(number, name, gallery, folder) for number, (name, gallery) in enumerate(galleries)],
+        galleries=shown,
         outcomes=OUTCOMES,
-        colours=figures.OUTCOMES | {"certified": figures.COLOURS[0]},
+        colours=figures.OUTCOMES,
         zip=zip,
         version=VERSION,
     )
@@ -57,31 +62,47 @@ def write(runs: Sequence[Run], folder: Path) -> Path:
 
 
 def _table(points: Sequence[Point]) -> dict[str, list[tuple[str, object]]]:
-    """Columns of the table of answers, each of texts and the values to sort by, less those that say nothing."""
+    """Columns of the table of answers, each of texts and the values to sort by, less those that say nothing.
+
+    The shares come first, so that a narrow screen shows them; before them stands only the run, if there are several.
+    """
     columns: dict[str, list[tuple[str, object]]] = {}
     for point in points:
         for heading, (pattern, value) in _cells(point).items():
             said = "" if value is None else pattern.format(value).replace("%", " %")
             columns.setdefault(heading, []).append((said, value))
+    if len(set(columns.get("run", []))) == 1:
+        del columns["run"]
     return {heading: cells for heading, cells in columns.items() if any(text for text, _ in cells)}
 
 
 def _cells(point: Point) -> dict[str, tuple[str, object]]:
     return {
         "run": ("{}", point.run),
-        "certificate": ("{}", point.certificate),
-        "ν": ("{}", point.numerical_margin or None),
-        "patches": ("{}", point.patches if point.patches > 1 else None),
-        "patch": ("{}", point.patch),
-        "θ": ("{}", point.threshold),
-        "s": ("{}", point.shown),
-        "images": ("{}", point.total),
         "clean": ("{:.2%}", point.clean),
         "certified": ("{:.2%}", point.certified),
-        "certified wrong": ("{}", point.certified_wrong),
         "attacked": ("{:.2%}", point.attacked),
-        "ms an image": ("{:.2f}", point.milliseconds),
+        "patch": ("{}", None if point.patch is None else in_words(point.patch)),
+        "patches": ("{}", point.patches if point.patches > 1 else None),
+        "θ": ("{}", point.threshold),
+        "certificate": ("{}", point.certificate),
+        "ν": ("{}", point.numerical_margin or None),
+        "s": ("{}", point.shown),
+        "certified wrong": ("{}", point.certified_wrong),
+        "images": ("{}", point.total),
+        "ms per image": ("{:.2f}", point.milliseconds),
     }
+
+
+def _words(galleries: Sequence[dict]) -> list[str]:
+    """What galleries speak of, of the words in the glossary."""
+    cards = [card for shown in galleries for card in shown["cards"]]
+    there = {
+        "copy": any(shown["gallery"].copies for shown in galleries),
+        "lead": any(shown["gallery"].leads for shown in galleries) or any(card.lead for card in cards),
+        "weak spot": any(card.spots for card in cards),
+    }
+    return [word for word, occurs in there.items() if occurs]
 
 
 def _svg(figure: Figure) -> str:

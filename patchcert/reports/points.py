@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from patchcert.patch_sizes import in_words
+
 CERTIFICATES = {"masking": "double masking", "margin": "margin", "exact": "exact"}
 
 SHOWN = ("band_size", "block_size", "bandwidth")
@@ -177,9 +179,13 @@ def _named(points: Sequence[Point], features: Sequence[str]) -> dict[str, list[P
             chosen.append(name)
     named = {}
     for values, group in _grouped(points, chosen).items():
-        words = [TELLING[name].format(value) for name, value in zip(chosen, values, strict=True) if value is not None]
+        words = [_said(name, value) for name, value in zip(chosen, values, strict=True) if value is not None]
         named[", ".join(words)] = group
     return named
+
+
+def _said(name: str, value: object) -> str:
+    return TELLING[name].format(in_words(value) if name == "patch" else value)
 
 
 def _grouped(points: Iterable[Point], features: Sequence[str]) -> dict[tuple, list[Point]]:
