@@ -10,7 +10,6 @@ from torch import nn
 
 from patchcert.intervals.bounds import Box, certified, margins, through
 
-
 LAYERS = {
     "convolution": lambda: nn.Conv2d(2, 3, 3, padding=1),
     "strided convolution": lambda: nn.Conv2d(2, 3, (3, 2), stride=2, dilation=(1, 2)),
