@@ -57,6 +57,11 @@ def print_network(about: dict) -> None:
     print("; ".join(parts))
 
 
+def print_not_folded(why: str) -> None:
+    """Print, beside the results, why a network is asked as it is, which takes longer."""
+    print(f"note: normalisations are not folded into convolutions: {one_line(why)}", file=sys.stderr)
+
+
 def print_side_by_side(outputs: dict[str, Path]) -> None:
     """Print accuracies by patch size from the files that `--output` wrote, by the name of each defence.
 

@@ -22,6 +22,13 @@ def network(classes=3):
     made = nn.Sequential(nn.AvgPool2d(5), nn.Flatten(), nn.Linear(48, classes))
     made.preparation = transforms.Compose([transforms.Resize((20, 20)), transforms.ToTensor()])
     return made.eval()
+
+
+def with_norm():
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Conv2d(3, 12, 5, stride=5), nn.BatchNorm2d(12), nn.Flatten(), nn.Linear(192, 3))
+    made.preparation = network().preparation
+    return made.eval()
 """
 
 
@@ -65,6 +72,13 @@ def test_two_patches_raise_alarms_where_one_is_recovered(folder):
     one, two = rows_of(folder / "one.csv"), rows_of(folder / "two.csv")
     assert [row["certified"] for row in one] == [row["certified"] for row in two]
     assert all(row["predicted"] == "-1" for row in two if row["dissenting"] != "0")
+
+
+@pytest.mark.parametrize(("name", "engine"), [("network", "dense"), ("with_norm", "folded")])
+def test_results_say_whether_the_network_was_folded(folder, capsys, name, engine):
+    succeed(SCRIPT, *COMMAND, "--model", f"small:{name}", "--output", "found.json", folder=folder)
+    assert json.loads((folder / "found.json").read_text())["arithmetic"]["engine"] == engine
+    assert ("normalisations are not folded" in capsys.readouterr().err) == (engine == "dense")
 
 
 def test_two_processes_find_what_one_does(folder):

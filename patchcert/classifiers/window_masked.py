@@ -26,10 +26,10 @@ class WindowMaskedClassifier(nn.Module):
     Args:
         network: images (B, C, H, W) and hidden pixels (B, H, W) bool to logits (B, K), a `PlainNetwork`.
         windows: one of them hides the patch.
-        batch_size: masked images per call of the network.
+        batch_size: masked images per call of the network. On a CPU few are fastest, whose maps fit into its caches.
     """
 
-    def __init__(self, network: nn.Module, windows: HiddenWindows, *, batch_size: int = 32):
+    def __init__(self, network: nn.Module, windows: HiddenWindows, *, batch_size: int = 4):
         super().__init__()
         self.network, self.windows, self.batch_size = network, windows, batch_size
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from patchcert import networks
 from patchcert.arithmetic import coarsest
 from patchcert.comparing import Comparison
+from patchcert.engines.folding import Folded, NotFoldedError, folded
 
 MEAN = "mean"
 """The colour that a network's normalisation takes to 0."""
@@ -88,6 +89,43 @@ class PlainNetwork(nn.Module):
         if len(logits) > 1 and networks.are_probabilities(logits, OFF_ONE):  # one row of logits might look so by chance
             raise ValueError("the network gives probabilities, expected logits: take its softmax away")
         return networks.finite(logits.float())
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether what is asked is a folded copy; see `fold`."""
+        return isinstance(self.network, Folded)
+
+    @torch.no_grad()
+    def fold(self, images: Tensor) -> str | None:
+        """Ask from now on a copy of the network in which normalisations are part of the convolutions before them.
+
+        It gives the same logits up to rounding, sooner, and hands gradients on. The network that was given stays as it
+        is, and what becomes of it later changes nothing here. Networks that cannot be folded are asked as they are.
+
+        Args:
+            images: as of `forward`, on which it is tried.
+
+        Returns:
+            Why the network is asked as it is, in words; None if it is folded.
+
+        Raises:
+            ValueError: as `forward`; or the network answers by chance.
+        """
+        if self.is_folded:
+            return None
+        before, as_it_was = Comparison(partial(self, images)), self.network
+        try:
+            made = folded(as_it_was)
+        except NotFoldedError as error:
+            return str(error)
+        for layout in (torch.channels_last, torch.contiguous_format):  # some networks need rows of one channel
+            self.network = made.to(memory_format=layout)
+            try:
+                before.require_close(before.first, self(images), "folded, it must answer as it did")
+                return None
+            except (ValueError, FloatingPointError) as error:
+                self.network, refused = as_it_was, str(error)
+        return refused
 
     @torch.no_grad()
     def classes(self, images: Tensor) -> int:

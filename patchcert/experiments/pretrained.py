@@ -76,6 +76,17 @@ def pretrained(options: argparse.Namespace) -> tuple[PlainNetwork, Images, dict[
     return network, dataset, about
 
 
+def fold(network: PlainNetwork, dataset: Images) -> str:
+    """Fold the network, on the device of the images it is tried on. Returns what results call the engine that answers.
+
+    It says so where the network is asked as it is.
+    """
+    refused = network.fold(next(dataset.take(slice(2)).batches(2))[0])
+    if refused and distributed.is_first():
+        messages.print_not_folded(refused)
+    return "dense" if refused else "folded"
+
+
 def _preparation(options: argparse.Namespace, found: Found) -> Preparation:
     """How the pictures that the options name are made."""
     if options.dataset == "folder":

@@ -18,7 +18,7 @@ from patchcert.errors import UsageError
 from patchcert.experiments import summaries
 from patchcert.experiments.evaluation import evaluation_parser, first, journal_of, write_and_print
 from patchcert.experiments.masking import add_numerical_margin, settle_numerical_margin
-from patchcert.experiments.pretrained import add_pretrained, pretrained
+from patchcert.experiments.pretrained import add_pretrained, fold, pretrained
 from patchcert.experiments.setting import ANY, precision, set_up
 from patchcert.journal import Journal
 from patchcert.masking.alarms import Alarms
@@ -104,9 +104,10 @@ def certify_windows(options: argparse.Namespace) -> None:
         for size, found in windows.items()
     }
     with journal_of(options, network, dataset) as journal:
+        engine = fold(network, dataset)
         columns = _columns(options, classifiers, questions, dataset, journal)
         seconds = journal.seconds()
-        arithmetic = results.computed_with(precision(options), "dense", journal.processors)
+        arithmetic = results.computed_with(precision(options), engine, journal.processors)
         if not distributed.is_first():
             return
         answers = [
