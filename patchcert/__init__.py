@@ -19,6 +19,7 @@ INTERFACE = {
     "interface.certification": ("Certification",),
     "interface.certifying": ("certify",),
     "interface.intervals": ("interval_bounds",),
+    "zoo.loading": ("load",),
 }
 
 FOR_SCRIPTS = {
@@ -83,6 +84,8 @@ _HOMES = {name: module for part in (INTERFACE, FOR_SCRIPTS) for module, names in
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return import_module(f"{__name__}.version").VERSION
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -18,3 +18,6 @@ from patchcert.interface.certification import Certification as Certification
 from patchcert.interface.certifying import certify as certify
 from patchcert.interface.intervals import interval_bounds as interval_bounds
 from patchcert.patch import Patch as Patch
+from patchcert.zoo.loading import load as load
+
+__version__: str

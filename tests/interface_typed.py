@@ -17,6 +17,7 @@ from patchcert import (
     certify,
     encode,
     interval_bounds,
+    load,
 )
 
 network = nn.Sequential(nn.Flatten(), nn.Linear(2 * 28 * 28, 10))
@@ -43,6 +44,9 @@ alarms: Certification = certify(windows, images, labels, goal=["recover", "alert
 of_batches: Certification = certify(smoothed, [(images, labels)], patches=Patch(5))
 of_loader: Certification = certify(smoothed, DataLoader(TensorDataset(images, labels)), patches=Patch(5))
 copies: Tensor = encode(images) * ablation.masks()[:1]
+
+shipped: MaskedClassifier = load("mnist-bands", Patch(2))
+facts: str = load("mnist-bands").describe()
 
 certify(network, images, labels)  # type: ignore[arg-type]
 SmoothedClassifier(network, ablation, threshold="0.3")  # type: ignore[arg-type]

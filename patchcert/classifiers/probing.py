@@ -16,6 +16,7 @@ from patchcert.classifiers.window_masked import WindowMaskedClassifier
 from patchcert.comparing import Comparison
 from patchcert.engines import asking
 from patchcert.engines.asking import OF_COPIES, OF_IMAGES, DenseNetwork, Engine
+from patchcert.engines.joint import JointNetwork
 from patchcert.engines.plain import PlainNetwork
 from patchcert.engines.windowed import WindowedNetwork
 from patchcert.errors import Note
@@ -182,8 +183,13 @@ def _look_at_batch(seen: Comparison, ask: Callable[[Tensor, Tensor], Tensor], im
 
 
 def _look_at_hidden_pixels(seen: Comparison, classifier: SmoothedClassifier, image: Tensor) -> None:
-    """Show a network of limited reach noise in the pixels that each copy of the `image` (1, C, H, W) hides."""
+    """Show a network of limited reach noise in the pixels that each copy of the `image` (1, C, H, W) hides.
+
+    Of a joint network that is asked of its bands. Its copies with hidden windows are masked.
+    """
     network, ablation = classifier.network, classifier.ablation
+    if isinstance(network, JointNetwork):
+        network, ablation = network.of_bands, ablation.bands
     answers = networks.answer(network, image.clone(), OF_IMAGES, 1, ablation.count)[0].float()
     for indices in ablation.chunks(AT_ONCE):
         noise = torch.rand(len(indices), *image.shape[1:], device=image.device)

@@ -1,0 +1,166 @@
+"""What is known of each network that ships: its files, its settings, and what was counted of it. Needs no torch."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from patchcert.errors import UsageError
+from patchcert.patch import Patch
+
+FILE = Path(__file__).with_name("models.json")
+
+USUAL = 5
+"""Pixels on a side of the patch that published numbers are about."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How many of all test images, as shares of 1, against one square patch.
+
+    Attributes:
+        patch: its side, pixels.
+        clean: classified correctly without a patch.
+        certified: correctly, and no such patch changes that.
+    """
+
+    patch: int
+    clean: float
+    certified: float
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One classifier: files and settings.
+
+    Attributes:
+        holds: side of the largest square patch that it is made for, pixels.
+        results: the file in docs/results with what was counted, if it was.
+        bands, windows: names of checkpoints, of which there is one at least.
+        weight, coarse_windows, sure, mirrored: how the two go together, see `engines.joint`.
+    """
+
+    holds: int
+    results: str | None
+    counted: tuple[Counted, ...]
+    bands: str | None = None
+    windows: str | None = None
+    weight: float = 1.0
+    coarse_windows: tuple[int, int] | None = None
+    sure: float = 4.0
+    mirrored: bool = False
+
+    @property
+    def files(self) -> list[str]:
+        return [name for name in (self.bands, self.windows) if name]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network that ships.
+
+    Attributes:
+        dataset: the name of the data set that it was trained on.
+        defence: in words.
+        variants: for small patches first; each patch is answered by the first one that holds it.
+    """
+
+    name: str
+    dataset: str
+    defence: str
+    variants: tuple[Variant, ...]
+
+    @property
+    def usual_patch(self) -> Patch:
+        """5 × 5 pixels, or the largest square that it holds."""
+        return Patch(min(USUAL, self.variants[-1].holds))
+
+    def variant(self, patch: Patch) -> Variant:
+        """The classifier against this patch; the last one if none holds it, for whoever makes it to refuse."""
+        side = max(patch.height, patch.width)
+        return next((variant for variant in self.variants if side <= variant.holds), self.variants[-1])
+
+    def counted(self) -> list[Counted]:
+        """For every patch size that was counted, upwards."""
+        return [counted for variant in self.variants for counted in variant.counted]
+
+    def describe(self) -> str:
+        """Several lines: what it is, from which files it is made, and what was counted."""
+        lines = [f"{self.name}: {self.defence}", f"trained on {self.dataset}"]
+        for variant in self.variants:
+            lines.append(f"patches up to {_square(variant.holds)}: {', '.join(variant.files)}{_settings(variant)}")
+        if self.counted():
+            sources = ", ".join(f"docs/results/{variant.results}" for variant in self.variants if variant.results)
+            lines.append(f"counted on all test images, JPEG copies of them ({sources}):")
+            rows = [[_square(c.patch), _percent(c.clean), _percent(c.certified)] for c in self.counted()]
+            lines += _aligned([["patch", "clean", "certified"], *rows])
+        else:
+            lines.append("not counted on all test images")
+        return "\n".join(lines)
+
+
+@cache
+def models() -> dict[str, Model]:
+    """All networks that ship, by their names."""
+    return {name: _model(name, **entry) for name, entry in json.loads(FILE.read_text(encoding="utf-8")).items()}
+
+
+def named(name: str) -> Model:
+    """The network of this name.
+
+    Raises:
+        UsageError: there is none; the message lists those that there are.
+    """
+    found = models().get(name) if isinstance(name, str) else None
+    if found is None:
+        raise UsageError("name", name, f"expected one of {', '.join(models())}")
+    return found
+
+
+def overview() -> str:
+    """A line for each network: what was counted against the usual patch."""
+    rows = [["name", "patch", "clean", "certified", "what it is"]]
+    for model in models().values():
+        side = model.usual_patch.height
+        counted = next((c for c in model.counted() if c.patch == side), None)
+        shares = [_percent(counted.clean), _percent(counted.certified)] if counted else ["not counted", ""]
+        rows.append([model.name, _square(side), *shares, f"{model.dataset}, {model.defence}"])
+    return "\n".join(_aligned(rows))
+
+
+def _model(name: str, dataset: str, defence: str, variants: list[dict[str, Any]]) -> Model:
+    return Model(name, dataset, defence, tuple(_variant(**variant) for variant in variants))
+
+
+def _variant(counted: list[dict[str, Any]], coarse_windows: list[int] | None = None, **settings: Any) -> Variant:
+    coarse = None if coarse_windows is None else (coarse_windows[0], coarse_windows[1])
+    return Variant(counted=tuple(Counted(**row) for row in counted), coarse_windows=coarse, **settings)
+
+
+def _settings(variant: Variant) -> str:
+    """How two networks go together, in words; nothing of one alone."""
+    if not (variant.bands and variant.windows):
+        return ""
+    said = [f"weight {variant.weight:g}"]
+    if variant.coarse_windows:
+        size, per_side = variant.coarse_windows
+        said.append(f"first {per_side**2} coarse windows of {_square(size)} pixels")
+    if variant.mirrored:
+        said.append("each image and its mirror image")
+    return f" ({', '.join(said)})"
+
+
+def _square(side: int) -> str:
+    return f"{side} × {side}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines whose columns stand below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

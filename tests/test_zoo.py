@@ -1,0 +1,186 @@
+"""Networks that ship: what is said of them is what docs/results says, and they are what the scripts certify."""
+
+import csv
+import json
+import runpy
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import patchcert
+from patchcert import MaskedClassifier, Patch, certify, checkpoint, load
+from patchcert.ablations.ablation import BandAndRow
+from patchcert.ablations.windows import BandsAndWindows
+from patchcert.classifiers import probing
+from patchcert.classifiers.modules import SmoothedClassifier
+from patchcert.comparing import Comparison
+from patchcert.data import named
+from patchcert.errors import UsageError
+from patchcert.masking.linked import masking_of
+from patchcert.masking.margins import Margin
+from patchcert.votes.certificate import Question
+from patchcert.zoo import table
+from tests.helpers import ROOT, run_here
+
+COUNTED = [variant for model in table.models().values() for variant in model.variants if variant.results]
+
+
+@pytest.mark.parametrize("variant", COUNTED, ids=lambda variant: variant.results)
+def test_numbers_and_settings_are_those_of_the_results(variant):
+    record = json.loads((ROOT / "docs" / "results" / variant.results).read_text())
+    measures = ("size_to_certify", "clean_accuracy", "certified_accuracy")
+    assert [tuple(answer[name] for name in measures) for answer in record["results"]] == [
+        (counted.patch, counted.clean, counted.certified) for counted in variant.counted
+    ]
+    assert all(answer["total"] == 10_000 for answer in record["results"])
+    config = record["config"]
+    assert [config["checkpoint"], *([config["windows"]] if variant.windows else [])] == variant.files
+    if variant.windows:
+        assert config["weight"] == variant.weight and bool(config.get("mirrored")) == variant.mirrored
+        coarse = config.get("coarse_windows")
+        assert (tuple(coarse) if coarse else None) == variant.coarse_windows
+        assert variant.coarse_windows is None or config["sure"] == variant.sure
+
+
+def test_what_is_not_counted_has_no_numbers():
+    for model in table.models().values():
+        assert all(bool(variant.counted) == bool(variant.results) for variant in model.variants)
+        assert ("not counted" in model.describe()) == (not model.counted())
+
+
+def holds(classifier):
+    """Side of the largest square of which any two leave some copy."""
+    ablation = classifier.ablation
+    if isinstance(ablation, BandAndRow):
+        sides = range(1, ablation.width)
+        return max(m for m in sides if 2 * (m + ablation.band_size - 1) < ablation.width)
+    return min((ablation.windows if isinstance(ablation, BandsAndWindows) else ablation)._held())
+
+
+@pytest.mark.parametrize("name", table.models())
+def test_every_network_loads_for_the_patches_that_it_holds_and_no_larger_ones(name):
+    model = table.named(name)
+    for variant in model.variants:
+        classifier = load(name, Patch(variant.holds))
+        assert isinstance(classifier, MaskedClassifier) and not classifier.training
+        assert holds(classifier) == variant.holds
+        ablation = classifier.ablation
+        assert named.IMAGE_SHAPES[model.dataset][1:] == (ablation.height, ablation.width)
+    assert classifier.describe() == model.describe() and name in classifier.describe()
+    assert load(name).patch == Patch(min(5, variant.holds))
+    if variant.windows:
+        with pytest.raises(ValueError, match=rf"patch {variant.holds + 1}: expected at most"):
+            load(name, Patch(variant.holds + 1))
+
+
+def test_files_that_ship_are_those_of_the_table():
+    shipped = {path.name for path in checkpoint.SHIPPED.glob("*.pth")}
+    wanted = {name for model in table.models().values() for variant in model.variants for name in variant.files}
+    assert wanted <= shipped
+
+
+@pytest.mark.parametrize(("name", "patch"), [("mnist-band", None), (5, None), ("mnist-bands", 5)])
+def test_what_is_no_network_or_no_patch_is_refused_in_one_line(name, patch):
+    with pytest.raises(UsageError) as caught:
+        load(name, patch)
+    message = str(caught.value)
+    right = "expected a Patch" if patch else f"{name}: expected one of {', '.join(table.models())}"
+    assert right in message and "\n" not in message and len(message) < 400
+
+
+def test_certificates_are_those_of_the_script(tmp_path, generated_mnist):
+    script = ["--data", generated_mnist, "--all", "--limit", 6, "--per_image", "rows.csv", "--size_to_certify", "1,2"]
+    arguments = [*script, "--checkpoint", "mnist_masked_band.pth"]
+    assert run_here("certify_mnist_band_masked.py", *arguments, folder=tmp_path) == 0
+    images = named.load("mnist", generated_mnist, train=False).take(slice(6))
+    with (tmp_path / "rows.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for size in (1, 2):
+        (answer,) = certify(load("mnist-bands", Patch(size)), images.images, images.labels).answers
+        own = [row for row in rows if row["size_to_certify"] == str(size)]
+        assert [int(row["predicted"]) for row in own] == answer.predicted.tolist()
+        assert [row["certified"] == "True" for row in own] == answer.certified.tolist()
+        leads = torch.tensor([float(row["lead"]) for row in own], dtype=torch.float64)
+        torch.testing.assert_close(answer.verdicts["lead"], leads, rtol=1e-4, atol=1e-3)
+
+
+JOINT = {
+    "certify_cifar_joint.py": ("cifar10-bands-and-windows", 5, []),
+    "certify_mnist_joint.py": ("mnist-bands-and-windows", 2, []),
+    "attack_mnist_joint.py": ("mnist-bands-and-windows", 3, ["--weight", "3"]),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("script", JOINT)
+def test_bands_and_windows_are_those_of_the_script(script, tmp_path, monkeypatch):
+    name, size, arguments = JOINT[script]
+    loaded = load(name, Patch(size))
+    bands, windows = table.named(name).variant(Patch(size)).files
+    network, ablation = joint_of_script(script, bands, windows, *arguments, monkeypatch=monkeypatch)
+    assert network.description == loaded.network.description
+    assert ablation.description() == loaded.ablation.description()
+    ours, theirs = loaded.network.state_dict(), network.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    if script.startswith("certify_mnist"):
+        channels, height, width = named.IMAGE_SHAPES["mnist"]
+        torch.manual_seed(0)
+        scores = network(torch.rand(1, channels, height, width))
+        question = Question(Patch(size), None, "masking", 1, 0.001, "float32")
+        (found,) = loaded.verdicts(scores, [question])
+        margin, magnitudes = (
+            Margin.of_scores(0.001, "float32"),
+            SmoothedClassifier(network, ablation).magnitudes(scores),
+        )
+        expected = masking_of(ablation, Patch(size)).verdicts(scores, margin, magnitudes)
+        assert torch.equal(found.predicted, expected.predicted) and torch.equal(found.certified, expected.certified)
+        torch.testing.assert_close(found.lead, expected.lead, rtol=1e-4, atol=1e-3)
+
+
+def joint_of_script(script, bands, windows, *arguments, monkeypatch):
+    """The network that a script certifies or attacks, filled and folded as there, and its copies."""
+    caught = []
+    kind = script.partition("_")[0]
+    monkeypatch.setattr(patchcert, f"{kind}_masked", lambda *given: caught.append(given), raising=False)
+    assert run_here(script, "--checkpoint", bands, "--windows", windows, *arguments, folder=ROOT) == 0
+    ((options, network, ablation),) = caught
+    checkpoint.load_network("checkpoint", checkpoint.find("checkpoint", options.checkpoint), network.bands)
+    network.fold()
+    return network.eval(), ablation
+
+
+class LooksAround(nn.Module):
+    """A network whose answers for bands depend on all pixels."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        return self.network(images) + images.mean(dim=(1, 2, 3))[:, None, None]
+
+
+@torch.no_grad()
+def test_a_joint_network_whose_bands_look_further_than_they_say_is_refused():
+    classifier, images = load("mnist-bands-and-windows", Patch(2)), torch.rand(1, 1, 28, 28)
+    seen = Comparison(lambda: classifier.network.of_bands(images))
+    classifier.network.of_windows = None  # whose copies are masked, so that nothing has to be tried
+    probing._look_at_hidden_pixels(seen, classifier, images)
+    classifier.network.of_bands = LooksAround(classifier.network.of_bands)
+    with pytest.raises(ValueError, match=probing.WITHIN_REACH):
+        probing._look_at_hidden_pixels(seen, classifier, images)
+
+
+def test_torch_hub_gives_the_same():
+    loaded = torch.hub.load(str(ROOT), "mnist-bands", Patch(3), source="local")
+    assert loaded.describe() == load("mnist-bands").describe() and loaded.patch == Patch(3)
+    offered = {name for name in runpy.run_path(str(ROOT / "hubconf.py")) if not name.startswith("_")}
+    assert offered - {"dependencies"} == set(table.models())
+
+
+def test_what_is_known_costs_no_torch():
+    code = "import sys; from patchcert.zoo import table; table.overview(); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
