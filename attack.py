@@ -9,25 +9,11 @@ steps, many restarts with the patch at a new place (Levine and Feizi, NeurIPS 20
 flips whose answer is certified under the same θ.
 """
 
-from patchcert import (
-    ANY,
-    SmoothedClassifier,
-    add_any_network,
-    add_attack_threshold,
-    any_network,
-    attack_with_patch,
-    cli,
-    patch_attack_parser,
-)
+from patchcert import attack_any, cli
 
 
 def main() -> None:
-    parser = patch_attack_parser(__doc__, ANY)
-    add_any_network(parser)
-    add_attack_threshold(parser)
-    options = parser.parse_args()
-    network, ablation = any_network(options)
-    attack_with_patch(options, network, SmoothedClassifier(network, ablation, options.threshold))
+    attack_any(__doc__)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,11 @@ new place (Levine and Feizi, NeurIPS 2020), judged by the two-round prediction. 
 whose answer is certified.
 """
 
-from patchcert import ANY, add_any_network, any_network, attack_masked, cli, masked_attack_parser
+from patchcert import attack_any_masked, cli
 
 
 def main() -> None:
-    parser = masked_attack_parser(__doc__, ANY)
-    add_any_network(parser)
-    options = parser.parse_args()
-    attack_masked(options, *any_network(options))
+    attack_any_masked(__doc__)
 
 
 if __name__ == "__main__":

@@ -9,25 +9,11 @@ to logits (N, K). Or one of limited reach, with an attribute `limited_reach = Tr
 (N, A, K) of all copies. It must have been trained on such copies to certify anything: docs/python.md.
 """
 
-from patchcert import (
-    ANY,
-    add_any_network,
-    add_vote,
-    any_network,
-    certification_parser,
-    certify_by_votes,
-    cli,
-    vote_rules,
-)
+from patchcert import certify_any, cli
 
 
 def main() -> None:
-    parser = certification_parser(__doc__, ANY)
-    add_any_network(parser)
-    add_vote(parser)
-    options = parser.parse_args()
-    network, ablation = any_network(options)
-    certify_by_votes(options, ablation, network, vote_rules(options))
+    certify_any(__doc__)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ Mahloujifar and Mittal, USENIX Security 2022). Nothing is retrained. Pairs are a
 is decided soonest, and no longer than that.
 """
 
-from patchcert import certify_windows, cli, windows_certification_parser
+from patchcert import certify_pretrained, cli
 
 
 def main() -> None:
-    certify_windows(windows_certification_parser(__doc__).parse_args())
+    certify_pretrained(__doc__)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,11 @@ limited reach, images (N, C, H, W) to the logits (N, A, K) of all copies. The an
 rounds on these logits; it is certified if every pair of masks gives it.
 """
 
-from patchcert import ANY, add_any_network, any_network, certify_masked, cli, masked_certification_parser
+from patchcert import certify_any_masked, cli
 
 
 def main() -> None:
-    parser = masked_certification_parser(__doc__, ANY)
-    add_any_network(parser)
-    options = parser.parse_args()
-    certify_masked(options, *any_network(options))
+    certify_any_masked(__doc__)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,11 @@ largest of each ablated copy. Each copy votes for every class whose probability 
 its most probable class alone. Levine and Feizi, NeurIPS 2020, section 3.
 """
 
-from patchcert import certify_saved, cli, vote_rules, votes_parser
-from patchcert.votes import saved_votes
+from patchcert import certify_votes, cli
 
 
 def main() -> None:
-    options = votes_parser(__doc__).parse_args()
-    certify_saved(options, saved_votes.read(options.votes), vote_rules(options))
+    certify_votes(__doc__)
 
 
 if __name__ == "__main__":

@@ -8,26 +8,11 @@ spots and what each copy said where there are votes; --report on the scripts the
 index.html, needs nothing else; its numbers and pictures lie beside it.
 """
 
-from patchcert import cli
-from patchcert.experiments import reporting
-from patchcert.experiments.saved_runs import saved_run
-from patchcert.option_values import folder, result
-from patchcert.reports.exhibits import MOST_IMAGES
-from patchcert.reports.points import names_of
+from patchcert import cli, write_report
 
 
 def main() -> None:
-    parser = cli.Parser(__doc__)
-    parser.what.add_argument("results", nargs="+", type=result, metavar="RESULTS", help="files of --output")
-    parser.output.add_argument("--out", type=folder, required=True, metavar="DIR", help="write index.html here")
-    options = parser.parse_args()
-    found = [(path, record) for path, record in options.results if record["kind"] in ("certify", "attack", "evaluate")]
-    if not found:
-        parser.error("RESULTS: none of certifying, attacking or eval.py")
-    names = names_of([path for path, _ in found])
-    most = MOST_IMAGES // len(found)
-    runs = [saved_run(name, path, record, most) for name, (path, record) in zip(names, found, strict=True)]
-    reporting.write(options.out, runs)
+    write_report(__doc__)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ FOR_SCRIPTS = {
     "votes.rules": ("ThresholdVote", "TopOneVote"),
     "attacks.undefended": ("undefended",),
     "experiments.setting": (
-        "ANY",
         "CIFAR_LIKE",
         "IMAGENET",
         "MNIST_LIKE",
@@ -44,8 +43,16 @@ FOR_SCRIPTS = {
         "data_name",
     ),
     "experiments.networks": ("add_joint", "base_network", "joint_network", "masked_network"),
-    "experiments.any_network": ("add_any_network", "any_network"),
-    "experiments.windows": ("certify_windows", "windows_certification_parser"),
+    "experiments.commands": (
+        "attack_any",
+        "attack_any_masked",
+        "certify_any",
+        "certify_any_masked",
+        "certify_pretrained",
+        "certify_votes",
+        "draw_figures",
+        "write_report",
+    ),
     "experiments.masking": ("certify_masked", "masked_certification_parser"),
     "experiments.training": (
         "add_recipe",
@@ -58,14 +65,10 @@ FOR_SCRIPTS = {
     ),
     "experiments.certifying": (
         "add_threshold",
-        "add_vote",
         "certification_parser",
         "certify_by_votes",
         "certify_randomized",
-        "certify_saved",
         "randomized_parser",
-        "vote_rules",
-        "votes_parser",
     ),
     "experiments.attacking": (
         "add_attack_threshold",

@@ -69,7 +69,7 @@ def room(module: str) -> str:
     package, _, rest = module.partition(".")
     if package in NETWORKS:
         return "networks"
-    if package != "patchcert":
+    if package != "patchcert" or rest == "__main__":
         return "scripts"
     if not rest:
         return "what is public"

@@ -1,0 +1,177 @@
+"""The command `patchcert`, which `python -m patchcert` is, too: what can be done, and which module does it."""
+
+import difflib
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+
+from patchcert.errors import UsageError
+from patchcert.version import VERSION
+from patchcert.zoo import table
+
+USAGE = """Certified defences against adversarial patches.
+
+    patchcert models                           list the networks that ship, and what was counted of each
+    patchcert models NAME                      the same of one, for every patch size
+    patchcert certify NAME …                   certify a network that ships
+    patchcert certify votes|masking|windows …  certify a network of yours
+    patchcert attack NAME …                    attack a network that ships
+    patchcert attack votes|masking …           attack a network of yours
+    patchcert votes …                          ask saved votes further questions
+    patchcert report … --out DIR               write a page to look at, from saved results
+    patchcert figures … --out DIR              draw saved results for papers
+
+--help behind any of them shows its options. `patchcert --version` prints the version.
+"""
+
+VOTES = """
+    patchcert {0} votes --model package.module:factory --weights FILE --ablation band:4
+    patchcert {0} votes --model package.module:factory --ablation block:8 --dataset folder --data DIR --image_size 64
+
+factory() is a function of your own code. It makes a torch.nn.Module that takes ablated copies (N, 2C, H, W), channels
+(x, 1 − x) with zeros where pixels are hidden, and gives logits (N, K). It must have been trained on such copies to
+certify anything.
+"""
+
+MASKING = """
+    patchcert {0} masking --model package.module:factory --weights FILE --ablation band:4
+    patchcert {0} masking --model package.module:factory --ablation window_pairs:11x4
+
+The network is one that `patchcert {0} votes` takes. Its logits are added up over the copies that a patch leaves alone.
+"""
+
+WINDOWS = """
+    patchcert {0} windows --model timm:NAME --weights FILE --data DIR --classes imagenet
+    patchcert {0} windows --model package.module:factory --data DIR --size_to_certify 1%,2%
+
+Nothing is retrained. One of the windows covers the patch, wherever it lies.
+"""
+
+WAYS = {
+    "certify": {
+        "votes": ("certify_any", "Certify a network of yours by the votes of ablated copies.", VOTES),
+        "masking": ("certify_any_masked", "Certify a network of yours by double masking.", MASKING),
+        "windows": ("certify_pretrained", "Certify a pretrained network, as it is, by hiding windows.", WINDOWS),
+    },
+    "attack": {
+        "votes": ("attack_any", "Attack a network of yours whose ablated copies vote.", VOTES),
+        "masking": ("attack_any_masked", "Attack a network of yours that is defended by double masking.", MASKING),
+    },
+}
+"""Ways in which a network of one's own is certified or attacked: the function of `experiments.commands`, and help."""
+
+OF_SHIPPED = """{1} a network that ships: {2}.
+
+    patchcert {0} {3} --data DIR --all
+    patchcert {0} {3} --data DIR --limit 100 --output {0}.json
+
+Its files and settings are set. DIR holds the data set; --dataset folder --data DIR takes pictures of yours.
+"""
+
+OF_FILES = {
+    "votes": (
+        "certify_votes",
+        """Ask further questions about images that were certified with --save_votes. No network runs.
+
+    patchcert votes --votes votes.npz --size_to_certify 1-10 --threshold 0.1,0.2,0.3 --certificate margin,exact
+""",
+    ),
+    "report": (
+        "write_report",
+        """Write a page to look at, index.html, from what certifying and attacking saved by --output.
+
+    patchcert report certify.json attack.json --out report
+""",
+    ),
+    "figures": (
+        "draw_figures",
+        """Draw what saved results and training logs say, for papers: PDF and PNG.
+
+    patchcert figures certify.json --out figures
+""",
+    ),
+}
+
+
+def main() -> None:
+    """Do what the arguments say, and end with an exit code: 2 for wrong use."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(USAGE, end="")
+    elif name == "--version":
+        print(f"patchcert {VERSION}")
+    elif name == "models":
+        _models(arguments)
+    elif name in OF_FILES:
+        function, description = OF_FILES[name]
+        _run(f"patchcert {name}", arguments, function, description)
+    elif name in WAYS:
+        _certify_or_attack(name, arguments)
+    else:
+        _refuse(name, ["models", *WAYS, *OF_FILES])
+
+
+def _certify_or_attack(command: str, arguments: list[str]) -> None:
+    """Certify or attack a network that ships, by its name, or one's own in a way; by votes where nothing is named."""
+    ways = WAYS[command]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help_on(command), end="")
+        return
+    way, *rest = arguments if not arguments[0].startswith("-") else ["votes", *arguments]
+    program = f"patchcert {command} {way}"
+    if way in ways:
+        function, summary, more = ways[way]
+        _run(program, rest, function, f"{summary}\n{more.format(command)}")
+    elif way in table.models():
+        model = table.named(way)
+        description = OF_SHIPPED.format(command, command.capitalize(), model.defence, way)
+        _run(program, rest, f"{command}_shipped", description, model, rest)
+    else:
+        _refuse(way, [*ways, *table.models()])
+
+
+def _help_on(command: str) -> str:
+    lines = [f"{command.capitalize()} a network that ships, by its name:", ""]
+    lines += [f"    patchcert {command} {name}" for name in table.models()]
+    lines += ["", "Or one of yours, in one of these ways:", ""]
+    width = max(map(len, WAYS[command]))
+    for way, (_, summary, _) in WAYS[command].items():
+        lines.append(f"    patchcert {command} {way.ljust(width)}   {summary}")
+    lines += ["", f"--help behind any of them shows its options. `patchcert {command} --model …` is by votes."]
+    return "\n".join(lines) + "\n"
+
+
+def _models(arguments: list[str]) -> None:
+    if arguments in (["-h"], ["--help"]):
+        print("patchcert models: list the networks that ship. patchcert models NAME: what is known of one.")
+    elif len(arguments) > 1:
+        _stop(f"{' '.join(arguments)}: expected one name, or none")
+    else:
+        try:
+            print(table.named(arguments[0]).describe() if arguments else table.overview())
+        except UsageError as error:
+            _stop(f"{error.value}: {error.right}")
+
+
+def _run(program: str, arguments: list[str], function: str, *given: object) -> None:
+    """Run a function of `experiments.commands` as a script of this name and these arguments."""
+    sys.argv = [program, *arguments]
+    from patchcert import cli  # not before: it takes seconds to import torch
+
+    run: Callable[..., None] = getattr(import_module("patchcert.experiments.commands"), function)
+    cli.run(partial(run, *given))
+
+
+def _refuse(name: str, known: list[str]) -> None:
+    near = difflib.get_close_matches(name, known, n=1)
+    _stop(f"{name}: did you mean {near[0]}?" if near else f"{name}: expected one of {', '.join(known)}")
+
+
+def _stop(message: str) -> None:
+    print(f"patchcert: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

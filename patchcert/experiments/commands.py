@@ -1,0 +1,203 @@
+"""What the command `patchcert` runs, and the scripts of the same purpose: for any network, and for those that ship.
+
+Each function parses the options that its `description` introduces, and does what they say.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from patchcert import checkpoint, cli
+from patchcert.ablations.ablation import Ablation
+from patchcert.ablations.windows import WindowPairs
+from patchcert.classifiers.modules import SmoothedClassifier
+from patchcert.data import named
+from patchcert.errors import UsageError
+from patchcert.experiments import reporting
+from patchcert.experiments.any_network import add_any_network, any_network
+from patchcert.experiments.attacking import (
+    add_attack_threshold,
+    attack_masked,
+    attack_with_patch,
+    masked_attack_parser,
+    patch_attack_parser,
+)
+from patchcert.experiments.certifying import (
+    add_vote,
+    certification_parser,
+    certify_by_votes,
+    certify_saved,
+    vote_rules,
+    votes_parser,
+)
+from patchcert.experiments.masking import certify_masked, masked_certification_parser
+from patchcert.experiments.networks import add_joint, joint_network, masked_network
+from patchcert.experiments.saved_runs import saved_run
+from patchcert.experiments.setting import ANY, CIFAR_LIKE, MNIST_LIKE, add_windows, class_count
+from patchcert.experiments.windows import certify_windows, windows_certification_parser
+from patchcert.option_values import folder, one_patch, patches, positive_int, result, result_or_log
+from patchcert.patch import Patch
+from patchcert.reports import figures
+from patchcert.reports.exhibits import MOST_IMAGES
+from patchcert.reports.points import names_of, points_of
+from patchcert.votes import saved_votes
+from patchcert.zoo import building
+from patchcert.zoo.table import Model, Variant
+
+DATA_SETS = {"mnist": MNIST_LIKE, "cifar10": CIFAR_LIKE}
+"""That a network can be asked about, by the one it was trained on."""
+
+AT_ONCE = {certify_masked: 32, attack_masked: 4}
+"""Images of which all copies are asked together, by bands and hidden windows."""
+
+
+def certify_any(description: str) -> None:
+    """Certify the votes of a network that the user's own code makes."""
+    parser = certification_parser(description, ANY)
+    add_any_network(parser)
+    add_vote(parser)
+    options = parser.parse_args()
+    network, ablation = any_network(options)
+    certify_by_votes(options, ablation, network, vote_rules(options))
+
+
+def certify_any_masked(description: str) -> None:
+    """Certify such a network by double masking of its scores."""
+    parser = masked_certification_parser(description, ANY)
+    add_any_network(parser)
+    options = parser.parse_args()
+    certify_masked(options, *any_network(options))
+
+
+def certify_pretrained(description: str) -> None:
+    """Certify a network as somebody pretrained it."""
+    certify_windows(windows_certification_parser(description).parse_args())
+
+
+def attack_any(description: str) -> None:
+    """Attack the votes of a network that the user's own code makes."""
+    parser = patch_attack_parser(description, ANY)
+    add_any_network(parser)
+    add_attack_threshold(parser)
+    options = parser.parse_args()
+    network, ablation = any_network(options)
+    attack_with_patch(options, network, SmoothedClassifier(network, ablation, options.threshold))
+
+
+def attack_any_masked(description: str) -> None:
+    """Attack double masking of such a network's scores."""
+    parser = masked_attack_parser(description, ANY)
+    add_any_network(parser)
+    options = parser.parse_args()
+    attack_masked(options, *any_network(options))
+
+
+def certify_votes(description: str) -> None:
+    """Answer further questions about saved votes."""
+    options = votes_parser(description).parse_args()
+    certify_saved(options, saved_votes.read(options.votes), vote_rules(options))
+
+
+def write_report(description: str) -> None:
+    """Write a page about saved results."""
+    parser = cli.Parser(description)
+    parser.what.add_argument("results", nargs="+", type=result, metavar="RESULTS", help="files of --output")
+    parser.output.add_argument("--out", type=folder, required=True, metavar="DIR", help="write index.html here")
+    options = parser.parse_args()
+    found = [(path, record) for path, record in options.results if record["kind"] in ("certify", "attack", "evaluate")]
+    if not found:
+        parser.error("RESULTS: none of certifying, attacking or eval.py")
+    names = names_of([path for path, _ in found])
+    most = MOST_IMAGES // len(found)
+    runs = [saved_run(name, path, record, most) for name, (path, record) in zip(names, found, strict=True)]
+    reporting.write(options.out, runs)
+
+
+def draw_figures(description: str) -> None:
+    """Draw what saved results and training logs say."""
+    parser = cli.Parser(description)
+    parser.what.add_argument(
+        "results", nargs="+", type=result_or_log, metavar="RESULTS", help="files of --output, and logs of training"
+    )
+    parser.output.add_argument("--out", type=folder, required=True, metavar="DIR", help="write the figures here")
+    options = parser.parse_args()
+    found = list(zip(names_of([path for path, _ in options.results]), options.results, strict=True))
+    logs = {name: content for name, (_, content) in found if isinstance(content, list)}
+    points = [point for name, (_, content) in found if name not in logs for point in points_of(name, content)]
+    drawn = figures.accuracies(points) | ({"training": figures.training(logs)} if logs else {})
+    if not drawn:
+        parser.error("RESULTS: nothing to draw, they differ neither in patch size nor in θ, s or time")
+    for name, figure in drawn.items():
+        for kind in ("pdf", "png"):
+            path = Path(options.out / f"{name}.{kind}")
+            figures.save(figure, path)
+            print(path)
+
+
+def certify_shipped(description: str, model: Model, arguments: list[str]) -> None:
+    """Certify a network that ships, as its script does; `arguments` are the user's own."""
+    asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    asked.add_argument("--size_to_certify", type=patches, default=[model.usual_patch])
+    sizes = _before_the_rest(asked, arguments).size_to_certify
+    variants = list(dict.fromkeys(map(model.variant, sizes)))
+    if len(variants) > 1:
+        borders = " and ".join(f"up to {variant.holds}" for variant in variants[:-1])
+        right = f"{model.name} has other windows for patches {borders} than for larger ones: certify them in two runs"
+        raise UsageError("size_to_certify", ",".join(str(patch) for patch in sizes), right)
+    usual = ["--size_to_certify", str(model.usual_patch)]
+    _run_shipped(masked_certification_parser, certify_masked, description, model, variants[0], usual, arguments)
+
+
+def attack_shipped(description: str, model: Model, arguments: list[str]) -> None:
+    """Attack a network that ships, as its script does; `arguments` are the user's own."""
+    asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    asked.add_argument("--size_of_attack", type=one_patch)
+    for side in ("--patch_height", "--patch_width"):
+        asked.add_argument(side, type=positive_int)
+    size = _before_the_rest(asked, arguments)
+    usual = model.usual_patch
+    patch = size.size_of_attack or Patch(size.patch_height or usual.height, size.patch_width or usual.width)
+    preset = [] if any(vars(size).values()) else ["--size_of_attack", str(usual)]
+    _run_shipped(masked_attack_parser, attack_masked, description, model, model.variant(patch), preset, arguments)
+
+
+def _before_the_rest(asked: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """What `asked` takes of the arguments; its defaults where they are wrong, of which the whole parser will speak."""
+    try:
+        return asked.parse_known_args(arguments)[0]
+    except argparse.ArgumentError:
+        return asked.parse_args([])
+
+
+def _run_shipped(
+    make_parser: Callable[[str, tuple[str, ...]], cli.Parser],
+    run: Callable[[argparse.Namespace, nn.Module, Ablation], None],
+    description: str,
+    model: Model,
+    variant: Variant,
+    preset: list[str],
+    arguments: list[str],
+) -> None:
+    """Certify or attack as the arguments say, with the files and the settings of the `variant` before them."""
+    parser = make_parser(description, DATA_SETS[model.dataset])
+    files = ["--checkpoint", variant.files[0]]
+    if variant.bands and variant.windows:
+        coarse = "{}x{}".format(*variant.coarse_windows) if variant.coarse_windows else "none"
+        add_joint(parser, variant.weight, coarse, variant.mirrored)
+        parser.set_defaults(sure=variant.sure, batch_size=AT_ONCE[run])
+        files += ["--windows", variant.windows]
+    elif variant.windows:
+        add_windows(parser)
+        parser.set_defaults(image_size=named.IMAGE_SHAPES[model.dataset][1])
+    options = parser.parse_args([*files, *preset, *arguments])
+    network_of = joint_network if variant.bands and variant.windows else masked_network
+    run(options, *(network_of if variant.bands else _windows_network)(options))
+
+
+def _windows_network(options: argparse.Namespace) -> tuple[nn.Module, WindowPairs]:
+    """The network for hidden windows in `--checkpoint`, and its copies."""
+    path = checkpoint.find("checkpoint", options.checkpoint)
+    network, _ = building.windows_network("checkpoint", path, options.image_channels, class_count(options))
+    return network, WindowPairs(options.image_size, options.image_size, options.window_size, options.per_side)
