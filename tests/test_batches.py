@@ -77,7 +77,7 @@ def test_images_are_read_once_and_not_kept():
         for images, labels in DataLoader(stream, batch_size=2):
             gc.collect()
             assert sum(batch() is not None for batch in kept) <= 2, "the one before, and the first"
-            kept.append(weakref.ref(images))
+            kept.append(weakref.ref(images.untyped_storage()))
             yield images, labels
             del images
 
