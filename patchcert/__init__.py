@@ -16,6 +16,7 @@ INTERFACE = {
     "engines.plain": ("PlainNetwork",),
     "ablations.hidden_windows": ("HiddenWindows",),
     "ablations.windows": ("WindowPairs",),
+    "interface.attacking": ("Attacked", "attack"),
     "interface.certification": ("Certification",),
     "interface.certifying": ("certify",),
     "interface.intervals": ("interval_bounds",),

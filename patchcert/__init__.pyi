@@ -14,6 +14,8 @@ from patchcert.classifiers.modules import SmoothedClassifier as SmoothedClassifi
 from patchcert.classifiers.window_masked import WindowMaskedClassifier as WindowMaskedClassifier
 from patchcert.engines.columns import LinesNetwork as LinesNetwork
 from patchcert.engines.plain import PlainNetwork as PlainNetwork
+from patchcert.interface.attacking import Attacked as Attacked
+from patchcert.interface.attacking import attack as attack
 from patchcert.interface.certification import Certification as Certification
 from patchcert.interface.certifying import certify as certify
 from patchcert.interface.intervals import interval_bounds as interval_bounds

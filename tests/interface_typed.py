@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from patchcert import (
+    Attacked,
     Band,
     Certification,
     HiddenWindows,
@@ -14,6 +15,7 @@ from patchcert import (
     PlainNetwork,
     SmoothedClassifier,
     WindowMaskedClassifier,
+    attack,
     certify,
     encode,
     interval_bounds,
@@ -43,6 +45,8 @@ windows = WindowMaskedClassifier(plain, HiddenWindows.for_patch(28, 28, Patch(5)
 alarms: Certification = certify(windows, images, labels, goal=["recover", "alert"], confidence=["strict", 0.5])
 of_batches: Certification = certify(smoothed, [(images, labels)], patches=Patch(5))
 of_loader: Certification = certify(smoothed, DataLoader(TensorDataset(images, labels)), patches=Patch(5))
+attacked: Attacked = attack(plain, images, labels, Patch(5), places=[(0, 0)])
+flipped: Tensor = attacked.flipped
 copies: Tensor = encode(images) * ablation.masks()[:1]
 
 shipped: MaskedClassifier = load("mnist-bands", Patch(2))

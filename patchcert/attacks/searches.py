@@ -1,8 +1,8 @@
 """Where the patch goes at each restart of an attack."""
 
 import math
-from collections.abc import Iterator
-from itertools import product
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle, product
 
 import torch
 from torch import Tensor
@@ -16,10 +16,20 @@ RANKING_STEPS = 4
 
 def try_random_places(attack: Attack, restarts: int) -> None:
     """Each restart has the patch at a random place."""
+    _restart_at(attack, restarts, attack.random_places)
+
+
+def try_places(attack: Attack, restarts: int, places: Sequence[int]) -> None:
+    """Each restart has the patch at the next of `places`, by turns."""
+    turns = cycle(places)
+    _restart_at(attack, restarts, lambda: torch.full_like(attack.targets.labels, next(turns)))
+
+
+def _restart_at(attack: Attack, restarts: int, places: Callable[[], Tensor]) -> None:
     steps, step_size = attack.ascent.steps, attack.ascent.step_size
     with _bar(attack, restarts * (steps + 1)) as bar:
         for _ in range(restarts):
-            attack.restart(attack.random_places(), steps, step_size, bar.update)
+            attack.restart(places(), steps, step_size, bar.update)
             _show_flipped(attack, bar)
 
 

@@ -16,12 +16,9 @@ from patchcert.data.given import require_classes
 from patchcert.errors import require_count
 from patchcert.interface.batches import Images, Part, parts_of, require_the_same
 from patchcert.interface.certification import Answer, Certification
-from patchcert.interface.examiners import Asked, OfVotes, OfWindows, examiner_of
+from patchcert.interface.examiners import SOON, Asked, OfVotes, OfWindows, examiner_of
 from patchcert.patch import Patch
 from patchcert.progress import progress_bar
-
-SOON = 2.0
-"""Seconds after which there is a progress bar."""
 
 
 def certify(

@@ -24,6 +24,9 @@ from patchcert.votes.certificate import Certifier, Question
 
 T = TypeVar("T")
 
+SOON = 2.0
+"""Seconds after which there is a progress bar."""
+
 STRICT = "strict"
 
 IMAGES_AT_ONCE = 16
