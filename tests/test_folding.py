@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from patchcert import HiddenWindows, Patch, PlainNetwork, WindowMaskedClassifier
+from patchcert import HiddenWindows, Patch, PlainNetwork, WindowMaskedClassifier, certify
 from patchcert.engines.folding import Folded
 
 IMAGES = torch.rand(4, 3, 12, 12, generator=torch.Generator().manual_seed(1))
@@ -184,7 +184,7 @@ def test_a_folded_network_says_the_same(name):
     network = settled(make())
     before, kept = network(IMAGES), copy.deepcopy(network.state_dict())
     plain = PlainNetwork(network)
-    assert plain.fold(IMAGES) is None and plain.is_folded and norms_left(plain) == left
+    assert plain.fold(IMAGES) is None and plain.engine_name == "folded" and norms_left(plain) == left
     assert plain(IMAGES).allclose(before, rtol=1e-5, atol=1e-5)
     assert plain.classes(IMAGES) == 5
     after = network.state_dict()
@@ -220,7 +220,7 @@ def test_what_cannot_be_folded_is_asked_as_it_is(name):
     plain = PlainNetwork(network)
     before = plain(IMAGES)
     refused = plain.fold(IMAGES)
-    assert refused is not None and plain.network is network and not plain.is_folded
+    assert refused is not None and plain.network is network and plain.engine_name == "dense"
     assert any(part in refused for part in why.split("|")), refused
     assert plain(IMAGES).equal(before)
 
@@ -288,7 +288,7 @@ def test_weights_that_are_not_read_any_more_are_not_kept():
     assert len(plain.network.state_dict()) == 4, "weight and bias of the convolution, and of the linear layer"
 
 
-@pytest.mark.parametrize("asked", ["predict", "where", "alarms", "verdicts"])
+@pytest.mark.parametrize("asked", ["predict", "where", "alarms", "certify"])
 def test_whoever_asks_is_answered_by_the_folded_network(monkeypatch, asked):
     network = settled(simple())
     plain = PlainNetwork(network)
@@ -297,5 +297,9 @@ def test_whoever_asks_is_answered_by_the_folded_network(monkeypatch, asked):
     monkeypatch.setattr(Folded, "forward", lambda self, images: shown.append(len(images)) or self.operations(images))
     network.register_forward_pre_hook(lambda *_: pytest.fail("the network of the caller is asked"))
     classifier = WindowMaskedClassifier(plain, HiddenWindows.for_patch(12, 12, Patch(2, 2), 2))
-    list(classifier.verdicts(IMAGES, 0.0)) if asked == "verdicts" else getattr(classifier, asked)(IMAGES)
+    if asked == "certify":
+        found = certify(classifier, IMAGES, torch.zeros(len(IMAGES), dtype=torch.int64), goal=["recover", "alert"])
+        assert found.arithmetic["engine"] == "folded" and found.config["network"] == {"name": "Sequential"}
+    else:
+        getattr(classifier, asked)(IMAGES)
     assert sum(shown) >= 4 * len(IMAGES)

@@ -36,6 +36,11 @@ class WindowMaskedClassifier(nn.Module):
     def extra_repr(self) -> str:
         return str(self.windows)
 
+    @property
+    def engine_name(self) -> str:
+        """What results call what answers: folded or dense, see `PlainNetwork`."""
+        return getattr(self.network, "engine_name", "dense")
+
     def predict(self, images: Tensor | ArrayLike) -> Tensor:
         """(N,) int64: the predictions of the two rounds. Where all windows agree, they cost M passes.
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from patchcert import networks
 from patchcert.engines.windowed.traces import BeyondWindowsError, traced
 
 
@@ -24,11 +25,16 @@ class NotFoldedError(ValueError):
 
 
 class Folded(nn.Module):
-    """What a network computes, from its inputs to its outputs, with fewer operations."""
+    """What a network computes, from its inputs to its outputs, with fewer operations.
 
-    def __init__(self, operations: fx.GraphModule):
+    Args:
+        operations: these.
+        description: what the network says of itself.
+    """
+
+    def __init__(self, operations: fx.GraphModule, description: dict):
         super().__init__()
-        self.operations = operations
+        self.operations, self.description = operations, description
         self.eval()
 
     def forward(self, *inputs: Tensor) -> Any:
@@ -52,7 +58,8 @@ def folded(network: nn.Module) -> Folded:
     for node in list(operations.graph.nodes):
         if node.op == "get_attr" and not node.users:
             operations.graph.erase_node(node)
-    return Folded(fx.GraphModule(operations, operations.graph))  # which keeps the weights that are still read
+    still_read = fx.GraphModule(operations, operations.graph)  # with the weights that are, and no others
+    return Folded(still_read, networks.description(network))
 
 
 @dataclass(frozen=True)

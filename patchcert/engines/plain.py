@@ -91,9 +91,9 @@ class PlainNetwork(nn.Module):
         return networks.finite(logits.float())
 
     @property
-    def is_folded(self) -> bool:
-        """Whether what is asked is a folded copy; see `fold`."""
-        return isinstance(self.network, Folded)
+    def engine_name(self) -> str:
+        """What results call what answers: folded, after `fold`, or dense, the network as it is."""
+        return "folded" if isinstance(self.network, Folded) else "dense"
 
     @torch.no_grad()
     def fold(self, images: Tensor) -> str | None:
@@ -111,7 +111,7 @@ class PlainNetwork(nn.Module):
         Raises:
             ValueError: as `forward`; or the network answers by chance.
         """
-        if self.is_folded:
+        if isinstance(self.network, Folded):
             return None
         before, as_it_was = Comparison(partial(self, images)), self.network
         try:

@@ -84,7 +84,7 @@ def fold(network: PlainNetwork, dataset: Images) -> str:
     refused = network.fold(next(dataset.take(slice(2)).batches(2))[0])
     if refused and distributed.is_first():
         messages.print_not_folded(refused)
-    return "dense" if refused else "folded"
+    return network.engine_name
 
 
 def _preparation(options: argparse.Namespace, found: Found) -> Preparation:

@@ -216,7 +216,7 @@ class OfWindows:
 
     def arithmetic(self) -> dict[str, object]:
         """See `OfVotes`."""
-        return results.computed_with(self.manner.arithmetic, "dense", [processor(self.device)])
+        return results.computed_with(self.manner.arithmetic, self.classifier.engine_name, [processor(self.device)])
 
 
 def examiner_of(classifier: nn.Module, asked: Asked) -> OfVotes | OfWindows:
