@@ -1,4 +1,4 @@
-"""The commands of docs/tutorial.md, run in their order in an empty folder: they succeed and print what it shows."""
+"""The commands of docs/training-tutorial.md, run in their order in an empty folder, print what it shows."""
 
 import os
 import re
@@ -23,9 +23,9 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_tutorial(folder, capsys):
+def test_the_second_tutorial(folder, capsys):
     printed, ran = "", 0
-    for kind, content in BLOCK.findall((ROOT / "docs" / "tutorial.md").read_text()):
+    for kind, content in BLOCK.findall((ROOT / "docs" / "training-tutorial.md").read_text()):
         if kind == "text":
             for line in content.splitlines():
                 assert without_numbers(line) in without_numbers(printed), line
