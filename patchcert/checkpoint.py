@@ -26,6 +26,9 @@ SHIPPED = max(Path(__file__).with_name("checkpoints"), Path(__file__).parents[1]
 NAMED, MOST_OF_NAMES = 5, 260
 """Checkpoints that an error names, and characters of them all, unless the first has more."""
 
+GO_ON = "the same command goes on with it"
+"""What can be done with a `.partial`."""
+
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types in which the weights of a network may be saved."""
 
@@ -64,28 +67,45 @@ def fingerprint(tensors: Iterable[Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, 64 hexadecimal digits, as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def find(option: str, name: str) -> Path:
     """The file that `--option name` means: a name under `checkpoints/`, a path, or a name of those that ship.
 
+    Where there is none, it is looked for with `.pth`.
+
     Raises:
-        UsageError: there is none; the message lists those that exist, nearest first.
+        UsageError: there is none; the message names what an interrupted training left under this name, or else lists
+            the checkpoints that exist.
     """
-    shipped = [SHIPPED / name] if Path(name).name == name else []
-    for path in (FOLDER / name, Path(name), *shipped):
-        if os.path.lexists(path):
-            return path
-    raise UsageError(option, name, f"no such checkpoint; {there_are(like=name)}")
+    names = (name, f"{name}.pth")
+    folders = [FOLDER, Path(), *([SHIPPED] if Path(name).name == name else [])]
+    there = [path for whole in names for folder in folders if os.path.lexists(path := folder / whole)]
+    if there:
+        return next((path for path in there if not path.is_dir()), there[0])
+    partial = next((path for whole in names if (path := FOLDER / f"{whole}.partial").is_file()), None)
+    what_there_is = f"{partial} is an interrupted training's, {GO_ON}" if partial else there_are(like=name)
+    raise UsageError(option, name, f"no such checkpoint; {what_there_is}")
 
 
 def there_are(like: str | None = None) -> str:
-    """Which checkpoints there are in `checkpoints/`, in words: those with a name `like` this first, or the newest.
+    """Which checkpoints there are in `checkpoints/`, in words.
 
-    Where there are none, the script that makes one.
+    Those whose names fit the script come first, and of these the names `like` this one, or the newest. Where there are
+    none, what interrupted trainings left, and the script that makes one.
     """
     there = [path for path in FOLDER.glob("*.pth") if path.is_file()]
+    script = Path(sys.argv[0]).name
     if not there:
-        return f"{FOLDER}/ has no checkpoints, {_training_script(Path(sys.argv[0]).name)} makes one"
+        partial = next(FOLDER.glob("*.pth.partial"), None)
+        besides = f" but {partial.name} of an interrupted training, {GO_ON};" if partial else ","
+        return f"{FOLDER}/ has no checkpoints{besides} {_training_script(script)} makes one"
     there.sort(key=lambda path: -path.stat().st_mtime if like is None else -_similarity(path.name, like))
+    there.sort(key=lambda path: -len(set(_looks_at(script).split("_")) & set(path.stem.split("_"))))
     lengths = accumulate(len(path.name) for path in there[:NAMED])
     named = max(1, sum(length <= MOST_OF_NAMES for length in lengths))
     more = f" and {len(there) - named} more" if len(there) > named else ""
@@ -96,10 +116,16 @@ def _similarity(name: str, other: str) -> float:
     return SequenceMatcher(None, name, other).ratio()
 
 
+def _looks_at(script: str) -> str:
+    """What a script certifies or attacks: mnist_band for certify_mnist_band_top_one.py; nothing for other scripts."""
+    found = re.fullmatch(r"(?:certify|attack)_(.+?)(?:_top_one|_randomized|_linf)?\.py", script)
+    return found[1] if found else ""
+
+
 def _training_script(script: str) -> str:
     """The script that trains what `script` looks at: train_mnist_band.py for certify_mnist_band_top_one.py."""
-    looks_at = re.fullmatch(r"(?:certify|attack)_(.+?)(?:_top_one|_randomized|_linf)?\.py", script)
-    return f"train_{looks_at[1]}.py" if looks_at else "a train_*.py script"
+    looks_at = _looks_at(script)
+    return f"train_{looks_at}.py" if looks_at else "a train_*.py script"
 
 
 def read(option: str, path: Path) -> dict:

@@ -18,6 +18,7 @@ from pathlib import Path
 from patchcert import distributed, messages, progress, stopping
 from patchcert.errors import BrokenCertificateError, Note, UsageError, WriteError, one_line
 from patchcert.option_values import output_file
+from patchcert.patch_sizes import PatchSize
 
 NOBODY_READS = 141
 """Exit code where the output's reader has left, as in `| head -1`: that of a program that SIGPIPE ends, 128 + 13."""
@@ -197,13 +198,15 @@ def _stop(message: str, code: int) -> None:
 
 
 def configuration(options: argparse.Namespace) -> dict:
-    """The script and all its options, in JSON's types."""
+    """The script and all its options, in JSON's types; sizes of patches as people write them."""
     return {"script": Path(sys.argv[0]).name} | {name: _plain(value) for name, value in vars(options).items()}
 
 
 def _plain(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, PatchSize):
+        return value.size
     if is_dataclass(value):
         return _plain(asdict(value))
     if isinstance(value, dict):

@@ -1,4 +1,5 @@
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,42 @@ def test_networks_that_ship_are_found_from_any_folder_unless_one_there_has_their
     assert checkpoint.find("checkpoint", "mnist_masked_band.pth") == Path("checkpoints/mnist_masked_band.pth")
     with pytest.raises(UsageError, match="no such checkpoint"):
         checkpoint.find("checkpoint", "../README.md")
+    assert checkpoint.find("checkpoint", "mnist_windows") == checkpoint.SHIPPED / "mnist_windows.pth"
+
+
+def test_those_that_fit_the_script_are_listed_first(folder, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["certify_mnist_band_masked.py"])
+    for name in ("cifar_masked_band.pth", "mnist_masked_band.pth", "mnist_one_band_epoch_3.pth", "net.pth"):
+        checkpoint.save({}, folder / "checkpoints" / name)
+    listed = "checkpoints/ has mnist_masked_band.pth, "
+    assert checkpoint.there_are().startswith(listed)
+    with pytest.raises(UsageError, match=f"^checkpoint nets.pth: no such checkpoint; {listed}"):
+        checkpoint.find("checkpoint", "nets.pth")
+
+
+def test_a_name_needs_no_pth(folder):
+    for path in ("checkpoints/net.pth", "elsewhere/net.pth", "checkpoints/whole"):
+        checkpoint.save({}, folder / path)
+    (folder / "net").mkdir()
+    for name, path in {"net": "checkpoints/net.pth", "elsewhere/net": "elsewhere/net.pth"}.items():
+        assert checkpoint.find("checkpoint", name) == checkpoint.find("checkpoint", f"{name}.pth") == Path(path)
+    assert checkpoint.find("checkpoint", "whole") == Path("checkpoints/whole")
+
+
+@pytest.mark.parametrize("name", ["net", "net.pth"])
+def test_what_an_interrupted_training_left_is_named_where_it_is_all_there_is(folder, name):
+    checkpoint.save({}, folder / "checkpoints" / "net.pth.partial")
+    said = "checkpoints/net.pth.partial is an interrupted training's, the same command goes on with it$"
+    with pytest.raises(UsageError, match=f"^checkpoint {name}: no such checkpoint; {said}"):
+        checkpoint.find("checkpoint", name)
+    assert checkpoint.there_are().startswith("checkpoints/ has no checkpoints but net.pth.partial of an interrupted")
+    checkpoint.save({}, folder / "checkpoints" / "net.pth")
+    assert checkpoint.find("checkpoint", name) == Path("checkpoints/net.pth")
+
+
+def test_a_files_digest_is_what_sha256sum_prints(folder):
+    (folder / "file").write_bytes(b"abc")
+    assert checkpoint.sha256(folder / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_a_path_is_accepted_too(folder):

@@ -140,7 +140,7 @@ def test_a_missing_checkpoint_lists_the_newest_or_the_nearest(tmp_path, capsys):
         path.touch()
         os.utime(path, (1e9 - age, 1e9 - age))
     said = []
-    for arguments in ([], ["--checkpoint", "net_ggg"]):
+    for arguments in ([], ["--checkpoint", "net_gggg"]):
         assert run_here("certify_mnist_band.py", *arguments, folder=tmp_path) == 2
         said.append(capsys.readouterr().err)
     newest = ", ".join(f"net_{letter * 3}.pth" for letter in "abcde")

@@ -55,6 +55,8 @@ def test_recovery_and_alarms_by_hidden_windows(folder, capsys):
     succeed(SCRIPT, *COMMAND, *goals, *files, folder=folder)
     record = json.loads((folder / "found.json").read_text())
     asked = [(entry["size_to_certify"], entry["goal"], entry["confidence"]) for entry in record["results"]]
+    assert record["config"]["size_to_certify"] == ["1%", "3x2"] and record["config"]["about"]["sha256"] == {}
+    assert record["config"]["about"]["network"]["size"] == [20, 20]
     assert asked == [(s, g, c) for s in (2, "3x2") for g, c in (("recover", None), ("alert", None), ("alert", 0.3))]
     rows = rows_of(folder / "found.csv")
     assert len(rows) == 12 * 6

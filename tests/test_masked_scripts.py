@@ -132,7 +132,9 @@ def test_one_pass_answers_every_size_whatever_the_batch(folder):
     for batch in (7, 64):
         arguments = ["--size_to_certify", "1-4,2x8", "--batch_size", batch, "--output", "run.json"]
         succeed("certify_mnist_band_masked.py", *arguments, "--checkpoint", NAME, folder=folder)
-        results.append(json.loads((folder / "run.json").read_text())["results"])
+        record = json.loads((folder / "run.json").read_text())
+        results.append(record["results"])
+    assert record["config"]["size_to_certify"] == [entry["size_to_certify"] for entry in results[0]]
     assert results[0] == results[1] and [entry["size_to_certify"] for entry in results[0]] == [1, 2, 3, 4, "2x8"]
     certified = [entry["certified_correct"] for entry in results[0]]
     assert certified == sorted(certified, reverse=True) or certified[4] > certified[3]

@@ -1,5 +1,6 @@
 """One format for all results: what lies in docs/results, what scripts write, and that it refuses what is not of it."""
 
+import argparse
 import copy
 import json
 from unittest import mock
@@ -9,8 +10,10 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 
-from patchcert import arithmetic, result_format, results
+from patchcert import arithmetic, cli, result_format, results
 from patchcert.epochs import record_epoch
+from patchcert.option_values import patch_sizes
+from patchcert.patch import Patch
 from tests.helpers import ROOT
 
 WRITTEN = ROOT / "docs" / "results"
@@ -66,6 +69,8 @@ def test_results_name_what_decoded_their_pictures(monkeypatch, turbo, said):
         ("mnist_band_4", ("results", 0, "correct"), 0.5, "['results'][0]['correct']: 0.5 is not of type 'integer'"),
         ("mnist_band_4", ("results", 0, "certified_rigth"), 1, "certified_rigth"),
         ("mnist_band_4", ("results", 0, "size_to_certify"), "2 x 8", "size_to_certify"),
+        ("mnist_masked_band", ("config", "size_to_certify"), ["5 x 5"], "size_to_certify"),
+        ("mnist_masked_band", ("config", "about", "sha256"), {"checkpoint": "5e"}, "'5e' does not match"),
         ("mnist_band_4", ("seconds",), None, "'seconds' is a required property"),
         ("mnist_masked_band", ("within_numerical_margin", "5"), -1, "-1 is less than the minimum of 0"),
         ("mnist_masked_band", ("environment", "commit"), None, "'commit' is a required property"),
@@ -92,6 +97,16 @@ def test_what_is_not_of_the_format_is_named(name, where, value, said):
     if value is None:
         del entry[last]
     assert said in result_format.flaw(record)
+
+
+def test_sizes_that_were_asked_for_are_written_as_those_that_were_answered():
+    """Earlier versions wrote them as objects, which lie in docs/results."""
+    options = argparse.Namespace(size_to_certify=patch_sizes("5,2x8,2%,area:25"), size_of_attack=Patch(3, 3))
+    config = cli.configuration(options)
+    assert config["size_to_certify"] == [5, "2x8", "2%", "area:25"] and config["size_of_attack"] == 3
+    record = written("mnist_masked_band.json")
+    assert record["config"]["size_to_certify"][0] == {"height": 1, "width": 1}
+    assert result_format.flaw(record | {"config": config}) is None
 
 
 def test_a_log_measures_test_images_or_training_images_that_are_held_out(tmp_path):

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from docs import make_pages
 from patchcert.data.augmentation import random_crop, random_flip
 from patchcert.training import loop
 from patchcert.training.recipes import FAST, Recipe
 from tests import oracle
-from tests.helpers import succeed
+from tests.helpers import ROOT, succeed
 from tests.test_pictures import write_pictures
 
 PICTURES = ["--dataset", "folder", "--data", "pictures", "--image_size", 8]
@@ -84,3 +85,23 @@ def test_scripts_train_with_the_ablation_and_the_recipe_that_they_are_given(
         if ablation is not None:
             masks = [[tuple(pixel) for pixel in mask.nonzero().tolist()] for mask in ablation.masks()]
             assert sorted(masks) == sorted(map(sorted, shown))
+
+
+@pytest.mark.parametrize("script", ["train_mnist_band.py", "train_mnist_band_masked.py", "train_cifar_windows.py"])
+def test_a_number_of_epochs_is_one_more_than_the_number_of_the_last(script):
+    parser = make_pages.parser_of(ROOT / script)
+    assert parser.parse_args(["--epochs", "10"]) == parser.parse_args(["--end_epoch", "9"])
+    assert parser.parse_args(["--epochs", "10"]) != parser.parse_args([])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--epochs", "0"], "argument --epochs: "),
+        (["--epochs", "3", "--end_epoch", "2"], "argument --end_epoch: not allowed with argument --epochs"),
+    ],
+)
+def test_a_number_of_epochs_that_cannot_be_is_refused(arguments, said, capsys):
+    with pytest.raises(SystemExit):
+        make_pages.parser_of(ROOT / "train_mnist_band.py").parse_args(arguments)
+    assert said in capsys.readouterr().err

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from patchcert import checkpoint
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.data import named, splits
 from patchcert.data.folders import load_folder
@@ -133,6 +134,9 @@ def test_bands_and_windows_are_certified_and_attacked_together(folder, capsys):
     assert "checkpoint" not in said.err and "double masking of their scores;" in said.out
     record, rows = json.loads((folder / "run.json").read_text()), list(csv.DictReader((folder / "run.csv").open()))
     assert record["config"]["about"]["run"]["ablation"]["kind"] == "BandsAndWindows"
+    files = {"checkpoint": "bands.pth", "windows": NAME}
+    digests = {option: checkpoint.sha256(folder / "checkpoints" / name) for option, name in files.items()}
+    assert record["config"]["about"]["sha256"] == digests
     assert record["config"]["weight"] == 2 and record["certified_correct"] > 0
     bands = LinesNetwork.load(folder / "checkpoints" / "bands.pth")
     windows = network_of_copies("pooled", classes=3).eval()

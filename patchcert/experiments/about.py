@@ -27,6 +27,10 @@ KNOWN = {"dataset", "model", "image_size", *OF_BANDS} | ABLATION_SIZES
 """Options that a checkpoint has values for."""
 
 
+FILES = ("checkpoint", "windows", "weights")
+"""Options that name files of weights which results come from."""
+
+
 class CheckpointParser(Parser):
     """Options that are not given are what the checkpoint says that `--checkpoint`, or another `option`, names.
 
@@ -119,6 +123,12 @@ def fill(option: str, options: argparse.Namespace, network: nn.Module, ablation:
         right = "expected one trained anew: row networks of earlier versions saw upright images"
         raise UsageError(option, path, right)
     return content
+
+
+def digests(options: argparse.Namespace) -> dict[str, str]:
+    """The SHA-256 of each file of weights that the options name, by the option."""
+    named = {option: getattr(options, option, None) for option in FILES}
+    return {option: checkpoint.sha256(checkpoint.find(option, name)) for option, name in named.items() if name}
 
 
 def hold_against(options: argparse.Namespace, run: dict, name: str) -> None:

@@ -118,6 +118,7 @@ def prepare(options: argparse.Namespace, network: nn.Module, ablation: Ablation)
     trained = (network.bands, network.bands.shape.ablation()) if joint else (network, ablation)
     if name is not None:
         about.fill(option, options, *trained)
+    options.about["sha256"] = about.digests(options)
     about.hold_against(options, about.of_run(options, *trained), name)
     if joint:
         options.about["run"] = about.of_run(options, network, ablation)

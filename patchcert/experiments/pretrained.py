@@ -10,6 +10,7 @@ from patchcert.data import class_numbers, listing, named
 from patchcert.data.folders import Images, PictureFolder
 from patchcert.engines.plain import MEAN, PlainNetwork
 from patchcert.errors import UsageError
+from patchcert.experiments import about
 from patchcert.experiments.setting import say_how_numbered
 from patchcert.option_values import colour
 from patchcert.pretrained import sources
@@ -69,11 +70,12 @@ def pretrained(options: argparse.Namespace) -> tuple[PlainNetwork, Images, dict[
     except ValueError as error:
         raise UsageError("model", options.model, str(error)) from error
     dataset = _images(options, preparation, count)
-    about = found.about | preparation.about() | {"hidden": network.colour.flatten().tolist(), "classes": count}
-    network.description = about
+    said = found.about | preparation.about() | {"hidden": network.colour.flatten().tolist(), "classes": count}
+    network.description = said
+    options.about = {"network": said, "sha256": about.digests(options)}
     if distributed.is_first():
-        messages.print_network(about)
-    return network, dataset, about
+        messages.print_network(said)
+    return network, dataset, said
 
 
 def fold(network: PlainNetwork, dataset: Images) -> str:

@@ -66,7 +66,21 @@ def training_parser(
         )
     parser.recipe.add_argument("--lr", type=positive_float, default=lr, help="learning rate")
     parser.recipe.add_argument("--regularization", type=nonnegative_float, default=regularization, help="weight decay")
-    parser.recipe.add_argument("--end_epoch", type=index, default=end_epoch, help="index of the last epoch")
+    length = parser.recipe.add_mutually_exclusive_group()
+    length.add_argument(
+        "--end_epoch",
+        type=index,
+        default=end_epoch,
+        help="number of the last epoch; epochs count from 0, so that 9 means ten of them",
+    )
+    length.add_argument(
+        "--epochs",
+        type=_last_of_epochs,
+        dest="end_epoch",
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="how many epochs, with those before --resume: --end_epoch is N - 1",
+    )
     parser.add_argument("--resume", metavar="NAME", help="checkpoint to go on from: its name or path")
     parser.add_argument(
         "--overwrite", action="store_true", help="train anew, in place of a finished run or what another one left"
@@ -83,6 +97,11 @@ def training_parser(
     add_setting(parser, data_sets)
     add_subset(parser)
     return parser
+
+
+def _last_of_epochs(text: str) -> int:
+    """The number, from 0 on, of the last of so many epochs."""
+    return positive_int(text) - 1
 
 
 def masked_training_parser(

@@ -78,7 +78,7 @@ def trained(
     if "settings" in content:
         require_settings("config", path, content["settings"], {"mean": config.mean, "std": config.std})
     epoch = checkpoint.require_epoch("config", path, content) if "epoch" in content else None
-    return network, {"checkpoint": str(path), "epoch": epoch}
+    return network, {"checkpoint": str(path), "sha256": checkpoint.sha256(path), "epoch": epoch}
 
 
 @torch.no_grad()

@@ -58,6 +58,7 @@ def test_eval_counts_what_the_plain_construction_certifies(trained):
         assert [row["certified"] == "True" for row in mine] == expected.tolist()
         assert [int(row["predicted"]) for row in mine] == predicted.tolist()
         assert entry["epoch"] == 1 and entry["checkpoint"].endswith(f"mnist_robtrain_p22_all/{model.model_id}_best.pth")
+        assert entry["sha256"] == checkpoint.sha256(trained / entry["checkpoint"])
         assert entry["total"] == 16 and entry["certified_correct"] == int(expected.sum())
         assert entry["clean_error"] == pytest.approx(float((predicted != data.labels).double().mean()))
     errors = [model["certified_error"] for model in output["models"]]
