@@ -19,17 +19,17 @@ HEAD = """# What the field has published
 Certified and clean accuracy against one square patch that may lie anywhere in the picture, in percent. Our own numbers
 stand among the others. This page is made from [field.json](field.json) by `make pages`.
 
-**How to read it.** Numbers compare only where data, patch and other data are the same. An empty cell means that we do
-not know. *Standing* says who measured:
+**How to read it.** Numbers compare within one table, where *other data*, what the network saw besides the training set,
+is the same. An empty cell means that we do not know. *Standing* says who measured, and links to where we read it:
 
 - *reported*: the authors say so, and we have not run it.
 - *recomputed by others*: somebody else ran the published code.
 - *recomputed here*: we trained or certified it with this repository. For defences that are ours it means that our own
   command counted it ([results](results.md)), on pictures by which nothing was chosen.
 
-*Read in* says where we read the number. *Project notes* are ours: what they hold was read in a public list, in a
-repository or in an abstract, and they do not say in which. Most rows come from second hand, so read the paper before
-you quote one. *Passes* are those of the network for one picture that is certified.
+*Project notes* are ours: what they hold was read in a public list, in a repository or in an abstract, and they do not
+say in which. Most rows come from second hand, so read the paper before you quote one. *Passes* are those of the network
+for one picture that is certified.
 
 **To add a row**, add an entry to `numbers` in [field.json](field.json), and one to `defences` if the defence is new.
 [field.schema.json](field.schema.json) says what each field holds. Leave out what you do not know. Then run `make pages`
@@ -69,40 +69,49 @@ def page(field: dict) -> str:
             if numbers:
                 parts.append(f"## {data}: {promise}")
                 parts += [ALARMS] if goal == "alarm" else []
-                parts.append(_numbers(numbers))
-                parts += [f"{number['defence']}: {number['note']}." for number in numbers if "note" in number]
+                parts += _by_patch(numbers)
     parts += ["## What is missing", "\n".join(f"- {sentence}" for sentence in field["left_out"])]
     parts += ["## The defences", _defences(field["defences"])]
     return "\n\n".join(parts) + "\n"
 
 
+def _by_patch(numbers: list[dict]) -> list[str]:
+    """For each size of patch a heading, a table and the notes, the smallest part of the picture first."""
+    parts, groups = [], {}
+    for number in sorted(numbers, key=lambda number: number["patch"] / number["pixels"]):
+        groups.setdefault((number["patch"], number["pixels"]), []).append(number)
+    for (side, pixels), group in groups.items():
+        parts.append(f"### {side} × {side} of {pixels} × {pixels} pixels, {100 * (side / pixels) ** 2:.1f} %")
+        parts.append(_numbers(group))
+        parts += [f"{number['defence']}: {number['note']}." for number in group if "note" in number]
+    return parts
+
+
 def _numbers(numbers: list[dict]) -> str:
-    """A table of the numbers of one data set, by patch size, the highest certified accuracy first."""
+    """A table of numbers that are about one data set and one patch, the highest certified accuracy first."""
     alarms = numbers[0]["goal"] == "alarm"
-    heading = ["patch", "certified", "clean", "defence", "network", "other data", "passes", "standing", "read in"]
-    rows = [[*heading[:3], *(["false alarms"] if alarms else []), *heading[3:]]]
-    for number in sorted(numbers, key=lambda number: (number["patch"] / number["pixels"], -number["certified"])):
+    rows = [
+        [
+            *("certified", "clean", *(["false alarms"] if alarms else [])),
+            *("defence", "network", "other data", "passes", "standing"),
+        ]
+    ]
+    for number in sorted(numbers, key=lambda number: -number["certified"]):
+        shown = [f"shown at {number['shown_at']} × {number['shown_at']}"] if "shown_at" in number else []
+        counted = [number["images"]] if "images" in number else []
         rows.append(
             [
-                _patch(number),
                 str(number["certified"]),
                 str(number.get("clean", "")),
                 *([FALSE_ALARMS[number.get("false_alarms_are_errors")]] if alarms else []),
                 ", ".join(number[name] for name in ("defence", "variant") if name in number),
-                number["network"],
+                ", ".join([number["network"], *shown]),
                 number.get("other_data", ""),
                 str(number.get("passes", "")),
-                ", ".join(number[name] for name in ("standing", "images") if name in number),
-                f"[{number['read_in']}]({number['source']})",
+                ", ".join([number["standing"], f"[{number['read_in']}]({number['source']})", *counted]),
             ]
         )
     return _table(rows)
-
-
-def _patch(number: dict) -> str:
-    side, pixels = number["patch"], number["pixels"]
-    shown = f", shown at {number['shown_at']}" if "shown_at" in number else ""
-    return f"{side} × {side} ({100 * (side / pixels) ** 2:.1f} % of {pixels} × {pixels}{shown})"
 
 
 def _defences(defences: dict[str, dict]) -> str:

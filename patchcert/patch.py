@@ -29,7 +29,7 @@ class Patch:
 
     @property
     def size(self) -> int | str:
-        """5 for a square, "2x8" for 2 rows × 8 columns: as people write it."""
+        """As people write it, 5 for a square and "2x8" for 2 rows × 8 columns."""
         return self.height if self.height == self.width else f"{self.height}x{self.width}"
 
     def __str__(self) -> str:
