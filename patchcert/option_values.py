@@ -63,6 +63,8 @@ def several_of(known: Collection[str], wanted: str) -> Callable[[str], list[str]
 
 certificates = several_of(("margin", "exact", "masking"), "margin, exact, masking or several, as in margin,exact")
 
+goals = several_of(("recover", "alert"), "recover, alert or both: recover,alert")
+
 
 def batch_size(text: str) -> int | None:
     """A number of copies; None for auto."""

@@ -12,6 +12,9 @@ EPOCH = "#/$defs/epoch"
 ARITHMETIC = "#/$defs/arithmetic"
 """Of the schema: what numbers were computed with."""
 
+WINDOWS = "#/$defs/windows"
+"""Of the schema: what a file of answers about hidden windows says of itself."""
+
 
 def stamp(kind: str) -> dict:
     """What a record of this `kind` begins with."""

@@ -174,6 +174,24 @@ class Passes:
         return {"passes": self.passes}
 
 
+@dataclass(frozen=True)
+class NotKnown:
+    """Of how many images saved answers leave open what was asked, for each question."""
+
+    images: list[int]
+
+    def lines(self) -> list[str]:
+        """What there is to say."""
+        if not any(self.images):
+            return []
+        found = ", ".join(map(str, self.images))
+        what = f"images for which a pair of windows that decides was not asked: {found}"
+        return [f"{what}; they count as not certified, of two patches as alarms; certify with --ask_all to know"]
+
+    def as_json(self) -> dict:
+        return {"not_known": self.images}
+
+
 def computed_with(precision: str, engine: str, processors: Iterable[str]) -> dict:
     """What certificates were counted with, and hold for; all processes ask, and get the same.
 

@@ -253,7 +253,8 @@ def outputs(tables: torch.Tensor, whole: torch.Tensor, threshold: float | None) 
     singles = tables.diagonal(dim1=1, dim2=2).transpose(1, 2)
     answers = Answers.of(singles.flatten(0, 1))
     shape = singles.shape[:2]
-    parts = [tensor.view(shape) for tensor in vars(answers).values()]
+    names = ("classes", "leads", "confidences", "certain")
+    parts = [getattr(answers, name).view(shape) for name in names]
     alarms = Alarms.of(*parts, whole.argmax(dim=1))
     return alarms.strict(0.02) if threshold is None else alarms.by_confidence(threshold, 0.02)
 

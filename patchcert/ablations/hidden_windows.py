@@ -31,7 +31,7 @@ class HiddenWindows:
         self.height, self.width, self.shapes = height, width, tuple(shapes)
         self.rectangles = rectangles
         for patch in shapes:
-            if not self.covering(patch).any(dim=0).all():
+            if not self.holds(patch):
                 raise ValueError(f"patches of {patch}: at some place no window covers them")
 
     @classmethod
@@ -69,11 +69,26 @@ class HiddenWindows:
 
     def covering(self, patch: Patch) -> Tensor:
         """(M, rows, columns) bool: whether each window covers `patch` where it begins in that row and column."""
+        rows, columns = self._covering(patch)
+        return rows[:, :, None] & columns[:, None, :]
+
+    def holds(self, patch: Patch) -> bool:
+        """Whether some window covers `patch` wherever it lies in the image."""
+        if patch.height > self.height or patch.width > self.width:
+            return False
+        rows, columns = self._covering(patch)
+        return bool((rows.T.float() @ columns.float() > 0).all())
+
+    def _covering(self, patch: Patch) -> tuple[Tensor, Tensor]:
+        """(M, rows) and (M, columns) bool: whether each window covers the rows, and the columns, from there on."""
         top, bottom, left, right = self.rectangles.T[..., None]
         rows, columns = torch.arange(self.height - patch.height + 1), torch.arange(self.width - patch.width + 1)
-        held_rows = (top <= rows) & (rows + patch.height <= bottom)
-        held_columns = (left <= columns) & (columns + patch.width <= right)
-        return held_rows[:, :, None] & held_columns[:, None, :]
+        return (top <= rows) & (rows + patch.height <= bottom), (left <= columns) & (columns + patch.width <= right)
+
+    def most_hidden(self) -> int:
+        """Pixels of the largest window."""
+        top, bottom, left, right = self.rectangles.T
+        return int(((bottom - top) * (right - left)).max())
 
     def hidden(self, pairs: Tensor) -> Tensor:
         """(B, H, W) bool: True where the windows `pairs` (B, 2) hide the image; −1 hides nothing."""

@@ -4,7 +4,6 @@ Xiang, Mahloujifar and Mittal, USENIX Security 2022. Nothing of the network is r
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import torch
 from numpy.typing import ArrayLike
@@ -14,7 +13,8 @@ from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.data.given import pixels
 from patchcert.masking.alarms import Alarms
 from patchcert.masking.answers import Answers
-from patchcert.masking.questions import WindowVerdict, ask_all, two_rounds
+from patchcert.masking.noted import noted
+from patchcert.masking.questions import Questions, WindowVerdict, ask_all, two_rounds
 
 NOTHING = -1
 """The number of the window that hides nothing."""
@@ -61,37 +61,49 @@ class WindowMaskedClassifier(nn.Module):
         return found
 
     def verdicts(
-        self, images: Tensor | ArrayLike, numerical_margin: float, certify: bool = True
+        self,
+        images: Tensor | ArrayLike,
+        numerical_margin: float,
+        certify: bool = True,
+        note: bool = False,
+        everything: bool = False,
     ) -> Iterator[WindowVerdict]:
         """Predictions and certificates of the images, each of which is left as soon as no certificate is possible.
 
         Args:
             numerical_margin: ν, in units of logits; certified leads are larger.
             certify: whether pairs are asked for where all windows agree, too.
+            note: whether verdicts have all answers, see `noted`.
+            everything: whether pairs that decide nothing are asked for, too; the answers are noted then.
 
         Raises:
             ValueError: see `predict`.
         """
-        questions = partial(two_rounds, self.windows.count, numerical_margin, certify)
+
+        def questions() -> Questions:
+            asked = two_rounds(self.windows.count, numerical_margin, certify)
+            return noted(asked, self.windows.count, all_of_them=everything) if note or everything else asked
+
         return ask_all(self._pixels(images), questions, self._logits, self.batch_size)
 
-    def alarms(self, images: Tensor | ArrayLike, singles: Sequence[Answers] | None = None) -> Alarms:
+    def alarms(self, images: Tensor | ArrayLike) -> Alarms:
         """What a defence with alarms against one patch says of the images; see `Alarms`. It costs M + 1 passes each.
-
-        Args:
-            singles: the answers without one window, where they are known.
 
         Raises:
             ValueError: see `predict`.
         """
-        images = self._pixels(images)
+        each = torch.arange(self.windows.count)[:, None].expand(-1, 2)
+        singles = [self._answers(image, each) for image in self._pixels(images)]
+        return alarms_of(singles, self.of_whole(images).classes)
+
+    def of_whole(self, images: Tensor | ArrayLike) -> Answers:
+        """What the network says of the images with nothing hidden, (N,).
+
+        Raises:
+            ValueError: see `predict`.
+        """
         nothing = torch.full((1, 2), NOTHING)
-        whole = torch.cat([self._answers(image, nothing).classes for image in images])
-        if singles is None:
-            each = torch.arange(self.windows.count)[:, None].expand(-1, 2)
-            singles = [self._answers(image, each) for image in images]
-        names = ("classes", "leads", "confidences", "certain")
-        return Alarms.of(*(torch.stack([getattr(answers, name) for answers in singles]) for name in names), whole)
+        return Answers.concatenate([self._answers(image, nothing) for image in self._pixels(images)])
 
     def _pixels(self, images: Tensor | ArrayLike) -> Tensor:
         return pixels(images, (self.windows.height, self.windows.width))
@@ -108,3 +120,9 @@ class WindowMaskedClassifier(nn.Module):
     @torch.inference_mode()
     def _logits(self, images: Tensor, pairs: Tensor) -> Tensor:
         return self.logits(images, pairs)
+
+
+def alarms_of(singles: Sequence[Answers], whole: Tensor) -> Alarms:
+    """Alarms of N images from the answers without one window, (M,) each, and the classes of the whole images, (N,)."""
+    names = ("classes", "leads", "confidences", "certain")
+    return Alarms.of(*(torch.stack([getattr(answers, name) for answers in singles]) for name in names), whole)

@@ -41,13 +41,20 @@ from patchcert.option_values import (
     batch_size,
     certificates,
     fractions,
+    goals,
     level,
     output_file,
     patches,
     positive_int,
 )
+from patchcert.patch import Patch
 from patchcert.votes import certificate, randomized, saved_votes
 from patchcert.votes.rules import ThresholdVote, TopOneVote, VoteRule
+
+PATCHES = "how many such patches, anywhere"
+
+THRESHOLD = 0.2
+"""θ, where none is given."""
 
 
 def certification_parser(description: str, data_sets: tuple[str, ...], size_to_certify: int = 5) -> Parser:
@@ -62,13 +69,41 @@ def certification_parser(description: str, data_sets: tuple[str, ...], size_to_c
 
 
 def votes_parser(description: str) -> Parser:
-    """The options of certifying from a file of votes."""
+    """The options of certifying from a file of votes, or of answers about hidden windows; none is set by default."""
     parser = Parser(description)
     parser.add_argument(
         "--votes", type=Path, required=True, metavar="FILE.npz", help="what a certify script wrote by --save_votes"
     )
-    _add_questions(parser, size_to_certify=5)
+    parser.certificate.add_argument(
+        "--size_to_certify",
+        type=option_values.patch_sizes,
+        help="patch sizes: 5, 1-10, 2,5 or 2x8; of hidden windows 2%% and area:100, too (default: 5; of hidden windows "
+        "what these are made for)",
+    )
+    parser.certificate.add_argument("--patches", type=int, choices=(1, 2), default=1, help=PATCHES)
+    parser.certificate.add_argument(
+        "--numerical_margin",
+        type=option_values.numerical_margin,
+        metavar="NU",
+        help="ν: of votes as in the script that wrote them (default: 0); of hidden windows in units of logits "
+        "(default: that of the run)",
+    )
+    parser.certificate.add_argument(
+        "--certificate", type=certificates, help="of votes: margin, exact, masking, or several (default: margin)"
+    )
     add_vote(parser)
+    parser.certificate.add_argument(
+        "--goal",
+        type=goals,
+        help="of hidden windows: recover, alert or both: recover,alert (default: recover; of two patches alert)",
+    )
+    parser.certificate.add_argument(
+        "--confidence",
+        type=option_values.alarm_thresholds,
+        metavar="TAU",
+        help="of hidden windows' alarms: strict, τ, or several: strict,0,0.5,0.9 (default: strict)",
+    )
+    parser.set_defaults(threshold=None)
     add_outputs(parser)
     add_limit(parser)
     return parser
@@ -90,16 +125,14 @@ def randomized_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
 
 
 def _add_questions(parser: Parser, size_to_certify: int) -> None:
-    """What is asked of the votes, whether a network casts them or a file holds them."""
+    """What is asked of the votes."""
     parser.certificate.add_argument(
         "--size_to_certify", type=patches, default=str(size_to_certify), help="patch sizes: 5, 1-10, 2,5 or 2x8"
     )
     parser.certificate.add_argument(
         "--certificate", type=certificates, default="margin", help="margin, exact, masking, or several: margin,exact"
     )
-    parser.certificate.add_argument(
-        "--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere"
-    )
+    parser.certificate.add_argument("--patches", type=int, choices=(1, 2), default=1, help=PATCHES)
     parser.certificate.add_argument(
         "--numerical_margin",
         type=option_values.margin_of_votes,
@@ -126,12 +159,12 @@ def _add_engine(parser: Parser) -> None:
     )
 
 
-def add_threshold(parser: Parser, default: float = 0.2) -> None:
+def add_threshold(parser: Parser, default: float = THRESHOLD) -> None:
     """θ, in both spellings that published commands use."""
     _add_threshold(parser.certificate, default)
 
 
-def _add_threshold(group: argparse._ArgumentGroup, default: float = 0.2) -> None:
+def _add_threshold(group: argparse._ArgumentGroup, default: float = THRESHOLD) -> None:
     group.add_argument(
         "--threshold", "--threshhold", type=fractions, default=str(default), help="θ of the vote, or several: 0.1,0.2"
     )
@@ -195,9 +228,10 @@ def certify_by_votes(
             attempt(_report, options, about, dataset, asked, verdicts, seconds, arithmetic, copies, subject)
 
 
-def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, rules: list[VoteRule]) -> None:
+def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes) -> None:
     """Answer what the options of `votes_parser` ask of saved votes, as `certify_by_votes` does with a network."""
-    options.numerical_margin = options.numerical_margin or 0.0
+    _settle(options)
+    rules = vote_rules(options)
     for rule in rules:
         saved.require(rule, options.numerical_margin)
     questions = _questions(options, rules)
@@ -220,6 +254,25 @@ def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes, ru
             return reporting.of_saved(saved, questions[number], _leads(verdicts[number]))
 
         _report(options, about, saved, asked, verdicts, seconds, saved.arithmetic, copies, subject)
+
+
+def _settle(options: argparse.Namespace) -> None:
+    """Put their defaults in place of options about votes that were not given.
+
+    Raises:
+        UsageError: an option is about hidden windows.
+    """
+    for option in ("goal", "confidence"):
+        if getattr(options, option) is not None:
+            value = ",".join("strict" if part is None else str(part) for part in getattr(options, option))
+            raise UsageError(option, value, "the file has votes; this is for answers about hidden windows")
+    for size in options.size_to_certify or ():
+        if not isinstance(size, Patch):
+            raise UsageError("size_to_certify", size.size, "the file has votes; expected pixels: 5, 1-10, 2,5 or 2x8")
+    options.size_to_certify = options.size_to_certify or [Patch(5)]
+    options.certificate = options.certificate or ["margin"]
+    options.numerical_margin = options.numerical_margin or 0.0
+    options.threshold = options.threshold or [THRESHOLD]
 
 
 def certify_randomized(options: argparse.Namespace, ablation: Ablation, network: nn.Module) -> None:

@@ -35,6 +35,7 @@ from patchcert.experiments.certifying import (
 from patchcert.experiments.masking import certify_masked, masked_certification_parser
 from patchcert.experiments.networks import add_joint, joint_network, masked_network
 from patchcert.experiments.saved_runs import saved_run
+from patchcert.experiments.saved_windows import certify_saved_windows
 from patchcert.experiments.setting import ANY, CIFAR_LIKE, MNIST_LIKE, add_windows, class_count
 from patchcert.experiments.windows import certify_windows, windows_certification_parser
 from patchcert.option_values import folder, one_patch, patches, positive_int, result, result_or_log
@@ -42,7 +43,7 @@ from patchcert.patch import Patch
 from patchcert.reports import figures
 from patchcert.reports.exhibits import MOST_IMAGES
 from patchcert.reports.points import names_of, points_of
-from patchcert.votes import saved_votes
+from patchcert.votes import archives, saved_answers, saved_votes
 from patchcert.zoo import building
 from patchcert.zoo.table import Model, Variant
 
@@ -95,9 +96,14 @@ def attack_any_masked(description: str) -> None:
 
 
 def certify_votes(description: str) -> None:
-    """Answer further questions about saved votes."""
+    """Answer further questions about saved votes, or saved answers about hidden windows."""
     options = votes_parser(description).parse_args()
-    certify_saved(options, saved_votes.read(options.votes), vote_rules(options))
+    kinds = {saved_votes.KIND: saved_votes.of, saved_answers.KIND: saved_answers.of}
+    saved = archives.read(options.votes, kinds)
+    if isinstance(saved, saved_answers.SavedAnswers):
+        certify_saved_windows(options, saved)
+    else:
+        certify_saved(options, saved)
 
 
 def write_report(description: str) -> None:

@@ -56,7 +56,7 @@ def _galleries(path: Path, record: dict, most: int) -> list[Gallery]:
     config, answers = record["config"], record.get("results") or record["models"]
     classes = reporting.class_names(config.get("config_of_votes", config))
     votes = _found(path, config.get("votes") or config.get("save_votes"))
-    if record["kind"] == "certify" and votes:
+    if record["kind"] == "certify" and votes and "windows" not in answers[0]:
         return [_of_votes(votes, record, classes, most)]
     table = _found(path, config.get("per_image"))
     if table is None:

@@ -1,6 +1,7 @@
 """Certifying a network that somebody pretrained, as it is, by hidden windows, as options describe it."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from patchcert import distributed, results
 from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.classifiers import window_goals
-from patchcert.classifiers.window_goals import ALERT, RECOVER, Goal
+from patchcert.classifiers.window_goals import ALERT, RECOVER, Goal, Seen
 from patchcert.classifiers.window_masked import WindowMaskedClassifier
 from patchcert.cli import Parser, configuration
 from patchcert.data import splits
@@ -20,12 +21,13 @@ from patchcert.experiments.evaluation import evaluation_parser, first, journal_o
 from patchcert.experiments.masking import add_numerical_margin, settle_numerical_margin
 from patchcert.experiments.pretrained import add_pretrained, fold, pretrained
 from patchcert.experiments.setting import ANY, precision, set_up
-from patchcert.journal import Journal
-from patchcert.masking.alarms import Alarms
-from patchcert.masking.questions import WindowVerdict
-from patchcert.option_values import alarm_thresholds, patch_sizes, positive_int, several_of
+from patchcert.files import what_fits
+from patchcert.journal import Batched, Journal
+from patchcert.masking.answers import Answers
+from patchcert.option_values import alarm_thresholds, goals, output_file, patch_sizes, positive_int
 from patchcert.patch_sizes import Area, PatchSize, shapes
 from patchcert.progress import progress_bar
+from patchcert.votes import saved_answers
 
 IMAGES_AT_ONCE = 16
 """That share their batches; so many are kept as one piece of an interrupted run."""
@@ -64,7 +66,7 @@ def windows_certification_parser(description: str) -> Parser:
     )
     parser.certificate.add_argument(
         "--goal",
-        type=several_of((RECOVER, ALERT), "recover, alert or both: recover,alert"),
+        type=goals,
         default=RECOVER,
         help="recover: the right class; alert: the right class or an alarm",
     )
@@ -80,6 +82,14 @@ def windows_certification_parser(description: str) -> Parser:
         "--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere; 2 with --goal alert"
     )
     add_numerical_margin(parser)
+    parser.output.add_argument(
+        "--save_votes", type=output_file, metavar="FILE.npz", help="write here what certify_votes.py answers from"
+    )
+    parser.output.add_argument(
+        "--ask_all",
+        action="store_true",
+        help="ask for every pair of windows, so that what --save_votes writes leaves nothing open; slower",
+    )
     parser.engine.add_argument(
         "--batch_size", type=positive_int, default=4, help="masked images per call of the network"
     )
@@ -92,32 +102,58 @@ def certify_windows(options: argparse.Namespace) -> None:
         raise UsageError("patches", 2, "expected 1 to recover; --goal alert is for two")
     if options.compile:
         raise UsageError("compile", True, "expected none: the network is certified as it is, and as it was tried")
+    if options.ask_all and not options.save_votes:
+        raise UsageError("ask_all", True, "expected --save_votes FILE.npz, too: nothing else needs every pair")
     settle_numerical_margin(options)
     set_up(options)
-    network, dataset, _ = pretrained(options)
+    network, dataset, described = pretrained(options)
     height, width = dataset.image_shape[1:]
     windows = {size: _windows(size, height, width, options.per_side) for size in options.size_to_certify}
     dataset = _chosen(options, dataset)
-    questions = [asked for size in windows for asked in _questions(options, size)]
+    questions = [asked for size in windows for asked in questions_about(size, options)]
     classifiers = {
         size: WindowMaskedClassifier(network.to(options.device), found, batch_size=options.batch_size)
         for size, found in windows.items()
     }
+
+    def look(images: Tensor, _labels: Tensor) -> dict:
+        goals = list(dict.fromkeys(asked.goal for asked in questions))
+        seen = {size: _look(options, classifier, images, goals) for size, classifier in classifiers.items()}
+        rows = [asked.goal.rows(seen[asked.size], options.numerical_margin) for asked in questions]
+        return {"rows": rows, "answers": _answers(options, list(seen.values()))}
+
     with journal_of(options, network, dataset) as journal:
         engine = fold(network, dataset)
-        columns = _columns(options, classifiers, questions, dataset, journal)
+        columns, saved = columns_of(dataset, IMAGES_AT_ONCE, look, journal)
         seconds = journal.seconds()
         arithmetic = results.computed_with(precision(options), engine, journal.processors)
+        if options.save_votes:
+            saved = saved_answers.Asked.concatenate([saved_answers.Asked(**part) for part in saved]).gathered()
         if not distributed.is_first():
             return
-        answers = [
-            (_as_json(options, asked, windows[asked.size]), _counts(asked, rows, dataset.labels.cpu()))
-            for asked, rows in zip(questions, columns, strict=True)
-        ]
+        answers = answers_of(questions, columns, dataset.labels.cpu(), windows, options)
         about = summaries.of_windows(options, len(dataset), windows)
         last_of_size = {asked.size: int(rows["passes"].sum()) for asked, rows in zip(questions, columns, strict=True)}
         passes = results.Passes(len(dataset), sum(last_of_size.values()))  # all questions about a size share them
-        write_and_print(options, about, dataset, answers, columns, seconds, arithmetic, passes)
+        with what_fits() as attempt:
+            if options.save_votes:
+                config, path = configuration(options), options.save_votes
+                attempt(saved_answers.write, path, saved, dataset, windows, described["classes"], config, arithmetic)
+            attempt(write_and_print, options, about, dataset, answers, columns, seconds, arithmetic, passes)
+
+
+def answers_of(
+    questions: list[Asked],
+    columns: list[dict[str, Tensor]],
+    labels: Tensor,
+    windows: dict[PatchSize, HiddenWindows],
+    options: argparse.Namespace,
+) -> list[tuple[dict, results.Counts]]:
+    """What was asked, in JSON's types, with what was counted."""
+    return [
+        (_as_json(options, asked, windows[asked.size]), _counts(asked, rows, labels))
+        for asked, rows in zip(questions, columns, strict=True)
+    ]
 
 
 def _counts(asked: Asked, rows: dict[str, Tensor], labels: Tensor) -> results.Counts:
@@ -139,7 +175,7 @@ def _chosen(options: argparse.Namespace, dataset: Images) -> Images:
     return dataset
 
 
-def _questions(options: argparse.Namespace, size: PatchSize) -> list[Asked]:
+def questions_about(size: PatchSize, options: argparse.Namespace) -> list[Asked]:
     """What is asked about one size of patches."""
     if options.patches == 2:
         return [Asked(size, Goal(ALERT, patches=2))]
@@ -147,37 +183,46 @@ def _questions(options: argparse.Namespace, size: PatchSize) -> list[Asked]:
     return [Asked(size, Goal())] * (RECOVER in options.goal) + by_confidence * (ALERT in options.goal)
 
 
-def _columns(
-    options: argparse.Namespace,
-    classifiers: dict[PatchSize, WindowMaskedClassifier],
-    questions: list[Asked],
-    dataset: Images,
-    journal: Journal,
-) -> list[dict[str, Tensor]]:
-    """For each question the rows per image, (N,) by name; each process looks at its share of the images."""
+def columns_of(
+    dataset: Batched, at_once: int, look: Callable[..., dict], journal: Journal
+) -> tuple[list[dict[str, Tensor]], list]:
+    """For each question the rows per image, (N,) by name; each process looks at its share of the images.
 
-    def look(images: Tensor, _labels: Tensor) -> list[dict[str, Tensor]]:
-        goals = list(dict.fromkeys(asked.goal for asked in questions))
-        found = {size: _look(options, classifier, images, goals) for size, classifier in classifiers.items()}
-        return [asked.goal.rows(*found[asked.size], options.numerical_margin) for asked in questions]
+    Args:
+        look: a batch and its labels to `rows`, for each question those of the batch, and to `answers`.
 
+    Returns:
+        The rows, and all `answers` of this process.
+    """
     parts = []
-    with progress_bar(len(dataset), "certifying") as bar:
-        for found, labels in journal.over(dataset, IMAGES_AT_ONCE, look):
+    with progress_bar(len(dataset.labels), "certifying") as bar:
+        for found, labels in journal.over(dataset, at_once, look):
             parts.append(found)
             bar.update(len(labels) * distributed.world())
-    return [
-        {name: distributed.merge(torch.cat([rows[name] for rows in of_one]), len(dataset)) for name in of_one[0]}
-        for of_one in zip(*parts, strict=True)
+    rows = [
+        {name: distributed.merge(torch.cat([rows[name] for rows in of_one]), len(dataset.labels)) for name in of_one[0]}
+        for of_one in zip(*(part["rows"] for part in parts), strict=True)
     ]
+    return rows, [part["answers"] for part in parts]
 
 
 def _look(
     options: argparse.Namespace, classifier: WindowMaskedClassifier, images: Tensor, goals: list[Goal]
-) -> tuple[list[WindowVerdict], Alarms | None]:
-    """What the two rounds and, against one patch, alarms say of the images."""
+) -> Seen:
+    """What is to be seen of the images."""
     with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-        return window_goals.look(classifier, images, goals, options.numerical_margin)
+        noted = options.save_votes is not None
+        return window_goals.look(classifier, images, goals, options.numerical_margin, noted, options.ask_all)
+
+
+def _answers(options: argparse.Namespace, seen: list[Seen]) -> dict[str, Tensor]:
+    """What --save_votes keeps of some images: of the whole, and of the windows for each size."""
+    if not options.save_votes:
+        return {}
+    whole = seen[0].whole
+    of_images = zip(*([verdict.answers for verdict in of_size.verdicts] for of_size in seen), strict=True)
+    tables = [Answers.concatenate([whole[i : i + 1], *families]) for i, families in enumerate(of_images)]
+    return vars(saved_answers.Asked.of(tables, precision(options)))
 
 
 def _as_json(options: argparse.Namespace, asked: Asked, windows: HiddenWindows) -> dict[str, object]:

@@ -194,7 +194,7 @@ class OfWindows:
     def look(self, images: Tensor) -> list[dict[str, Tensor]]:
         """See `OfVotes`."""
         found = look(self.classifier, images, self.goals, self.margin)
-        rows = [goal.rows(*found, self.margin) for goal in self.goals]
+        rows = [goal.rows(found, self.margin) for goal in self.goals]
         return [row for _ in self.patches for row in rows]
 
     def about(self) -> list[tuple[Patch, dict[str, object]]]:

@@ -12,23 +12,26 @@ from patchcert.masking.margins import RELATIVE_MARGINS
 STEEPEST = 1 / 4
 """By so much does a class's probability change at most, for each unit that its logit gains on all others."""
 
+UNASKED = -1
+"""In place of a class where the network was not asked."""
+
 
 @dataclass(frozen=True)
 class Answers:
     """To B masked images; all tensors are (B,).
 
     Attributes:
-        classes: int64, the class of the largest logit, the lowest index among equals.
-        leads: float32, that logit over the next largest, less the share of the largest magnitude by which a lead must
-            exceed the numerical margin; see `margins`.
+        classes: int64, the class of the largest logit, the lowest index among equals; `UNASKED` where there is none.
+        gaps: float32, that logit less the next largest.
         confidences: float32, its softmax probability.
-        certain: float32, the confidence that is left where the same share is taken from that logit.
+        shares: float32, the share of the largest magnitude among the logits by which a gap must exceed the numerical
+            margin; see `margins`.
     """
 
     classes: Tensor
-    leads: Tensor
+    gaps: Tensor
     confidences: Tensor
-    certain: Tensor
+    shares: Tensor
 
     @classmethod
     def of(cls, logits: Tensor) -> Self:
@@ -43,11 +46,30 @@ class Answers:
         highest = logits.topk(2, dim=1).values
         share = RELATIVE_MARGINS[coarsest(logits.device)] * logits.abs().amax(dim=1)
         confidences = logits.softmax(dim=1).amax(dim=1)
-        leads = highest[:, 0] - highest[:, 1] - share
-        return cls(logits.argmax(dim=1), leads, confidences, confidences - share * STEEPEST)
+        return cls(logits.argmax(dim=1), highest[:, 0] - highest[:, 1], confidences, share)
+
+    @classmethod
+    def none(cls, count: int) -> Self:
+        """So many that nobody gave yet."""
+        return cls(torch.full((count,), UNASKED), *(torch.zeros(count) for _ in range(3)))
+
+    @property
+    def leads(self) -> Tensor:
+        """(B,) float32: the gaps less the shares."""
+        return self.gaps - self.shares
+
+    @property
+    def certain(self) -> Tensor:
+        """(B,) float32: the confidences that are left where the share is taken from the largest logit."""
+        return self.confidences - self.shares * STEEPEST
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    def put(self, numbers: Tensor, answers: Self) -> None:
+        """Write `answers` (n,) in place of those of these `numbers` (n,)."""
+        for own, given in zip(vars(self).values(), vars(answers).values(), strict=True):
+            own[numbers] = given
 
     def __getitem__(self, chosen: slice | Tensor) -> Self:
         return type(self)(*(tensor[chosen] for tensor in vars(self).values()))

@@ -37,6 +37,7 @@ class WindowVerdict:
         certified: whether every pair of windows gives the prediction, by a lead above the numerical margin.
         left_early: whether some pair was not asked for.
         within_margin: certified but for the numerical margin.
+        answers: all that the network gave, by `noted.numbers_of`, where they were noted.
     """
 
     predicted: int
@@ -47,6 +48,7 @@ class WindowVerdict:
     certified: bool = False
     left_early: bool = True
     within_margin: bool = False
+    answers: Answers | None = None
 
 
 Questions = Generator[Tensor, Answers, WindowVerdict]

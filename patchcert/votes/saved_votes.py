@@ -5,31 +5,28 @@ holds the classes at or above a floor, always the two most probable, and those n
 others count as 0. Votes are then the same, bit for bit, for every θ from the floor on and for top-one voting.
 """
 
-import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import NoneType
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from patchcert import distributed, inputs, result_format
+from patchcert import distributed, result_format
 from patchcert.ablations.ablation import Ablation, parameters
 from patchcert.ablations.kinds import KINDS, described
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
-from patchcert.files import write_atomically
 from patchcert.inputs import InputError
 from patchcert.journal import Journal
 from patchcert.option_values import MOST_PIXELS
 from patchcert.progress import progress_bar
+from patchcert.votes import archives
+from patchcert.votes.archives import Ragged
 from patchcert.votes.certificate import Certifier, Verdicts
 from patchcert.votes.rules import ThresholdVote, VoteRule
 
-FORMAT = 1
+KIND, FORMAT = "votes", 1
 
 ALLOWANCE = 1e-3
 """How far below the smallest θ the floor lies, and how far below the first class others are kept: numerical margins
@@ -40,24 +37,15 @@ FREE = 1 / 3
 
 ABLATIONS_AT_ONCE, PROBABILITIES_AT_ONCE = 512, 1 << 20
 
-MOST_SAID, MOST_CLASSES, MOST_IMAGES = 1 << 20, 100_000, 10**9
-"""Characters in which a file says what it is, and what it may say."""
-
 TOLERANCE = 1e-3
 """By how much the probabilities of a copy, float32 in whatever order they were summed, miss a sum of 1 at most."""
-
-CONFIG = {"dataset": str, "data": (str, NoneType), "test": (bool, NoneType), "all": (bool, NoneType)}
-CONFIG |= {"split_file": (str, NoneType), "skip": (int, NoneType), "limit": (int, NoneType)}
-CONFIG |= {"per_class": (int, NoneType)}
-"""What of the options is shown of a run; older versions and other data sets leave out some."""
-
 
 UNKNOWN = {"precision": "unknown", "engine": "unknown", "processors": []}
 """Arithmetic of files that say nothing of it, those of older versions."""
 
 
 @dataclass(frozen=True)
-class Entries:
+class Entries(Ragged):
     """Probabilities of N images' A copies, without those that decide no vote; E are kept.
 
     Attributes:
@@ -69,23 +57,6 @@ class Entries:
     kept: Tensor
     classes: Tensor
     probabilities: Tensor
-
-    @classmethod
-    def concatenate(cls, parts: Sequence["Entries"]) -> "Entries":
-        return cls(*(torch.cat(tensors) for tensors in zip(*(vars(part).values() for part in parts), strict=True)))
-
-    def ordered(self, numbers: Tensor) -> "Entries":
-        """The images in the order of their `numbers` (N,)."""
-        of_entries = numbers.repeat_interleave(self.kept.sum(dim=1))
-        order = of_entries.argsort(stable=True)
-        return Entries(self.kept[numbers.argsort()], self.classes[order], self.probabilities[order])
-
-    def take(self, chosen: slice | Tensor) -> "Entries":
-        """Those of some images, in their order here."""
-        taken = torch.zeros(len(self.kept), dtype=torch.bool)
-        taken[chosen] = True
-        of_entries = taken.repeat_interleave(self.kept.sum(dim=1))
-        return Entries(self.kept[taken], self.classes[of_entries], self.probabilities[of_entries])
 
 
 class Recorder:
@@ -135,10 +106,9 @@ class Recorder:
             config: the script and its options.
             arithmetic: see `results.computed_with`.
         """
-        parts = distributed.to_first(Entries.concatenate(self.parts))
-        if not distributed.is_first():
+        entries = Entries.concatenate(self.parts).gathered()
+        if entries is None:
             return
-        numbers = [rank + len(parts) * torch.arange(len(part.kept)) for rank, part in enumerate(parts)]
         about = {
             "format": FORMAT,
             "dataset": config["dataset"],
@@ -148,10 +118,7 @@ class Recorder:
             "config": config,
             "arithmetic": arithmetic,
         }
-        arrays = vars(Entries.concatenate(parts).ordered(torch.cat(numbers)))
-        arrays = arrays | {"indices": dataset.indices, "labels": dataset.labels.cpu()}
-        content = {name: tensor.numpy() for name, tensor in arrays.items()}
-        write_atomically(path, lambda file: np.savez_compressed(file, about=json.dumps(about), **content))
+        archives.write(path, about, vars(entries) | {"indices": dataset.indices, "labels": dataset.labels.cpu()})
 
 
 @dataclass(frozen=True)
@@ -227,14 +194,11 @@ class SavedVotes:
         """Raise InputError, which says what is wrong, unless the arrays are such as `Recorder` makes them."""
         kept, classes, probabilities = vars(self.entries).values()
         count, least, most = len(self.labels), min(2, self.class_count), self.class_count
-        _require_array("labels", self.labels, torch.int64, (count,), 0, most - 1)
-        _require_array("indices", self.indices, torch.int64, (count,), 0, MOST_IMAGES)
-        if len(self.indices.unique()) < count:
-            raise InputError("indices are there twice")
-        _require_array("kept", kept, torch.int64, (count, self.ablation.count), least, most)
+        archives.require_images(self.labels, self.indices, most)
+        archives.require_array("kept", kept, torch.int64, (count, self.ablation.count), least, most)
         total = (int(kept.sum()),)
-        _require_array("classes", classes, torch.int32, total, 0, most - 1)
-        _require_array("probabilities", probabilities, torch.float32, total, 0.0, 1 + TOLERANCE)
+        archives.require_array("classes", classes, torch.int32, total, 0, most - 1)
+        archives.require_array("probabilities", probabilities, torch.float32, total, 0.0, 1 + TOLERANCE)
         copies = torch.arange(kept.numel()).repeat_interleave(kept.flatten())
         if not ((copies * most + classes).diff() > 0).all():
             raise InputError("classes are not in ascending order in each copy")
@@ -244,49 +208,26 @@ class SavedVotes:
             raise InputError("probabilities of a copy do not add up to 1")
 
 
-def _require_array(name: str, array: Tensor, dtype: torch.dtype, shape: tuple, least: float, most: float) -> None:
-    """Raise InputError unless `array` has this type and shape, and finite values from `least` to `most`."""
-    if array.dtype != dtype or array.shape != shape or not array.numel():
-        found = f"{array.dtype} {tuple(array.shape)}"
-        raise InputError(f"{name} are {found}, expected {dtype} {shape}, of at least one image")
-    wrong = array[~((array >= least) & (array <= most))]
-    if len(wrong):
-        raise InputError(f"{name} has {wrong[0]:g}, expected values from {least:g} to {most:g}")
-
-
 def read(path: Path) -> SavedVotes:
     """The votes in a file that `Recorder.write` wrote; reading executes no code.
 
     Raises:
         UsageError: the file is missing or holds something else.
     """
-    if not os.path.lexists(path):
-        raise UsageError("votes", path, "no such file")
-    try:
-        about, arrays = _content(path)
-        if about.get("format") != FORMAT:
-            raise InputError(f"its format is {about.get('format')}, expected {FORMAT}")
-        saved = _votes(about, arrays)
-        saved.require_sound()
-    except Exception as error:  # zip, zlib, NumPy and JSON each have their own for a damaged file
-        reason = f": {error}" if isinstance(error, InputError) else ""
-        right = f"not a whole file of votes as --save_votes writes it{reason}"
-        raise UsageError("votes", path, right) from error
+    return archives.read(path, {KIND: of})
+
+
+def of(about: dict, arrays: dict[str, Tensor]) -> SavedVotes:
+    """The votes of which a file says so much, looked through.
+
+    Raises:
+        InputError: it says something else.
+    """
+    if about.get("format") != FORMAT:
+        raise InputError(f"its format is {about.get('format')}, expected {FORMAT}")
+    saved = _votes(about, arrays)
+    saved.require_sound()
     return saved
-
-
-def _content(path: Path) -> tuple[dict, dict[str, Tensor]]:
-    """What the file says of itself, and its arrays."""
-    with inputs.opened(path) as file:
-        inputs.entries(file)
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as saved:
-            arrays = {name: saved[name] for name in saved.files}
-    text = str(arrays.pop("about"))
-    about = json.loads(text) if len(text) <= MOST_SAID else None
-    if not isinstance(about, dict):
-        raise InputError("what it says of itself cannot be understood")
-    return about, {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _votes(about: dict, arrays: dict[str, Tensor]) -> SavedVotes:
@@ -295,12 +236,11 @@ def _votes(about: dict, arrays: dict[str, Tensor]) -> SavedVotes:
     if arrays.keys() != expected:
         raise InputError(f"its arrays are {', '.join(arrays)}")
     class_count, floor, config = (about.get(name) for name in ("class_count", "floor", "config"))
-    if type(class_count) is not int or not 1 <= class_count <= MOST_CLASSES:
-        raise InputError(f"class_count is {class_count}, expected a whole number from 1 to {MOST_CLASSES}")
+    if type(class_count) is not int or not 1 <= class_count <= archives.MOST_CLASSES:
+        raise InputError(f"class_count is {class_count}, expected a whole number from 1 to {archives.MOST_CLASSES}")
     if type(floor) is not float or not 0 <= floor <= 1:
         raise InputError(f"floor is {floor}, expected a number from 0 to 1")
-    if not isinstance(config, dict) or not all(isinstance(config.get(name), kind) for name, kind in CONFIG.items()):
-        raise InputError("the options of the run that wrote it are not all there")
+    archives.require_config(config)
     arithmetic = about.get("arithmetic", UNKNOWN)
     if not isinstance(arithmetic, dict) or result_format.flaw(arithmetic, result_format.ARITHMETIC):
         raise InputError("what it was computed with cannot be understood")

@@ -1,0 +1,113 @@
+"""Certifying by hidden windows from answers that a network gave before, as options describe it; no network runs."""
+
+import argparse
+
+import torch
+from torch import Tensor
+
+from patchcert import checkpoint, distributed, results
+from patchcert.classifiers.window_goals import ALERT, RECOVER, Goal, Seen
+from patchcert.classifiers.window_masked import alarms_of
+from patchcert.errors import UsageError
+from patchcert.experiments import summaries
+from patchcert.experiments.evaluation import first, write_and_print
+from patchcert.experiments.windows import answers_of, columns_of, questions_about
+from patchcert.journal import Journal
+from patchcert.masking.alarms import ALARM
+from patchcert.masking.answers import Answers
+from patchcert.masking.noted import from_known
+from patchcert.masking.questions import WindowVerdict, two_rounds
+from patchcert.votes.saved_answers import WHOLE, Family, SavedAnswers
+
+OF_VOTES = ("threshold", "top_one", "certificate")
+"""Options that say how copies vote."""
+
+IMAGES_AT_ONCE = 64
+
+
+def certify_saved_windows(options: argparse.Namespace, saved: SavedAnswers) -> None:
+    """Answer what the options of `votes_parser` ask of saved answers, as `certify_windows` does with a network."""
+    _settle(options, saved)
+    distributed.start(torch.device("cpu"))
+    saved = first(options, saved, saved.config)
+    distributed.require_images(len(saved))
+    families = {size: saved.family(size) for size in options.size_to_certify}
+    questions = [asked for size in families for asked in questions_about(size, options)]
+
+    def look(part: SavedAnswers, _labels: Tensor) -> dict:
+        answers = list(part.images())
+        seen = {size: _seen(answers, family, options.numerical_margin) for size, family in families.items()}
+        rows = [_rows(asked.goal, *seen[asked.size], options.numerical_margin) for asked in questions]
+        return {"rows": rows, "answers": {}}
+
+    with Journal.of_run(options, votes=checkpoint.fingerprint(vars(saved.asked).values())) as journal:
+        columns, _ = columns_of(saved, IMAGES_AT_ONCE, look, journal)
+        seconds = journal.seconds()
+        if not distributed.is_first():
+            return
+        options.config_of_votes = saved.config
+        windows = {size: family.windows for size, family in families.items()}
+        about = summaries.of_windows(_looked_at(options, saved), len(saved), windows)
+        answers = answers_of(questions, columns, saved.labels, windows, options)
+        not_known = results.NotKnown([int(rows["not_known"].sum()) for rows in columns])
+        write_and_print(options, about, saved, answers, columns, seconds, saved.arithmetic, not_known)
+
+
+def _settle(options: argparse.Namespace, saved: SavedAnswers) -> None:
+    """Put in place of options that were not given what the file says.
+
+    Raises:
+        UsageError: an option is about votes.
+    """
+    for option in OF_VOTES:
+        if getattr(options, option):
+            right = "the file has answers about hidden windows; --goal and --confidence ask about these"
+            raise UsageError(option, _as_given(getattr(options, option)), right)
+    if options.report:
+        raise UsageError("report", options.report, "the file has answers about hidden windows, which no page shows")
+    if options.goal is None:
+        options.goal = [RECOVER] if options.patches == 1 else [ALERT]
+    if options.patches == 2 and RECOVER in options.goal:
+        raise UsageError("patches", 2, "expected 1 to recover; --goal alert is for two")
+    options.confidence = options.confidence or [None]
+    options.size_to_certify = options.size_to_certify or [family.size for family in saved.families]
+    if options.numerical_margin is None:
+        options.numerical_margin = saved.numerical_margin
+
+
+def _as_given(value: object) -> object:
+    return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _looked_at(options: argparse.Namespace, saved: SavedAnswers) -> argparse.Namespace:
+    """The options of the run that looked at the images, and what is asked now."""
+    asked = {name: getattr(options, name) for name in ("patches", "numerical_margin")}
+    fewer = {name: getattr(options, name) for name in ("limit", "per_class") if getattr(options, name)}
+    return argparse.Namespace(**saved.config | asked | fewer)
+
+
+def _seen(answers: list[Answers], family: Family, numerical_margin: float) -> tuple[Seen, Tensor]:
+    """What is to be seen of the images, and of which ones (N,) some pair that decides is not known."""
+    count = family.windows.count
+    of_family = [given[family.questions] for given in answers]
+    found = [from_known(two_rounds(count, numerical_margin), count, known) for known in of_family]
+    verdicts = [
+        _of_prediction(count, known) if verdict is None else verdict
+        for known, verdict in zip(of_family, found, strict=True)
+    ]
+    whole = torch.cat([given.classes[WHOLE : WHOLE + 1] for given in answers])
+    alarms = alarms_of([known[:count] for known in of_family], whole)
+    return Seen(verdicts, alarms), torch.tensor([verdict is None for verdict in found])
+
+
+def _of_prediction(count: int, known: Answers) -> WindowVerdict:
+    """That of an image about which too little is known to certify it; no class where its prediction is not known."""
+    verdict = from_known(two_rounds(count, 0.0, certify=False), count, known)
+    return verdict or WindowVerdict(ALARM, 0.0, 0, [], known[:count])
+
+
+def _rows(goal: Goal, seen: Seen, not_known: Tensor, numerical_margin: float) -> dict[str, Tensor]:
+    """(N,) by name: what one question says of the images."""
+    rows = goal.rows(seen, numerical_margin)
+    del rows["passes"]  # none here
+    return rows | {"not_known": not_known & (goal.kind == RECOVER or goal.patches == 2)}

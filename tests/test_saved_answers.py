@@ -1,0 +1,156 @@
+"""Saved answers against the network's own: every certificate from the file is that of the run that wrote it."""
+
+import csv
+import json
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchcert.masking.answers import UNASKED, Answers
+from patchcert.masking.noted import count_of, from_known, noted, numbers_of, pairs_of
+from patchcert.masking.questions import two_rounds
+from patchcert.votes import archives, saved_answers
+from tests.helpers import run_here, succeed, succeed_in_two_processes
+from tests.test_imagenet_windows_script import COMMAND, SCRIPT, folder  # noqa: F401  a fixture
+
+MARGIN = 0.05
+
+
+@given(st.integers(1, 12))
+def test_questions_are_numbered_windows_first_and_then_pairs_row_by_row(windows):
+    expected = [(w, w) for w in range(windows)] + list(combinations(range(windows), 2))
+    assert pairs_of(windows).tolist() == list(map(list, expected)) and count_of(windows) == len(expected)
+    assert numbers_of(pairs_of(windows), windows).tolist() == list(range(len(expected)))
+    assert numbers_of(pairs_of(windows).flip(1), windows).tolist() == list(range(len(expected)))
+
+
+def answers_to_all(windows: int, seed: int) -> Answers:
+    """(Q,), most of one class, with small leads."""
+    generator = torch.Generator().manual_seed(seed)
+    likely = [0, 0.9, 0.97, 1][seed % 4]
+    logits = torch.rand(count_of(windows), 3, generator=generator) / 5
+    logits[torch.rand(len(logits), generator=generator) < likely, 1] += 0.2 + MARGIN * (seed % 3)
+    return Answers.of(logits)
+
+
+def ended(questions, given_by, windows):
+    """The verdict of `questions` when answers are those `given_by` number, and all numbers that were asked."""
+    asked = []
+    try:
+        wanted = next(questions)
+        while True:
+            numbers = numbers_of(wanted, windows)
+            asked += numbers.tolist()
+            wanted = questions.send(given_by[numbers])
+    except StopIteration as end:
+        return end.value, asked
+
+
+def essence(verdict):
+    return (verdict.predicted, verdict.lead, verdict.dissenting, verdict.certified, verdict.left_early)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(2, 7), st.integers(0, 10**6), st.booleans(), st.booleans())
+def test_noting_answers_changes_no_verdict_and_asks_nothing_twice(windows, seed, certify, everything):
+    every = answers_to_all(windows, seed)
+    plain, _ = ended(two_rounds(windows, MARGIN, certify), every, windows)
+    questions = noted(two_rounds(windows, MARGIN, certify), windows, all_of_them=everything)
+    verdict, asked = ended(questions, every, windows)
+    assert essence(verdict) == essence(plain) and len(set(asked)) == len(asked)
+    given_answers = (verdict.answers.classes != UNASKED).nonzero().flatten().tolist()
+    assert sorted(asked) == given_answers and (not everything or len(asked) == count_of(windows))
+    for mine, other in zip(vars(verdict.answers[asked]).values(), vars(every[asked]).values(), strict=True):
+        assert torch.equal(mine, other)
+    assert essence(from_known(two_rounds(windows, MARGIN, certify), windows, verdict.answers)) == essence(plain)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(2, 6), st.integers(0, 10**6), st.floats(0, 1))
+def test_what_was_not_asked_never_counts_as_agreeing(windows, seed, share):
+    """Of whatever pairs is known: the verdict is that from all, or there is none."""
+    every = answers_to_all(windows, seed)
+    known = Answers.none(len(every))
+    kept = torch.rand(len(every), generator=torch.Generator().manual_seed(seed)) < share
+    kept[:windows] = True
+    known.put(kept.nonzero().flatten(), every[kept])
+    plain, _ = ended(two_rounds(windows, MARGIN), every, windows)
+    found = from_known(two_rounds(windows, MARGIN), windows, known)
+    assert found is None or essence(found) == essence(plain)
+    if plain.certified:
+        assert (found is not None) == bool(kept.all()), "every pair is needed to certify"
+
+
+def certify(where, script, *arguments):
+    """The entry `results`, the rows and the whole record of a run."""
+    own = COMMAND if script == SCRIPT else ()
+    succeed(script, *own, *arguments, "--output", "run.json", "--per_image", "rows.csv", folder=where)
+    record = json.loads((where / "run.json").read_text())
+    with (where / "rows.csv").open() as file:
+        rows = [
+            {name: row[name] for name in row if name not in ("passes", "not_known")} for row in csv.DictReader(file)
+        ]
+    return record["results"], rows, record
+
+
+SAVED = ("certify_votes.py", "--votes", "votes.npz")
+
+BOTH = ("--goal", "recover,alert", "--confidence", "strict,0,0.3,0.9")
+
+
+@pytest.mark.parametrize("arithmetic", [(), ("--amp",), ("--numerical_margin", 0)])
+def test_the_file_answers_as_the_network_does(folder, arithmetic):  # noqa: F811
+    direct, rows, record = certify(folder, SCRIPT, *BOTH, *arithmetic, "--save_votes", "votes.npz")
+    found, found_rows, answered = certify(folder, *SAVED, *BOTH)
+    assert (found, found_rows) == (direct, rows) and len(direct) == 10
+    assert answered["not_known"] == [0] * 10 and answered["arithmetic"] == record["arithmetic"]
+    assert answered["config"]["config_of_votes"]["model"] == "small:network" and "passes" not in answered
+    counts = {(entry["certified_correct"], entry["false_alarms"]) for entry in found if entry["goal"] == "alert"}
+    assert len(counts) > 1
+
+
+def test_the_file_answers_what_was_not_asked_when_it_was_written(folder):  # noqa: F811
+    *_, record = certify(folder, SCRIPT, "--save_votes", "votes.npz")
+    passes = record["passes"]
+    two, two_rows, _ = certify(folder, SCRIPT, "--patches", 2, "--goal", "alert")
+    assert certify(folder, *SAVED, "--patches", 2)[:2] == (two, two_rows)
+    alarms, alarm_rows, _ = certify(folder, SCRIPT, "--goal", "alert", "--confidence", "0.35,0.9")
+    assert certify(folder, *SAVED, "--goal", "alert", "--confidence", "0.35,0.9")[:2] == (alarms, alarm_rows)
+    *_, everything = certify(folder, SCRIPT, "--save_votes", "all.npz", "--ask_all")
+    assert everything["passes"] == 12 * 2 * (4 + 6 + 1) >= passes
+
+
+def test_smaller_patches_are_answered_by_the_windows_that_hold_them(folder, capsys):  # noqa: F811
+    (of_two, of_rows), *_ = certify(folder, SCRIPT, "--save_votes", "votes.npz")
+    (one,), _, _ = certify(folder, *SAVED, "--size_to_certify", "1x2")
+    assert one == of_two | {"size_to_certify": "1x2"}, "windows for 2 × 2 hide less than those for 3 × 2"
+    assert "1x2 (1 × 2, 4 windows of 11 × 11 pixels)" in capsys.readouterr().out
+    (tall,), _, _ = certify(folder, *SAVED, "--size_to_certify", "3x1")
+    assert tall == of_rows | {"size_to_certify": "3x1"}
+    assert certify(folder, *SAVED, "--size_to_certify", "2,1x1", "--limit", 5)[0][0]["total"] == 5
+
+
+def test_what_was_not_asked_is_said(folder, capsys):  # noqa: F811
+    wanted, *_ = certify(folder, SCRIPT)
+    certify(folder, SCRIPT, "--goal", "alert", "--save_votes", "votes.npz")
+    capsys.readouterr()
+    found, _, record = certify(folder, *SAVED, "--goal", "recover,alert")
+    recovered = found[::2]
+    assert [entry["certified_correct"] for entry in recovered] == [0, 0]
+    assert [entry["correct"] for entry in recovered] == [entry["correct"] for entry in wanted]
+    assert record["not_known"][1] == record["not_known"][3] == 0 < record["not_known"][0] <= 12
+    assert f"was not asked: {record['not_known'][0]}, 0, " in capsys.readouterr().out
+    two, _, record = certify(folder, *SAVED, "--patches", 2)
+    assert two[0]["certified_correct"] == 0 < record["not_known"][0] and two[0]["false_alarms"] == 12
+
+
+def test_two_processes_write_what_one_does(folder):  # noqa: F811
+    succeed(SCRIPT, *COMMAND, "--batch_size", 1, "--save_votes", "one.npz", folder=folder)
+    succeed_in_two_processes(SCRIPT, *COMMAND, "--batch_size", 1, "--save_votes", "two.npz", folder=folder)
+    with np.load(folder / "one.npz") as one, np.load(folder / "two.npz") as two:
+        for name in set(one) - {"about"}:
+            assert np.allclose(one[name], two[name], atol=1e-5), name
