@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from itertools import combinations
 
 import numpy as np
@@ -10,11 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchcert.errors import UsageError
 from patchcert.masking.answers import UNASKED, Answers
 from patchcert.masking.noted import count_of, from_known, noted, numbers_of, pairs_of
 from patchcert.masking.questions import two_rounds
-from patchcert.votes import archives, saved_answers
-from tests.helpers import run_here, succeed, succeed_in_two_processes
+from patchcert.votes import archives, saved_answers, saved_votes
+from tests.helpers import ROOT, run_here, succeed, succeed_in_two_processes
+from tests.test_hidden_windows import verdicts
 from tests.test_imagenet_windows_script import COMMAND, SCRIPT, folder  # noqa: F401  a fixture
 
 MARGIN = 0.05
@@ -154,3 +157,102 @@ def test_two_processes_write_what_one_does(folder):  # noqa: F811
     with np.load(folder / "one.npz") as one, np.load(folder / "two.npz") as two:
         for name in set(one) - {"about"}:
             assert np.allclose(one[name], two[name], atol=1e-5), name
+
+
+def written_by_others(path, pictures=12, size="2"):
+    """A file that a project writes which has no more than docs/votes-format.md; returns its logits (N, Q, 3)."""
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "votes-format.md").read_text(), re.DOTALL)[1]
+    exec(code, theirs := {})
+    logits = np.random.RandomState(0).rand(pictures, 11, 3).astype(np.float32)
+    logits[: pictures // 2, :, 1] += 1
+    rectangles = [[0, 6, 0, 6], [0, 6, 4, 10], [4, 10, 0, 6], [4, 10, 4, 10]]
+    theirs["write"](path, logits, np.arange(pictures) % 3, rectangles, size, (10, 10), "float32")
+    return logits
+
+
+def test_files_of_others_are_answered_from(tmp_path):
+    logits = written_by_others(tmp_path / "votes.npz")
+    found, rows, _ = certify(tmp_path, *SAVED, *BOTH)
+    first, second = np.triu_indices(4, k=1)
+    order = [(w, w) for w in range(4)] + list(zip(first, second, strict=True))
+    table = torch.zeros(12, 4, 4, 3)
+    for number, (one, other) in enumerate(order):
+        table[:, one, other] = table[:, other, one] = torch.from_numpy(logits[:, 1 + number])
+    expected = verdicts(table, 1e-3)
+    recovered = rows[:12]
+    assert [row["certified"] for row in recovered] == [str(verdict.certified) for verdict in expected]
+    assert [int(row["predicted"]) for row in recovered] == [verdict.predicted for verdict in expected]
+    assert 0 < found[0]["certified_correct"] < found[0]["correct"] < 12 and found[1]["false_alarms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda about, arrays: about.update(format=2), "['format']: 1 was expected"),
+        (lambda about, arrays: about.update(kind="x"), "it holds x, expected votes or windows"),
+        (lambda about, arrays: about.update(height=11), "at some place no window covers them"),
+        (lambda about, arrays: about["families"][0].update(size="4"), "at some place no window covers them"),
+        (lambda about, arrays: about["families"][0].update(size="11"), "at some place no window covers them"),
+        (lambda about, arrays: about["families"][0].update(size="1-2"), "does not match"),
+        (lambda about, arrays: about["families"][0].update(windows=3), "rectangles are torch.int64 (4, 4), expected"),
+        (lambda about, arrays: about["arithmetic"].update(precision="int8"), "precision is int8, expected one of"),
+        (lambda about, arrays: about.pop("config"), "'config' is a required property"),
+        (lambda about, arrays: about.update(config={"dataset": "folder", "data": 3}), "options of the run"),
+        (lambda about, arrays: about.update(class_count=2), "labels has 2, expected values from 0 to 1"),
+        (lambda about, arrays: arrays.pop("leads"), "its arrays are classes, confidences,"),
+        (lambda about, arrays: arrays["rectangles"].__setitem__((0, 1), 11), "rectangles has 11"),
+        (lambda about, arrays: arrays["rectangles"].__setitem__((0, 1), 0), "some window is not in an image"),
+        (lambda about, arrays: arrays["questions"].__setitem__(0, 1), "not in ascending order"),
+        (lambda about, arrays: arrays["indices"].__setitem__(0, 1), "indices are there twice"),
+        (lambda about, arrays: arrays["labels"].__setitem__(0, 3), "labels has 3"),
+        (lambda about, arrays: arrays["leads"].__setitem__(0, np.nan), "leads has nan"),
+        (lambda about, arrays: arrays["leads"].__setitem__(0, 9), "a lead is more than twice the largest magnitude"),
+        (lambda about, arrays: arrays["leads"].__imul__(0.2), "a confidence is not the softmax probability"),
+        (lambda about, arrays: arrays["confidences"].__setitem__(0, 0.2), "a confidence is not the softmax"),
+        (lambda about, arrays: arrays.update(leads=arrays["leads"].astype(np.float64)), "leads are torch.float64"),
+        (lambda about, arrays: arrays.update(_without(arrays, 3)), "what is left without one window, was not asked"),
+        (lambda about, arrays: arrays.update(_without(arrays, 0)), "of some image the whole"),
+        (lambda about, arrays: arrays.update(labels=np.array([{}] * 12)), "not a whole file of votes"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_file_is_one_clear_line(tmp_path, capsys, change, said):
+    path = tmp_path / "votes.npz"
+    written_by_others(path)
+    with np.load(path) as content:
+        arrays = dict(content)
+    about = json.loads(str(arrays.pop("about")))
+    change(about, arrays)
+    np.savez(path, about=json.dumps(about), **arrays)
+    with pytest.raises(UsageError) as refused:
+        archives.read(path, {"votes": saved_votes.of, "windows": saved_answers.of})
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def _without(arrays, number):
+    """The arrays less one answer about the first picture."""
+    counts = arrays["counts"] - (np.arange(12) == 0)
+    values = ("questions", "classes", "leads", "confidences", "magnitudes")
+    return {"counts": counts} | {name: np.delete(arrays[name], number) for name in values}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--threshold", 0.3], "--threshold 0.3: the file has answers about hidden windows"),
+        (["--top_one"], "--top_one True: the file has answers about hidden windows"),
+        (["--certificate", "exact"], "--certificate exact: the file has answers about hidden windows"),
+        (["--size_to_certify", 4], "--size_to_certify 4: no windows of this file hold it; they are made for 2"),
+        (["--patches", 2, "--goal", "recover"], "--patches 2: expected 1 to recover"),
+        (["--report", "page"], "no page shows"),
+    ],
+)
+def test_questions_that_a_file_cannot_answer_are_refused_in_one_line(tmp_path, capsys, arguments, said):
+    written_by_others(tmp_path / "votes.npz")
+    assert run_here(*SAVED, *arguments, folder=tmp_path) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_asking_everything_is_for_saving(folder, capsys):  # noqa: F811
+    assert run_here(SCRIPT, *COMMAND, "--ask_all", folder=folder) == 2
+    assert "--ask_all True: expected --save_votes FILE.npz, too" in capsys.readouterr().err
