@@ -4,7 +4,8 @@
     python3 figures.py results/*.json checkpoints/*.jsonl --out figures
 
 Takes what --output wrote, and logs of training (*.jsonl, *.log), and draws what there is: accuracy against patch size,
-θ, s and time where results differ in them, all runs in one figure, and curves of training.
+θ, s and time where results differ in them, certified against clean accuracy of alarms over τ, and curves of training.
+All runs are in one figure, with a panel for each data set.
 """
 
 from patchcert import cli, draw_figures

@@ -51,6 +51,45 @@ def test_what_is_drawn_are_the_numbers_of_the_files():
     assert their_clean == ("None", [2, 5], [pytest.approx(1 - model["clean_error"]) for model in models])
 
 
+def words(part):
+    """What the legend of a figure, or of a part of one, says."""
+    return [text.get_text() for legend in part.legends for text in legend.get_texts() if text.get_text()]
+
+
+def test_each_data_set_has_a_panel_and_legends_are_in_words():
+    files = [RESULTS / f"{name}.json" for name in ("cifar_joint", "cifar_masked_band", "mnist_joint")]
+    drawn = figures.accuracies(points_in(*files, MASKED, *INTERVALS))["patch_size"]
+    assert [axes.get_title() for axes in drawn.axes] == ["CIFAR-10", "MNIST"]
+    of_cifar, of_mnist = map(words, drawn.subfigs)
+    assert of_cifar[:2] == ["bands and hidden windows of 11 × 11", "bands of columns and rows"]
+    assert of_mnist[0] == "double masking, bands and hidden windows of 5 × 5" and of_mnist[2] == "interval bounds"
+    assert of_cifar[2:] == of_mnist[3:] == ["certified", "clean"]
+    many = [replace(POINT, data=data, patch=side) for data in "abcd" for side in (2, 5)]
+    assert [words(part) for part in figures.accuracies(many)["patch_size"].subfigs] == [[*"abcd", "certified", "clean"]]
+
+
+def test_alarms_are_a_curve_of_certified_against_clean():
+    alarm = replace(POINT, goal="alert", confidence=None, clean=0.6, certified=0.6)
+    curve = [replace(alarm, confidence=c, clean=0.5 + c / 2, certified=0.75 - c / 2) for c in (0.75, 0.0, 0.5)]
+    recovery = replace(POINT, goal="recover", clean=0.8, certified=0.4)
+    drawn = figures.accuracies([*curve, alarm, recovery])["alarms"]
+    assert curves(drawn) == [
+        ("-", [0.5, 0.75, 0.875], [0.75, 0.5, 0.375]), ("None", [0.6], [0.6]), ("None", [0.8], [0.4]),
+    ]  # fmt: skip
+    assert [text.get_text() for text in drawn.axes[0].texts] == ["0", "0.5", "0.75"]
+    assert words(drawn) == ["alarms over τ, which stands beside each", "alarms, strict", "recovery, no alarm"]
+    two = figures.accuracies([*curve, replace(alarm, patches=2, clean=0.3)])["alarms"]
+    assert words(two)[:2] == ["one patch", "two patches"]
+    assert "alarms" not in figures.accuracies([alarm, recovery, replace(POINT, patch=2)])
+
+
+def test_alarms_are_told_apart_where_patches_differ():
+    points = [replace(POINT, patch=side, goal="alert", confidence=c) for side in (2, 5) for c in (None, 0.5)]
+    assert list(lines([*points, replace(POINT, goal="recover")], "patch")) == [
+        "alarms, strict", "alarms, τ = 0.5", "recovery",
+    ]  # fmt: skip
+
+
 def test_attacks_have_three_shares():
     drawn = figures.accuracies(points_in(RESULTS / "attack_mnist_band_2.json", RESULTS / "attack_mnist_band_5.json"))
     assert drawn.keys() == {"patch_size"}

@@ -134,7 +134,7 @@ def draw_figures(description: str) -> None:
     points = [point for name, (_, content) in found if name not in logs for point in points_of(name, content)]
     drawn = figures.accuracies(points) | ({"training": figures.training(logs)} if logs else {})
     if not drawn:
-        parser.error("RESULTS: nothing to draw, they differ neither in patch size nor in θ, s or time")
+        parser.error("RESULTS: nothing to draw, they differ neither in patch size nor in θ, τ, s or time")
     for name, figure in drawn.items():
         for kind in ("pdf", "png"):
             path = Path(options.out / f"{name}.{kind}")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from patchcert.files import write_atomically
 from patchcert.patch_sizes import in_words
-from patchcert.reports.points import Point, lines
+from patchcert.reports.points import ALERT, Point, curves, grouped, lines
 
 INK = "#010101"
 """Of text and axes, black in print; a page puts its own in place of it."""
@@ -41,6 +41,16 @@ AXES = {
     "milliseconds": ("time", "milliseconds for an image"),
 }
 """What accuracy is drawn against, and there the name of the figure and of the axis."""
+
+MOST_PANELS, PANEL = 3, 4.4
+"""Beside each other, one for each data set, and how wide they then are, inches."""
+
+PROMISES = {
+    "alarms over τ, which stands beside each": {"linestyle": "-", "marker": "o", "markersize": 4},
+    "alarms, strict": {"linestyle": "none", "marker": "s", "markersize": 6},
+    "recovery, no alarm": {"linestyle": "none", "marker": "D", "markersize": 5},
+}
+"""How each promise of hidden windows is drawn, in words."""
 
 MEASURES = {"certified": ("-", "o"), "clean": ("--", "."), "attacked": (":", "x")}
 """Line and marker of each accuracy."""
@@ -76,7 +86,10 @@ def accuracies(points: Sequence[Point]) -> dict[str, Figure]:
         if x == "milliseconds":
             placed, label = _of_one_patch(placed, label)
         if len({getattr(point, x) for point in placed}) > (x == "milliseconds") + 1:  # of two times there is no figure
-            figures[name] = _accuracy(lines(placed, x), x, label)
+            figures[name] = _accuracy(placed, x, label)
+    with_alarms = [point for point in points if point.goal == ALERT]
+    if len({(point.confidence, point.clean) for point in with_alarms}) > 1:
+        figures["alarms"] = _alarms([point for point in points if point.goal])
     return figures
 
 
@@ -157,8 +170,74 @@ def _of_one_patch(points: Sequence[Point], label: str) -> tuple[list[Point], str
     return [p for p in points if p.patch == patch and p.attacked is None], f"{label}, patch {in_words(patch)}"
 
 
-def _accuracy(groups: dict[str, list[Point]], x: str, label: str) -> Figure:
+def _accuracy(points: Sequence[Point], x: str, label: str) -> Figure:
+    """Accuracy against `x`, with a panel for each data set if these are few."""
+    panels = {data or "": panel for (data,), panel in grouped(points, ["data"]).items()}
+    if len(panels) > MOST_PANELS:
+        panels = {"": points}
+    figure = Figure(figsize=(6.4 if len(panels) == 1 else PANEL * len(panels), HEIGHT), layout="constrained")
+    parts = list(figure.subfigures(1, len(panels), squeeze=False)[0])
+    legends: list[list[Line2D]] = []
+    for part, (title, panel) in zip(parts, panels.items(), strict=True):
+        axes, groups = part.subplots(), lines(panel, x)
+        drawn = _draw_accuracy(axes, groups, x)
+        _show_shares(axes, label, "share of the images")
+        axes.set_title(title if len(panels) > 1 else "")
+        legends.append(_handles_of(groups) + [_handle(measure, "gray", **how) for measure, how in drawn.items()])
+    if len(parts) > 1:  # axes of one height need legends of one height
+        legends = [handles + [_handle("")] * (max(map(len, legends)) - len(handles)) for handles in legends]
+    rows = max(_legend_below(part, handles, len(parts) == 1) for part, handles in zip(parts, legends, strict=True))
+    figure.set_figheight(HEIGHT + LINE * rows)
+    return figure
+
+
+@rc_context(STYLE)
+def _alarms(points: Sequence[Point]) -> Figure:
+    """Certified against clean accuracy of defences by hidden windows: alarms over τ, strict ones, and recovery."""
     figure, (axes,) = _figure(1)
+    groups, drawn = curves(points), {}
+    for found, colour in zip(groups.values(), _colours(groups), strict=True):
+        over = [point for point in found if point.goal == ALERT and point.confidence is not None]
+        strict = [point for point in found if point.goal == ALERT and point.confidence is None]
+        recovery = [point for point in found if point.goal != ALERT]
+        for (words, how), some in zip(PROMISES.items(), (over, strict, recovery), strict=True):
+            if some:
+                drawn[words] = how
+                places = [point.clean for point in some], [point.certified for point in some]
+                axes.plot(*places, color=colour, clip_on=False, **how)
+        for point in over:
+            where = (point.clean, point.certified)
+            axes.annotate(f"{point.confidence:g}", where, (4, 4), textcoords="offset points", fontsize=7, color=colour)
+    axes.set(xlabel="clean: right and no alarm, share of the images", ylabel="certified, share of the images")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:.0%}")
+        axis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+    axes.margins(0.08)
+    said = [
+        _handle(words, "gray", **{name: how[name] for name in ("linestyle", "marker")}) for words, how in drawn.items()
+    ]
+    figure.set_figheight(HEIGHT + LINE * _legend_below(figure, [*_handles_of(groups), *said], wide=True))
+    return figure
+
+
+def _handles_of(groups: dict[str, list[Point]]) -> list[Line2D]:
+    """What a legend shows of groups that have a name."""
+    return [_handle(name, colour, marker="s") for name, colour in zip(groups, _colours(groups), strict=True) if name]
+
+
+def _legend_below(figure: Figure | SubFigure, handles: list[Line2D], wide: bool) -> int:
+    """Write a legend below the axes; returns how many rows it has.
+
+    Args:
+        wide: whether there is room for two columns, if names are short.
+    """
+    columns = 2 if wide and all(len(handle.get_label()) <= LONG for handle in handles) else 1
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    return -(-len(handles) // columns)
+
+
+def _draw_accuracy(axes: Axes, groups: dict[str, list[Point]], x: str) -> dict[str, dict]:
+    """Draw a line for each group and accuracy; returns how each accuracy is drawn."""
     drawn = {}
     for points, colour in zip(groups.values(), _colours(groups), strict=True):
         for measure, (style, marker) in MEASURES.items():
@@ -173,13 +252,7 @@ def _accuracy(groups: dict[str, list[Point]], x: str, label: str) -> Figure:
         axes.set_xlim(left=0)
     elif x in ("patch", "shown"):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _show_shares(axes, label, "share of the images")
-    handles = [_handle(name, colour, marker="s") for name, colour in zip(groups, _colours(groups), strict=True) if name]
-    handles += [_handle(measure, "gray", **how) for measure, how in drawn.items()]
-    columns = 1 if any(len(name) > LONG for name in groups) else 2
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
-    figure.set_figheight(HEIGHT + LINE * -(-len(handles) // columns))
-    return figure
+    return drawn
 
 
 def _figure(panels: int) -> tuple[Figure, list[Axes]]:

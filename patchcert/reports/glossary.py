@@ -13,6 +13,9 @@ COLUMNS = {
     "patch": "rows × columns of pixels that the attacker may change at will, anywhere in the image",
     "patches": "how many such patches the attacker has",
     "certificate": "how it is proved that no patch changes an answer; the kinds are explained below",
+    "promise": "what is certified of hidden windows: recovery is the right class; with alarms it is the right class or "
+    "an alarm. An alarm on a clean image counts as an error. Strict alarms are raised by any other answer without a "
+    "window, those with τ (tau) only by one of more confidence than τ",
     "θ": "theta, the threshold of a vote: a copy votes for each class whose probability is at least θ",
     "ν": "nu, the numerical margin: room for rounding. An answer is certified only if it would stay the same after "
     "every number that it rests on had changed by ν",

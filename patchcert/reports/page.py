@@ -86,6 +86,7 @@ def _cells(point: Point) -> dict[str, tuple[str, object]]:
         "patches": ("{}", point.patches if point.patches > 1 else None),
         "θ": ("{}", point.threshold),
         "certificate": ("{}", point.certificate),
+        "promise": ("{}", point.promise),
         "ν": ("{}", point.numerical_margin or None),
         "s": ("{}", point.shown),
         "certified wrong": ("{}", point.certified_wrong),

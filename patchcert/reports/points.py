@@ -11,16 +11,46 @@ CERTIFICATES = {"masking": "double masking", "margin": "margin", "exact": "exact
 SHOWN = ("band_size", "block_size", "bandwidth")
 """Options that say how much an ablated copy shows."""
 
+DATA = {
+    "cifar10": "CIFAR-10",
+    "mnist": "MNIST",
+    "fashion-mnist": "Fashion-MNIST",
+    "svhn": "SVHN",
+    "imagenet": "ImageNet",
+}
+"""Data sets, as people call them."""
+
+COPIES = {
+    "Band": "bands of columns",
+    "Row": "bands of rows",
+    "BandAndRow": "bands of columns and rows",
+    "Block": "blocks",
+    "MultiBand": "several bands",
+    "MultiBlock": "several blocks",
+    "WindowPairs": "hidden windows of {window_size} × {window_size}",
+    "RefinedPairs": "hidden windows of {window_size} × {window_size} and {fine_size} × {fine_size}",
+    "BandsAndWindows": "bands and hidden windows of {window_size} × {window_size}",
+}
+"""What the network is shown, by the name of the kind in files; how much it is shown, `shown` says."""
+
 TELLING = {
+    "data": "{}",
     "certificate": "{}",
+    "copies": "{}",
+    "promise": "{}",
     "run": "{}",
     "patch": "patch {}",
-    "patches": "{} patches",
+    "patches": "{}",
     "threshold": "θ = {}",
     "numerical_margin": "ν = {}",
     "shown": "s = {}",
 }
 """What may tell answers apart, and how a legend says it."""
+
+ALERT = "alert"
+"""The goal of a defence with alarms, as results write it."""
+
+PATCHES = {1: "one patch", 2: "two patches"}
 
 MOST_LINES = 7
 """That colours tell apart."""
@@ -38,6 +68,10 @@ class Point:
         shown: s, the size of what an ablated copy shows, pixels; None where there is none.
         milliseconds: for each image.
         joined: whether answers for other patches are about the same network.
+        data: the data set, in words.
+        copies: what the network is shown, in words; None where that is the whole image, or the result does not say.
+        goal: what is certified of hidden windows, as results write it; None of other defences.
+        confidence: τ of alarms; None for the strict rule.
     """
 
     run: str
@@ -54,6 +88,17 @@ class Point:
     certified_wrong: int | None = None
     attacked: float | None = None
     joined: bool = True
+    data: str | None = None
+    copies: str | None = None
+    goal: str | None = None
+    confidence: float | None = None
+
+    @property
+    def promise(self) -> str | None:
+        """The goal, in words."""
+        if self.goal != ALERT:
+            return self.goal and "recovery"
+        return "alarms, strict" if self.confidence is None else f"alarms, τ = {self.confidence:g}"
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
@@ -86,6 +131,10 @@ def _of_answer(name: str, answer: dict, record: dict) -> Point:
         answer["clean_accuracy"],
         answer["certified_accuracy"],
         answer["certified_wrong"],
+        data=_data(record["config"]),
+        copies="hidden windows" if "windows" in answer else _copies(record["config"]),
+        goal=answer.get("goal"),
+        confidence=answer.get("confidence"),
     )
 
 
@@ -107,6 +156,8 @@ def _of_attack(name: str, record: dict) -> Point:
         answer["clean_accuracy"],
         max(shares, default=None),
         attacked=answer["attacked_accuracy"],
+        data=_data(config),
+        copies=_copies(config),
     )
 
 
@@ -126,15 +177,35 @@ def _of_model(model: dict, record: dict) -> Point:
         1 - model["certified_error"],
         attacked=attacked,
         joined=False,
+        data=_data(record["config"]),
     )
 
 
 def _shown(config: dict) -> int | None:
-    """s, from the options or from what the checkpoint says; a run from saved votes has its options in those."""
-    options = config.get("config_of_votes") or config
-    about = (options.get("about") or {}).get("run") or {}
-    said = options | about.get("ablation", {})
+    """s, from the options or from what the checkpoint says."""
+    said = _looked_at(config) | _ablation(config)
     return next((said[name] for name in SHOWN if said.get(name)), None)
+
+
+def _copies(config: dict) -> str | None:
+    ablation = _ablation(config)
+    return COPIES[ablation["kind"]].format(**ablation) if ablation.get("kind") in COPIES else None
+
+
+def _ablation(config: dict) -> dict:
+    """What the checkpoint says of the copies."""
+    return ((_looked_at(config).get("about") or {}).get("run") or {}).get("ablation", {})
+
+
+def _data(config: dict) -> str | None:
+    options = _looked_at(config)
+    name = options.get("experiment", options).get("dataset")
+    return f"folder {Path(options['data']).name}" if name == "folder" and options.get("data") else DATA.get(name, name)
+
+
+def _looked_at(config: dict) -> dict:
+    """The options of the run that looked at the images; a run from saved votes has them beside its own."""
+    return config.get("config_of_votes") or config
 
 
 def lines(points: Sequence[Point], x: str) -> dict[str, list[Point]]:
@@ -156,10 +227,16 @@ def lines(points: Sequence[Point], x: str) -> dict[str, list[Point]]:
     return {name: sorted(group, key=lambda point: getattr(point, x)) for name, group in groups.items()}
 
 
+def curves(points: Sequence[Point]) -> dict[str, list[Point]]:
+    """The points in groups that differ in what is promised alone, in the order of τ, by what tells the groups apart."""
+    groups = _named(points, [name for name in TELLING if name != "promise"])
+    return {name: sorted(group, key=lambda point: point.confidence or 0.0) for name, group in groups.items()}
+
+
 def _of_best_threshold(points: Sequence[Point], features: Sequence[str]) -> list[Point]:
     """Of points that agree in `features` the one that certifies most; its θ is then `best`."""
     found = []
-    for group in _grouped(points, features).values():
+    for group in grouped(points, features).values():
         best = max(group, key=lambda point: point.certified or 0.0)
         found.append(replace(best, threshold="best") if len(group) > 1 else best)
     return found
@@ -175,20 +252,22 @@ def _strongest(points: Sequence[Point]) -> list[Point]:
 def _named(points: Sequence[Point], features: Sequence[str]) -> dict[str, list[Point]]:
     chosen: list[str] = []
     for name in features:  # only those that tell apart what earlier ones do not
-        if any(len({getattr(point, name) for point in group}) > 1 for group in _grouped(points, chosen).values()):
+        if any(len({getattr(point, name) for point in group}) > 1 for group in grouped(points, chosen).values()):
             chosen.append(name)
     named = {}
-    for values, group in _grouped(points, chosen).items():
+    for values, group in grouped(points, chosen).items():
         words = [_said(name, value) for name, value in zip(chosen, values, strict=True) if value is not None]
         named[", ".join(words)] = group
     return named
 
 
 def _said(name: str, value: object) -> str:
-    return TELLING[name].format(in_words(value) if name == "patch" else value)
+    words = {"patch": in_words, "patches": PATCHES.get}.get(name, str)
+    return TELLING[name].format(words(value))
 
 
-def _grouped(points: Iterable[Point], features: Sequence[str]) -> dict[tuple, list[Point]]:
+def grouped(points: Iterable[Point], features: Sequence[str]) -> dict[tuple, list[Point]]:
+    """The points by what they are in these features, in the order in which they come."""
     groups: dict[tuple, list[Point]] = {}
     for point in points:
         groups.setdefault(tuple(getattr(point, name) for name in features), []).append(point)
