@@ -65,7 +65,15 @@ def test_recovery_and_alarms_by_hidden_windows(folder, capsys):
     for one, other in zip(recovered, strict, strict=True):
         assert one["certified"] == "False" or other["certified"] == "True", "recovery certifies no more than alarms do"
         assert (other["predicted"] == "-1") == (one["dissenting"] != "0")
-    assert "4 windows of 11 × 11 pixels" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "4 windows of 11 × 11 pixels" in printed
+    assert "double masking and alarms (one on a clean image is an error), numerical margin 0.001" in printed
+    for number, entry in enumerate(record["results"]):
+        of_entry = rows[12 * number : 12 * number + 12]
+        assert entry["correct"] == sum(row["predicted"] == row["label"] for row in of_entry)
+        alarms = sum(row["predicted"] == "-1" for row in of_entry)
+        assert entry.get("false_alarms", 0) == alarms and entry["clean_accuracy"] <= 1 - alarms / 12
+    assert any(entry.get("false_alarms") for entry in record["results"]) and "false_alarms" in printed
 
 
 def test_two_patches_raise_alarms_where_one_is_recovered(folder):

@@ -256,3 +256,17 @@ def test_questions_that_a_file_cannot_answer_are_refused_in_one_line(tmp_path, c
 def test_asking_everything_is_for_saving(folder, capsys):  # noqa: F811
     assert run_here(SCRIPT, *COMMAND, "--ask_all", folder=folder) == 2
     assert "--ask_all True: expected --save_votes FILE.npz, too" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", [{}, {"data": "gone"}, {"data": "gone", "classes": "gone.txt"}])
+def test_files_are_answered_from_where_no_pictures_are(tmp_path, capsys, config):
+    path = tmp_path / "votes.npz"
+    written_by_others(path)
+    with np.load(path) as content:
+        arrays = dict(content)
+    about = json.loads(str(arrays.pop("about")))
+    about["config"] |= config
+    arrays["labels"][:8] = 1
+    np.savez(path, about=json.dumps(about), **arrays)
+    succeed(*SAVED, "--limit", 6, folder=tmp_path)
+    assert "6 images" in capsys.readouterr().out

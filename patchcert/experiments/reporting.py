@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -227,13 +228,17 @@ def data_set(config: dict) -> str:
 
 
 def class_names(config: dict) -> list[str]:
-    """What the classes of a run's data set are called, from its options; none where numbers say it all."""
+    """What the classes of a run's data set are called, from its options; none where numbers say it all.
+
+    A run that was elsewhere may name files and folders that are not here: then there are none, either.
+    """
     dataset, config = data_set(config), config.get("config_of_votes", config)
     if config.get("classes"):
-        return class_numbers.read("classes", config["classes"])
+        with suppress(UsageError):
+            return class_numbers.read("classes", config["classes"])
+        return []
     if dataset in ("folder", "imagenet"):
-        where = (
-            class_numbers.part_of(Path(config["data"]), train=False) if dataset == "folder" else Path(config["valpath"])
-        )
-        return listing.class_names("data", where) if where.is_dir() else []
+        where = config.get("data" if dataset == "folder" else "valpath")
+        where = where and (class_numbers.part_of(Path(where), train=False) if dataset == "folder" else Path(where))
+        return listing.class_names("data", where) if where and where.is_dir() else []
     return {"cifar10": CIFAR10, "fashion-mnist": FashionMNIST.classes}.get(dataset, [])

@@ -81,7 +81,7 @@ def _as_given(value: object) -> object:
 
 def _looked_at(options: argparse.Namespace, saved: SavedAnswers) -> argparse.Namespace:
     """The options of the run that looked at the images, and what is asked now."""
-    asked = {name: getattr(options, name) for name in ("patches", "numerical_margin")}
+    asked = {name: getattr(options, name) for name in ("patches", "goal", "numerical_margin")}
     fewer = {name: getattr(options, name) for name in ("limit", "per_class") if getattr(options, name)}
     return argparse.Namespace(**saved.config | asked | fewer)
 

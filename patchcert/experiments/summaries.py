@@ -13,6 +13,9 @@ from patchcert.patch_sizes import PatchSize, in_words
 from patchcert.votes.certificate import Question
 from patchcert.votes.rules import VoteRule
 
+GOALS = {"recover": "double masking", "alert": "alarms (one on a clean image is an error)"}
+"""What is certified of hidden windows."""
+
 LISTED = 8
 """Values that are named one by one."""
 
@@ -77,12 +80,13 @@ def of_masking(options: argparse.Namespace, count: int, ablation: Ablation) -> s
 def of_windows(options: argparse.Namespace, count: int, windows: dict[PatchSize, HiddenWindows]) -> str:
     """What certificates of `count` images by hidden windows were asked for."""
     two = "two patches, each" if options.patches == 2 else "patch"
+    goals = " and ".join(words for goal, words in GOALS.items() if goal in options.goal)
     sizes = [f"{size.size} ({_listed(map(_sides, hidden.shapes))}, {hidden})" for size, hidden in windows.items()]
     return "; ".join(
         [
             _images(vars(options), count),
             f"{two} {', '.join(sizes)}",
-            f"double masking, numerical margin {options.numerical_margin}",
+            f"{goals}, numerical margin {options.numerical_margin}",
         ]
     )
 
@@ -105,7 +109,7 @@ def of_attack(
 
 def _images(config: dict, count: int) -> str:
     """Data set, part of it and number of images."""
-    named = f"folder {config.get('data')}" if config["dataset"] == "folder" else config["dataset"]
+    named = f"folder {config['data']}" if config["dataset"] == "folder" and config.get("data") else config["dataset"]
     which = {"original": " (original pictures)", "copies": " (not the original pictures)"}
     parts = [one_line(named) + which.get(config.get("pictures"), ""), _part(config)]
     if (config.get("skip") or 1) > 1:
