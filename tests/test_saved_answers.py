@@ -270,3 +270,25 @@ def test_files_are_answered_from_where_no_pictures_are(tmp_path, capsys, config)
     np.savez(path, about=json.dumps(about), **arrays)
     succeed(*SAVED, "--limit", 6, folder=tmp_path)
     assert "6 images" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_saves_what_an_unbroken_one_does(folder, monkeypatch):  # noqa: F811
+    from patchcert.experiments import windows
+
+    monkeypatch.setattr(windows, "IMAGES_AT_ONCE", 4)
+    asked = (SCRIPT, *COMMAND, "--output", "run.json", "--save_votes")
+    succeed(*asked, "whole.npz", folder=folder)
+    looked, look = [], windows.window_goals.look
+
+    def stopping(*arguments):
+        looked.append(arguments)
+        if len(looked) == 4:
+            raise KeyboardInterrupt
+        return look(*arguments)
+
+    monkeypatch.setattr(windows.window_goals, "look", stopping)
+    assert run_here(*asked, "parts.npz", folder=folder) == 130
+    succeed(*asked, "parts.npz", folder=folder)
+    assert len(looked) == 4 + 2 * 2, "one of three batches, for two sizes, was there"
+    with np.load(folder / "whole.npz") as whole, np.load(folder / "parts.npz") as parts:
+        assert all(np.array_equal(whole[name], parts[name]) for name in set(whole) - {"about"})
