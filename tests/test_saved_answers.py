@@ -243,7 +243,6 @@ def _without(arrays, number):
         (["--certificate", "exact"], "--certificate exact: the file has answers about hidden windows"),
         (["--size_to_certify", 4], "--size_to_certify 4: no windows of this file hold it; they are made for 2"),
         (["--patches", 2, "--goal", "recover"], "--patches 2: expected 1 to recover"),
-        (["--report", "page"], "no page shows"),
     ],
 )
 def test_questions_that_a_file_cannot_answer_are_refused_in_one_line(tmp_path, capsys, arguments, said):

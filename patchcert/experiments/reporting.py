@@ -41,6 +41,7 @@ class Subject:
         leads: (N,), how far each answer leads; None where that is not known.
         boundary: the lead from which on answers are certified, where that is known.
         leads_are: what leads are, and `unit` what they are counted in.
+        windows: what windows are hidden, in words.
     """
 
     about: str
@@ -51,18 +52,20 @@ class Subject:
     boundary: float | None = None
     leads_are: str = ""
     unit: str = "votes"
+    windows: str = ""
 
 
 def most_telling(answers: list[dict]) -> int:
-    """The number of that answer in a result which certifies nearest to half of what is right; by the margin if need be.
+    """The number of that answer in a result which certifies nearest to half of what is right.
 
-    Weak spots are those of `exact`, and explain its answers best.
+    By the margin, or with alarms, only if need be: weak spots are those of `exact` and of recovery, and explain their
+    answers best.
     """
 
     def dullness(number: int) -> tuple[bool, float]:
         answer = answers[number]
-        by_margin = answer.get("certificate") == "margin"
-        return by_margin, abs((answer["certified_correct"] or 0) - answer["correct"] / 2)
+        explained_by_another = answer.get("certificate") == "margin" or answer.get("goal") == "alert"
+        return explained_by_another, abs((answer["certified_correct"] or 0) - answer["correct"] / 2)
 
     return min(range(len(answers)), key=dullness)
 
@@ -114,6 +117,7 @@ def gallery(subject: Subject, images: Labelled, columns: dict[str, Tensor], clas
         {} if leads is None else by_outcome(decisions.outcomes, leads.tolist()),
         subject.leads_are,
         subject.boundary,
+        subject.windows,
     )
 
 

@@ -15,12 +15,12 @@ from patchcert.ablations.kinds import described
 from patchcert.data import splits
 from patchcert.data.folders import MODES
 from patchcert.errors import UsageError
-from patchcert.experiments import reporting, summaries
+from patchcert.experiments import reporting, saved_windows, summaries, window_galleries
 from patchcert.experiments.reporting import Subject
 from patchcert.option_values import one_patch
 from patchcert.patch_sizes import in_words
 from patchcert.reports.exhibits import Gallery, Run, Views
-from patchcert.votes import saved_votes
+from patchcert.votes import archives, saved_answers, saved_votes
 from patchcert.votes.certificate import Certifier, Question
 from patchcert.votes.rules import ThresholdVote, TopOneVote
 
@@ -56,8 +56,9 @@ def _galleries(path: Path, record: dict, most: int) -> list[Gallery]:
     config, answers = record["config"], record.get("results") or record["models"]
     classes = reporting.class_names(config.get("config_of_votes", config))
     votes = _found(path, config.get("votes") or config.get("save_votes"))
-    if record["kind"] == "certify" and votes and "windows" not in answers[0]:
-        return [_of_votes(votes, record, classes, most)]
+    if record["kind"] == "certify" and votes:
+        of_file = _of_windows if "windows" in answers[0] else _of_votes
+        return [of_file(votes, record, classes, most)]
     table = _found(path, config.get("per_image"))
     if table is None:
         return []
@@ -90,9 +91,17 @@ def _of_votes(votes: Path, record: dict, classes: list[str], most: int) -> Galle
     return reporting.gallery(subject, saved, vars(verdicts), classes, most)
 
 
+def _of_windows(votes: Path, record: dict, classes: list[str], most: int) -> Gallery:
+    saved = archives.read(votes, {saved_answers.KIND: saved_answers.of})
+    saved = splits.first(saved, *map(record["config"].get, ("limit", "per_class")))
+    return saved_windows.gallery(saved, record["results"], classes, most)
+
+
 def _of_answer(record: dict, answer: dict, rows: Rows) -> Subject:
     """One answer of certifying without its votes: leads, and the pictures where the data is there."""
     config, columns, ablation = record["config"], rows.columns, _ablation(record["config"])
+    if "windows" in answer:
+        return window_galleries.subject_of_rows(answer, columns)
     patch = one_patch(str(answer.get("size_to_certify", answer.get("attack_size"))))
     about, copies = summaries.of_question(answer), str(ablation or "")
     if "lead" in columns:

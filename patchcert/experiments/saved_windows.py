@@ -9,14 +9,18 @@ from patchcert import checkpoint, distributed, results
 from patchcert.classifiers.window_goals import ALERT, RECOVER, Goal, Seen
 from patchcert.classifiers.window_masked import alarms_of
 from patchcert.errors import UsageError
-from patchcert.experiments import summaries
+from patchcert.experiments import reporting, summaries, window_galleries
 from patchcert.experiments.evaluation import first, write_and_print
-from patchcert.experiments.windows import answers_of, columns_of, questions_about
+from patchcert.experiments.reporting import Subject
+from patchcert.experiments.windows import Asked, answers_of, columns_of, questions_about
 from patchcert.journal import Journal
 from patchcert.masking.alarms import ALARM
 from patchcert.masking.answers import Answers
 from patchcert.masking.noted import from_known
 from patchcert.masking.questions import WindowVerdict, two_rounds
+from patchcert.option_values import patch_sizes
+from patchcert.patch_sizes import PatchSize
+from patchcert.reports.exhibits import Gallery
 from patchcert.votes.saved_answers import WHOLE, Family, SavedAnswers
 
 OF_VOTES = ("threshold", "top_one", "certificate")
@@ -35,10 +39,7 @@ def certify_saved_windows(options: argparse.Namespace, saved: SavedAnswers) -> N
     questions = [asked for size in families for asked in questions_about(size, options)]
 
     def look(part: SavedAnswers, _labels: Tensor) -> dict:
-        answers = list(part.images())
-        seen = {size: _seen(answers, family, options.numerical_margin) for size, family in families.items()}
-        rows = [_rows(asked.goal, *seen[asked.size], options.numerical_margin) for asked in questions]
-        return {"rows": rows, "answers": {}}
+        return {"rows": rows_of(part, families, questions, options.numerical_margin), "answers": {}}
 
     with Journal.of_run(options, votes=checkpoint.fingerprint(vars(saved.asked).values())) as journal:
         columns, _ = columns_of(saved, IMAGES_AT_ONCE, look, journal)
@@ -50,7 +51,37 @@ def certify_saved_windows(options: argparse.Namespace, saved: SavedAnswers) -> N
         about = summaries.of_windows(_looked_at(options, saved), len(saved), windows)
         answers = answers_of(questions, columns, saved.labels, windows, options)
         not_known = results.NotKnown([int(rows["not_known"].sum()) for rows in columns])
-        write_and_print(options, about, saved, answers, columns, seconds, saved.arithmetic, not_known)
+
+        def subject(number: int) -> Subject:
+            asked, family = [question for question, _ in answers], families[questions[number].size]
+            return window_galleries.subject(saved, family, number, asked, columns, no_pictures)
+
+        write_and_print(options, about, saved, answers, columns, seconds, saved.arithmetic, not_known, subject)
+
+
+def gallery(saved: SavedAnswers, answers: list[dict], classes: list[str], most: int) -> Gallery:
+    """The gallery of a result, of whose `answers` it has those that saved answers give."""
+    goals = [Goal(answer["goal"], answer["confidence"], answer["patches"]) for answer in answers]
+    sizes = [patch_sizes(str(answer["size_to_certify"]))[0] for answer in answers]
+    questions = [Asked(size, goal) for size, goal in zip(sizes, goals, strict=True)]
+    families = {size: saved.family(size) for size in sizes}
+    columns = rows_of(saved, families, questions, answers[0]["numerical_margin"])
+    number = reporting.most_telling(answers)
+    subject = window_galleries.subject(saved, families[sizes[number]], number, answers, columns, no_pictures)
+    return reporting.gallery(subject, saved, columns[number], classes, most)
+
+
+def no_pictures(_chosen: Tensor) -> None:
+    """None: only the network's own transform makes them, and no network is here."""
+
+
+def rows_of(
+    saved: SavedAnswers, families: dict[PatchSize, Family], questions: list[Asked], numerical_margin: float
+) -> list[dict[str, Tensor]]:
+    """(N,) by name for each question."""
+    answers = list(saved.images())
+    seen = {size: _seen(answers, family, numerical_margin) for size, family in families.items()}
+    return [_rows(asked.goal, *seen[asked.size], numerical_margin) for asked in questions]
 
 
 def _settle(options: argparse.Namespace, saved: SavedAnswers) -> None:
@@ -63,8 +94,6 @@ def _settle(options: argparse.Namespace, saved: SavedAnswers) -> None:
         if getattr(options, option):
             right = "the file has answers about hidden windows; --goal and --confidence ask about these"
             raise UsageError(option, _as_given(getattr(options, option)), right)
-    if options.report:
-        raise UsageError("report", options.report, "the file has answers about hidden windows, which no page shows")
     if options.goal is None:
         options.goal = [RECOVER] if options.patches == 1 else [ALERT]
     if options.patches == 2 and RECOVER in options.goal:

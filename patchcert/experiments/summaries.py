@@ -45,10 +45,20 @@ def of_question(question: dict) -> str:
     parts = [f"{'two patches, each' if question.get('patches') == 2 else 'patch'} {size}"]
     if question.get("threshold") is not None:
         parts.append(f"θ = {question['threshold']}")
+    if "goal" in question:
+        parts.append(of_goal(question))
     parts.append(f"{question.get('certificate', 'randomized')} certificate")
     if question.get("numerical_margin"):
         parts.append(f"numerical margin {question['numerical_margin']}")
     return ", ".join(parts)
+
+
+def of_goal(question: dict) -> str:
+    """What a question demands of the answer: the right class, or that class or an alarm by which rule."""
+    if question["goal"] == "recover":
+        return "recovery"
+    rule = "strict" if question.get("confidence") is None else f"τ = {question['confidence']:g}"
+    return f"alarms, {rule}"
 
 
 def of_randomized(options: argparse.Namespace, count: int, ablation: Ablation) -> str:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,10 +17,11 @@ from patchcert.cli import Parser, configuration
 from patchcert.data import splits
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
-from patchcert.experiments import summaries
+from patchcert.experiments import reporting, summaries, window_galleries
 from patchcert.experiments.evaluation import evaluation_parser, first, journal_of, write_and_print
 from patchcert.experiments.masking import add_numerical_margin, settle_numerical_margin
 from patchcert.experiments.pretrained import add_pretrained, fold, pretrained
+from patchcert.experiments.reporting import Subject
 from patchcert.experiments.setting import ANY, precision, set_up
 from patchcert.files import what_fits
 from patchcert.journal import Batched, Journal
@@ -48,7 +50,7 @@ class Asked:
 
 def windows_certification_parser(description: str) -> Parser:
     """The options of certifying any network by hidden windows."""
-    parser = evaluation_parser(description, ANY, report=False)
+    parser = evaluation_parser(description, ANY)
     parser.set_defaults(dataset="folder", all=True)
     add_pretrained(parser)
     parser.certificate.add_argument(
@@ -127,7 +129,7 @@ def certify_windows(options: argparse.Namespace) -> None:
         columns, saved = columns_of(dataset, IMAGES_AT_ONCE, look, journal)
         seconds = journal.seconds()
         arithmetic = results.computed_with(precision(options), engine, journal.processors)
-        if options.save_votes:
+        if _noted(options):
             saved = saved_answers.Asked.concatenate([saved_answers.Asked(**part) for part in saved]).gathered()
         if not distributed.is_first():
             return
@@ -135,11 +137,23 @@ def certify_windows(options: argparse.Namespace) -> None:
         about = summaries.of_windows(options, len(dataset), windows)
         last_of_size = {asked.size: int(rows["passes"].sum()) for asked, rows in zip(questions, columns, strict=True)}
         passes = results.Passes(len(dataset), sum(last_of_size.values()))  # all questions about a size share them
+        config = configuration(options)
+
+        def subject(number: int) -> Subject:
+            kept = saved_answers.SavedAnswers.of_run(saved, dataset, windows, described["classes"], config, arithmetic)
+            asked, shown = [question for question, _ in answers], partial(reporting.pictures, dataset)
+            return window_galleries.subject(kept, kept.family(questions[number].size), number, asked, columns, shown)
+
         with what_fits() as attempt:
             if options.save_votes:
-                config, path = configuration(options), options.save_votes
+                path = options.save_votes
                 attempt(saved_answers.write, path, saved, dataset, windows, described["classes"], config, arithmetic)
-            attempt(write_and_print, options, about, dataset, answers, columns, seconds, arithmetic, passes)
+            attempt(write_and_print, options, about, dataset, answers, columns, seconds, arithmetic, passes, subject)
+
+
+def _noted(options: argparse.Namespace) -> bool:
+    """Whether all answers are kept."""
+    return bool(options.save_votes or options.report)
 
 
 def answers_of(
@@ -211,13 +225,13 @@ def _look(
 ) -> Seen:
     """What is to be seen of the images."""
     with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-        noted = options.save_votes is not None
+        noted = _noted(options)
         return window_goals.look(classifier, images, goals, options.numerical_margin, noted, options.ask_all)
 
 
 def _answers(options: argparse.Namespace, seen: list[Seen]) -> dict[str, Tensor]:
-    """What --save_votes keeps of some images: of the whole, and of the windows for each size."""
-    if not options.save_votes:
+    """What --save_votes and --report keep of some images: of the whole, and of the windows for each size."""
+    if not _noted(options):
         return {}
     whole = seen[0].whole
     of_images = zip(*([verdict.answers for verdict in of_size.verdicts] for of_size in seen), strict=True)

@@ -28,8 +28,11 @@ class Card:
         picture, attacked, spots, strip: data: addresses.
         aspect: of the picture.
         large: whether it is a photograph, not to be shown pixel by pixel.
-        spots_at, weakest, attacked_at: boxes in it.
+        spots_at, attacked_at: boxes in it.
+        weakest: where a patch, or hiding windows, hurts most; boxes in it.
+        dissenting: windows without which the answer is another one; boxes in it.
         lead: the least, and where.
+        said: what each question about windows says, and whether that is certified.
         rows: what the strip's rows are about.
         borders: where another kind of copies begins in it, percent from the left.
     """
@@ -45,8 +48,10 @@ class Card:
     large: bool = False
     spots: str | None = None
     spots_at: str | None = None
-    weakest: str | None = None
+    weakest: Sequence[str] = ()
+    dissenting: Sequence[str] = ()
     lead: str | None = None
+    said: Sequence[tuple[str, bool]] = ()
     strip: str | None = None
     rows: Sequence[str] = ()
     borders: Sequence[float] = ()
@@ -60,9 +65,9 @@ def scale_of(exhibits: Sequence[Exhibit]) -> float:
 
 
 def write_picture(exhibit: Exhibit, scale: float, path: Path) -> None:
-    """Write the picture of an exhibit for other documents."""
-    picture = drawing.composed(exhibit, scale)
-    write_atomically(path, lambda file: picture.save(file, "png", optimize=True))
+    """Write the picture of an exhibit for other documents to `path` with a suffix: .png, of photographs .jpeg."""
+    picture, kind = drawing.composed(exhibit, scale), _kind(exhibit.picture)
+    write_atomically(path.with_suffix(f".{kind}"), lambda file: picture.save(file, kind, optimize=True))
 
 
 def card(exhibit: Exhibit, classes: Sequence[str], unit: str, scale: float) -> Card:
@@ -83,10 +88,11 @@ def card(exhibit: Exhibit, classes: Sequence[str], unit: str, scale: float) -> C
         rows, columns = exhibit.weak_spots.shape
         size = rows + height - 1, columns + width - 1
         found |= {"spots": _data(drawing.weak_spots(exhibit.weak_spots, scale))}
-        found |= {"aspect": f"{size[1]} / {size[0]}", "weakest": _box(exhibit.weakest, size)}
+        found |= {"aspect": f"{size[1]} / {size[0]}", "weakest": [_box(exhibit.weakest, size)]}
         found["spots_at"] = _box(((height - 1) / 2, (width - 1) / 2, rows, columns), size)
-        lead = f"{exhibit.lead:+.3g}".replace("-", "−")
-        found["lead"] = f"lead {lead} {unit} with the patch at row {top}, column {left}"
+        found["lead"] = f"lead {_signed(exhibit.lead)} {unit} with the patch at row {top}, column {left}"
+    if exhibit.windowed is not None:
+        found |= _of_windows(exhibit, classes, unit, size)
     if exhibit.copies is not None:
         found["strip"] = _data(drawing.strip(exhibit))
         found["rows"] = [_named(number, classes) for number in drawing.classes_of_strip(exhibit)]
@@ -94,7 +100,28 @@ def card(exhibit: Exhibit, classes: Sequence[str], unit: str, scale: float) -> C
     return Card(exhibit, **found)
 
 
+def _of_windows(exhibit: Exhibit, classes: Sequence[str], unit: str, size: tuple[int, int] | None) -> dict:
+    """What a card says of an image that was shown without windows; of no known `size` it draws none of them."""
+    seen, boxes = exhibit.windowed, {}
+    if size is not None:
+        boxes = {name: [_box(window, size) for window in getattr(seen, name)] for name in ("weakest", "dissenting")}
+    at_most = "at most " if seen.asked < seen.questions else ""
+    lead = f"lead {at_most}{_signed(exhibit.lead)} {unit} without the outlined windows; "
+    said = []
+    for question, answer, certified in seen.said:
+        named = "an alarm" if answer < 0 else _named(answer, classes)
+        other = "" if answer == exhibit.predicted else f"{named}, "
+        said.append((f"{question}: {other}{'certified' if certified else 'not certified'}", certified))
+    return boxes | {"lead": f"{lead}{seen.asked} of {seen.questions} questions asked", "said": said}
+
+
+def _signed(lead: float) -> str:
+    return f"{lead:+.3g}".replace("-", "−")
+
+
 def _named(number: int, classes: Sequence[str]) -> str:
+    if number < 0:
+        return "alarm"
     return classes[number] if number < len(classes) else str(number)
 
 
@@ -106,8 +133,11 @@ def _box(rectangle: Rectangle, size: tuple[int, int]) -> str:
 
 
 def _address(image: Tensor) -> str:
-    photograph = max(image.shape[1:]) > LARGE
-    return _data(drawing.pixels(image), "jpeg" if photograph else "png")
+    return _data(drawing.pixels(image), _kind(image))
+
+
+def _kind(image: Tensor) -> str:
+    return "jpeg" if max(image.shape[1:]) > LARGE else "png"
 
 
 def _data(pixels: np.ndarray, kind: str = "png") -> str:

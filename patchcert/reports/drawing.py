@@ -10,7 +10,10 @@ BROKEN, WEAK = (204, 51, 17), (240, 162, 2)
 """Red where the lead is lost, amber where little is left, nothing where the answer is safe."""
 
 MARKED, BORDER = (136, 51, 204), (0, 0, 0)
-"""Of the patch that is outlined and of the copies that it touches; of the lines between kinds of copies."""
+"""Of the patch or the windows that are outlined, and of the copies touched; of the lines between kinds of copies."""
+
+DISSENTING = (0, 190, 190)
+"""Of windows without which the answer is another one."""
 
 PREDICTED, LABEL, OTHERS = (0, 114, 178), (213, 94, 0), (128, 128, 128)
 """Of classes in a strip; the label's is seen where it is not predicted."""
@@ -66,6 +69,12 @@ def composed(exhibit: Exhibit, scale: float) -> Image.Image:
     panels = [_enlarged(pixels(exhibit.picture), times)]
     if exhibit.weak_spots is not None:
         panels.append(_with_weak_spots(panels[0].copy(), exhibit, scale, times))
+    if exhibit.windowed is not None:
+        marked = panels.pop() if len(panels) > 1 else panels[0].copy()
+        for colour, windows in ((MARKED, exhibit.windowed.weakest), (DISSENTING, exhibit.windowed.dissenting)):
+            for window in windows:
+                _outline(marked, window, times, colour)
+        panels.append(marked)
     if exhibit.attacked is not None:
         panels.append(_enlarged(pixels(exhibit.attacked), times))
         _outline(panels[-1], exhibit.attacked_at, times)
@@ -89,10 +98,12 @@ def _enlarged(found: np.ndarray, times: int, mode: str = "RGB") -> Image.Image:
     return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
 
 
-def _outline(picture: Image.Image, patch: Rectangle | None, times: int) -> None:
+def _outline(
+    picture: Image.Image, patch: Rectangle | None, times: int, colour: tuple[int, int, int] = MARKED
+) -> None:
     if patch is not None:
         top, left, height, width = (times * side for side in patch)
-        ImageDraw.Draw(picture).rectangle((left, top, left + width - 1, top + height - 1), outline=MARKED, width=2)
+        ImageDraw.Draw(picture).rectangle((left, top, left + width - 1, top + height - 1), outline=colour, width=2)
 
 
 def _with_weak_spots(picture: Image.Image, exhibit: Exhibit, scale: float, times: int) -> Image.Image:
@@ -100,5 +111,6 @@ def _with_weak_spots(picture: Image.Image, exhibit: Exhibit, scale: float, times
     colours = _enlarged(weak_spots(exhibit.weak_spots, scale), times, "RGBA")
     middle = ((picture.width - colours.width) // 2, (picture.height - colours.height) // 2)
     picture.paste(colours, middle, colours)
-    _outline(picture, exhibit.weakest, times)
+    if exhibit.windowed is None:
+        _outline(picture, exhibit.weakest, times)
     return picture

@@ -17,6 +17,7 @@ MOST_COPIES = 1100
 OUTCOMES = {
     "wrong, certified": "a wrong answer that no patch changes",
     "flipped": "right until the attack",
+    "false alarm": "an alarm while nobody attacks, or too little is known to answer",
     "wrong": "a wrong answer",
     "uncertified": "right, but no proof that it stays so",
     "certified": "right, with the proof that no patch changes that",
@@ -25,6 +26,26 @@ OUTCOMES = {
 
 Rectangle = tuple[int, int, int, int]
 """Top, left, height and width, pixels."""
+
+
+@dataclass(frozen=True)
+class Windowed:
+    """What is to be seen of one image that was shown without windows, alone and in pairs.
+
+    Attributes:
+        leads: for each window the least lead of the answer without it, of the questions that were asked.
+        weakest: one or two windows without which the answer leads by least, or is lost.
+        dissenting: windows without which it is another one than without most.
+        asked: so many of all `questions`; of fewer, `leads` are at most what they say.
+        said: what was asked in words, the class or an alarm (below 0), and whether that is certified.
+    """
+
+    leads: list[float]
+    weakest: list[Rectangle]
+    dissenting: list[Rectangle]
+    asked: int
+    questions: int
+    said: list[tuple[str, int, bool]]
 
 
 @dataclass(frozen=True)
@@ -40,6 +61,7 @@ class Views:
         attacked: (n, C, H, W) uint8, as `pictures` where the attack failed.
         attacked_at: (n,) int64, the place of the patch that flipped the answer, below 0 where none did.
         predicted_after: (n,) int64.
+        windowed: of each of the n images.
     """
 
     pictures: Tensor | None = None
@@ -50,10 +72,11 @@ class Views:
     attacked: Tensor | None = None
     attacked_at: Tensor | None = None
     predicted_after: Tensor | None = None
+    windowed: list[Windowed] | None = None
 
     def take(self, chosen: Tensor) -> "Views":
-        """What is to be seen of some of the images."""
-        of_all = ("touched", "borders")
+        """What is to be seen of some of the images, none of which was shown without windows."""
+        of_all = ("touched", "borders", "windowed")
         of_images = {name: value for name, value in vars(self).items() if value is not None and name not in of_all}
         return replace(self, **{name: value[chosen] for name, value in of_images.items()})
 
@@ -66,8 +89,8 @@ class Exhibit:
         index: its place in the data set's own order.
         label, predicted, predicted_after: classes; the last is that of the attacked picture.
         outcome: of `OUTCOMES`.
-        lead: the least of `weak_spots`.
-        weakest: where that is.
+        lead: the least of `weak_spots`, or of the windows.
+        weakest: where the patch leaves the least of `weak_spots`.
         touched: (A,) bool, the copies that a patch touches there.
         borders: the numbers of the copies with which another kind begins.
         attacked_at: the patch that flipped the answer.
@@ -87,6 +110,7 @@ class Exhibit:
     attacked: Tensor | None
     attacked_at: Rectangle | None
     predicted_after: int | None
+    windowed: Windowed | None
 
 
 @dataclass(frozen=True)
@@ -112,7 +136,8 @@ class Decisions:
             if name.startswith("certified"):
                 certified = certified | answers
         flipped = columns.get("flipped", torch.zeros_like(certified))
-        found = zip((predicted == labels).tolist(), certified.tolist(), flipped.tolist(), strict=True)
+        seen = (predicted == labels, certified, flipped, predicted < 0)
+        found = zip(*(answers.tolist() for answers in seen), strict=True)
         return cls(indices, labels, predicted, [_outcome(*answer) for answer in found], slack)
 
     def choose(self, most: int) -> Tensor:
@@ -143,6 +168,8 @@ class Decisions:
             least = int(spots.argmin())
             weakest = rectangle(least, spots.shape[1], patch)
             touched = None if views.touched is None else views.touched[least].cpu()
+        windowed = None if views.windowed is None else views.windowed[place]
+        lead = min(windowed.leads) if windowed else None if spots is None else float(spots.min())
         at = seen(views.attacked_at)
         flipped = at is not None and int(at) >= 0
         width = None if views.pictures is None else views.pictures.shape[3]
@@ -153,7 +180,7 @@ class Decisions:
             self.outcomes[number],
             seen(views.pictures),
             spots,
-            None if spots is None else float(spots.min()),
+            lead,
             weakest,
             seen(views.copies),
             touched,
@@ -161,6 +188,7 @@ class Decisions:
             seen(views.attacked) if flipped else None,
             rectangle(int(at), width - patch.width + 1, patch) if flipped and patch else None,
             int(seen(views.predicted_after)) if flipped else None,
+            windowed,
         )
 
 
@@ -172,6 +200,7 @@ class Gallery:
         about: the question, in words.
         classes: their names; numbers beyond them stand for themselves.
         copies: what ablated copies there are, in words.
+        windows: what windows are hidden, in words.
         unit: what leads are counted in.
         total: how many images there are, of which these are some.
         leads: of all images, by outcome, for the histogram; empty where they are not known.
@@ -188,6 +217,7 @@ class Gallery:
     leads: dict[str, list[float]] = field(default_factory=dict)
     leads_are: str = ""
     boundary: float | None = None
+    windows: str = ""
 
 
 @dataclass(frozen=True)
@@ -205,7 +235,9 @@ def rectangle(place: int, columns: int, patch: Patch) -> Rectangle:
     return *divmod(place, columns), patch.height, patch.width
 
 
-def _outcome(right: bool, certified: bool, flipped: bool) -> str:
+def _outcome(right: bool, certified: bool, flipped: bool, alarm: bool) -> str:
+    if alarm:
+        return "false alarm"
     if not right:
         return "wrong, certified" if certified else "wrong"
     return "flipped" if flipped else "certified" if certified else "uncertified"

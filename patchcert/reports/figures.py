@@ -62,6 +62,7 @@ OUTCOMES = {
     "wrong, certified": "#8C564B",
     "wrong": "#CC79A7",
     "flipped": "#999933",
+    "false alarm": "#8080FF",
     "uncertified": "#56B4E9",
     "certified": "#009E73",
 }

@@ -41,6 +41,10 @@ GALLERY = {
     "lead": "how far the answer is ahead of the next class, in votes or in logits (the network's scores for classes); "
     "below 0, a patch may change the answer",
     "weak spot": "a place where a patch would leave the answer little of its lead, or none",
+    "window": "a rectangle of the image that is hidden from the network; wherever the patch lies, some window hides "
+    "it, and what the network says then is out of the attacker's reach",
+    "dissent": "to give another class than without most windows; the windows where that happens hint at where an "
+    "image was tampered with, but this is no certificate",
 }
 """What galleries are about."""
 

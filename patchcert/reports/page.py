@@ -82,7 +82,7 @@ def _cells(point: Point) -> dict[str, tuple[str, object]]:
         "clean": ("{:.2%}", point.clean),
         "certified": ("{:.2%}", point.certified),
         "attacked": ("{:.2%}", point.attacked),
-        "patch": ("{}", None if point.patch is None else in_words(point.patch)),
+        "patch": ("{}", None if point.patch is None else in_words(point.patch).replace(" × ", "\u00a0×\u00a0")),
         "patches": ("{}", point.patches if point.patches > 1 else None),
         "θ": ("{}", point.threshold),
         "certificate": ("{}", point.certificate),
@@ -102,6 +102,8 @@ def _words(galleries: Sequence[dict]) -> list[str]:
         "copy": any(shown["gallery"].copies for shown in galleries),
         "lead": any(shown["gallery"].leads for shown in galleries) or any(card.lead for card in cards),
         "weak spot": any(card.spots for card in cards),
+        "window": any(shown["gallery"].windows for shown in galleries),
+        "dissent": any(card.dissenting for card in cards),
     }
     return [word for word, occurs in there.items() if occurs]
 
@@ -118,7 +120,7 @@ def _shown(number: int, run: str, gallery: Gallery, folder: Path) -> dict:
     cards = []
     for exhibit in gallery.exhibits:
         if exhibit.picture is not None:
-            write_picture(exhibit, scale, folder / "gallery" / f"{number}_{exhibit.index:05d}.png")
+            write_picture(exhibit, scale, folder / "gallery" / f"{number}_{exhibit.index:05d}")
         cards.append(card(exhibit, gallery.classes, gallery.unit, scale))
     return {"number": number, "run": run, "gallery": gallery, "cards": cards}
 
@@ -131,10 +133,12 @@ def _as_json(run: Run) -> dict:
 def _numbers(gallery: Gallery) -> dict:
     """A gallery in report.json, its pictures left out."""
     images = []
+    names = ("index", "label", "predicted", "outcome", "lead", "weakest", "attacked_at", "predicted_after")
     for exhibit in gallery.exhibits:
-        spots = exhibit.weak_spots
-        rounded = None if spots is None else spots.double().round(decimals=DIGITS).tolist()
-        names = ("index", "label", "predicted", "outcome", "lead", "weakest", "attacked_at", "predicted_after")
-        images.append({name: getattr(exhibit, name) for name in names} | {"weak_spots": rounded})
+        image, spots = {name: getattr(exhibit, name) for name in names}, exhibit.weak_spots
+        if exhibit.windowed:  # whose weak spots follow from the windows' leads, and are very many
+            image["windows"], spots = vars(exhibit.windowed), None
+        image["weak_spots"] = None if spots is None else spots.double().round(decimals=DIGITS).tolist()
+        images.append(image)
     about = {"about": gallery.about, "unit": gallery.unit, "total": gallery.total, "boundary": gallery.boundary}
     return about | {"images": images}

@@ -6,7 +6,7 @@ either rule, against one patch or two, of every size that the windows hide. What
 """
 
 from argparse import ArgumentTypeError
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -115,6 +115,16 @@ class SavedAnswers:
     indices: Tensor
     labels: Tensor
     asked: Asked
+
+    @classmethod
+    def of_run(
+        cls, asked: Asked, dataset: Images, windows: dict[PatchSize, HiddenWindows], class_count: int, config: dict,
+        arithmetic: dict,
+    ) -> Self:  # fmt: skip
+        """What a run asked about the images of `dataset`; see `write`."""
+        families = _one_after_another(windows.items())
+        of_images = dataset.indices, dataset.labels.cpu(), asked
+        return cls(families, class_count, config["numerical_margin"], config, arithmetic, *of_images)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -244,17 +254,23 @@ def _families(about: dict, rectangles: Tensor) -> list[Family]:
     if not ((top < bottom) & (bottom <= height) & (left < right) & (right <= width)).all():
         raise InputError(f"rectangles: some window is not in an image of {height} × {width} pixels")
     sizes, counts = zip(*((family["size"], family["windows"]) for family in about["families"]), strict=True)
-    families, first = [], WHOLE + 1
+    if WHOLE + 1 + sum(map(count_of, counts)) > MOST_QUESTIONS:
+        raise InputError(f"families: there are more than {MOST_QUESTIONS} pairs of windows")
+    windows = []
     for text, of_family in zip(sizes, rectangles.split(counts), strict=True):
         try:
             (size,) = patch_sizes(text)
-            windows = HiddenWindows(height, width, of_family, shapes(size, height, width))
+            windows.append((size, HiddenWindows(height, width, of_family, shapes(size, height, width))))
         except (ValueError, ArgumentTypeError) as error:
             raise InputError(f"families: {error}") from error
-        families.append(Family(size, windows, first))
+    return _one_after_another(windows)
+
+
+def _one_after_another(windows: Iterable[tuple[PatchSize, HiddenWindows]]) -> list[Family]:
+    families, first = [], WHOLE + 1
+    for size, hidden in windows:
+        families.append(Family(size, hidden, first))
         first = families[-1].questions.stop
-        if first > MOST_QUESTIONS:
-            raise InputError(f"families: there are more than {MOST_QUESTIONS} pairs of windows")
     return families
 
 

@@ -1,0 +1,110 @@
+"""What reports show of images with hidden windows: which windows an answer hangs on, and which ones dissent."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from patchcert.ablations.hidden_windows import HiddenWindows
+from patchcert.experiments import summaries
+from patchcert.experiments.reporting import Subject
+from patchcert.masking.answers import UNASKED, Answers
+from patchcert.masking.noted import pairs_of
+from patchcert.reports.exhibits import Rectangle, Views, Windowed
+from patchcert.votes.saved_answers import Family, SavedAnswers
+
+SAID = ("predicted", "certified")
+"""Columns that are shown of each question."""
+
+LEADS_ARE = "lead without the worst windows that were asked"
+
+
+def subject(
+    saved: SavedAnswers,
+    family: Family,
+    number: int,
+    questions: Sequence[dict],
+    columns: Sequence[dict[str, Tensor]],
+    pictures: Callable[[Tensor], Tensor | None],
+) -> Subject:
+    """The question of that `number` about saved answers.
+
+    Args:
+        family: the windows that it is about.
+        questions: all that were asked, in JSON's types; those of the same size are shown beside it.
+        columns: for each of them (N,) by name, see `windows.rows_of`.
+        pictures: numbers (n,) of images to (n, C, H, W) uint8, if they are there.
+    """
+    asked, windows = questions[number], family.windows
+    sizes = [question["size_to_certify"] for question in questions]
+    beside = [other for other, size in enumerate(sizes) if size == asked["size_to_certify"]]
+    singles_decide = asked["goal"] == "alert" and asked["patches"] == 1
+    patch = windows.shapes[0] if len(windows.shapes) == 1 else None  # of several there is no one map
+
+    def look(chosen: Tensor) -> Views:
+        spots, windowed = [], []
+        for image, answers in zip(chosen.tolist(), saved.take(chosen).images(), strict=True):
+            known = answers[family.questions]
+            known = known[: windows.count] if singles_decide else known
+            said = [
+                (summaries.of_goal(questions[other]), *(columns[other][name][image].item() for name in SAID))
+                for other in beside
+            ]
+            windowed.append(seen(windows, known, int(columns[number]["predicted"][image]), said))
+            if patch:
+                spots.append(by_place(windows, torch.tensor(windowed[-1].leads)))
+        return Views(pictures(chosen), torch.stack(spots) if spots else None, windowed=windowed)
+
+    leads = columns[number].get("lead")
+    about, margin = summaries.of_question(asked), asked["numerical_margin"]
+    return Subject(about, "", patch, look, leads, margin, LEADS_ARE, "logits", str(windows))
+
+
+def subject_of_rows(asked: dict, columns: dict[str, Tensor]) -> Subject:
+    """The question `asked` where nothing but its rows per image, (N,) by name, is left."""
+    about, margin = summaries.of_question(asked), asked["numerical_margin"]
+    return Subject(about, "", None, lambda _: Views(), columns.get("lead"), margin, LEADS_ARE, "logits")
+
+
+def seen(windows: HiddenWindows, known: Answers, predicted: int, said: list[tuple[str, int, bool]]) -> Windowed:
+    """What is to be seen of one image.
+
+    Args:
+        known: (Q,), the answers to the questions of `noted`, or to the first M of them; of some there may be none.
+        predicted: the class, or below 0 an alarm, in place of which the most frequent class counts.
+        said: see `Windowed`.
+    """
+    singles, pairs = known[: windows.count].classes, pairs_of(windows.count)[: len(known)]
+    usual = int(singles.bincount().argmax())
+    leads = leads_of(known, predicted if predicted >= 0 else usual)
+    of_windows = torch.full((windows.count,), math.inf)
+    of_windows.scatter_reduce_(0, pairs.flatten(), leads.repeat_interleave(2), "amin")
+    dissenting = [_rectangle(windows, window) for window in (singles != usual).nonzero().flatten().tolist()]
+    weakest = [_rectangle(windows, window) for window in pairs[leads.argmin()].unique().tolist()]
+    asked = int((known.classes != UNASKED).sum())
+    return Windowed(of_windows.tolist(), [] if dissenting else weakest, dissenting, asked, len(known), said)
+
+
+def leads_of(known: Answers, predicted: int) -> Tensor:
+    """(Q,) float32: by how much each answer is the class `predicted`, below 0 where it is another; ∞ where unasked."""
+    leads = known.leads.where(known.classes == predicted, -known.gaps)
+    return leads.where(known.classes != UNASKED, math.inf)
+
+
+def by_place(windows: HiddenWindows, leads: Tensor) -> Tensor:
+    """(rows, columns): with the patch at each place, the lead that its best window guarantees.
+
+    If no question about a window that hides the patch changes the answer, neither does the patch: its own answer is
+    among these, and so is one against each other window that dissents. So of the windows there the best one counts.
+
+    Args:
+        leads: (M,), the least lead without each window.
+    """
+    (patch,) = windows.shapes
+    return leads[:, None, None].where(windows.covering(patch), -math.inf).amax(dim=0)
+
+
+def _rectangle(windows: HiddenWindows, window: int) -> Rectangle:
+    top, bottom, left, right = windows.rectangles[window].tolist()
+    return top, left, bottom - top, right - left
