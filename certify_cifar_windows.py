@@ -1,11 +1,11 @@
-"""Certify CIFAR-10 pictures against patches by double masking of copies of which two square windows are hidden.
+"""Certify CIFAR-10 pictures against patches by double masking of copies of which square windows are hidden.
 
     python3 certify_cifar_windows.py --checkpoint NAME
     python3 certify_cifar_windows.py --all --amp --output windows.json --checkpoint NAME
 
-PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022), of which every pair of windows is a copy: in the
-first round each window is left out by the logits of all copies without it, added up. Certified is what every pair
-gives. 16 windows of 11 × 11 pixels hold patches up to 5 × 5, in 120 passes for every picture; 36 of 9 × 9 in 630.
+PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022): each window is hidden, and where all answers agree
+each pair of windows, those first that will hurt most. Certified is what every pair gives; a picture is left at
+the first pair that does not. 16 windows of 11 × 11 pixels hold patches up to 5 × 5, in up to 136 passes.
 """
 
 from patchcert import (

@@ -1,11 +1,11 @@
-"""Certify MNIST digits against patches by double masking of copies of which two square windows are hidden.
+"""Certify MNIST digits against patches by double masking of copies of which square windows are hidden.
 
     python3 certify_mnist_windows.py --checkpoint NAME
     python3 certify_mnist_windows.py --all --size_to_certify 2 --output windows.json --checkpoint NAME
 
-PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022), of which every pair of windows is a copy: in the
-first round each window is left out by the logits of all copies without it, added up. Certified is what every pair
-gives. The checkpoint knows the windows: 36 of 8 × 8 pixels hold patches up to 5 × 5, in 630 passes for every image.
+PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022): each window is hidden, and where all answers agree
+each pair of windows, those first that will hurt most. Certified is what every pair gives; an image is left at the
+first pair that does not. The checkpoint knows the windows: 36 of 8 × 8 pixels hold patches up to 5 × 5.
 """
 
 from patchcert import (

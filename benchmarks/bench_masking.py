@@ -36,30 +36,27 @@ def random_scores(images: int) -> Tensor:
 
 
 def left_by_places() -> tuple[Tensor, Tensor]:
-    """For each place the bands (L, A) that a patch there leaves, and the copies (L, A') that hide its window; bool."""
+    """For each place the bands (L, A) bool that a patch there leaves, and the number (L,) of the window around it."""
     bands = ABLATION.bands.touched_by(PATCH).logical_not()
     rows, columns = ABLATION.windows.holding(PATCH)
-    windows = (rows[:, None] * ABLATION.per_side + columns).flatten()
-    hidden = torch.triu_indices(ABLATION.per_side**2, ABLATION.per_side**2, offset=1)
-    return bands, (hidden == windows[:, None, None]).any(dim=1)
+    return bands, (rows[:, None] * ABLATION.per_side + columns).flatten()
 
 
 @torch.inference_mode()
 def by_definition(scores: Tensor) -> tuple[Tensor, Tensor]:
     """(N,) int64 and (N, K) float64: each image's answer, and its leads at the worst pair of places."""
-    bands, hiding = left_by_places()
+    bands, windows = left_by_places()
     parts = ABLATION.bands.count, ABLATION.windows.count
-    answers = [_of_one(bands, hiding, *image.split(parts)) for image in scores.double()]
+    answers = [_of_one(bands, windows, *image.split(parts)) for image in scores.double()]
     return tuple(map(torch.stack, zip(*answers, strict=True)))
 
 
-def _of_one(bands: Tensor, hiding: Tensor, of_bands: Tensor, of_windows: Tensor) -> tuple[Tensor, Tensor]:
+def _of_one(bands: Tensor, windows: Tensor, of_bands: Tensor, of_windows: Tensor) -> tuple[Tensor, Tensor]:
     """The answer () and the leads (K,) from the scores (A, K) and (A', K) of one image."""
-    sums = []
-    for band, hides in zip(bands, hiding, strict=True):
-        share = (hides & hiding).double()
+    sums, numbers = [], ABLATION.windows.copy_numbers()
+    for band, window in zip(bands, windows, strict=True):
         left = (band & bands).double() @ of_bands
-        sums.append(left + share @ of_windows / share.sum(dim=1, keepdim=True))
+        sums.append(left + of_windows[numbers[window, windows]])
     sums = torch.stack(sums)  # (L, L, K)
     answers = sums.argmax(dim=2)
     first = answers.diagonal()

@@ -5,7 +5,7 @@ import io
 import json
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -190,6 +190,20 @@ class NotKnown:
 
     def as_json(self) -> dict:
         return {"not_known": self.images}
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several remarks, one after the other."""
+
+    parts: Sequence[Remarks]
+
+    def lines(self) -> list[str]:
+        """What there is to say."""
+        return [line for part in self.parts for line in part.lines()]
+
+    def as_json(self) -> dict:
+        return {name: value for part in self.parts for name, value in part.as_json().items()}
 
 
 def computed_with(precision: str, engine: str, processors: Iterable[str]) -> dict:

@@ -54,9 +54,14 @@ def overlaps(side, coarse, fine):
     return [first & second for i, (first, second) in enumerate(found) if (first, second) not in found[:i]]
 
 
+def pairs_and_singles(count):
+    """The numbers of two windows each, and then those of one, twice."""
+    return [*choices(range(count), 2), *((number, number) for number in range(count))]
+
+
 def window_pairs(height, width, size, per_side):
-    pairs = choices(windows(height, width, size, per_side), 2)
-    return [rectangle(0, 0, height, width) - first - second for first, second in pairs]
+    hidden = windows(height, width, size, per_side)
+    return [rectangle(0, 0, height, width) - hidden[i] - hidden[j] for i, j in pairs_and_singles(len(hidden))]
 
 
 def encoded(image, copies):

@@ -400,8 +400,8 @@ def test_any_network_is_masked_by_its_scores(folder):
     (of_votes,) = results(
         folder, "certify.py", *network, "--certificate", "masking", "--top_one", "--size_to_certify", 4
     )
-    counts = ["certified_correct", "certified_wrong"]  # where a pair of windows leaves one copy, its answer is its vote
-    assert [scores[name] for name in counts] == [of_votes[name] for name in counts] and scores["certified_correct"] > 0
+    counts = ["certified_correct", "certified_wrong"]  # scores ask for every copy, votes add up those without a window
+    assert all(scores[name] <= of_votes[name] for name in counts) and scores["certified_correct"] > 0
     effort = ["--steps", 2, "--randomizations", 2, "--skip", 1, "--size_of_attack", 4]
     (attacked,) = results(folder, "attack_masked.py", *network, *effort)
     assert attacked["certified_correct"] == scores["certified_correct"]

@@ -15,6 +15,7 @@ from patchcert.masking.answers import Answers
 from patchcert.masking.questions import WindowVerdict, ask_all, two_rounds
 from patchcert.patch import Patch
 from patchcert.patch_sizes import Area, Share, shapes
+from tests import oracle
 
 CLASSES = 3
 
@@ -88,7 +89,7 @@ def test_copies_without_windows_show_what_the_windows_leave(per_side, window):
     hidden = torch.zeros(per_side**2, pairs.height, pairs.width, dtype=torch.bool)
     for number, ((top, bottom), (left, right)) in enumerate(itertools.product(*spans)):
         hidden[number, top:bottom, left:right] = True
-    first, second = torch.triu_indices(per_side**2, per_side**2, offset=1)
+    first, second = torch.tensor(oracle.pairs_and_singles(per_side**2)).T
     assert (pairs.masks() == ~(hidden[first] | hidden[second])).all()
 
 
@@ -142,7 +143,8 @@ def verdicts(tables: torch.Tensor, margin: float, batch_size: int = 7, certify: 
         return tables[images[:, 0].long(), pairs[:, 0], pairs[:, 1]]
 
     images = torch.arange(len(tables))[:, None].float()
-    return list(ask_all(images, lambda: two_rounds(WINDOWS.count, margin, certify), network, batch_size))
+    opened = ((image, two_rounds(WINDOWS.count, margin, certify)) for image in images)
+    return list(ask_all(opened, lambda *asked: Answers.of(network(*asked)), batch_size))
 
 
 def by_definition(logits: torch.Tensor, margin: float) -> tuple[int, bool]:

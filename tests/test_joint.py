@@ -1,7 +1,5 @@
 """Bands and windows as one network, refined and of mirror images: against the definition, copy by copy."""
 
-from itertools import combinations
-
 import pytest
 import torch
 from torch import nn
@@ -59,7 +57,7 @@ def test_logits_are_those_of_the_definition(networks, mirrored):
     _, network = joint(networks, mirrored, *COARSE, *FINE)
     overlaps, shares = oracle.overlaps(SIDE, COARSE, FINE), []
     hidden = {kind: oracle.windows(SIDE, SIDE, *kind) for kind in (COARSE, FINE)}
-    pairs = {kind: list(combinations(range(kind[1] ** 2), 2)) for kind in (COARSE, FINE)}
+    pairs = {kind: list(map(set, oracle.pairs_and_singles(kind[1] ** 2))) for kind in (COARSE, FINE)}
     for image in torch.rand(3, 1, SIDE, SIDE):
         shown, expected = of_bands(bands, image, mirrored)
         of_kind = {
@@ -69,17 +67,17 @@ def test_logits_are_those_of_the_definition(networks, mirrored):
         }
         found = network(image[None])[0]
         torch.testing.assert_close(found[: len(shown)], expected, rtol=1e-4, atol=1e-4)
-        for logits, two in zip(found[len(shown) :], combinations(overlaps, 2), strict=True):
-            coarse, fine = ({_first(window, hidden[kind]) for window in two} for kind in (COARSE, FINE))
-            hiding = [i for i, pair in enumerate(pairs[COARSE]) if coarse <= set(pair)]
-            without = of_kind[COARSE][hiding].mean(dim=0)
+        for logits, (i, j) in zip(found[len(shown) :], oracle.pairs_and_singles(len(overlaps)), strict=True):
+            two = overlaps[i], overlaps[j]
+            without, finer = (
+                of_kind[kind][pairs[kind].index({_first(window, hidden[kind]) for window in two})]
+                for kind in (COARSE, FINE)
+            )
             outside = [band.isdisjoint(two[0] | two[1]) for band in shown]
             second, first = (without + expected[outside].sum(dim=0) / WEIGHT).sort().values[-2:]
-            if len(coarse) == len(fine) == 2:
-                shares.append(min(1.0, float(first - second) / SURE))
-                finer = of_kind[FINE][pairs[FINE].index(tuple(sorted(fine)))]
-                without = shares[-1] * without + (1 - shares[-1]) * finer
-            torch.testing.assert_close(logits, WEIGHT * without, rtol=1e-4, atol=1e-4)
+            shares.append(min(1.0, float(first - second) / SURE))
+            wanted = shares[-1] * without + (1 - shares[-1]) * finer
+            torch.testing.assert_close(logits, WEIGHT * wanted, rtol=1e-4, atol=1e-4)
     assert min(shares) < 0.5 and max(shares) == 1
 
 

@@ -206,7 +206,7 @@ def test_greedy_search_finds_the_worst_pair_of_windows():
 
     copies = encode(images)[:, None] * windows.masks()[None, :, None]  # (N, A, 2C, H, W)
     logits = Seen()(copies.flatten(0, 1)).view(20, windows.count, 2)
-    losses = torch.stack([cross_entropy(logits[:, copy], labels, reduction="none") for copy in range(windows.count)])
+    losses = torch.stack([cross_entropy(logits[:, copy], labels, reduction="none") for copy in range(windows.drawn)])
     of_ones = labels == 1  # for them what is hidden costs; for the others it helps
     found, right = hardest_pair(Seen(), images, labels, windows)
     assert torch.equal(found[of_ones], losses.argmax(dim=0)[of_ones]) and 3 < of_ones.sum() < 17
@@ -222,7 +222,7 @@ def test_greedy_search_takes_the_worst_window_and_the_worst_beside_it(side):
     network = nn.Sequential(nn.Flatten(), nn.Linear(2 * 81, 8), nn.Tanh(), nn.Linear(8, 3)).eval()
     images, labels = torch.rand(7, 1, 9, 9), torch.arange(7) % 3
     found, right = hardest_pair(network, images, labels, windows)
-    hidden, numbers = windows.windows(), windows.pair_numbers()
+    hidden, numbers = windows.windows(), windows.copy_numbers()
     for image, label, number, is_right in zip(images, labels, found, right, strict=True):
         answers = []
 

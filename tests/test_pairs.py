@@ -1,7 +1,5 @@
 """Coarse windows first, finer ones where these leave a network unsure: against the definition, copy by copy."""
 
-from itertools import combinations
-
 import pytest
 import torch
 from torch import nn
@@ -39,8 +37,8 @@ def case(side, coarse, fine, sure=1.0):
 def test_windows_are_the_overlaps_of_coarse_and_fine_ones(side, coarse, fine):
     ablation, overlaps = RefinedPairs(side, side, *coarse, *fine), oracle.overlaps(side, coarse, fine)
     assert ablation.side**2 == len(overlaps)
-    for mask, (first, second) in zip(ablation.masks(), combinations(overlaps, 2), strict=True):
-        assert {tuple(pixel) for pixel in (~mask).nonzero().tolist()} == first | second
+    for mask, (i, j) in zip(ablation.masks(), oracle.pairs_and_singles(len(overlaps)), strict=True):
+        assert {tuple(pixel) for pixel in (~mask).nonzero().tolist()} == overlaps[i] | overlaps[j]
     numbers = (ablation.of_coarse, coarse), (ablation.of_fine, fine)
     for of_kind, kind in numbers:
         windows = oracle.windows(side, side, *kind)
@@ -51,22 +49,18 @@ def test_windows_are_the_overlaps_of_coarse_and_fine_ones(side, coarse, fine):
 @pytest.mark.parametrize(("side", "coarse", "fine"), SIZES)
 def test_logits_are_those_of_the_definition(side, coarse, fine):
     network, ablation, refined, images = case(side, coarse, fine)
-    pairs = {kind: list(combinations(range(kind[1] ** 2), 2)) for kind in (coarse, fine)}
+    pairs = {kind: list(map(set, oracle.pairs_and_singles(kind[1] ** 2))) for kind in (coarse, fine)}
     shares = []
     for image, found in zip(images, refined(images), strict=True):
         seen = {kind: oracle.encoded(image.float(), oracle.window_pairs(side, side, *kind)) for kind in pairs}
         of_coarse, of_fine = (network(seen[kind].double()) for kind in (coarse, fine))
-        for number, (a, b) in enumerate(combinations(range(ablation.side**2), 2)):
-            in_coarse = {int(ablation.of_coarse[a]), int(ablation.of_coarse[b])}
-            in_fine = tuple(sorted({int(ablation.of_fine[a]), int(ablation.of_fine[b])}))
-            hiding = [i for i, pair in enumerate(pairs[coarse]) if in_coarse <= set(pair)]
-            without = of_coarse[hiding].mean(dim=0)
+        for number, two in enumerate(map(list, oracle.pairs_and_singles(ablation.side**2))):
+            in_coarse, in_fine = (set(along[two].tolist()) for along in (ablation.of_coarse, ablation.of_fine))
+            without, finer = of_coarse[pairs[coarse].index(in_coarse)], of_fine[pairs[fine].index(in_fine)]
             second, first = without.sort().values[-2:]
-            share = min(1.0, float(first - second))
-            if len(in_coarse) == len(in_fine) == 2:
-                shares.append(share)
-                without = share * without + (1 - share) * of_fine[pairs[fine].index(in_fine)]
-            assert torch.allclose(found[number], without, rtol=1e-5, atol=1e-5)
+            shares.append(min(1.0, float(first - second)))
+            wanted = shares[-1] * without + (1 - shares[-1]) * finer
+            assert torch.allclose(found[number], wanted, rtol=1e-5, atol=1e-5)
     assert min(shares) < 0.5 and max(shares) == 1
 
 

@@ -18,6 +18,7 @@ from patchcert.patch import Patch
 from patchcert.small_networks import cifar_resnet, network_of_copies
 from tests import oracle
 from tests.helpers import run_here, succeed
+from tests.test_linked import two_rounds_by_hand
 from tests.test_pictures import write_pictures
 
 WINDOWS = ["--window_size", 8, "--per_side", 3]  # they begin at 0, 4 and 8, and hold patches up to 5 × 5
@@ -59,19 +60,23 @@ def test_certifying_counts_what_the_definition_gives(folder, arithmetic):
     network = network_of_copies("pooled", classes=3).eval()
     network.load_state_dict(torch.load(folder / "checkpoints" / NAME, weights_only=True)["net"])
     shown = oracle.window_pairs(16, 16, 8, 3)
-    places = oracle.touched(shown, 16, 16, (5, 5)).unique(dim=0)
-    assert len(shown) == 36 and len(places) == 9
+    pairs = list(map(set, oracle.pairs_and_singles(9)))
+    assert len(shown) == 45 == len(pairs)
     images = load_folder(folder / "small", train=False, image_size=16).images / 255
     for row, image in zip(rows, images, strict=True):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bool(arithmetic)):
             scores = network(oracle.encoded(image, shown)).double()
-        predicted = oracle.double_masked(scores, places)
+        table = torch.stack([torch.stack([scores[pairs.index({i, j})] for j in range(9)]) for i in range(9)])
+        predicted = two_rounds_by_hand(table)
         assert int(row["predicted"]) == predicted
         leads = scores[:, [predicted]] - scores
         leads[:, predicted] = torch.inf
         needed = 0.1 + RELATIVE_MARGINS["bfloat16" if arithmetic else "float32"] * scores.abs().amax(dim=1)
         assert (row["certified"] == "True") == (leads > needed[:, None]).all()
+        assert 9 <= int(row["passes"]) <= 45 and (row["left_early"] == "True") <= (row["certified"] == "False")
+        assert row["left_early"] == "True" or int(row["passes"]) == 45
     assert record["certified_correct"] + record["certified_wrong"] > 0
+    assert record["passes"] == sum(int(row["passes"]) for row in rows) < 45 * len(rows)
 
 
 def test_attacks_flip_nothing_that_is_certified(folder):

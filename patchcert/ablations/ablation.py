@@ -37,6 +37,7 @@ class Ablation(ABC):
     Attributes:
         height, width: H and W, pixels.
         count: A, the number of ablated copies.
+        drawn: how many of them, from the first on, training draws from; None for all.
         cells: (H, W) int64, the cell that each pixel belongs to; −1 where no copy ever shows the pixel.
         cell_count: number of cells.
     """
@@ -44,6 +45,7 @@ class Ablation(ABC):
     height: int
     width: int
     count: int
+    drawn: int | None = None
     cells: Tensor
     cell_count: int
 

@@ -1,4 +1,4 @@
-"""Ablated copies that show everything but two windows, by themselves and beside bands."""
+"""Ablated copies that show everything but one window or two, by themselves and beside bands."""
 
 import math
 from typing import Self
@@ -16,11 +16,11 @@ MOST_PER_SIDE = 8
 
 
 class WindowPairs(Ablation):
-    """Everything but two of k × k square windows of w × w pixels, which lie evenly over the image (k = `per_side`).
+    """Everything but one or two of k × k square windows of w × w pixels, which lie evenly over the image.
 
-    One ablation for every pair of windows, the masks of PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security
-    2022). A window hides every patch that it holds, and of any two windows there is a copy that hides both. Patches fit
-    if some window holds them wherever they are.
+    One ablation for every pair of the k² windows (k = `per_side`) and, after these, one for each window, the masks of
+    PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022). A window hides every patch that it holds, and
+    of any two windows there is a copy that hides both. Patches fit if some window holds them wherever they are.
 
     Args:
         height, width: H and W of the images, pixels.
@@ -57,14 +57,15 @@ class WindowPairs(Ablation):
 
     def _lay(self, height: int, width: int, window_size: int, per_side: int, side: int) -> None:
         self.height, self.width, self.window_size, self.per_side = height, width, window_size, per_side
-        self.side, self.count = side, math.comb(side**2, 2)
+        self.side, self.drawn = side, math.comb(side**2, 2)
+        self.count = self.drawn + side**2
         row, column = (_stretches(*self._spans(size), size) for size in (height, width))
         self.cells = row[:, None] * (int(column[-1]) + 1) + column
         self.cell_count = int(self.cells[-1, -1]) + 1
 
     def __str__(self) -> str:
         size = self.window_size
-        return f"{self.count} copies without two of {self.per_side**2} windows of {size} × {size} pixels"
+        return f"{self.count} copies without one or two of {self.per_side**2} windows of {size} × {size} pixels"
 
     def windows(self) -> Tensor:
         """(k², H, W) bool: True in each window."""
@@ -83,22 +84,21 @@ class WindowPairs(Ablation):
 
     def cells_shown(self, indices: Tensor) -> Tensor:
         windows = self._cells_hidden()
-        first, second = torch.triu_indices(len(windows), len(windows), offset=1, device=indices.device)[:, indices]
+        first, second = self.windows_hidden()[:, indices]
         return ~(windows[first] | windows[second])
 
-    def pair_numbers(self) -> Tensor:
-        """(k², k²) int64: the number of the copy without two windows; −1 where they are one."""
-        first, second = torch.triu_indices(self.side**2, self.side**2, offset=1, device=self.cells.device)
-        numbers = torch.full((self.side**2, self.side**2), -1, device=self.cells.device)
+    def windows_hidden(self) -> Tensor:
+        """(2, A) int64: the two windows that each copy hides, which may be one."""
+        windows = torch.arange(self.side**2, device=self.cells.device)
+        pairs = torch.triu_indices(self.side**2, self.side**2, offset=1, device=self.cells.device)
+        return torch.cat([pairs, windows.expand(2, -1)], dim=1)
+
+    def copy_numbers(self) -> Tensor:
+        """(k², k²) int64: the number of the copy without two windows, or on the diagonal without one."""
+        first, second = self.windows_hidden()
+        numbers = torch.empty(self.side**2, self.side**2, dtype=torch.int64, device=self.cells.device)
         numbers[first, second] = numbers[second, first] = self._every()
         return numbers
-
-    def without_both(self, scores: Tensor) -> Tensor:
-        """(N, k², k², K): of scores (N, A, K) those without both windows, or the mean of those without one."""
-        numbers = self.pair_numbers()
-        found, one = scores[:, numbers], (numbers < 0)[..., None]
-        mean = found.masked_fill(one, 0).sum(dim=2, keepdim=True) / (self.side**2 - 1)
-        return torch.where(one, mean, found)
 
     def require_fits(self, option: str, patch: Patch) -> None:
         super().require_fits(option, patch)
@@ -138,7 +138,7 @@ class WindowPairs(Ablation):
 
 
 class RefinedPairs(WindowPairs):
-    """Everything but two windows, each where one of the `coarse` and one of the `fine` windows overlap.
+    """Everything but one or two windows, each where one of the `coarse` and one of the `fine` windows overlap.
 
     Whoever sees the image without two coarse windows sees no more of it than these copies show, nor does who sees it
     without two fine ones. The windows here are the overlaps that hold every patch that both kinds hold.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from patchcert.ablations.ablation import Ablation
 from patchcert.masking.double_masking import DoubleMasking, paired
-from patchcert.masking.linked import LinkedMasking
+from patchcert.masking.linked import WindowMasking
 from patchcert.patch import Patch
 from patchcert.votes.certificate import Certifier, Question, Tally
 
@@ -49,7 +49,7 @@ def of_scores(
         masking: of that patch, or of two such `patches`.
         scores: (N, A, K).
     """
-    if isinstance(masking, LinkedMasking):
+    if isinstance(masking, WindowMasking):
         at_places = masking.leads_at(winner, scores)
         return at_places.scatter(3, winner.view(-1, 1, 1, 1).expand(*at_places.shape[:3], 1), math.inf).amin(dim=3)
     leads = 0

@@ -84,7 +84,8 @@ class WindowMaskedClassifier(nn.Module):
             asked = two_rounds(self.windows.count, numerical_margin, certify)
             return noted(asked, self.windows.count, all_of_them=everything) if note or everything else asked
 
-        return ask_all(self._pixels(images), questions, self._logits, self.batch_size)
+        opened = ((image, questions()) for image in self._pixels(images))
+        return ask_all(opened, self._heard, self.batch_size)
 
     def alarms(self, images: Tensor | ArrayLike) -> Alarms:
         """What a defence with alarms against one patch says of the images; see `Alarms`. It costs M + 1 passes each.
@@ -111,7 +112,11 @@ class WindowMaskedClassifier(nn.Module):
     def _answers(self, image: Tensor, pairs: Tensor) -> Answers:
         """Those about one image (C, H, W) without the windows `pairs` (Q, 2)."""
         parts = pairs.split(self.batch_size)
-        return Answers.concatenate([Answers.of(self._logits(image.expand(len(p), -1, -1, -1), p)).cpu() for p in parts])
+        return Answers.concatenate([self._heard(image.expand(len(p), -1, -1, -1), p) for p in parts])
+
+    def _heard(self, images: Tensor, pairs: Tensor) -> Answers:
+        """About images (B, C, H, W) without the windows `pairs` (B, 2), on the CPU."""
+        return Answers.of(self._logits(images, pairs)).cpu()
 
     def logits(self, images: Tensor, pairs: Tensor) -> Tensor:
         """(B, K): what the network says of images (B, C, H, W) without the windows `pairs` (B, 2), with gradients."""

@@ -1,5 +1,7 @@
 """A network for bands and a network that sees all but two windows, as one network for all their copies."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +48,7 @@ class JointNetwork(nn.Module):
         self.bands, self.windows = bands, windows
         self.of_bands = Mirrored(bands, ablation.bands) if mirrored else bands
         of_windows = Mirrored(windows) if mirrored else windows
-        self.refined = isinstance(ablation.windows, RefinedPairs)
+        self.mirrored, self.refined = mirrored, isinstance(ablation.windows, RefinedPairs)
         if self.refined:
             self.of_windows = CoarsePairsFirst(of_windows, ablation.windows, sure)
             self.register_buffer("outside", _outside(ablation).float(), persistent=False)
@@ -57,6 +59,16 @@ class JointNetwork(nn.Module):
         unsure = {"sure": sure} if self.refined else {}
         self.description = {"name": "joint", **parts, "weight": weight, "mirrored": mirrored} | unsure
 
+    @property
+    def of_copy(self) -> nn.Module:
+        """Copies with hidden windows (B, 2C, H, W) to logits (B, K), of mirror images too where these are asked."""
+        return (self.of_windows.coarse if self.refined else self.of_windows).network
+
+    def compile(self, *arguments: Any, **settings: Any) -> None:
+        """Both networks, each by itself: they are asked apart, too."""
+        self.bands.compile(*arguments, **settings)
+        self.windows.compile(*arguments, **settings)
+
     def fold(self) -> None:
         """Turn both, once, into networks for evaluation alone, where they can be."""
         self.bands.fold()
@@ -66,7 +78,7 @@ class JointNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         bands = self.of_bands(images).float()
         if self.refined:
-            windows = self.of_windows(images, self._outside_windows(bands) / self.weight)
+            windows = self.of_windows(images, self.outside_windows(bands) / self.weight)
         else:
             windows = self.of_windows(images)
         return torch.cat([bands, self.weight * windows], dim=1)
@@ -84,7 +96,7 @@ class JointNetwork(nn.Module):
         of_windows = largest[:, self.outside.shape[1] :].amax(dim=1, keepdim=True) / self.weight
         return largest * (of_windows / (STEEP * self.of_windows.sure)).clamp(min=1)
 
-    def _outside_windows(self, bands: Tensor) -> Tensor:
+    def outside_windows(self, bands: Tensor) -> Tensor:
         """(N, A, K): of the bands' logits the sums over those that show nothing of the windows that a copy hides."""
         with torch.autocast(bands.device.type, enabled=False):
             return self.outside @ bands

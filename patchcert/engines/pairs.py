@@ -1,4 +1,4 @@
-"""What a base classifier says of all copies without two windows, without asking for each where that can be spared."""
+"""What a base classifier says of copies without one or two windows, without asking for each where it can be spared."""
 
 import torch
 from torch import Tensor, nn
@@ -32,26 +32,31 @@ class CoarsePairsFirst(nn.Module):
 
         t · coarse + (1 − t) · fine,    t = min(1, lead / sure),
 
-    coarse and fine being those of the base classifier without the two coarse and without the two fine windows in which
-    the copy's own windows lie, and lead that of the largest coarse logit over the next, after what others say of the
-    copy is added. So they follow from what the copy shows, without jumps, and fine copies are asked for only where
-    coarse ones are unsure. Windows that lie in one coarse window get the mean of all copies that hide it; these, and
-    such as lie in one fine window, are not refined.
+    coarse and fine being those of the base classifier without the coarse and without the fine windows in which the
+    copy's own windows lie, and lead that of the largest coarse logit over the next, after what others say of the copy
+    is added. So they follow from what the copy shows, without jumps, and fine copies are asked for only where coarse
+    ones are unsure.
 
     Args:
         network: base classifier, (B, 2C, H, W) to logits (B, K).
         sure: lead, in logits, from which on a coarse copy answers alone.
+
+    Attributes:
+        coarse_copies, fine_copies: (A,) int64, the numbers of those that a copy's logits come from.
+        fine_masks: (fine copies, H, W) bool, what these show.
     """
+
+    coarse_copies: Tensor
+    fine_copies: Tensor
+    fine_masks: Tensor
 
     def __init__(self, network: nn.Module, ablation: RefinedPairs, sure: float):
         super().__init__()
         self.coarse, self.sure = EveryPair(network, ablation.coarse), sure
-        pairs = torch.triu_indices(ablation.side**2, ablation.side**2, offset=1)
-        of_coarse, of_fine = ablation.of_coarse[pairs], ablation.of_fine[pairs]
-        refined = (of_coarse[0] != of_coarse[1]) & (of_fine[0] != of_fine[1])
+        windows = ablation.windows_hidden()
         buffers = {
-            "coarse_windows": of_coarse,
-            "fine_copies": ablation.fine.pair_numbers()[*of_fine].where(refined, -1),
+            "coarse_copies": ablation.coarse.copy_numbers()[*ablation.of_coarse[windows]],
+            "fine_copies": ablation.fine.copy_numbers()[*ablation.of_fine[windows]],
             "fine_masks": ablation.fine.masks(),
         }
         for name, tensor in buffers.items():
@@ -59,18 +64,26 @@ class CoarsePairsFirst(nn.Module):
 
     def forward(self, images: Tensor, others: Tensor | float = 0.0) -> Tensor:
         """The logits (N, A, K) of all copies; `others` (N, A, K) are what else is known of each, in the same units."""
-        without = self.coarse.ablation.without_both(self.coarse(images))[:, *self.coarse_windows]
-        highest = (without + others).topk(2, dim=2).values
-        share = ((highest[..., 0] - highest[..., 1]) / self.sure).clamp(max=1).masked_fill(self.fine_copies < 0, 1)
-        fine = self._fine(encode(images), share < 1, classes=without.shape[2])
+        coarse = self.coarse(images)[:, self.coarse_copies]
+        share = self.share(coarse, others)
+        fine = self._fine(encode(images), share < 1, classes=coarse.shape[2])
+        return self.mixed(share, coarse, fine[:, self.fine_copies])
+
+    def share(self, coarse: Tensor, others: Tensor | float) -> Tensor:
+        """(…): t of copies whose coarse logits are (…, K); `others` as of `forward`."""
+        highest = (coarse + others).topk(2, dim=-1).values
+        return ((highest[..., 0] - highest[..., 1]) / self.sure).clamp(max=1)
+
+    def mixed(self, share: Tensor, coarse: Tensor, fine: Tensor) -> Tensor:
+        """(…, K): the logits of copies of which t (…), coarse and fine logits are known."""
         share = share[..., None]
-        return share * without + (1 - share) * fine[:, self.fine_copies]
+        return share * coarse + (1 - share) * fine
 
     def _fine(self, encoded: Tensor, wanted: Tensor, classes: int) -> Tensor:
         """(N, fine copies, K): the logits of those that some of the `wanted` (N, A) copies take, else 0."""
         require_eval(self.coarse.network)
         asked = torch.zeros(len(encoded), len(self.fine_masks), dtype=torch.int64, device=encoded.device)
-        numbers = self.fine_copies.clamp(min=0).expand_as(wanted)
+        numbers = self.fine_copies.expand_as(wanted)
         image, copy = asked.scatter_add_(1, numbers, wanted.long()).nonzero(as_tuple=True)
         pieces = zip(image.split(COPIES_AT_ONCE), copy.split(COPIES_AT_ONCE), strict=True)
         found = torch.cat([self.coarse.network(encoded[i] * self.fine_masks[c][:, None]) for i, c in pieces])

@@ -10,6 +10,7 @@ from patchcert import distributed, results
 from patchcert.ablations.ablation import Ablation
 from patchcert.arithmetic import NUMERICAL_MARGINS
 from patchcert.classifiers import weak_spots
+from patchcert.classifiers.in_order import CopiesInOrder, OrderedVerdicts
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.classifiers.probing import Manner, note_numerical_margin
 from patchcert.cli import Parser
@@ -96,17 +97,20 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
             for patch, v in zip(maskings, verdicts, strict=True)
         ]
         within = {patch.size: int(v.within_margin.sum()) for patch, v in zip(maskings, verdicts, strict=True)}
-        about, close = summaries.of_masking(options, len(dataset), ablation), results.CloseLeads(within)
+        about, remarks = summaries.of_masking(options, len(dataset), ablation), [results.CloseLeads(within)]
+        if isinstance(verdicts[0], OrderedVerdicts):  # all sizes share their passes
+            remarks.append(results.Passes(len(dataset), int(verdicts[0].passes.sum())))
 
         def subject(number: int) -> reporting.Subject:
             patch, masking = list(maskings.items())[number]
             look = partial(_look, options, classifier, dataset, patch, masking, verdicts[number])
             about, margin = summaries.of_question(answers[number][0]), options.numerical_margin
-            leads, leads_are = verdicts[number].lead, "lead at the worst pair of masks"
+            leads, leads_are = verdicts[number].lead, "lead at the worst pair of masks that was asked for"
             return reporting.Subject(about, str(ablation), patch, look, leads, margin, leads_are, "logits")
 
         columns = [vars(v) for v in verdicts]
-        write_and_print(options, about, dataset, answers, columns, seconds, arithmetic, close, subject)
+        together = results.Together(remarks)
+        write_and_print(options, about, dataset, answers, columns, seconds, arithmetic, together, subject)
 
 
 def _look(
@@ -146,16 +150,23 @@ def _verdicts(
     margin: Margin,
     journal: Journal,
 ) -> list[MaskedVerdicts]:
-    """What each of `maskings` says of all images; each process looks at its share of them."""
+    """What each of `maskings` says of all images; each process looks at its share of them.
+
+    Copies with hidden windows are asked for in the order in which an image is decided soonest.
+    """
+    in_order = CopiesInOrder.of(classifier, options.batch_size)
 
     def look(images: Tensor, labels: Tensor) -> list[dict]:
+        if in_order:
+            with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+                return [vars(verdicts) for verdicts in in_order.verdicts(images, maskings, margin)]
         scores = _scores(options, classifier, images)
         magnitudes = classifier.magnitudes(scores)
         return [vars(masking.verdicts(scores, margin, magnitudes)) for masking in maskings]
 
-    parts = []
+    parts, kind = [], OrderedVerdicts if in_order else MaskedVerdicts
     with progress_bar(len(dataset), "certifying") as bar:
         for found, labels in journal.over(dataset, options.batch_size, look):
-            parts.append([MaskedVerdicts(**columns) for columns in found])
+            parts.append([kind(**columns) for columns in found])
             bar.update(len(labels) * distributed.world())
-    return [MaskedVerdicts.concatenate(answers).merged(len(dataset)) for answers in zip(*parts, strict=True)]
+    return [kind.concatenate(answers).merged(len(dataset)) for answers in zip(*parts, strict=True)]

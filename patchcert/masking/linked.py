@@ -1,27 +1,88 @@
-"""Double masking of bands and of windows at once: every place leaves out bands, and copies that do not hide it.
+"""Double masking of hidden windows, and of bands and windows at once: a place leaves out copies that do not hide it.
 
 Copies that hide two windows see nearly the whole picture, those that show one band see little that a patch could touch.
 What one kind is unsure of the other often knows, so that their scores together can certify more than either. Columns
 and rows are touched independently of each other, but which window hides a place follows from its row and its column.
 """
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
 from patchcert.ablations.ablation import Ablation
-from patchcert.ablations.windows import BandsAndWindows
+from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.errors import UsageError
 from patchcert.masking.double_masking import DoubleMasking, ahead, in_two_rounds, paired
 from patchcert.patch import Patch
 
 
-class LinkedMasking(DoubleMasking):
+class WindowMasking(DoubleMasking):
+    """The two-round prediction from the scores of all copies of `WindowPairs`, and its certificate: PatchCleanser's.
+
+    Some window holds the patch wherever it lies. A place is a window here; left out are all copies but those that hide
+    it. For a window alone the score is that of the copy without it, for two that of the copy without both.
+
+    Attributes:
+        touched: (k², A) bool in a list, the copies that do not hide each window; `kept` is empty.
+        holding: for each row, and column, at which the patch can begin the row, or column, of windows that hold it.
+        window_at: (P,) int64, the number of the window that is hidden for each of the places.
+
+    Raises:
+        UsageError: no window holds the patch, or two patches are asked about.
+    """
+
+    def __init__(self, ablation: WindowPairs, patch: Patch, patches: int = 1):
+        if patches != 1:
+            raise UsageError("patches", patches, "expected 1: windows are masked against one patch, or two as alarms")
+        self.side, self.windows = ablation.side, ablation
+        self.holding = list(ablation.holding(patch))
+        every = torch.arange(self.side**2, device=ablation.cells.device)
+        self.touched = [(every[:, None, None] != ablation.windows_hidden()).all(dim=1)]
+        self.kept, self.sizes, self.window_at = [], [ablation.count], every
+
+    def to(self, device: torch.device | str) -> Self:
+        self.holding = [along.to(device) for along in self.holding]
+        self.window_at = self.window_at.to(device)
+        self.windows.to(device)
+        return super().to(device)
+
+    def leads_at(self, winner: Tensor, scores: Tensor) -> Tensor:
+        """(N, rows, columns, K): how far the `winner` (N,) is ahead with a patch at each place and a second mask.
+
+        The second one lies where it hurts most.
+        """
+        of_rows, of_columns = self.holding
+        return self.leads_by_set(winner, scores)[0].unflatten(1, (self.side, self.side))[:, of_rows][:, :, of_columns]
+
+    def of_bands(self, scores: Tensor) -> list[Tensor]:
+        """For each family of bands the float64 sums (N, L(L+1)/2, K) that pairs of places leave of (N, bands, K)."""
+        return []
+
+    def first_round(self, bands: list[Tensor], singles: Tensor) -> Tensor:
+        """(N, P, K): what each place leaves, from the sums `of_bands` and the scores (N, k², K) without one window."""
+        return singles
+
+    def bands_ahead(self, winner: Tensor, bands: list[Tensor]) -> Tensor | float:
+        """(N, k², k², K): how far the `winner` (N,) is ahead in bands at the worst places of two windows each."""
+        return 0.0
+
+    def bands_ahead_from(self, places: Tensor, winner: Tensor, bands: list[Tensor]) -> Tensor:
+        """(P', k², K): the same of one image at some `places` (P',) and the worst place of a second window."""
+        return torch.zeros(len(places), self.side**2, 1, device=places.device)
+
+    def _sums(self, scores: Tensor) -> list[Tensor]:
+        upper = torch.triu_indices(self.side**2, self.side**2, device=scores.device)
+        return [scores[:, self.windows.copy_numbers()[*upper]]]
+
+
+class LinkedMasking(WindowMasking):
     """The two-round prediction from the scores of all copies of `BandsAndWindows`, and its certificate.
 
     A place is a row r and a column c. Left out are the columns and rows that the patch touches there, and all windows'
     copies but those that hide the first window which holds the patch, w(r, c); a patch there touches none of these. For
-    a pair of places the scores of the bands that are left are added up, and that of the copy which hides both windows;
-    where they are one, the mean of the copies that hide it. So the sums are
+    a pair of places the scores of the bands that are left are added up, and that of the copy which hides both windows,
+    or the one window that they are. So the sums are
 
         columns[c, c'] + rows[r, r'] + windows[w(r, c), w(r', c')],
 
@@ -29,41 +90,24 @@ class LinkedMasking(DoubleMasking):
 
     Attributes:
         touched: of columns, rows and windows, as of `DoubleMasking`; `kept` of columns and rows alone.
-        holding: for each row r, and each column c, the number of the row, or column, of windows that hold the patch.
+        holding, window_at: as of `WindowMasking`; places are row by row.
 
     Raises:
         UsageError: no window holds the patch, or two patches are asked about.
     """
 
     def __init__(self, ablation: BandsAndWindows, patch: Patch, patches: int = 1):
-        if patches != 1:
-            raise UsageError("patches", patches, "expected 1: bands and windows are masked together against one patch")
-        self.side = ablation.windows.side
-        self.holding = list(ablation.windows.holding(patch))
+        super().__init__(ablation.windows, patch, patches)
+        windows = self.touched
         places = [len(along) for along in self.holding]
         touched = ablation.touched_by(patch).unflatten(0, places)  # (Lr, Lc, A)
         columns, rows = touched[0, :, : ablation.width], touched[:, 0, ablation.width : ablation.bands.count]
         self._keep([columns, rows])
-        self.bands, self.windows = ablation.bands.count, ablation.windows
-        pairs = torch.triu_indices(self.side**2, self.side**2, offset=1, device=rows.device)
-        self.touched.append((torch.arange(self.side**2, device=rows.device)[:, None, None] != pairs).all(dim=1))
-
-    def to(self, device: torch.device | str) -> "LinkedMasking":
-        self.holding = [along.to(device) for along in self.holding]
-        self.windows.to(device)
-        return super().to(device)
-
-    def _sums(self, scores: Tensor) -> list[Tensor]:
-        of_bands, of_windows = scores.tensor_split([self.bands], dim=1)
-        hidden = self.windows.without_both(of_windows)
-        upper = torch.triu_indices(self.side**2, self.side**2, device=scores.device)
-        return [*super()._sums(of_bands), hidden[:, *upper]]
+        self.bands, self.touched = ablation.bands.count, self.touched + windows
+        of_rows, of_columns = self.holding
+        self.window_at = (of_rows[:, None] * self.side + of_columns).flatten()
 
     def leads_at(self, winner: Tensor, scores: Tensor) -> Tensor:
-        """(N, rows, columns, K): how far the `winner` (N,) is ahead with a patch at each place and a second mask.
-
-        The second one lies where it hurts most.
-        """
         return torch.cat(
             [
                 self._worst_second([ahead(some, paired(family)) for family in sums])
@@ -71,25 +115,51 @@ class LinkedMasking(DoubleMasking):
             ]
         )
 
-    def _worst_leads(self, winner: Tensor, sums: list[Tensor]) -> Tensor:
-        columns, rows, windows = (ahead(winner, paired(family)) for family in sums)
+    def of_bands(self, scores: Tensor) -> list[Tensor]:
+        return DoubleMasking._sums(self, scores.double())
+
+    def first_round(self, bands: list[Tensor], singles: Tensor) -> Tensor:
+        return self._at_places([*map(paired, bands), singles])
+
+    def bands_ahead(self, winner: Tensor, bands: list[Tensor]) -> Tensor | float:
+        columns, rows = (ahead(winner, paired(family)) for family in bands)
         rows, columns = (
             self._worst_of_windows(self._worst_of_windows(leads, along).transpose(1, 2), along)
             for leads, along in zip((rows, columns), self.holding, strict=True)
         )  # (N, k, k, K), of the second place before the first
-        hidden = windows.unflatten(2, (self.side, self.side)).unflatten(1, (self.side, self.side))
-        return (rows[:, :, None, :, None] + columns[:, None, :, None] + hidden).amin(dim=(1, 2, 3, 4))
+        return (rows[:, :, None, :, None] + columns[:, None, :, None]).flatten(3, 4).flatten(1, 2)
+
+    def bands_ahead_from(self, places: Tensor, winner: Tensor, bands: list[Tensor]) -> Tensor:
+        row, column = places // len(self.holding[1]), places % len(self.holding[1])
+        columns, rows = (
+            self._worst_of_windows(ahead(winner, paired(family))[:, numbers], along)[0]  # (P', k, K)
+            for family, numbers, along in zip(bands, (column, row), reversed(self.holding), strict=True)
+        )
+        return (rows[:, :, None] + columns[:, None]).flatten(1, 2)
+
+    def _sums(self, scores: Tensor) -> list[Tensor]:
+        of_bands, of_windows = scores.tensor_split([self.bands], dim=1)
+        return [*DoubleMasking._sums(self, of_bands), *super()._sums(of_windows)]
+
+    def _worst_leads(self, winner: Tensor, sums: list[Tensor]) -> Tensor:
+        *bands, windows = sums
+        return (self.bands_ahead(winner, bands) + ahead(winner, paired(windows))).amin(dim=(1, 2))
 
     def _two_rounds(self, sums: list[Tensor]) -> Tensor:
-        columns, rows, windows = (family.diagonal(dim1=1, dim2=2).transpose(1, 2) for family in sums)
-        of_rows, of_columns = self.holding
-        hidden = windows.unflatten(1, (self.side, self.side))[:, of_rows][:, :, of_columns]  # (N, Lr, Lc, K)
+        *bands, windows = sums
 
         def worst(asked: Tensor, dissenting: int) -> Tensor:
             leads = [family[asked][..., dissenting, None] - family[asked] for family in sums]
             return self._worst_second(leads).flatten(1, 2)
 
-        return in_two_rounds((rows[:, :, None] + columns[:, None] + hidden).flatten(1, 2), worst)
+        singles = windows.diagonal(dim1=1, dim2=2).transpose(1, 2)
+        return in_two_rounds(self._at_places([*bands, singles]), worst)
+
+    def _at_places(self, sums: list[Tensor]) -> Tensor:
+        """(N, P, K): what each place leaves of columns and rows (N, L, L, K), and of copies without one window."""
+        *bands, singles = sums
+        columns, rows = (family.diagonal(dim1=1, dim2=2).transpose(1, 2) for family in bands)
+        return (rows[:, :, None] + columns[:, None]).flatten(1, 2) + singles[:, self.window_at]
 
     def _worst_second(self, leads: list[Tensor]) -> Tensor:
         """(N, Lr, Lc, K): at each first place the least lead over all second ones.
@@ -114,7 +184,9 @@ def masking_of(ablation: Ablation, patch: Patch, patches: int = 1) -> DoubleMask
     """The double masking of these copies.
 
     Raises:
-        UsageError: see `DoubleMasking` and `LinkedMasking`.
+        UsageError: see `DoubleMasking`, `WindowMasking` and `LinkedMasking`.
     """
-    kind = LinkedMasking if isinstance(ablation, BandsAndWindows) else DoubleMasking
+    if isinstance(ablation, BandsAndWindows):
+        return LinkedMasking(ablation, patch, patches)
+    kind = WindowMasking if isinstance(ablation, WindowPairs) else DoubleMasking
     return kind(ablation, patch, patches)

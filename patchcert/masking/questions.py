@@ -13,6 +13,7 @@ certain. `ask_all` puts the questions of many images into full batches.
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -50,6 +51,9 @@ class WindowVerdict:
     within_margin: bool = False
     answers: Answers | None = None
 
+
+Heard = TypeVar("Heard", Answers, Tensor)
+Found = TypeVar("Found")
 
 Questions = Generator[Tensor, Answers, WindowVerdict]
 """Yields pairs of windows (B, 2), is sent their answers, returns the verdict."""
@@ -103,39 +107,38 @@ def _pairs_hardest_first(leads: Tensor) -> Tensor:
 
 
 def ask_all(
-    images: Iterable[Tensor],
-    questions: Callable[[], Questions],
-    network: Callable[[Tensor, Tensor], Tensor],
+    images: Iterable[tuple[Tensor, Generator[Tensor, Heard, Found]]],
+    answers: Callable[[Tensor, Tensor], Heard],
     batch_size: int,
-) -> Iterator[WindowVerdict]:
-    """Yield the verdicts on `images` (C, H, W) in their order; no batch but the last ones is left half empty.
+) -> Iterator[Found]:
+    """Yield what is found of images in their order; no batch but the last ones is left half empty.
 
     Args:
-        questions: begins those about one image.
-        network: images (B, C, H, W) and pairs of windows (B, 2) to logits (B, K).
+        images: (C, H, W), each with the questions about it.
+        answers: from images (B, C, H, W) and one question about each (B, …).
         batch_size: B at most.
     """
     waiting, opened, finished = deque(), 0, {}
     arriving, next_out = iter(images), 0
     while True:
         while sum(len(image.missing) for image in waiting) < batch_size:
-            image = next(arriving, None)
-            if image is None:
+            arrived = next(arriving, None)
+            if arrived is None:
                 break
-            waiting.append(_Opened(opened, image, questions()))
+            waiting.append(_Opened(opened, *arrived))
             opened += 1
         if not waiting:
             return
         batch = _fill(waiting, batch_size)
         pixels = torch.stack([image.pixels for image, pairs in batch for _ in pairs])
-        answers = Answers.of(network(pixels, torch.cat([pairs for _, pairs in batch]))).cpu()
+        heard = answers(pixels, torch.cat([pairs for _, pairs in batch]))
         start = 0
         for image, pairs in batch:
-            image.hear(answers[start : start + len(pairs)])
+            image.hear(heard[start : start + len(pairs)])
             start += len(pairs)
-        for image in [image for image in waiting if image.verdict is not None]:
+        for image in [image for image in waiting if image.ended]:
             waiting.remove(image)
-            finished[image.number] = image.verdict
+            finished[image.number] = image.found
         while next_out in finished:
             yield finished.pop(next_out)
             next_out += 1
@@ -144,22 +147,26 @@ def ask_all(
 class _Opened:
     """An image whose questions are being asked."""
 
-    def __init__(self, number: int, pixels: Tensor, questions: Questions):
+    def __init__(self, number: int, pixels: Tensor, questions: Generator):
         self.number, self.pixels, self.questions = number, pixels, questions
-        self.verdict: WindowVerdict | None = None
+        self.found, self.ended = None, False
         self.missing, self.heard = next(questions), []
 
-    def hear(self, answers: Answers) -> None:
+    def hear(self, answers: Answers | Tensor) -> None:
         """Take the answers to the first of the `missing` questions; go on when all are there."""
         self.heard.append(answers)
         self.missing = self.missing[len(answers) :]
         if len(self.missing):
             return
-        heard, self.heard = Answers.concatenate(self.heard), []
+        heard, self.heard = _together(self.heard), []
         try:
             self.missing = self.questions.send(heard)
         except StopIteration as end:
-            self.verdict = end.value
+            self.found, self.ended = end.value, True
+
+
+def _together(parts: list) -> Answers | Tensor:
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else Answers.concatenate(parts)
 
 
 def _fill(waiting: Iterable[_Opened], batch_size: int) -> list[tuple[_Opened, Tensor]]:

@@ -191,7 +191,7 @@ def hardest_pair(network: nn.Module, images: Tensor, labels: Tensor, ablation: W
         (N,) int64, the number of the copy without both, and (N,) float, 1 where the network, in evaluation mode, is
         right about all copies that it was asked for.
     """
-    encoded, numbers = encode(images), ablation.pair_numbers()
+    encoded, numbers = encode(images), ablation.copy_numbers()
     windows = ablation.windows().to(images.device)
     right = torch.ones(len(images), device=images.device)
 
@@ -225,9 +225,8 @@ def ablated(images: Tensor, ablation: Ablation | None, generator: torch.Generato
     """
     if ablation is None:
         return images
-    indices = torch.randint(
-        ablation.count, (len(images) if per == "sample" else 1,), generator=generator, device=images.device
-    )
+    number = len(images) if per == "sample" else 1
+    indices = torch.randint(ablation.drawn or ablation.count, (number,), generator=generator, device=images.device)
     return ablation.as_seen(encode(images) * ablation.masks(indices)[:, None])
 
 

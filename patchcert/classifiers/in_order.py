@@ -1,0 +1,322 @@
+"""Double masking of windows, and of bands and windows, that asks for copies in the order in which it is over soonest.
+
+What bands say of an image takes one pass, and is asked first. Copies without one window answer the first round. If its
+answers differ, some pair of places cannot give the class of both, so there is no certificate, and the second round asks
+for pairs of the places that dissent, until each is refuted. If they agree, that is the prediction, and every pair of
+windows is asked for, those first of which least is expected, until one of them refutes it.
+
+That bounds are sound needs no bound on what is not asked: bands are known before, so that a pair of windows is judged
+by its exact lead, the one that asking for everything gives it; and one pair that fails is enough. Whatever was not
+refuted has been asked for wholly, and is judged by `WindowMasking.verdicts`, as where everything is asked for.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from patchcert import networks
+from patchcert.ablations.ablation import encode
+from patchcert.ablations.windows import BandsAndWindows, WindowPairs
+from patchcert.classifiers.modules import SmoothedClassifier
+from patchcert.engines import asking
+from patchcert.engines.joint import JointNetwork
+from patchcert.engines.pairs import COPIES_AT_ONCE
+from patchcert.masking.double_masking import MaskedVerdicts, ahead, beats_all
+from patchcert.masking.linked import WindowMasking
+from patchcert.masking.margins import Margin
+from patchcert.masking.questions import ask_all
+
+AT_ONCE = 4
+"""Copies that are asked for before the first look at what they say; then twice as many each time."""
+
+
+@dataclass(frozen=True)
+class OrderedVerdicts(MaskedVerdicts):
+    """The same, with what it took; all tensors are (N,).
+
+    Attributes:
+        left_early: bool, whether something was not asked for; the worst lead is then at most `lead`.
+        passes: int64, of the network for windows, whatever was asked; mirror images count, too.
+    """
+
+    left_early: Tensor
+    passes: Tensor
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """What the rounds for one patch say of one image; `lead` is the least that was seen."""
+
+    predicted: int
+    lead: float
+    refuted: bool
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What was found out about one image: a decision for each patch, and the logits (A, K) of copies with windows."""
+
+    decisions: list[_Decision]
+    logits: Tensor
+    passes: int
+
+
+_Questions = Generator[Tensor, Tensor, _Heard]
+"""Yields numbers of questions (B,), is sent the logits (B, K), returns what was found out."""
+
+_Asking = Generator[Tensor, Tensor, None]
+
+
+class CopiesInOrder:
+    """Asks the network of a classifier about copies with hidden windows one by one.
+
+    Args:
+        classifier: its copies are `WindowPairs`, or `BandsAndWindows` of a `JointNetwork`.
+        batch_size: copies per call of the network.
+    """
+
+    def __init__(self, classifier: SmoothedClassifier, batch_size: int):
+        self.classifier, self.batch_size = classifier, batch_size
+        network, ablation = networks.put_into_eval(classifier.network), classifier.ablation
+        self.joint = network if isinstance(network, JointNetwork) else None
+        self.weight = float(network.weight) if self.joint else 1.0
+        self.windows: WindowPairs = ablation.windows if isinstance(ablation, BandsAndWindows) else ablation
+        self.network: nn.Module = network.of_copy if self.joint else network
+        self.refined = network.of_windows if self.joint and network.refined else None
+        kinds = [self.windows.coarse, self.windows.fine] if self.refined else [self.windows]
+        self.masks = torch.cat([kind.masks() for kind in kinds])  # (Q, H, W): what is shown where a question is asked
+        every = torch.arange(self.windows.count, device=self.masks.device)
+        self.coarse = self.refined.coarse_copies if self.refined else every
+        self.fine = self.refined.fine_copies + self.windows.coarse.count if self.refined else every
+
+    @classmethod
+    def of(cls, classifier: SmoothedClassifier, batch_size: int) -> Self | None:
+        """That of a classifier whose copies can be asked for one by one; None of others.
+
+        Args:
+            batch_size: copies per call of the network, or images, of a joint one.
+        """
+        if isinstance(classifier.network, JointNetwork):
+            return cls(classifier, max(batch_size, COPIES_AT_ONCE))
+        if isinstance(classifier.ablation, WindowPairs) and not classifier.limited_reach:
+            return cls(classifier, batch_size)
+        return None
+
+    @torch.inference_mode()
+    def verdicts(
+        self, images: Tensor, maskings: Sequence[WindowMasking], margin: Margin, certify: bool = True
+    ) -> list[OrderedVerdicts]:
+        """Those of `WindowMasking.verdicts` for each of `maskings`, with no more questions than they take.
+
+        Args:
+            images: (N, C, H, W) in [0, 1].
+            certify: whether pairs are asked for where all windows agree, too; the prediction needs none then.
+        """
+        bands = self._bands(images)
+        sums = [masking.of_bands(bands) for masking in maskings]
+        others = self.joint.outside_windows(bands) / self.weight if self.refined else [0.0] * len(images)
+        opened = (
+            (image, self._questions(others[n], maskings, [[s[n : n + 1] for s in of_one] for of_one in sums], certify))
+            for n, image in enumerate(images)
+        )
+        heard = list(ask_all(opened, self._answers, self.batch_size))
+        scores = self.weight * torch.stack([one.logits for one in heard])
+        if self.joint:
+            scores = torch.cat([bands, scores], dim=1)
+        passes = torch.tensor([one.passes for one in heard]) * (2 if self.joint and self.joint.mirrored else 1)
+        return [
+            self._settled(masking, margin, [one.decisions[n] for one in heard], scores, passes)
+            for n, masking in enumerate(maskings)
+        ]
+
+    def _settled(
+        self, masking: WindowMasking, margin: Margin, decisions: list[_Decision], scores: Tensor, passes: Tensor
+    ) -> OrderedVerdicts:
+        """The verdicts that follow: as ever where nothing was refuted, and so all scores are known."""
+        refuted = torch.tensor([decision.refuted for decision in decisions], device=scores.device)
+        predicted = torch.tensor([decision.predicted for decision in decisions], device=scores.device)
+        lead = torch.tensor([decision.lead for decision in decisions], dtype=torch.float64, device=scores.device)
+        certified, within_margin = torch.zeros_like(refuted), torch.zeros_like(refuted)
+        known = (~refuted).nonzero().squeeze(1)
+        if len(known):
+            found = masking.verdicts(scores[known], margin, self.classifier.magnitudes(scores[known]))
+            predicted[known], lead[known] = found.predicted, found.lead
+            certified[known], within_margin[known] = found.certified, found.within_margin
+        return OrderedVerdicts(predicted, certified, lead, within_margin, refuted, passes.to(scores.device))
+
+    def _bands(self, images: Tensor) -> Tensor:
+        """(N, bands, K) float32, no bands where there is no network for them."""
+        if self.joint is None:
+            return images.new_zeros(len(images), 0, 1)
+        return networks.finite(self.joint.of_bands(images.clone()).float())
+
+    def _answers(self, images: Tensor, numbers: Tensor) -> Tensor:
+        """(B, K) float32: what the network says of images (B, C, H, W) where a question (B,) is asked of each."""
+        shown = encode(images) * self.masks[numbers.to(images.device)][:, None]
+        return networks.finite(networks.answer(self.network, shown, asking.OF_COPIES, len(shown)).float())
+
+    def _questions(
+        self, others: Tensor | float, maskings: Sequence[WindowMasking], bands: list[list[Tensor]], certify: bool
+    ) -> _Questions:
+        """About one image, of which `others` (A, K) is known of each copy, and of which the sums of `bands` are."""
+        copies = _Copies(self, others)
+        numbers = self.windows.copy_numbers()
+        singles = numbers.diagonal()
+        yield from copies.ask(singles[torch.cat([masking.window_at for masking in maskings]).unique()])
+        decisions = []
+        for masking, sums in zip(maskings, bands, strict=True):
+            rounds = _Rounds(copies, masking, sums, numbers, self.weight)
+            decisions.append((yield from rounds.decide(certify)))
+        return _Heard(decisions, copies.logits, copies.passes)
+
+
+class _Copies:
+    """What is known of the copies of one image: some logits."""
+
+    def __init__(self, source: CopiesInOrder, others: Tensor | float):
+        self.source, self.others, self.passes = source, others, 0
+        device = source.masks.device
+        self.heard = torch.zeros(len(source.masks), dtype=torch.bool, device=device)  # questions
+        self.known = torch.zeros(source.windows.count, dtype=torch.bool, device=device)  # copies
+        self.answers: Tensor | None = None  # (Q, K)
+        self.logits: Tensor | None = None  # (A, K)
+
+    def ask(self, copies: Tensor) -> _Asking:
+        """Get to know the `copies` (n,), and whatever others follow from what that takes."""
+        source = self.source
+        yield from self._hear(source.coarse[copies])
+        left = copies[~self.known[copies]]
+        if len(left):
+            yield from self._hear(source.fine[left])
+
+    def _hear(self, questions: Tensor) -> _Asking:
+        new = questions[~self.heard[questions]].unique()
+        if not len(new):
+            return
+        found = yield new
+        self.passes += len(new)
+        if self.answers is None:
+            self.answers = found.new_zeros(len(self.heard), found.shape[1])
+            self.logits = found.new_zeros(len(self.known), found.shape[1])
+        self.answers[new], self.heard[new] = found, True
+        self._follow()
+
+    def _follow(self) -> None:
+        """Fill in the logits of all copies of which enough was heard."""
+        source = self.source
+        new = (self.heard[source.coarse] & ~self.known).nonzero().squeeze(1)
+        coarse = self.answers[source.coarse[new]]
+        if source.refined:
+            others = self.others[new]
+            share = source.refined.share(coarse, others)
+            enough = (share == 1) | self.heard[source.fine[new]]
+            new, share, coarse = new[enough], share[enough], coarse[enough]
+            coarse = source.refined.mixed(share, coarse, self.answers[source.fine[new]])
+        self.logits[new], self.known[new] = coarse, True
+
+
+class _Rounds:
+    """The two rounds for one patch, on one image.
+
+    Args:
+        bands: of the image, see `WindowMasking.of_bands`.
+        numbers: (k², k²) int64, of copies.
+    """
+
+    def __init__(self, copies: _Copies, masking: WindowMasking, bands: list[Tensor], numbers: Tensor, weight: float):
+        self.copies, self.masking, self.bands, self.numbers, self.weight = copies, masking, bands, numbers, weight
+
+    def decide(self, certify: bool) -> Generator[Tensor, Tensor, _Decision]:
+        first = self.masking.first_round(self.bands, self._scores(self.numbers.diagonal())[None])[0]  # (P, K)
+        answers = first.argmax(dim=1)
+        counts = answers.bincount(minlength=first.shape[1])
+        predicted = int(counts.argmax())
+        for dissenting in counts.nonzero().squeeze(1).tolist():
+            if dissenting != predicted and (yield from self._confirmed(dissenting, answers == dissenting)):
+                predicted = dissenting
+                break  # no place of another answer is confirmed as well: without both there is one answer
+        if certify and int(counts.amax()) == len(answers):
+            return (yield from self._unanimous(predicted))
+        leads = ahead(torch.tensor([predicted], device=first.device), first[None])[0]
+        return _Decision(predicted, _least(leads, predicted), True)
+
+    def _unanimous(self, winner: int) -> Generator[Tensor, Tensor, _Decision]:
+        """Ask for every pair of windows until one of them does not give the `winner`."""
+        copies, least = self.copies, torch.inf
+        class_ = torch.tensor([winner], device=self.numbers.device)
+        first, second = self.masking.windows.windows_hidden()
+        bands = self.masking.bands_ahead(class_, self.bands)
+        bands = bands[0, first, second] if self.bands else torch.zeros(len(first), 1, device=first.device)
+        used = bands[:, 0] < torch.inf  # some place belongs to each of the two windows
+        expected = _expected(self._ahead(class_, self.numbers.diagonal()), first, second, bands, winner)
+        order = expected.argsort(stable=True)
+        order = order[used[order]]
+        asked, at_once = copies.known.new_zeros(len(used)), AT_ONCE
+        while True:
+            new = (copies.known & used & ~asked).nonzero().squeeze(1)
+            leads = bands[new] + self._ahead(class_, new)
+            least = min(least, _least(leads, winner))
+            if not beats_all(leads, class_.expand(len(new))).all():
+                return _Decision(winner, least, True)
+            asked[new] = True
+            left = order[~asked[order]]
+            if not len(left):
+                return _Decision(winner, least, False)
+            yield from copies.ask(left[:at_once])
+            at_once *= 2
+
+    def _confirmed(self, dissenting: int, places: Tensor) -> Generator[Tensor, Tensor, bool]:
+        """Whether some of the `places` (P,) bool gives that class with every second place besides it."""
+        masking, copies = self.masking, self.copies
+        class_ = torch.tensor([dissenting], device=self.numbers.device)
+        for window in masking.window_at[places].unique().tolist():
+            here = (places & (masking.window_at == window)).nonzero().squeeze(1)
+            bands = masking.bands_ahead_from(here, class_, self.bands)  # (P', k², K)
+            beside, used = self.numbers[window], (bands < torch.inf).any(dim=2).any(dim=0)
+            singles = self._ahead(class_, self.numbers.diagonal())
+            expected = _without(bands.amin(dim=0) + singles, dissenting).amin(dim=1)
+            order = expected.argsort(stable=True)
+            order, looked, at_once = order[used[order]], torch.zeros_like(used), AT_ONCE
+            while len(here):
+                new = (copies.known[beside] & used & ~looked).nonzero().squeeze(1)
+                leads = bands[:, new] + self._ahead(class_, beside[new])
+                stands = beats_all(leads, class_.expand(leads.shape[:2])).all(dim=1)
+                here, bands, looked[new] = here[stands], bands[stands], True
+                left = order[~looked[order]]
+                if len(here) and not len(left):
+                    return True
+                if len(here):
+                    yield from copies.ask(beside[left[:at_once]])
+                    at_once *= 2
+        return False
+
+    def _scores(self, numbers: Tensor) -> Tensor:
+        """(n, K) float64: the scores of some copies."""
+        return (self.weight * self.copies.logits[numbers]).double()
+
+    def _ahead(self, class_: Tensor, numbers: Tensor) -> Tensor:
+        """(n, K): how far the class (1,) is ahead in the scores of some copies."""
+        return ahead(class_, self._scores(numbers)[None])[0]
+
+
+def _expected(singles: Tensor, first: Tensor, second: Tensor, bands: Tensor, winner: int) -> Tensor:
+    """(A,): roughly how far the `winner` will be ahead without two windows each, from its leads without one (k², K).
+
+    Each window is taken to cost what it costs alone. The order follows from this, and nothing else does.
+    """
+    leads = bands + singles[first] + singles[second] - singles.amax(dim=0)
+    return _without(leads, winner).amin(dim=1)
+
+
+def _without(leads: Tensor, winner: int) -> Tensor:
+    """The leads (n, K) over all classes but the winner itself."""
+    own = torch.arange(leads.shape[1], device=leads.device) == winner
+    return leads.masked_fill(own, torch.inf)
+
+
+def _least(leads: Tensor, winner: int) -> float:
+    """The least of the leads (n, K), infinite if there is none."""
+    return float(_without(leads, winner).amin()) if leads.numel() else torch.inf

@@ -1,0 +1,182 @@
+"""Copies asked for in order: the verdicts of asking for everything, with fewer passes."""
+
+import pytest
+import torch
+from torch import nn
+
+from patchcert.ablations.windows import BandsAndWindows, WindowPairs
+from patchcert.classifiers import in_order
+from patchcert.classifiers.in_order import CopiesInOrder
+from patchcert.classifiers.modules import SmoothedClassifier
+from patchcert.engines.joint import JointNetwork
+from patchcert.masking.linked import LinkedMasking, masking_of
+from patchcert.masking.margins import Margin
+from patchcert.patch import Patch
+
+CLASSES, IMAGES, WEIGHT, SURE = 3, 100, 2.0, 4.0
+
+JOINT = [
+    (BandsAndWindows(6, 6, 1, 4, 3), [Patch(2, 2), Patch(1, 2)]),
+    (BandsAndWindows(7, 5, 3, 4, 2), [Patch(1, 1)]),
+    (BandsAndWindows(7, 7, 2, 5, 2, 4, 3), [Patch(2, 2), Patch(1, 2), Patch(1, 1)]),
+    (BandsAndWindows(8, 8, 2, 5, 3, 4, 4), [Patch(1, 2), Patch(2, 2)]),
+]
+ALONE = [(WindowPairs(6, 6, 4, 3), [Patch(2, 2), Patch(1, 2)]), (WindowPairs(7, 5, 4, 2), [Patch(1, 1)])]
+
+
+def whole_numbers(generator, questions, agreement):
+    """(N, Q, K): logits of images, each of which mostly has one class ahead, by few whole numbers: ties abound."""
+    logits = torch.randint(-1, 3, (IMAGES, questions, CLASSES), generator=generator).float()
+    leading = torch.randint(CLASSES, (IMAGES,), generator=generator)
+    ahead = torch.rand(IMAGES, questions, generator=generator) < agreement[:, None]
+    by = torch.tensor([3.0, 3.0, 3.0, 6.0]).repeat(IMAGES // 4)[:, None]
+    logits[torch.arange(IMAGES)[:, None], torch.arange(questions), leading[:, None]] += by * ahead
+    return logits
+
+
+class Looked(nn.Module):
+    """Copies of images that are all of one shade, their number, to the logits (N, Q, K) that a table has of them."""
+
+    def __init__(self, masks, table):
+        super().__init__()
+        self.masks, self.table, self.passes = masks, table, torch.zeros(len(table), dtype=torch.int64)
+
+    def forward(self, copies):
+        shown = (copies[:, 0] + copies[:, 1]) > 0
+        image = (copies[:, 0].flatten(1).amax(dim=1) * 255).round().long()
+        question = (self.masks == shown[:, None]).flatten(2).all(dim=2).int().argmax(dim=1)
+        self.passes += image.bincount(minlength=len(self.table))
+        return self.table[image, question]
+
+
+class LookedBands(nn.Module):
+    """The same for bands, of all of them at once."""
+
+    limited_reach, description = True, {}
+
+    def __init__(self, table):
+        super().__init__()
+        self.table = table
+
+    def require(self, ablation):
+        pass
+
+    def forward(self, images):
+        return self.table[(images[:, 0, 0, 0] * 255).round().long()]
+
+
+def case(ablation, seed=0):
+    """A classifier of looked up logits, the network that counts, and images."""
+    generator = torch.Generator().manual_seed(seed)
+    agreement = torch.tensor([0.8, 0.95, 1.0, 1.0]).repeat(IMAGES // 4)
+    joint = isinstance(ablation, BandsAndWindows)
+    windows = ablation.windows if joint else ablation
+    kinds = [windows.coarse, windows.fine] if hasattr(windows, "coarse") else [windows]
+    masks = torch.cat([kind.masks() for kind in kinds])
+    network = Looked(masks, whole_numbers(generator, len(masks), agreement))
+    images = (torch.arange(IMAGES) / 255).view(-1, 1, 1, 1).expand(-1, 1, ablation.height, ablation.width).clone()
+    if not joint:
+        return SmoothedClassifier(network, ablation), network, images
+    bands = LookedBands((whole_numbers(generator, ablation.bands.count, agreement) / 2).round())
+    both = JointNetwork(bands, network, ablation, WEIGHT, SURE).eval()
+    return SmoothedClassifier(both, ablation), network, images
+
+
+def everything(classifier, maskings, images, margin):
+    scores = torch.cat(list(classifier.every_copy(images, 1000)))
+    return [masking.verdicts(scores, margin, classifier.magnitudes(scores)) for masking in maskings]
+
+
+def differing(found, wanted):
+    """How many verdicts are others; leads may only be larger where an image was left early."""
+    leads = torch.where(found.left_early, found.lead >= wanted.lead, found.lead == wanted.lead)
+    same = leads & (found.predicted == wanted.predicted) & (found.certified == wanted.certified)
+    return int((~(same & (found.within_margin == wanted.within_margin))).sum())
+
+
+@pytest.mark.parametrize(
+    ("margin", "batch_size"), [(Margin(0.0), 500), (Margin(1.0), 3), (Margin.of_scores(1e-3, "bfloat16"), 100)]
+)
+@pytest.mark.parametrize(("ablation", "patches"), [*JOINT, *ALONE])
+def test_verdicts_are_those_of_asking_for_everything(ablation, patches, margin, batch_size):
+    classifier, network, images = case(ablation)
+    maskings = [masking_of(ablation, patch) for patch in patches]
+    wanted = everything(classifier, maskings, images, margin)
+    network.passes.zero_()
+    found = CopiesInOrder(classifier, batch_size).verdicts(images, maskings, margin)
+    for own, plain in zip(found, wanted, strict=True):
+        assert differing(own, plain) == 0
+        assert 0 < plain.certified.sum() < IMAGES and len(plain.predicted.unique()) == CLASSES
+        assert torch.equal(own.passes, network.passes)
+        assert not (own.certified & own.left_early).any() and own.left_early.any()
+    early, passes = found[-1].left_early, network.passes.float()
+    assert passes[early].mean() < passes[~early].mean() and passes.amax() <= len(network.masks)
+
+
+def test_dissenters_that_are_confirmed_become_the_prediction():
+    confirmed = 0
+    for ablation, patches in (*JOINT, *ALONE):
+        classifier, _, images = case(ablation, seed=1)
+        masking = masking_of(ablation, patches[0])
+        (verdicts,) = CopiesInOrder(classifier, 100).verdicts(images, [masking], Margin(0.0))
+        (wanted,) = everything(classifier, [masking], images, Margin(0.0))
+        assert torch.equal(verdicts.predicted, wanted.predicted)
+        confirmed += int((verdicts.left_early & (verdicts.lead < 0)).sum())
+    assert confirmed > 0
+
+
+@pytest.mark.parametrize(("ablation", "patches"), [JOINT[0], *ALONE])
+def test_predictions_cost_one_pass_for_each_window_where_all_agree(ablation, patches):
+    classifier, network, images = case(ablation)
+    maskings = [masking_of(ablation, patch) for patch in patches]
+    wanted = everything(classifier, maskings, images, Margin(0.0))
+    network.passes.zero_()
+    found = CopiesInOrder(classifier, 64).verdicts(images, maskings, Margin(0.0), certify=False)
+    for own, plain in zip(found, wanted, strict=True):
+        assert torch.equal(own.predicted, plain.predicted) and not own.certified.any()
+    windows = ablation.windows if isinstance(ablation, BandsAndWindows) else ablation
+    assert (network.passes[wanted[0].certified] == windows.side**2).all()
+
+
+class WithoutBands(LinkedMasking):
+    """Broken: forgets what bands say of pairs."""
+
+    def bands_ahead(self, winner, bands):
+        return 0 * super().bands_ahead(winner, bands)
+
+
+class FirstPlaceAlone(LinkedMasking):
+    """Broken: of the bands of two windows, those that hurt least."""
+
+    def bands_ahead(self, winner, bands):
+        return -super().bands_ahead(winner, [-family for family in bands])
+
+
+def _early(rounds, winner):
+    """Broken: believes what it expects of pairs instead of asking for them."""
+    copies = rounds.copies
+    class_ = torch.tensor([winner])
+    first, second = rounds.masking.windows.windows_hidden()
+    bands = rounds.masking.bands_ahead(class_, rounds.bands)[0, first, second]
+    singles = rounds._ahead(class_, rounds.numbers.diagonal())
+    expected = in_order._expected(singles, first, second, bands, winner)
+    if (expected < 0).any():
+        return in_order._Decision(winner, float(expected.amin()), True)
+    yield from copies.ask(torch.arange(len(first)))
+    return in_order._Decision(winner, float(expected.amin()), False)
+
+
+@pytest.mark.parametrize("broken", [WithoutBands, FirstPlaceAlone, _early])
+def test_orders_that_decide_by_something_else_are_told(broken, monkeypatch):
+    wrong = 0
+    for ablation, patches in JOINT:
+        classifier, _, images = case(ablation)
+        wanted = everything(classifier, [masking_of(ablation, patches[0])], images, Margin(0.0))
+        if broken is _early:
+            monkeypatch.setattr(in_order._Rounds, "_unanimous", broken)
+            masking = masking_of(ablation, patches[0])
+        else:
+            masking = broken(ablation, patches[0])
+        (found,) = CopiesInOrder(classifier, 64).verdicts(images, [masking], Margin(0.0))
+        wrong += differing(found, wanted[0])
+    assert wrong > 0
