@@ -6,7 +6,7 @@ from torch import nn
 
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.classifiers import in_order
-from patchcert.classifiers.in_order import CopiesInOrder
+from patchcert.classifiers.in_order import CopiesInOrder, Wanted
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.engines.joint import JointNetwork
 from patchcert.masking.linked import LinkedMasking, masking_of
@@ -72,7 +72,7 @@ def case(ablation, seed=0):
     joint = isinstance(ablation, BandsAndWindows)
     windows = ablation.windows if joint else ablation
     kinds = [windows.coarse, windows.fine] if hasattr(windows, "coarse") else [windows]
-    masks = torch.cat([kind.masks() for kind in kinds])
+    masks = torch.cat([kind.masks() for kind in kinds] + [torch.ones(1, ablation.height, ablation.width).bool()])
     network = Looked(masks, whole_numbers(generator, len(masks), agreement))
     images = (torch.arange(IMAGES) / 255).view(-1, 1, 1, 1).expand(-1, 1, ablation.height, ablation.width).clone()
     if not joint:
@@ -103,14 +103,14 @@ def test_verdicts_are_those_of_asking_for_everything(ablation, patches, margin, 
     maskings = [masking_of(ablation, patch) for patch in patches]
     wanted = everything(classifier, maskings, images, margin)
     network.passes.zero_()
-    found = CopiesInOrder(classifier, batch_size).verdicts(images, maskings, margin)
+    found = [verdicts for verdicts, _ in CopiesInOrder(classifier, batch_size).look(images, maskings, margin)]
     for own, plain in zip(found, wanted, strict=True):
         assert differing(own, plain) == 0
         assert 0 < plain.certified.sum() < IMAGES and len(plain.predicted.unique()) == CLASSES
         assert torch.equal(own.passes, network.passes)
         assert not (own.certified & own.left_early).any() and own.left_early.any()
     early, passes = found[-1].left_early, network.passes.float()
-    assert passes[early].mean() < passes[~early].mean() and passes.amax() <= len(network.masks)
+    assert passes[early].mean() < passes[~early].mean() and passes.amax() < len(network.masks)
 
 
 def test_dissenters_that_are_confirmed_become_the_prediction():
@@ -118,7 +118,7 @@ def test_dissenters_that_are_confirmed_become_the_prediction():
     for ablation, patches in (*JOINT, *ALONE):
         classifier, _, images = case(ablation, seed=1)
         masking = masking_of(ablation, patches[0])
-        (verdicts,) = CopiesInOrder(classifier, 100).verdicts(images, [masking], Margin(0.0))
+        ((verdicts, _),) = CopiesInOrder(classifier, 100).look(images, [masking], Margin(0.0))
         (wanted,) = everything(classifier, [masking], images, Margin(0.0))
         assert torch.equal(verdicts.predicted, wanted.predicted)
         confirmed += int((verdicts.left_early & (verdicts.lead < 0)).sum())
@@ -131,11 +131,39 @@ def test_predictions_cost_one_pass_for_each_window_where_all_agree(ablation, pat
     maskings = [masking_of(ablation, patch) for patch in patches]
     wanted = everything(classifier, maskings, images, Margin(0.0))
     network.passes.zero_()
-    found = CopiesInOrder(classifier, 64).verdicts(images, maskings, Margin(0.0), certify=False)
-    for own, plain in zip(found, wanted, strict=True):
+    found = CopiesInOrder(classifier, 64).look(images, maskings, Margin(0.0), Wanted(pairs=False))
+    for (own, _), plain in zip(found, wanted, strict=True):
         assert torch.equal(own.predicted, plain.predicted) and not own.certified.any()
     windows = ablation.windows if isinstance(ablation, BandsAndWindows) else ablation
     assert (network.passes[wanted[0].certified] == windows.side**2).all()
+
+
+@pytest.mark.parametrize("margin", [Margin(1.0), Margin.of_scores(1e-3, "float32")])
+@pytest.mark.parametrize(("ablation", "patches"), [*JOINT, ALONE[0]])
+def test_alarms_cost_one_pass_for_each_window_and_one_for_the_whole_image(ablation, patches, margin):
+    classifier, network, images = case(ablation)
+    maskings = [masking_of(ablation, patch) for patch in patches]
+    scores = torch.cat(list(classifier.every_copy(images, 1000)))
+    whole = network.table[:, -1]
+    if isinstance(ablation, BandsAndWindows):
+        whole = scores[:, : ablation.bands.count].sum(dim=1) + WEIGHT * whole
+    network.passes.zero_()
+    found = CopiesInOrder(classifier, 64).look(images, maskings, margin, Wanted(False, False, whole=True))
+    for (verdicts, alarms), masking in zip(found, maskings, strict=True):
+        wanted = masking.alarms(scores, margin, classifier.magnitudes(scores), whole.argmax(dim=1))
+        assert not verdicts.certified.any() and torch.equal(verdicts.passes, network.passes)
+        for threshold in (0.9, 0.6, 0.0, None):
+            own, plain = (
+                given.strict(margin.numerical)
+                if threshold is None
+                else given.by_confidence(threshold, margin.numerical)
+                for given in (alarms, wanted)
+            )
+            assert torch.equal(own[0], plain[0]) and torch.equal(own[1], plain[1])
+        assert 0 < own[1].sum() < IMAGES
+    windows = ablation.windows if isinstance(ablation, BandsAndWindows) else ablation
+    if not hasattr(windows, "coarse"):
+        assert (network.passes == windows.side**2 + 1).all()
 
 
 class WithoutBands(LinkedMasking):
@@ -177,6 +205,6 @@ def test_orders_that_decide_by_something_else_are_told(broken, monkeypatch):
             masking = masking_of(ablation, patches[0])
         else:
             masking = broken(ablation, patches[0])
-        (found,) = CopiesInOrder(classifier, 64).verdicts(images, [masking], Margin(0.0))
+        ((found, _),) = CopiesInOrder(classifier, 64).look(images, [masking], Margin(0.0))
         wrong += differing(found, wanted[0])
     assert wrong > 0

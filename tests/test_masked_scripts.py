@@ -185,6 +185,36 @@ def test_two_patches_and_two_processes(folder):
     assert one == two and one[0]["patches"] == 2
 
 
+def test_alarms_promise_more_and_are_counted_as_errors(folder, capsys):
+    goals = ["--goal", "recover,alert", "--confidence", "strict,0,0.5,0.99", "--size_to_certify", "2,6x5"]
+    written = ["--output", "run.json", "--per_image", "run.csv"]
+    succeed(CERTIFY, *goals, *written, "--all", "--limit", 60, "--checkpoint", NAME, folder=folder)
+    results = json.loads((folder / "run.json").read_text())["results"]
+    rows = list(csv.DictReader((folder / "run.csv").open()))
+    assert [(entry["goal"], entry["confidence"]) for entry in results[:5]] == [
+        ("recover", None), ("alert", None), ("alert", 0), ("alert", 0.5), ("alert", 0.99)
+    ]  # fmt: skip
+    recovered, strict, *by_confidence = results[5:]
+    certified = [entry["certified_correct"] + entry["certified_wrong"] for entry in (recovered, strict, *by_confidence)]
+    assert certified[0] < certified[1] and certified[2:] == sorted(certified[2:], reverse=True)
+    alarms = [entry["false_alarms"] for entry in (strict, *by_confidence)]
+    assert alarms == sorted(alarms, reverse=True) and alarms[0] > alarms[-1]
+    assert sum(row["predicted"] == "-1" for row in rows) == sum(entry.get("false_alarms", 0) for entry in results)
+    two = ["--goal", "alert", "--patches", 2, "--size_to_certify", "6x5", "--output", "two.json"]
+    succeed(CERTIFY, *two, "--all", "--limit", 60, "--checkpoint", NAME, folder=folder)
+    (against_two,) = json.loads((folder / "two.json").read_text())["results"]
+    for name in ("certified_correct", "certified_wrong"):  # the same pairs of places, with another promise
+        assert against_two[name] == recovered[name]
+    capsys.readouterr()
+    for wrong, said in (
+        (["--goal", "recover,alert", "--patches", 2], "--goal recover,alert: expected one of them with --patches 2"),
+        (["--goal", "alert", "--patches", 2, "--confidence", "0.5"], "--confidence 0.5: expected strict"),
+        (["--goal", "alert", "--report", "page"], "--report page: expected --goal recover"),
+    ):
+        assert run_here(CERTIFY, *wrong, "--checkpoint", NAME, folder=folder) == 2
+        assert said in capsys.readouterr().err
+
+
 ATTACK = ["--all", "--skip", 5, "--steps", 6, "--randomizations", 4, "--step_size", 0.3, "--loss", "margin"]
 
 

@@ -184,6 +184,28 @@ def test_coarse_windows_are_hidden_first_and_mirror_images_asked(folder, capsys)
     assert attacked["certified_correct"] <= attacked["attacked_correct"] <= attacked["correct"]
 
 
+@pytest.mark.parametrize("networks", [["--checkpoint", NAME], [*JOINT, "--coarse_windows", "11x2"]])
+def test_alarms_of_windows_cost_one_pass_for_each(folder, networks):
+    script, pictures = (CERTIFY, PICTURES) if "--windows" not in networks else ("certify_cifar_joint.py", PICTURES[2:4])
+    shared = [*pictures, "--all", "--output", "run.json", "--per_image", "run.csv"]
+    counts = {}
+    for goal in ("recover", "alert", "recover,alert"):
+        succeed(script, *networks, *shared, "--goal", goal, "--confidence", "strict,0.4", folder=folder)
+        record = json.loads((folder / "run.json").read_text())
+        entries = [
+            {name: entry[name] for name in ("correct", "certified_correct", "certified_wrong")}
+            for entry in record["results"]
+        ]
+        counts[goal] = entries, record["passes"]
+    assert counts["recover,alert"][0] == counts["recover"][0] + counts["alert"][0]
+    assert counts["alert"][1] < counts["recover"][1] < counts["recover,alert"][1]
+    assert counts["recover"][0][0]["certified_correct"] <= counts["alert"][0][0]["certified_correct"] > 0
+    two = ["--goal", "alert", "--patches", 2]
+    succeed(script, *networks, *shared, *two, folder=folder)
+    (against_two,) = json.loads((folder / "run.json").read_text())["results"]
+    assert against_two["certified_correct"] == counts["recover"][0][0]["certified_correct"]
+
+
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """A folder with networks for windows and for bands of digits."""

@@ -24,6 +24,7 @@ from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.engines import asking
 from patchcert.engines.joint import JointNetwork
 from patchcert.engines.pairs import COPIES_AT_ONCE
+from patchcert.masking.alarms import Alarms
 from patchcert.masking.double_masking import MaskedVerdicts, ahead, beats_all
 from patchcert.masking.linked import WindowMasking
 from patchcert.masking.margins import Margin
@@ -47,6 +48,25 @@ class OrderedVerdicts(MaskedVerdicts):
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What is asked about images.
+
+    Attributes:
+        recovery: the prediction, by a second round where the first one leaves it open; else its most frequent answer.
+        pairs: whether every pair of windows gives the answer, where those without one window agree.
+        whole: what alarms are made of, for which the whole image is asked about, too.
+    """
+
+    recovery: bool = True
+    pairs: bool = True
+    whole: bool = False
+
+
+EVERYTHING = Wanted()
+"""For predictions and certificates."""
+
+
+@dataclass(frozen=True)
 class _Decision:
     """What the rounds for one patch say of one image; `lead` is the least that was seen."""
 
@@ -57,10 +77,11 @@ class _Decision:
 
 @dataclass(frozen=True)
 class _Heard:
-    """What was found out about one image: a decision for each patch, and the logits (A, K) of copies with windows."""
+    """What was found out about one image: a decision for each patch, logits (A, K) of copies, of the `whole` (K,)."""
 
     decisions: list[_Decision]
     logits: Tensor
+    whole: Tensor
     passes: int
 
 
@@ -87,7 +108,8 @@ class CopiesInOrder:
         self.network: nn.Module = network.of_copy if self.joint else network
         self.refined = network.of_windows if self.joint and network.refined else None
         kinds = [self.windows.coarse, self.windows.fine] if self.refined else [self.windows]
-        self.masks = torch.cat([kind.masks() for kind in kinds])  # (Q, H, W): what is shown where a question is asked
+        shown = [kind.masks() for kind in kinds]
+        self.masks = torch.cat([*shown, torch.ones_like(shown[0][:1])])  # (Q, H, W): what questions show; the last, all
         every = torch.arange(self.windows.count, device=self.masks.device)
         self.coarse = self.refined.coarse_copies if self.refined else every
         self.fine = self.refined.fine_copies + self.windows.coarse.count if self.refined else every
@@ -106,31 +128,38 @@ class CopiesInOrder:
         return None
 
     @torch.inference_mode()
-    def verdicts(
-        self, images: Tensor, maskings: Sequence[WindowMasking], margin: Margin, certify: bool = True
-    ) -> list[OrderedVerdicts]:
-        """Those of `WindowMasking.verdicts` for each of `maskings`, with no more questions than they take.
+    def look(
+        self,
+        images: Tensor,
+        maskings: Sequence[WindowMasking],
+        margin: Margin,
+        wanted: Wanted = EVERYTHING,
+    ) -> list[tuple[OrderedVerdicts, Alarms | None]]:
+        """What `WindowMasking.verdicts` and `alarms` say by each of `maskings`, with no more questions than they take.
 
         Args:
             images: (N, C, H, W) in [0, 1].
-            certify: whether pairs are asked for where all windows agree, too; the prediction needs none then.
         """
         bands = self._bands(images)
         sums = [masking.of_bands(bands) for masking in maskings]
         others = self.joint.outside_windows(bands) / self.weight if self.refined else [0.0] * len(images)
         opened = (
-            (image, self._questions(others[n], maskings, [[s[n : n + 1] for s in of_one] for of_one in sums], certify))
+            (image, self._questions(others[n], maskings, [[s[n : n + 1] for s in of_one] for of_one in sums], wanted))
             for n, image in enumerate(images)
         )
         heard = list(ask_all(opened, self._answers, self.batch_size))
         scores = self.weight * torch.stack([one.logits for one in heard])
+        whole = self.weight * torch.stack([one.whole for one in heard])
         if self.joint:
-            scores = torch.cat([bands, scores], dim=1)
+            scores, whole = torch.cat([bands, scores], dim=1), bands.sum(dim=1) + whole
         passes = torch.tensor([one.passes for one in heard]) * (2 if self.joint and self.joint.mirrored else 1)
-        return [
-            self._settled(masking, margin, [one.decisions[n] for one in heard], scores, passes)
-            for n, masking in enumerate(maskings)
-        ]
+        magnitudes = self.classifier.magnitudes(scores)
+        found = []
+        for n, masking in enumerate(maskings):
+            verdicts = self._settled(masking, margin, [one.decisions[n] for one in heard], scores, passes)
+            alarms = masking.alarms(scores, margin, magnitudes, whole.argmax(dim=1)) if wanted.whole else None
+            found.append((verdicts, alarms))
+        return found
 
     def _settled(
         self, masking: WindowMasking, margin: Margin, decisions: list[_Decision], scores: Tensor, passes: Tensor
@@ -159,18 +188,20 @@ class CopiesInOrder:
         return networks.finite(networks.answer(self.network, shown, asking.OF_COPIES, len(shown)).float())
 
     def _questions(
-        self, others: Tensor | float, maskings: Sequence[WindowMasking], bands: list[list[Tensor]], certify: bool
+        self, others: Tensor | float, maskings: Sequence[WindowMasking], bands: list[list[Tensor]], wanted: Wanted
     ) -> _Questions:
         """About one image, of which `others` (A, K) is known of each copy, and of which the sums of `bands` are."""
         copies = _Copies(self, others)
         numbers = self.windows.copy_numbers()
         singles = numbers.diagonal()
         yield from copies.ask(singles[torch.cat([masking.window_at for masking in maskings]).unique()])
+        if wanted.whole:
+            yield from copies.hear(torch.tensor([len(self.masks) - 1], device=self.masks.device))
         decisions = []
         for masking, sums in zip(maskings, bands, strict=True):
             rounds = _Rounds(copies, masking, sums, numbers, self.weight)
-            decisions.append((yield from rounds.decide(certify)))
-        return _Heard(decisions, copies.logits, copies.passes)
+            decisions.append((yield from rounds.decide(wanted)))
+        return _Heard(decisions, copies.logits, copies.answers[-1], copies.passes)
 
 
 class _Copies:
@@ -187,12 +218,13 @@ class _Copies:
     def ask(self, copies: Tensor) -> _Asking:
         """Get to know the `copies` (n,), and whatever others follow from what that takes."""
         source = self.source
-        yield from self._hear(source.coarse[copies])
+        yield from self.hear(source.coarse[copies])
         left = copies[~self.known[copies]]
         if len(left):
-            yield from self._hear(source.fine[left])
+            yield from self.hear(source.fine[left])
 
-    def _hear(self, questions: Tensor) -> _Asking:
+    def hear(self, questions: Tensor) -> _Asking:
+        """Ask those of the `questions` (n,) that were not asked yet."""
         new = questions[~self.heard[questions]].unique()
         if not len(new):
             return
@@ -229,16 +261,18 @@ class _Rounds:
     def __init__(self, copies: _Copies, masking: WindowMasking, bands: list[Tensor], numbers: Tensor, weight: float):
         self.copies, self.masking, self.bands, self.numbers, self.weight = copies, masking, bands, numbers, weight
 
-    def decide(self, certify: bool) -> Generator[Tensor, Tensor, _Decision]:
+    def decide(self, wanted: Wanted) -> Generator[Tensor, Tensor, _Decision]:
         first = self.masking.first_round(self.bands, self._scores(self.numbers.diagonal())[None])[0]  # (P, K)
         answers = first.argmax(dim=1)
         counts = answers.bincount(minlength=first.shape[1])
         predicted = int(counts.argmax())
         for dissenting in counts.nonzero().squeeze(1).tolist():
-            if dissenting != predicted and (yield from self._confirmed(dissenting, answers == dissenting)):
+            if not wanted.recovery or dissenting == predicted:
+                continue
+            if (yield from self._confirmed(dissenting, answers == dissenting)):
                 predicted = dissenting
                 break  # no place of another answer is confirmed as well: without both there is one answer
-        if certify and int(counts.amax()) == len(answers):
+        if wanted.pairs and int(counts.amax()) == len(answers):
             return (yield from self._unanimous(predicted))
         leads = ahead(torch.tensor([predicted], device=first.device), first[None])[0]
         return _Decision(predicted, _least(leads, predicted), True)

@@ -1,6 +1,7 @@
 """Certifying by double masking of bands' scores, as options describe it."""
 
 import argparse
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -10,20 +11,23 @@ from patchcert import distributed, results
 from patchcert.ablations.ablation import Ablation
 from patchcert.arithmetic import NUMERICAL_MARGINS
 from patchcert.classifiers import weak_spots
-from patchcert.classifiers.in_order import CopiesInOrder, OrderedVerdicts
+from patchcert.classifiers.in_order import CopiesInOrder, OrderedVerdicts, Wanted
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.classifiers.probing import Manner, note_numerical_margin
+from patchcert.classifiers.window_goals import ALERT, RECOVER, Goal
 from patchcert.cli import Parser
 from patchcert.data.folders import Images
+from patchcert.errors import UsageError
 from patchcert.experiments import reporting, summaries
 from patchcert.experiments.any_network import arithmetic_of, manner_of
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
 from patchcert.experiments.setting import precision, set_up
 from patchcert.journal import Journal
+from patchcert.masking.alarms import Alarms
 from patchcert.masking.double_masking import DoubleMasking, MaskedVerdicts
 from patchcert.masking.linked import masking_of
 from patchcert.masking.margins import Margin
-from patchcert.option_values import numerical_margin, patches, positive_int
+from patchcert.option_values import alarm_thresholds, goals, numerical_margin, patches, positive_int
 from patchcert.patch import Patch
 from patchcert.progress import progress_bar
 from patchcert.reports.exhibits import Views
@@ -37,12 +41,45 @@ def masked_certification_parser(description: str, data_sets: tuple[str, ...]) ->
     parser.certificate.add_argument(
         "--size_to_certify", type=patches, default="5", help="patch sizes: 5, 1-10, 2,5 or 2x8"
     )
+    add_goals(parser)
     parser.certificate.add_argument(
         "--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere"
     )
     add_numerical_margin(parser)
     parser.engine.add_argument("--batch_size", type=positive_int, default=32, help=BATCH)
     return parser
+
+
+def add_goals(parser: Parser) -> None:
+    """What a defence is asked for."""
+    parser.certificate.add_argument(
+        "--goal",
+        type=goals,
+        default=RECOVER,
+        help="recover: the right class; alert: the right class or an alarm",
+    )
+    parser.certificate.add_argument(
+        "--confidence",
+        type=alarm_thresholds,
+        default="strict",
+        metavar="TAU",
+        help="of alarms: strict (any other class raises one), or τ (only another class with more confidence), or "
+        "several: strict,0,0.5,0.9",
+    )
+
+
+def goals_of(options: argparse.Namespace) -> list[Goal]:
+    """What the options of `add_goals` and --patches ask for.
+
+    Raises:
+        UsageError: nothing of the kind is known for two patches.
+    """
+    if ALERT not in options.goal:
+        return [Goal(patches=options.patches)]
+    if options.patches == 2 and options.confidence != [None]:
+        raise UsageError("confidence", options.confidence[-1], "expected strict; against two patches that is the rule")
+    alerts = [Goal(ALERT, confidence, options.patches) for confidence in options.confidence]
+    return [Goal()] * (RECOVER in options.goal) + alerts
 
 
 def add_numerical_margin(parser: Parser) -> None:
@@ -77,40 +114,91 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
     Args:
         network: base classifier, or one of limited reach, that of `ablation`.
     """
+    asked_for = _goals(options)
     set_up(options)
     ablation.to(options.device)
-    maskings = {patch: masking_of(ablation, patch, options.patches) for patch in options.size_to_certify}
+    at_once = options.patches if RECOVER in options.goal else 1  # two alarms follow from pairs of places of one patch
+    maskings = {patch: masking_of(ablation, patch, at_once) for patch in options.size_to_certify}
     dataset, network = prepare(options, network, ablation)
     classifier = SmoothedClassifier(network, ablation)
     manner = manner_of(options, classifier, dataset)
     settle_numerical_margin(options, manner)
     margin = Margin.of_scores(options.numerical_margin, arithmetic_of(options, manner))
     with journal_of(options, network, dataset) as journal:
-        verdicts = _verdicts(options, classifier, dataset, list(maskings.values()), margin, journal)
+        found = _found(options, classifier, dataset, list(maskings.values()), margin, journal)
         seconds, computed = journal.seconds(), (arithmetic_of(options, manner), classifier.engine_name)
         arithmetic = results.computed_with(*computed, journal.processors)
         if not distributed.is_first():
             return
-        asked = {"certificate": "masking", "patches": options.patches, "numerical_margin": options.numerical_margin}
+        asked = [(patch, goal, one) for patch, one in zip(maskings, found, strict=True) for goal in asked_for]
+        columns = [one.rows(goal, options.numerical_margin) for _, goal, one in asked]
         answers = [
-            ({"size_to_certify": patch.size} | asked, results.Counts.of(v.predicted, v.certified, dataset.labels))
-            for patch, v in zip(maskings, verdicts, strict=True)
+            (_as_json(options, patch, goal), _counts(goal, rows, dataset.labels))
+            for (patch, goal, _), rows in zip(asked, columns, strict=True)
         ]
-        within = {patch.size: int(v.within_margin.sum()) for patch, v in zip(maskings, verdicts, strict=True)}
-        about, remarks = summaries.of_masking(options, len(dataset), ablation), [results.CloseLeads(within)]
-        if isinstance(verdicts[0], OrderedVerdicts):  # all sizes share their passes
-            remarks.append(results.Passes(len(dataset), int(verdicts[0].passes.sum())))
+        about = summaries.of_masking(options, len(dataset), ablation)
 
         def subject(number: int) -> reporting.Subject:
             patch, masking = list(maskings.items())[number]
-            look = partial(_look, options, classifier, dataset, patch, masking, verdicts[number])
+            verdicts = found[number].verdicts
+            look = partial(_look, options, classifier, dataset, patch, masking, verdicts)
             about, margin = summaries.of_question(answers[number][0]), options.numerical_margin
-            leads, leads_are = verdicts[number].lead, "lead at the worst pair of masks that was asked for"
-            return reporting.Subject(about, str(ablation), patch, look, leads, margin, leads_are, "logits")
+            leads_are = "lead at the worst pair of masks that was asked for"
+            return reporting.Subject(about, str(ablation), patch, look, verdicts.lead, margin, leads_are, "logits")
 
-        columns = [vars(v) for v in verdicts]
-        together = results.Together(remarks)
-        write_and_print(options, about, dataset, answers, columns, seconds, arithmetic, together, subject)
+        remarks = _remarks(dict(zip(maskings, found, strict=True)))
+        write_and_print(options, about, dataset, answers, columns, seconds, arithmetic, remarks, subject)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What one masking says of all images; `alarms` where they were asked for."""
+
+    verdicts: MaskedVerdicts
+    alarms: Alarms | None
+
+    def rows(self, goal: Goal, numerical_margin: float) -> dict[str, Tensor]:
+        """(N,) by name: what is written of each image."""
+        rows = vars(self.verdicts)
+        if goal.kind == RECOVER:
+            return rows
+        if goal.patches == 2:
+            return rows | {"predicted": self.verdicts.unanimous()}
+        if goal.confidence is None:
+            output, certified = self.alarms.strict(numerical_margin)
+        else:
+            output, certified = self.alarms.by_confidence(goal.confidence, numerical_margin)
+        shared = {"passes": rows["passes"]} if "passes" in rows else {}
+        return {"predicted": output, "certified": certified, "lead": self.alarms.lead} | shared
+
+
+def _goals(options: argparse.Namespace) -> list[Goal]:
+    asked_for = goals_of(options)
+    if ALERT in options.goal and options.report:
+        raise UsageError("report", options.report, "expected --goal recover beside it; a page shows no alarms")
+    if options.patches == 2 and len(options.goal) > 1:
+        raise UsageError("goal", ",".join(options.goal), "expected one of them with --patches 2")
+    return asked_for
+
+
+def _as_json(options: argparse.Namespace, patch: Patch, goal: Goal) -> dict[str, object]:
+    """What was asked; of the goal nothing where nobody asks for alarms."""
+    question = {"size_to_certify": patch.size, "certificate": "masking", "patches": options.patches}
+    question |= {"numerical_margin": options.numerical_margin}
+    return question | (goal.as_json() if ALERT in options.goal else {})
+
+
+def _counts(goal: Goal, rows: dict[str, Tensor], labels: Tensor) -> results.Counts:
+    kind = results.Counts if goal.kind == RECOVER else results.AlarmCounts
+    return kind.of(rows["predicted"], rows["certified"], labels)
+
+
+def _remarks(found: dict[Patch, _Found]) -> results.Together:
+    remarks = [results.CloseLeads({patch.size: int(one.verdicts.within_margin.sum()) for patch, one in found.items()})]
+    first = next(iter(found.values())).verdicts
+    if isinstance(first, OrderedVerdicts):  # all sizes share their passes
+        remarks.append(results.Passes(len(first.passes), int(first.passes.sum())))
+    return results.Together(remarks)
 
 
 def _look(
@@ -142,31 +230,46 @@ def _scores(options: argparse.Namespace, classifier: SmoothedClassifier, images:
         return torch.cat(list(classifier.every_copy(images, options.batch_size)))
 
 
-def _verdicts(
+def _found(
     options: argparse.Namespace,
     classifier: SmoothedClassifier,
     dataset: Images,
     maskings: list[DoubleMasking],
     margin: Margin,
     journal: Journal,
-) -> list[MaskedVerdicts]:
+) -> list[_Found]:
     """What each of `maskings` says of all images; each process looks at its share of them.
 
     Copies with hidden windows are asked for in the order in which an image is decided soonest.
     """
     in_order = CopiesInOrder.of(classifier, options.batch_size)
+    recovery, of_one = RECOVER in options.goal, ALERT in options.goal and options.patches == 1
 
-    def look(images: Tensor, labels: Tensor) -> list[dict]:
+    def look(images: Tensor, labels: Tensor) -> list[list[dict | None]]:
         if in_order:
+            wanted = Wanted(recovery, recovery or not of_one, whole=of_one)
             with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-                return [vars(verdicts) for verdicts in in_order.verdicts(images, maskings, margin)]
-        scores = _scores(options, classifier, images)
-        magnitudes = classifier.magnitudes(scores)
-        return [vars(masking.verdicts(scores, margin, magnitudes)) for masking in maskings]
+                found = in_order.look(images, maskings, margin, wanted)
+        else:
+            scores = _scores(options, classifier, images)
+            magnitudes, whole = classifier.magnitudes(scores), scores.double().sum(dim=1).argmax(dim=1)
+            found = [
+                (
+                    masking.verdicts(scores, margin, magnitudes),
+                    masking.alarms(scores, margin, magnitudes, whole) if of_one else None,
+                )
+                for masking in maskings
+            ]
+        return [[vars(verdicts), alarms and vars(alarms)] for verdicts, alarms in found]
 
     parts, kind = [], OrderedVerdicts if in_order else MaskedVerdicts
     with progress_bar(len(dataset), "certifying") as bar:
         for found, labels in journal.over(dataset, options.batch_size, look):
-            parts.append([kind(**columns) for columns in found])
+            parts.append([(kind(**verdicts), alarms and Alarms(**alarms)) for verdicts, alarms in found])
             bar.update(len(labels) * distributed.world())
-    return [kind.concatenate(answers).merged(len(dataset)) for answers in zip(*parts, strict=True)]
+    together = []
+    for pieces in zip(*parts, strict=True):
+        verdicts, alarms = zip(*pieces, strict=True)
+        of_all = Alarms.concatenate(alarms).merged(len(dataset)) if of_one else None
+        together.append(_Found(kind.concatenate(verdicts).merged(len(dataset)), of_all))
+    return together

@@ -11,8 +11,9 @@ from patchcert.classifiers.window_masked import alarms_of
 from patchcert.errors import UsageError
 from patchcert.experiments import reporting, summaries, window_galleries
 from patchcert.experiments.evaluation import first, write_and_print
+from patchcert.experiments.masking import goals_of
 from patchcert.experiments.reporting import Subject
-from patchcert.experiments.windows import Asked, answers_of, columns_of, questions_about
+from patchcert.experiments.windows import Asked, answers_of, columns_of
 from patchcert.journal import Journal
 from patchcert.masking.alarms import ALARM
 from patchcert.masking.answers import Answers
@@ -36,7 +37,7 @@ def certify_saved_windows(options: argparse.Namespace, saved: SavedAnswers) -> N
     saved = first(options, saved, saved.config)
     distributed.require_images(len(saved))
     families = {size: saved.family(size) for size in options.size_to_certify}
-    questions = [asked for size in families for asked in questions_about(size, options)]
+    questions = [Asked(size, goal) for size in families for goal in goals_of(options)]
 
     def look(part: SavedAnswers, _labels: Tensor) -> dict:
         return {"rows": rows_of(part, families, questions, options.numerical_margin), "answers": {}}

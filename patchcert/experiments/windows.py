@@ -11,7 +11,7 @@ from torch import Tensor
 from patchcert import distributed, results
 from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.classifiers import window_goals
-from patchcert.classifiers.window_goals import ALERT, RECOVER, Goal, Seen
+from patchcert.classifiers.window_goals import RECOVER, Goal, Seen
 from patchcert.classifiers.window_masked import WindowMaskedClassifier
 from patchcert.cli import Parser, configuration
 from patchcert.data import splits
@@ -19,14 +19,14 @@ from patchcert.data.folders import Images
 from patchcert.errors import UsageError
 from patchcert.experiments import reporting, summaries, window_galleries
 from patchcert.experiments.evaluation import evaluation_parser, first, journal_of, write_and_print
-from patchcert.experiments.masking import add_numerical_margin, settle_numerical_margin
+from patchcert.experiments.masking import add_goals, add_numerical_margin, goals_of, settle_numerical_margin
 from patchcert.experiments.pretrained import add_pretrained, fold, pretrained
 from patchcert.experiments.reporting import Subject
 from patchcert.experiments.setting import ANY, precision, set_up
 from patchcert.files import what_fits
 from patchcert.journal import Batched, Journal
 from patchcert.masking.answers import Answers
-from patchcert.option_values import alarm_thresholds, goals, output_file, patch_sizes, positive_int
+from patchcert.option_values import output_file, patch_sizes, positive_int
 from patchcert.patch_sizes import Area, PatchSize, shapes
 from patchcert.progress import progress_bar
 from patchcert.votes import saved_answers
@@ -66,20 +66,7 @@ def windows_certification_parser(description: str) -> Parser:
         default=6,
         help="k, of k × k hidden windows; more of them hide less each and cost more passes",
     )
-    parser.certificate.add_argument(
-        "--goal",
-        type=goals,
-        default=RECOVER,
-        help="recover: the right class; alert: the right class or an alarm",
-    )
-    parser.certificate.add_argument(
-        "--confidence",
-        type=alarm_thresholds,
-        default="strict",
-        metavar="TAU",
-        help="of alarms: strict (any other class raises one), or τ (only another class with more confidence), or "
-        "several: strict,0,0.5,0.9",
-    )
+    add_goals(parser)
     parser.certificate.add_argument(
         "--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere; 2 with --goal alert"
     )
@@ -106,13 +93,14 @@ def certify_windows(options: argparse.Namespace) -> None:
         raise UsageError("compile", True, "expected none: the network is certified as it is, and as it was tried")
     if options.ask_all and not options.save_votes:
         raise UsageError("ask_all", True, "expected --save_votes FILE.npz, too: nothing else needs every pair")
+    goals = goals_of(options)
     settle_numerical_margin(options)
     set_up(options)
     network, dataset, described = pretrained(options)
     height, width = dataset.image_shape[1:]
     windows = {size: _windows(size, height, width, options.per_side) for size in options.size_to_certify}
     dataset = _chosen(options, dataset)
-    questions = [asked for size in windows for asked in questions_about(size, options)]
+    questions = [Asked(size, goal) for size in windows for goal in goals]
     classifiers = {
         size: WindowMaskedClassifier(network.to(options.device), found, batch_size=options.batch_size)
         for size, found in windows.items()
@@ -187,14 +175,6 @@ def _chosen(options: argparse.Namespace, dataset: Images) -> Images:
     dataset = first(options, dataset.take(slice(None, None, options.skip)), configuration(options)).to(options.device)
     distributed.require_images(len(dataset))
     return dataset
-
-
-def questions_about(size: PatchSize, options: argparse.Namespace) -> list[Asked]:
-    """What is asked about one size of patches."""
-    if options.patches == 2:
-        return [Asked(size, Goal(ALERT, patches=2))]
-    by_confidence = [Asked(size, Goal(ALERT, confidence)) for confidence in options.confidence]
-    return [Asked(size, Goal())] * (RECOVER in options.goal) + by_confidence * (ALERT in options.goal)
 
 
 def columns_of(

@@ -10,17 +10,25 @@ By confidence: the output is the class y₀ that the network gives for the whole
 another class with a confidence above τ. If all masked images give y with a confidence above τ, a patch that makes
 another class of y₀ meets the one that hides it, which contradicts. Larger τ means fewer false alarms and fewer
 certificates.
+
+Where the scores of copies are added up, a masked answer is that of the copies which one place of the patch leaves.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
+import torch
 from torch import Tensor
 
+from patchcert import distributed
 from patchcert.masking.answers import STEEPEST
 
 ALARM = -1
 """The output instead of a class."""
+
+TENSORS = ("agreed", "whole", "contradiction", "lead", "certain")
+"""What is known of each image."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,8 @@ class Alarms:
         agreed: int64, the class that all masked images give, or `ALARM` if they give several.
         whole: int64, y₀, the class of the whole image.
         contradiction: float32, the largest confidence of a masked image that gives another class than y₀; −1 if none.
-        lead, certain: float32, the least of the masked images; see `Answers`.
+        lead, certain: float32, the least of the masked images; see `Answers`. Float64 where scores were added up.
+        steepest: by so much does a confidence change at most, for each unit of a lead.
     """
 
     agreed: Tensor
@@ -39,6 +48,7 @@ class Alarms:
     contradiction: Tensor
     lead: Tensor
     certain: Tensor
+    steepest: float = STEEPEST
 
     @classmethod
     def of(cls, classes: Tensor, leads: Tensor, confidences: Tensor, certain: Tensor, whole: Tensor) -> Self:
@@ -47,6 +57,30 @@ class Alarms:
         agreed = first.where((classes == first[:, None]).all(dim=1), ALARM)
         contradiction = confidences.where(classes != whole[:, None], -1.0).amax(dim=1)
         return cls(agreed, whole, contradiction, leads.amin(dim=1), certain.amin(dim=1))
+
+    @classmethod
+    def of_sums(cls, sums: Tensor, added: Tensor, whole: Tensor, temperature: float) -> Self:
+        """From the scores (N, P, K) that each of P places leaves, and the classes of the whole images, (N,).
+
+        Args:
+            added: (N, P), by how much each lead must exceed the numerical margin; see `margins`.
+            temperature: of confidences, softmax probabilities of so many times the sums.
+        """
+        highest = sums.topk(2, dim=2).values
+        confidences = (temperature * sums).softmax(dim=2).amax(dim=2)
+        steepest = temperature * STEEPEST
+        leads = highest[..., 0] - highest[..., 1] - added
+        found = cls.of(sums.argmax(dim=2), leads, confidences, confidences - steepest * added, whole)
+        return replace(found, steepest=steepest)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
+        return cls(**tensors, steepest=parts[0].steepest)
+
+    def merged(self, count: int) -> Self:
+        """Those of all `count` images, of which these are of this process's share."""
+        return replace(self, **{name: distributed.merge(getattr(self, name), count) for name in TENSORS})
 
     def strict(self, numerical_margin: float) -> tuple[Tensor, Tensor]:
         """The outputs (N,) int64, of which some are `ALARM`, and which of them are certified, (N,) bool."""
@@ -59,5 +93,5 @@ class Alarms:
         masked image, and whether its confidence is above τ.
         """
         output = self.whole.where(self.contradiction <= threshold, ALARM)
-        sure = (self.lead > numerical_margin) & (self.certain - STEEPEST * numerical_margin > threshold)
+        sure = (self.lead > numerical_margin) & (self.certain - self.steepest * numerical_margin > threshold)
         return output, (self.agreed == self.whole) & sure

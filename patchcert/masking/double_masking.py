@@ -20,11 +20,15 @@ from torch import Tensor
 from patchcert import distributed
 from patchcert.ablations.ablation import Ablation
 from patchcert.errors import UsageError
+from patchcert.masking.alarms import ALARM, Alarms
 from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
 
 BYTES_AT_ONCE = 1 << 28
 """Of sums over pairs of places that are held together."""
+
+TEMPERATURE = 1 / 8
+"""Leads, sums over the copies that a pair of places leaves, count as so much of a difference of logits."""
 
 MOST_PAIRS = 1 << 18
 """Pairs of places of one family; two patches on the bands of 32 columns have 246,016 and fewer."""
@@ -45,6 +49,13 @@ class MaskedVerdicts:
     certified: Tensor
     lead: Tensor
     within_margin: Tensor
+
+    def unanimous(self) -> Tensor:
+        """(N,) int64: the class that every pair of places gives, else `ALARM`; a defence against two patches.
+
+        Some pair of places leaves out what both patches touch, so that its answer stays.
+        """
+        return self.predicted.where(self.certified | self.within_margin, ALARM)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
@@ -70,10 +81,13 @@ class DoubleMasking:
     Attributes:
         touched: for each family (L, A) bool, the distinct sets T_ℓ of copies that the patches touch at some place.
         kept: for each family (L(L+1)/2, A) bool, the copies that pairs of places ℓ ≤ ℓ' leave, as `paired` takes them.
+        temperature: of the confidence in what places leave.
 
     Raises:
         UsageError: a patch does not fit into the image, or there are too many pairs of places.
     """
+
+    temperature = TEMPERATURE
 
     def __init__(self, ablation: Ablation, patch: Patch, patches: int = 1, chosen: slice = slice(None)):
         self._keep([_touched_sets(family, patch, patches, chosen) for family in ablation.families()])
@@ -110,6 +124,29 @@ class DoubleMasking:
         magnitudes = scores.abs().amax(dim=2) if magnitudes is None else magnitudes
         parts = self._beside_sums(magnitudes, scores)
         return MaskedVerdicts.concatenate([self._verdicts(sums, some, margin) for some, sums in parts])
+
+    def alarms(self, scores: Tensor, margin: Margin, magnitudes: Tensor, whole: Tensor) -> Alarms:
+        """What a defence with alarms against the patches says, from the scores (N, A, K).
+
+        Args:
+            magnitudes: (N, A), as of `verdicts`.
+            whole: (N,) int64, the class of the whole image.
+        """
+        scores, added = scores.double(), margin.relative * magnitudes.double()[..., None]
+        places = math.prod(len(sets) for sets in self.touched)
+        some = max(1, BYTES_AT_ONCE // (8 * places * scores.shape[2]))
+        parts = zip(scores.split(some), added.split(some), whole.split(some), strict=True)
+        return Alarms.concatenate(
+            [
+                Alarms.of_sums(self.left_by_one(own), self.left_by_one(most).squeeze(2), classes, self.temperature)
+                for own, most, classes in parts
+            ]
+        )
+
+    def left_by_one(self, scores: Tensor) -> Tensor:
+        """(N, P, K): the sums of the float64 scores (N, A, K) of all copies that each of P places leaves."""
+        families = zip(self.touched, scores.split(self.sizes, dim=1), strict=True)
+        return _over_places([torch.einsum("la,nak->nlk", (~sets).to(part.dtype), part) for sets, part in families])
 
     def _verdicts(self, sums: list[Tensor], magnitudes: Tensor, margin: Margin) -> MaskedVerdicts:
         """`verdicts` from the sums (N, L(L+1)/2, K) of each family."""

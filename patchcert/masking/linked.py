@@ -13,7 +13,7 @@ from torch import Tensor
 from patchcert.ablations.ablation import Ablation
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.errors import UsageError
-from patchcert.masking.double_masking import DoubleMasking, ahead, in_two_rounds, paired
+from patchcert.masking.double_masking import TEMPERATURE, DoubleMasking, ahead, in_two_rounds, paired
 from patchcert.patch import Patch
 
 
@@ -31,6 +31,8 @@ class WindowMasking(DoubleMasking):
     Raises:
         UsageError: no window holds the patch, or two patches are asked about.
     """
+
+    temperature = 1.0
 
     def __init__(self, ablation: WindowPairs, patch: Patch, patches: int = 1):
         if patches != 1:
@@ -54,6 +56,9 @@ class WindowMasking(DoubleMasking):
         """
         of_rows, of_columns = self.holding
         return self.leads_by_set(winner, scores)[0].unflatten(1, (self.side, self.side))[:, of_rows][:, :, of_columns]
+
+    def left_by_one(self, scores: Tensor) -> Tensor:
+        return scores[:, self.windows.copy_numbers().diagonal()]
 
     def of_bands(self, scores: Tensor) -> list[Tensor]:
         """For each family of bands the float64 sums (N, L(L+1)/2, K) that pairs of places leave of (N, bands, K)."""
@@ -96,6 +101,8 @@ class LinkedMasking(WindowMasking):
         UsageError: no window holds the patch, or two patches are asked about.
     """
 
+    temperature = TEMPERATURE
+
     def __init__(self, ablation: BandsAndWindows, patch: Patch, patches: int = 1):
         super().__init__(ablation.windows, patch, patches)
         windows = self.touched
@@ -114,6 +121,10 @@ class LinkedMasking(WindowMasking):
                 for some, sums in self._beside_sums(winner, scores)
             ]
         )
+
+    def left_by_one(self, scores: Tensor) -> Tensor:
+        of_bands, of_windows = scores.tensor_split([self.bands], dim=1)
+        return self.first_round(self.of_bands(of_bands), super().left_by_one(of_windows))
 
     def of_bands(self, scores: Tensor) -> list[Tensor]:
         return DoubleMasking._sums(self, scores.double())

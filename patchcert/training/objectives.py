@@ -8,12 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from patchcert.ablations.ablation import Ablation, encode
 from patchcert.ablations.windows import WindowPairs
-from patchcert.masking.double_masking import DoubleMasking
+from patchcert.masking.double_masking import TEMPERATURE, DoubleMasking
 from patchcert.patch import Patch
-
-TEMPERATURE = 1 / 8
-"""τ: leads, sums over the copies that a pair of places leaves, count as so much of a difference of logits."""
-
 
 Loss = tuple[Tensor, Tensor]
 """The mean loss () to lower, and (N,) float, how far each image is classified as it should be."""

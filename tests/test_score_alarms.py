@@ -1,0 +1,165 @@
+"""Alarms of added scores, of bands, windows and both: against the definition and against everything a patch can do."""
+
+from itertools import combinations_with_replacement, product
+
+import pytest
+import torch
+
+from patchcert.ablations.ablation import Band, BandAndRow, Block
+from patchcert.ablations.windows import BandsAndWindows, WindowPairs
+from patchcert.masking.alarms import ALARM
+from patchcert.masking.linked import masking_of
+from patchcert.masking.margins import Margin
+from patchcert.patch import Patch
+from tests.test_linked import sums_by_hand
+from tests.test_masking import random_scores
+
+CASES = [
+    (Band(4, 6, 2), Patch(2, 1)),
+    (BandAndRow(4, 5, 1), Patch(1, 2)),
+    (Block(3, 4, 2), Patch(1, 1)),
+    (WindowPairs(6, 6, 4, 3), Patch(2, 2)),
+    (BandsAndWindows(5, 6, 2, 4, 2), Patch(2, 3)),
+]
+RULES = [None, 0.0, 0.4, 0.6]
+HUGE = 1e6
+MARGIN = Margin(0.1, 2.0**-10)
+
+
+def answers(ablation, patch, scores):
+    """(P, K): what each place leaves of the scores (A, K) of one image."""
+    if isinstance(ablation, BandsAndWindows):
+        return sums_by_hand(ablation, patch, scores).diagonal().T
+    if isinstance(ablation, WindowPairs):
+        return scores[-(ablation.side**2) :].double()
+    return torch.stack([scores[~place].double().sum(0) for place in ablation.touched_by(patch).unique(dim=0)])
+
+
+def alarms(masking, scores, whole=None, margin=MARGIN):
+    whole = scores.sum(dim=1).argmax(dim=1) if whole is None else whole
+    return masking.alarms(scores, margin, scores.abs().amax(dim=2), whole)
+
+
+def by_rule(found, threshold, margin=MARGIN):
+    return found.strict(margin.numerical) if threshold is None else found.by_confidence(threshold, margin.numerical)
+
+
+@pytest.mark.parametrize(("ablation", "patch"), CASES)
+def test_outputs_are_those_of_the_definition(ablation, patch):
+    masking, scores = masking_of(ablation, patch), random_scores(60, ablation.count, 3, seed=1)
+    scores += torch.rand(scores.shape, generator=torch.Generator().manual_seed(2)) / 50  # without ties
+    found, whole = alarms(masking, scores), scores.sum(dim=1).argmax(dim=1).tolist()
+    for threshold in RULES:
+        output, certified = by_rule(found, threshold)
+        for number, own in enumerate(scores):
+            left = answers(ablation, patch, own)
+            classes, confidences = left.argmax(dim=1), (masking.temperature * left).softmax(dim=1).amax(dim=1)
+            if threshold is None:
+                wanted = int(classes[0]) if (classes == classes[0]).all() else ALARM
+            else:
+                against = (classes != whole[number]) & (confidences > threshold)
+                wanted = ALARM if against.any() else whole[number]
+                assert not certified[number] or (confidences > threshold).all()
+            assert output[number] == wanted
+            assert not certified[number] or (classes == wanted).all()
+        assert 0 < certified.sum() < 60 and ((output == ALARM).any() or threshold)
+
+
+def forged(scores, touched, generator):
+    """Some scores (V, A, K) that differ from those of one image in the `touched` (A,) copies alone."""
+    values = torch.tensor([-HUGE, -3.0, 0.0, 3.0, HUGE])
+    classes = scores.shape[1]
+    wished = values[torch.randint(5, (12, int(touched.sum()), classes), generator=generator)]
+    wished[:classes] = (HUGE * (2 * torch.eye(classes) - 1))[:, None]
+    attacked = scores.repeat(12, 1, 1)
+    attacked[:, touched] = wished
+    return attacked
+
+
+def flips(ablation, patch, scores, outputs, patches=1):
+    """How often an adversary gets another class than the first of `outputs` (N,) without an alarm."""
+    generator, places, flipped = torch.Generator().manual_seed(3), ablation.touched_by(patch).unique(dim=0), 0
+    clean, _ = outputs(scores)
+    for own, y in zip(scores, clean.tolist(), strict=True):
+        for hit in combinations_with_replacement(range(len(places)), patches):
+            touched = places[list(hit)].any(dim=0)
+            found, _ = outputs(forged(own, touched, generator), attacked=True)
+            flipped += int(((found != y) & (found != ALARM)).sum())
+    return flipped
+
+
+def of_one(masking, threshold):
+    def outputs(scores, attacked=False):
+        whole = torch.arange(len(scores)) % scores.shape[2]  # which the patch is in
+        return by_rule(alarms(masking, scores, whole if attacked else None), threshold)
+
+    return outputs
+
+
+@pytest.mark.parametrize("threshold", [None, 0.4])
+@pytest.mark.parametrize(("ablation", "patch"), CASES)
+def test_no_adversary_gets_a_wrong_class_without_an_alarm(ablation, patch, threshold):
+    masking, scores = masking_of(ablation, patch), random_scores(24, ablation.count, 2, seed=5)
+    outputs = of_one(masking, threshold)
+    _, certified = outputs(scores)
+    assert 2 < certified.sum() < 24 and flips(ablation, patch, scores[certified], outputs) == 0
+    assert flips(ablation, patch, scores[~certified], outputs) > 0 or threshold is None  # else they raise alarms
+
+
+@pytest.mark.parametrize(("ablation", "patch"), CASES[:2] + CASES[3:])
+def test_two_patches_are_hidden_by_pairs_of_places(ablation, patch):
+    masking, scores = masking_of(ablation, patch), random_scores(16, ablation.count, 2, seed=6)
+    scores[::2, :, 1] += 2
+
+    def outputs(given, attacked=False):
+        verdicts = masking.verdicts(given, MARGIN)
+        return verdicts.unanimous(), verdicts.certified
+
+    output, certified = outputs(scores)
+    assert 2 < certified.sum() < 16 and (output == ALARM).any()
+    assert flips(ablation, patch, scores[certified], outputs, patches=2) == 0
+
+
+def test_certificates_of_the_whole_image_or_of_other_places_are_told():
+    ablation, patch = CASES[0]
+    masking, scores = masking_of(ablation, patch), random_scores(24, ablation.count, 2, seed=5)
+    for broken in (lambda f, s: f.whole, lambda f, s: s[:, :3].sum(dim=1).argmax(dim=1)):
+
+        def outputs(given, attacked=False, broken=broken):
+            whole = torch.zeros(len(given), dtype=torch.int64)
+            return broken(alarms(masking, given, whole if attacked else None), given), None
+
+        assert flips(ablation, patch, scores, outputs) > 0
+
+
+@pytest.mark.parametrize("threshold", RULES)
+def test_no_rounding_with_a_patch_makes_another_class_of_what_is_narrowly_certified(threshold):
+    """Scores whose leads, or confidences, are just enough, moved by as much as the margin is made for."""
+    ablation, patch = CASES[0]
+    masking, places = masking_of(ablation, patch), ablation.touched_by(patch).unique(dim=0)
+    generator, scores = torch.Generator().manual_seed(7), torch.zeros(400, ablation.count, 2)
+    scores[..., 1] = torch.linspace(0, 4, 400)[:, None] + torch.rand(400, ablation.count, generator=generator) / 50
+    scores[..., 0] = 8 * torch.rand(400, 1, generator=generator)  # as loud as its margin says
+    scores[..., 1] += scores[..., 0]
+    found = alarms(masking, scores)
+    _, certified = by_rule(found, threshold)
+    assert certified.any() and not certified.all()
+
+    def moved(own, touched, size):
+        """The same, with rounding to the harm of class 1, and the patch against it."""
+        rounded = own + torch.tensor([1.0, -1.0]) * size / 2 * (
+            MARGIN.relative * own.abs().amax(dim=1, keepdim=True) + MARGIN.numerical / int((~touched).sum())
+        )
+        rounded[touched] = torch.tensor([HUGE, -HUGE])
+        return rounded
+
+    def wrong(chosen, size):
+        hits = [(image, place) for image, place in product(chosen.nonzero().flatten().tolist(), places)]
+        attacked = torch.stack([moved(scores[image], place, size) for image, place in hits])
+        output, _ = by_rule(alarms(masking, attacked, torch.zeros(len(hits), dtype=torch.int64)), threshold)
+        return int((output == 0).sum())
+
+    assert wrong(certified, 0.999) == 0
+    narrowly = ~certified & (found.agreed == 1)
+    assert threshold is not None or wrong(narrowly, 0.0) == 0  # the patch alone flips nothing by the strict rule
+    assert wrong(narrowly, 0.999) > 0
