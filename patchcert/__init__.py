@@ -54,6 +54,7 @@ FOR_SCRIPTS = {
         "draw_figures",
         "write_report",
     ),
+    "experiments.attacking_windows": ("attack_windows", "windows_attack_parser"),
     "experiments.masking": ("certify_masked", "masked_certification_parser"),
     "experiments.training": (
         "add_recipe",

@@ -132,7 +132,7 @@ def _patch_sizes(text: str) -> list[PatchSize]:
 
 def alarm_thresholds(text: str) -> list[float | None]:
     """τ of alarms: strict, which is None, or numbers from 0 to 1, or several with commas: strict,0,0.5."""
-    return [None if part == "strict" else fraction(part) for part in text.split(",")]
+    return [alarm_threshold(part) for part in text.split(",")]
 
 
 def one_patch(text: str) -> Patch:
@@ -141,6 +141,19 @@ def one_patch(text: str) -> Patch:
     if len(found) != 1:
         raise argparse.ArgumentTypeError(f"{text}: expected one size, such as 5 or 2x8")
     return found[0]
+
+
+def one_patch_size(text: str) -> Patch | Share:
+    """The same, or a share of an image's pixels (2%)."""
+    found = patch_sizes(text)
+    if len(found) != 1 or isinstance(found[0], Area):
+        raise argparse.ArgumentTypeError(f"{text}: expected one size, such as 32, 2x8 or 2%")
+    return found[0]
+
+
+def alarm_threshold(text: str) -> float | None:
+    """τ of alarms: strict, which is None, or a number from 0 to 1."""
+    return None if text == "strict" else fraction(text)
 
 
 def windows_or_none(text: str) -> tuple[int, int] | None:

@@ -1,5 +1,6 @@
 """Pictures of attacks."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,22 @@ import torch
 from torch import Tensor
 
 from patchcert import checkpoint
-from patchcert.attacks.ascent import Attack
+from patchcert.attacks.ascent import Attack, Findings
+from patchcert.attacks.targets import Targets
+from patchcert.attacks.threats import Threat
 from patchcert.files import what_fits, write_atomically
 
 ROWS = 8
 """Images in one picture."""
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """What pictures of an attack are drawn of; an `Attack` has it, too."""
+
+    targets: Targets
+    findings: Findings
+    threat: Threat
 
 
 def to_bytes(images: Tensor) -> Tensor:
@@ -26,7 +38,7 @@ def save_png(image: Tensor, path: Path) -> None:
     write_atomically(path, lambda file: Image.fromarray(_pixels(image)).save(file, "png"))
 
 
-def save_flipped(run: Attack, folder: Path) -> None:
+def save_flipped(run: Attack | Pictured, folder: Path) -> None:
     """Write what an attack flipped: image_I_clean.png and image_I_attacked.png, pixel for pixel, and grids of them.
 
     I is the image's place in the data set. Rounding to a PNG's 256 values moves a pixel by up to 1/510.
@@ -45,7 +57,7 @@ def save_flipped(run: Attack, folder: Path) -> None:
             attempt(save_grid, run, numbers, folder / f"grid_from_{int(run.targets.indices[numbers[0]]):05d}.png")
 
 
-def save_counterexample(run: Attack, number: int, folder: Path) -> Path:
+def save_counterexample(run: Attack | Pictured, number: int, folder: Path) -> Path:
     """Write what breaks a certificate: a .pt file of clean and attacked image, patch and ballots, and a picture."""
     found, targets = run.findings, run.targets
     path = folder / f"counterexample_{int(targets.indices[number]):05d}.pt"
@@ -55,16 +67,16 @@ def save_counterexample(run: Attack, number: int, folder: Path) -> Path:
         "clean": targets.images[number].cpu(),
         "attacked": found.images[number].cpu(),
         "patch": run.threat.rectangle(int(found.place[number])),  # top, left, height, width
-        "totals_before": run.ballots[number].sum(dim=0).cpu(),
-        "totals_after": found.totals[number].cpu(),
     }
+    if isinstance(run, Attack):
+        content |= {"totals_before": run.ballots[number].sum(dim=0).cpu(), "totals_after": found.totals[number].cpu()}
     with what_fits() as attempt:
         attempt(checkpoint.save, content, path)
         attempt(save_grid, run, torch.tensor([number], device=targets.labels.device), path.with_suffix(".png"))
     return path
 
 
-def save_grid(run: Attack, numbers: Tensor, path: Path) -> None:
+def save_grid(run: Attack | Pictured, numbers: Tensor, path: Path) -> None:
     """One picture with a row for each of the targets `numbers`: clean, attacked, difference, the patch outlined."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle

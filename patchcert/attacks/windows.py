@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from patchcert import networks
-from patchcert.attacks.ascent import CONTENT, TINY
+from patchcert.attacks.ascent import CONTENT, TINY, log_mean_softmax
 from patchcert.attacks.threats import PatchThreat
 from patchcert.classifiers.window_masked import NOTHING, WindowMaskedClassifier
 from patchcert.masking.alarms import ALARM
@@ -28,12 +28,17 @@ Decide = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Effort:
-    """So many restarts of so many sign steps of `step_size`, on gradients summed up with factor `momentum`."""
+    """So many restarts of so many sign steps of `step_size`, on gradients summed up with factor `momentum`.
+
+    Steps raise the `loss` "margin", how far the rival is ahead of the label in masked pictures, at most `CONTENT` each,
+    or "softmax", −log of the label's mean probability.
+    """
 
     restarts: int
     steps: int
     step_size: float
     momentum: float = 0.9
+    loss: str = "margin"
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Attempt:
         predicted: what the defence answers.
         place: of the patch, row-major by its upper left corner.
         restart: its number, from 0.
-        loss: how far the rival was ahead in masked pictures, at most `CONTENT`, on average.
+        loss: at the last step.
     """
 
     flipped: bool
@@ -168,12 +173,17 @@ class WindowAttack:
             logits = self.classifier.logits(shown, pairs)
             if not step:
                 networks.require_gradient(logits, shown)
-            log_p = logits.log_softmax(dim=1)
-            loss = (log_p[:, start.rival] - log_p[:, label]).clamp_max(CONTENT).mean()
+            loss = self._loss(logits.log_softmax(dim=1), label, start.rival)
             (gradient,) = torch.autograd.grad(loss, attacked)
             velocity = self.effort.momentum * velocity + gradient / gradient.abs().sum().clamp_min(TINY)
             attacked = (attacked + self.effort.step_size * velocity.sign()).clamp(lower, upper)
         return attacked.detach()[0], float(loss.detach())
+
+    def _loss(self, log_p: Tensor, label: int, rival: int) -> Tensor:
+        """What steps raise, from log-probabilities (B, K)."""
+        if self.effort.loss == "margin":
+            return (log_p[:, rival] - log_p[:, label]).clamp_max(CONTENT).mean()
+        return log_mean_softmax(log_p[None], log_p[None], torch.tensor([label], device=log_p.device))[0]
 
     def _masks(self, start: _Start, generator: torch.Generator) -> Tensor:
         """(B, 2): without w; then by turns without another window alone and without w and another one, at random.

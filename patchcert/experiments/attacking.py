@@ -75,23 +75,28 @@ def _attack_parser(description: str, data_sets: tuple[str, ...], steps: int, ste
     parser = evaluation_parser(description, data_sets, skip=10)
     copies = "ablated copies per call of the network; images, where its reach is limited"
     parser.engine.add_argument("--batch_size", type=positive_int, default=128, help=copies)
+    add_climbing(parser, steps, step_size, momentum=0.0, loss="softmax")
+    return parser
+
+
+def add_climbing(parser: Parser, steps: int, step_size: str, momentum: float, loss: str) -> None:
+    """How a restart climbs, by these numbers unless told otherwise, and where pictures of what flipped go."""
     parser.attack.add_argument("--steps", type=positive_int, default=steps, help="sign steps of a restart")
     parser.attack.add_argument(
         "--step_size", type=share_of_255, default=step_size, help="pixel change of a step, 1 is white"
     )
     parser.attack.add_argument(
-        "--momentum", type=fraction, default=0.0, help="share of earlier gradients kept in a step"
+        "--momentum", type=fraction, default=momentum, help="share of earlier gradients kept in a step"
     )
     parser.attack.add_argument(
         "--loss",
         choices=LOSSES,
-        default="softmax",
+        default=loss,
         help="what steps raise: -log of the label's mean softmax, or the margin of the strongest rival",
     )
     parser.output.add_argument(
         "--save_images", type=folder, metavar="DIR", help="write PNG pictures of what flipped here"
     )
-    return parser
 
 
 def add_attack_threshold(parser: Parser) -> None:

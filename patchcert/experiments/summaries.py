@@ -117,6 +117,22 @@ def of_attack(
     return "; ".join([_images(vars(options), count), defence, f"{threat}{where}, {effort}", *held_against])
 
 
+def of_window_attack(options: argparse.Namespace, count: int, windows: HiddenWindows) -> str:
+    """What `count` images under hidden windows are attacked by."""
+    (patch,) = windows.shapes
+    alarms = "alarms, strict" if options.confidence is None else f"alarms, τ = {options.confidence}"
+    defence = "double masking" if options.goal == "recover" else alarms
+    effort = f"{options.randomizations} restarts × {options.steps} steps, {options.loss} loss"
+    return "; ".join(
+        [
+            _images(vars(options), count),
+            f"{windows}, {defence}",
+            f"patch {_sides(patch)} where windows come nearest to failing, {effort}",
+            f"masking certificate, numerical margin {options.numerical_margin}",
+        ]
+    )
+
+
 def _images(config: dict, count: int) -> str:
     """Data set, part of it and number of images."""
     named = f"folder {config['data']}" if config["dataset"] == "folder" and config.get("data") else config["dataset"]

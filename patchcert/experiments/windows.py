@@ -60,17 +60,11 @@ def windows_certification_parser(description: str) -> Parser:
         help="patch sizes: 32, 2x8 (rows × columns), 2%% of the pixels, area:100 (every rectangle of at most so many "
         "pixels), or several: 1%%,2%%,3%%",
     )
-    parser.certificate.add_argument(
-        "--per_side",
-        type=positive_int,
-        default=6,
-        help="k, of k × k hidden windows; more of them hide less each and cost more passes",
-    )
+    add_hidden_windows(parser)
     add_goals(parser)
     parser.certificate.add_argument(
         "--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere; 2 with --goal alert"
     )
-    add_numerical_margin(parser)
     parser.output.add_argument(
         "--save_votes", type=output_file, metavar="FILE.npz", help="write here what certify_votes.py answers from"
     )
@@ -79,18 +73,28 @@ def windows_certification_parser(description: str) -> Parser:
         action="store_true",
         help="ask for every pair of windows, so that what --save_votes writes leaves nothing open; slower",
     )
+    return parser
+
+
+def add_hidden_windows(parser: Parser) -> None:
+    """How many windows there are, how exactly leads are known, and how many masked images are asked about at once."""
+    parser.certificate.add_argument(
+        "--per_side",
+        type=positive_int,
+        default=6,
+        help="k, of k × k hidden windows; more of them hide less each and cost more passes",
+    )
+    add_numerical_margin(parser)
     parser.engine.add_argument(
         "--batch_size", type=positive_int, default=4, help="masked images per call of the network"
     )
-    return parser
 
 
 def certify_windows(options: argparse.Namespace) -> None:
     """Certify as the options of `windows_certification_parser` say."""
     if options.patches == 2 and RECOVER in options.goal:
         raise UsageError("patches", 2, "expected 1 to recover; --goal alert is for two")
-    if options.compile:
-        raise UsageError("compile", True, "expected none: the network is certified as it is, and as it was tried")
+    refuse_compiling(options)
     if options.ask_all and not options.save_votes:
         raise UsageError("ask_all", True, "expected --save_votes FILE.npz, too: nothing else needs every pair")
     goals = goals_of(options)
@@ -99,7 +103,7 @@ def certify_windows(options: argparse.Namespace) -> None:
     network, dataset, described = pretrained(options)
     height, width = dataset.image_shape[1:]
     windows = {size: _windows(size, height, width, options.per_side) for size in options.size_to_certify}
-    dataset = _chosen(options, dataset)
+    dataset = chosen(options, dataset)
     questions = [Asked(size, goal) for size in windows for goal in goals]
     classifiers = {
         size: WindowMaskedClassifier(network.to(options.device), found, batch_size=options.batch_size)
@@ -158,6 +162,12 @@ def answers_of(
     ]
 
 
+def refuse_compiling(options: argparse.Namespace) -> None:
+    """Raise UsageError if the network is to be compiled."""
+    if options.compile:
+        raise UsageError("compile", True, "expected none: the network is certified as it is, and as it was tried")
+
+
 def _counts(asked: Asked, rows: dict[str, Tensor], labels: Tensor) -> results.Counts:
     kind = results.Counts if asked.goal.kind == RECOVER else results.AlarmCounts
     return kind.of(rows["predicted"], rows["certified"], labels)
@@ -167,7 +177,7 @@ def _windows(size: PatchSize, height: int, width: int, per_side: int) -> HiddenW
     return HiddenWindows.for_shapes(height, width, shapes(size, height, width), per_side)
 
 
-def _chosen(options: argparse.Namespace, dataset: Images) -> Images:
+def chosen(options: argparse.Namespace, dataset: Images) -> Images:
     """Those of the images that the options choose."""
     if options.test or options.split_file:
         options.all = False

@@ -1,0 +1,108 @@
+"""attack_imagenet_windows.py as a script: a network of the user's own, as it is, on pictures in a folder."""
+
+import json
+
+import pytest
+import torch
+
+from patchcert.attacks import windows
+from patchcert.experiments import attacking_windows
+from tests.helpers import run_here, succeed, succeed_in_two_processes
+from tests.test_imagenet_windows_script import folder, rows_of
+
+__all__ = ["folder"]
+
+SCRIPT = "attack_imagenet_windows.py"
+
+COMMAND = ("--model", "small:network", "--data", "pets", "--size_of_attack", "5", "--per_side", 2, "--skip", 1)
+COMMAND += ("--randomizations", 2, "--steps", 4, "--step_size", 0.3)
+
+
+@pytest.mark.parametrize("goal", [("recover",), ("alert",), ("alert", "--confidence", 0.9)])
+def test_what_flips_is_counted_beside_what_is_certified(folder, capsys, goal):
+    files = ("--output", "found.json", "--per_image", "found.csv", "--save_images", "found")
+    succeed(SCRIPT, *COMMAND, "--goal", *goal, *files, folder=folder)
+    record, rows = json.loads((folder / "found.json").read_text()), rows_of(folder / "found.csv")
+    right = [row for row in rows if row["predicted"] == row["label"]]
+    flipped = [row for row in rows if row["flipped"] == "True"]
+    assert record["kind"] == "attack" and record["total"] == len(rows) == 12
+    assert record["correct"] == len(right) == record["where"]["attacked"] > 0
+    assert record["attacked_correct"] == len(right) - len(flipped)
+    assert record["certified_correct"] == sum(row["certified"] == "True" for row in right) <= record["attacked_correct"]
+    assert record["where"]["covering"] == sum(row["dissent_covers"] == "True" for row in rows)
+    assert record["where"]["dissenting"] == sum(int(row["dissenting"]) > 0 for row in rows)
+    assert record["results"][0]["goal"] == goal[0]
+    assert all(row["predicted_after"] != row["label"] and int(row["predicted_after"]) >= 0 for row in flipped)
+    assert len(list((folder / "found").glob("image_*_attacked.png"))) == len(flipped)
+    assert "a hint at where the patch is, and no certificate" in capsys.readouterr().out
+
+
+def test_certify_says_the_same_of_clean_pictures(folder):
+    succeed(SCRIPT, *COMMAND, "--per_image", "attacked.csv", folder=folder)
+    asked = ("--model", "small:network", "--data", "pets", "--size_to_certify", 5, "--per_side", 2)
+    succeed("certify_imagenet_windows.py", *asked, "--per_image", "certified.csv", folder=folder)
+    attacked, certified = rows_of(folder / "attacked.csv"), rows_of(folder / "certified.csv")
+    for name in ("index", "label", "predicted", "certified"):
+        assert [row[name] for row in attacked] == [row[name] for row in certified]
+
+
+def test_two_processes_find_what_one_does(folder):
+    succeed(SCRIPT, *COMMAND, "--per_image", "one.csv", folder=folder)
+    succeed_in_two_processes(SCRIPT, *COMMAND, "--per_image", "two.csv", folder=folder)
+    assert (folder / "one.csv").read_text() == (folder / "two.csv").read_text()
+
+
+def test_the_same_command_goes_on_where_it_was_interrupted(folder, monkeypatch):
+    files = ("--output", "found.json", "--per_image", "found.csv")
+    succeed(SCRIPT, *COMMAND, "--per_image", "whole.csv", folder=folder)
+    seen, call = [], windows.WindowAttack.__call__
+
+    def interrupted(self, image, label, index):
+        seen.append(index)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return call(self, image, label, index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(windows.WindowAttack, "__call__", interrupted)
+        assert run_here(SCRIPT, *COMMAND, *files, folder=folder) != 0
+    again = []
+    monkeypatch.setattr(windows.WindowAttack, "__call__", lambda *given: again.append(given[3]) or call(*given))
+    succeed(SCRIPT, *COMMAND, *files, folder=folder)
+    assert again[0] == seen[2] and not set(again) & set(seen[:2])
+    assert (folder / "found.csv").read_text() == (folder / "whole.csv").read_text()
+
+
+def test_a_broken_certificate_ends_with_exit_code_3(folder, monkeypatch, capsys):
+    rows = attacking_windows.Goal.rows
+
+    def all_certified(*given):
+        found = rows(*given)
+        return found | {"certified": torch.ones_like(found["certified"])}
+
+    monkeypatch.setattr(attacking_windows.Goal, "rows", all_certified)
+    assert run_here(SCRIPT, *COMMAND, "--save_images", "kept", folder=folder) == 3
+    assert "is certified, and was flipped: the counterexample is in kept" in capsys.readouterr().err
+    (path,) = (folder / "kept").glob("counterexample_*.pt")
+    found = torch.load(path, weights_only=True)
+    top, left, height, width = found["patch"]
+    differs = (found["clean"] != found["attacked"])[:]
+    assert differs.any()
+    differs[:, top : top + height, left : left + width] = False
+    assert not differs.any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "right"),
+    [
+        (["--size_of_attack", "20"], "--size_of_attack 20: expected a patch smaller than the image"),
+        (["--size_of_attack", "1%,2%"], "1%,2%: expected one size, such as 32, 2x8 or 2%"),
+        (["--size_of_attack", "area:9"], "area:9: expected one size"),
+        (["--confidence", "0.1,0.5"], "0.1,0.5: expected a number from 0 to 1"),
+        (["--goal", "win"], "invalid choice: 'win'"),
+        (["--compile"], "--compile True: expected none"),
+    ],
+)
+def test_wrong_use_is_said_in_one_line(folder, capsys, arguments, right):
+    assert run_here(SCRIPT, *COMMAND, *arguments, folder=folder) == 2
+    assert right in capsys.readouterr().err.strip().splitlines()[-1]
