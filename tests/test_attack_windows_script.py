@@ -37,6 +37,31 @@ def test_what_flips_is_counted_beside_what_is_certified(folder, capsys, goal):
     assert "a hint at where the patch is, and no certificate" in capsys.readouterr().out
 
 
+def test_the_hint_is_what_the_attacked_pictures_themselves_show(folder, monkeypatch):
+    """A window counts if without it the attacked picture is answered otherwise, and the whole patch lies in it."""
+    attempts, call = [], windows.WindowAttack.__call__
+
+    def noted(self, *given):
+        attempts.append((self.classifier, call(self, *given)))
+        return attempts[-1][1]
+
+    monkeypatch.setattr(windows.WindowAttack, "__call__", noted)
+    succeed(SCRIPT, *COMMAND, "--per_image", "found.csv", folder=folder)
+    expected = []
+    for classifier, attempt in attempts:
+        top, left = divmod(attempt.place, 16)
+        each = torch.arange(4)[:, None].expand(4, 2)
+        answers = classifier.logits(attempt.image.expand(4, -1, -1, -1), each).argmax(1)
+        dissent = answers != answers.bincount().argmax()
+        holds = [
+            a <= top and top + 5 <= b and c <= left and left + 5 <= d for a, b, c, d in classifier.windows.rectangles
+        ]
+        expected.append((int(dissent.sum()), bool((dissent & torch.tensor(holds)).any())))
+    rows = [row for row in rows_of(folder / "found.csv") if row["attacked"] == "True"]
+    assert [(int(row["dissenting"]), row["dissent_covers"] == "True") for row in rows] == expected
+    assert {covers for _, covers in expected} == {True, False}
+
+
 def test_certify_says_the_same_of_clean_pictures(folder):
     succeed(SCRIPT, *COMMAND, "--per_image", "attacked.csv", folder=folder)
     asked = ("--model", "small:network", "--data", "pets", "--size_to_certify", 5, "--per_side", 2)
