@@ -153,7 +153,7 @@ class _Run:
         ((image, label),) = one.batches(1)
         with torch.autocast(self.options.device.type, torch.bfloat16, enabled=self.options.amp):
             seen = window_goals.look(self.classifier, image, [self.goal], self.options.numerical_margin)
-            before = self.goal.rows(*seen, self.options.numerical_margin)
+            before = self.goal.rows(seen, self.options.numerical_margin)
             row = {name: before[name] for name in ("predicted", "certified")}
             none = torch.full((1,), -1)
             row |= {"flipped": none > 0, "predicted_after": row["predicted"]}
@@ -175,7 +175,7 @@ class _Run:
 
     def _outputs(self, images: Tensor) -> Tensor:
         """(N,): what the defence with alarms answers."""
-        return self.goal.rows(*window_goals.look(self.classifier, images, [self.goal], 0.0), 0.0)["predicted"]
+        return self.goal.rows(window_goals.look(self.classifier, images, [self.goal], 0.0), 0.0)["predicted"]
 
     def require_certificates_hold(self, flipped: list[dict]) -> None:
         """Raise BrokenCertificateError if an image of a certificate is among those `flipped`, whose picture is kept."""
