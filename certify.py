@@ -7,6 +7,7 @@
 factory() makes a torch.nn.Module: ablated copies (N, 2C, H, W), channels (x, 1 − x) and zeros where pixels are hidden,
 to logits (N, K). Or one of limited reach, with an attribute `limited_reach = True`: images (N, C, H, W) to the logits
 (N, A, K) of all copies. It must have been trained on such copies to certify anything: docs/python.md.
+timm:NAME, torchvision:NAME or hf:FOLDER is a network of whole pictures, as it is: docs/pretrained.md.
 """
 
 from patchcert import certify_any, cli

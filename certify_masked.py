@@ -5,7 +5,8 @@
 
 factory() makes a torch.nn.Module as certify.py describes it: encoded copies (B, 2C, H, W) to logits (B, K), or, of
 limited reach, images (N, C, H, W) to the logits (N, A, K) of all copies. The answer is that of PatchCleanser's two
-rounds on these logits; it is certified if every pair of masks gives it.
+rounds on these logits; it is certified if every pair of masks gives it. timm:NAME, torchvision:NAME or hf:FOLDER is a
+network of whole pictures, as it is: docs/pretrained.md.
 """
 
 from patchcert import certify_any_masked, cli

@@ -16,9 +16,12 @@ from patchcert.classifiers.probing import Manner, note_numerical_margin
 from patchcert.cli import Parser
 from patchcert.data.folders import Images
 from patchcert.engines.asking import Engine
+from patchcert.engines.plain import MEAN, PlainNetwork
+from patchcert.engines.plain_copies import PlainCopies
 from patchcert.errors import UsageError
+from patchcert.experiments.pretrained import add_hidden_and_classes, pretrained, refuse_compiling
 from patchcert.experiments.setting import add_image_size, class_count, image_shape, precision
-from patchcert.pretrained import from_code
+from patchcert.pretrained import from_code, sources
 
 ABLATIONS = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower(): kind for name, kind in KINDS.items()}
 """The kinds of ablations by the names that --ablation takes."""
@@ -38,25 +41,57 @@ def add_any_network(parser: Parser) -> None:
         "--model",
         required=True,
         metavar="MODULE:FACTORY",
-        help="what makes the network, in your own code: imported from the current folder or PYTHONPATH, called without "
-        "arguments",
+        help="what makes a network of encoded copies, in your own code: imported from the current folder or "
+        "PYTHONPATH, called without arguments. Or timm:NAME, torchvision:NAME or hf:FOLDER: a network of whole "
+        "pictures, as it is; pictures are prepared as it wants them, and hidden pixels shown as a colour",
     )
     parser.add_argument("--ablation", required=True, metavar="KIND:SIZE", help=FORMS)
+    add_hidden_and_classes(parser)
     add_image_size(parser, 32)
     parser.data.add_argument(
         "--image_channels", type=int, choices=(1, 3), default=3, help="grey or colour, for the pictures of a folder"
     )
 
 
+class Pretrained(PlainCopies):
+    """A network of whole pictures, filled, that is shown copies.
+
+    Attributes:
+        pictures: all test images, as they are prepared for it.
+    """
+
+    def __init__(self, plain: PlainNetwork, ablation: Ablation, pictures: Images):
+        super().__init__(plain, ablation)
+        self.pictures, self.description = pictures, plain.description
+
+
 def any_network(options: argparse.Namespace) -> tuple[nn.Module, Ablation]:
-    """The network of `--model` and the copies of `--ablation`, on the CPU.
+    """The network of `--model` and the copies of `--ablation`, on the CPU; that of a library is a `Pretrained`.
 
     Raises:
         UsageError: there is no such network, or there are no such copies.
     """
-    _, height, width = image_shape(options)
+    if not sources.is_of_library(options.model):
+        _require_own(options)
+        _, height, width = image_shape(options)
+        ablation = ablation_of(options.ablation, height, width)
+        return from_code.made_by(options.model), ablation
+    refuse_compiling(options)
+    plain, pictures, _ = pretrained(options)
+    _, height, width = pictures.image_shape
+    options.image_size = height
     ablation = ablation_of(options.ablation, height, width)
-    return from_code.made_by(options.model), ablation
+    return Pretrained(plain, ablation, pictures), ablation
+
+
+def _require_own(options: argparse.Namespace) -> None:
+    """Raise UsageError if options are given that mean something for networks of libraries alone."""
+    for name, default in (("hidden", MEAN), ("classes", None)):
+        if getattr(options, name) != default:
+            right = (
+                "expected with timm:NAME, torchvision:NAME or hf:FOLDER alone; your own network is shown encoded copies"
+            )
+            raise UsageError(name, getattr(options, name), right)
 
 
 def require_answers(options: argparse.Namespace, network: nn.Module, ablation: Ablation, image: Tensor) -> None:

@@ -26,9 +26,9 @@ from patchcert.experiments import summaries
 from patchcert.experiments.attacking import add_climbing
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, write_and_print
 from patchcert.experiments.masking import settle_numerical_margin
-from patchcert.experiments.pretrained import add_pretrained, fold, pretrained
+from patchcert.experiments.pretrained import add_pretrained, fold, pretrained, refuse_compiling
 from patchcert.experiments.setting import ANY, precision, set_up
-from patchcert.experiments.windows import add_hidden_windows, chosen, refuse_compiling
+from patchcert.experiments.windows import add_hidden_windows, chosen
 from patchcert.files import what_fits
 from patchcert.journal import Journal
 from patchcert.option_values import alarm_threshold, one_patch_size, positive_int

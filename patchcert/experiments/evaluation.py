@@ -108,7 +108,7 @@ def first(options: argparse.Namespace, images: Part, config: dict, most: int | N
 
 
 def prepare(options: argparse.Namespace, network: nn.Module, ablation: Ablation) -> tuple[Images, nn.Module]:
-    """The chosen images and the network, filled, both on the device.
+    """The chosen images and the network, filled, both on the device; a `Pretrained` one is, and brings its pictures.
 
     Says so if the checkpoint was trained with another `ablation` or for other images.
     """
@@ -116,13 +116,14 @@ def prepare(options: argparse.Namespace, network: nn.Module, ablation: Ablation)
     name = getattr(options, option)
     joint = isinstance(network, JointNetwork)
     trained = (network.bands, network.bands.shape.ablation()) if joint else (network, ablation)
-    if name is not None:
+    prepared = isinstance(network, any_network.Pretrained)
+    if name is not None and not prepared:
         about.fill(option, options, *trained)
     options.about["sha256"] = about.digests(options)
     about.hold_against(options, about.of_run(options, *trained), name)
     if joint:
         options.about["run"] = about.of_run(options, network, ablation)
-    dataset = load_images(options, train=False)
+    dataset = network.pictures if prepared else load_images(options, train=False)
     start = 0
     if options.dataset == "imagenet":
         start = options.skip // 2 if options.test else 0
@@ -138,7 +139,7 @@ def prepare(options: argparse.Namespace, network: nn.Module, ablation: Ablation)
         network.fold()
     distributed.require_images(len(dataset))
     network.to(options.device)
-    if "weights" in options:
+    if "weights" in options and not prepared:
         any_network.require_answers(options, network, ablation, next(dataset.take(slice(1)).batches(1))[0])
     if options.compile:
         network.compile()

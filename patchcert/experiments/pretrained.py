@@ -27,6 +27,17 @@ def add_pretrained(parser: Parser) -> None:
         help="timm:NAME or torchvision:NAME, with or without a tag; hf:FOLDER, which transformers wrote; or "
         "MODULE:FACTORY, your own code, imported from the current folder or PYTHONPATH. Nothing is downloaded",
     )
+    add_hidden_and_classes(parser)
+    parser.data.add_argument(
+        "--image_channels",
+        type=int,
+        choices=(1, 3),
+        help="grey or colour (default: what the network's transform takes)",
+    )
+
+
+def add_hidden_and_classes(parser: Parser) -> None:
+    """What hidden pixels show, and how class folders are numbered."""
     parser.add_argument(
         "--hidden",
         type=colour,
@@ -41,12 +52,12 @@ def add_pretrained(parser: Parser) -> None:
         help="names of the class folders in the order of their numbers, one a line, where DIR has some of them only; "
         "imagenet is the 1,000 WordNet numbers of ImageNet (default: the folders of DIR, sorted as text)",
     )
-    parser.data.add_argument(
-        "--image_channels",
-        type=int,
-        choices=(1, 3),
-        help="grey or colour (default: what the network's transform takes)",
-    )
+
+
+def refuse_compiling(options: argparse.Namespace) -> None:
+    """Raise UsageError if the network is to be compiled."""
+    if options.compile:
+        raise UsageError("compile", True, "expected none: the network is certified as it is, and as it was tried")
 
 
 def pretrained(options: argparse.Namespace) -> tuple[PlainNetwork, Images, dict[str, object]]:

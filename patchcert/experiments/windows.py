@@ -20,7 +20,7 @@ from patchcert.errors import UsageError
 from patchcert.experiments import reporting, summaries, window_galleries
 from patchcert.experiments.evaluation import evaluation_parser, first, journal_of, write_and_print
 from patchcert.experiments.masking import add_goals, add_numerical_margin, goals_of, settle_numerical_margin
-from patchcert.experiments.pretrained import add_pretrained, fold, pretrained
+from patchcert.experiments.pretrained import add_pretrained, fold, pretrained, refuse_compiling
 from patchcert.experiments.reporting import Subject
 from patchcert.experiments.setting import ANY, precision, set_up
 from patchcert.files import what_fits
@@ -160,12 +160,6 @@ def answers_of(
         (_as_json(options, asked, windows[asked.size]), _counts(asked, rows, labels))
         for asked, rows in zip(questions, columns, strict=True)
     ]
-
-
-def refuse_compiling(options: argparse.Namespace) -> None:
-    """Raise UsageError if the network is to be compiled."""
-    if options.compile:
-        raise UsageError("compile", True, "expected none: the network is certified as it is, and as it was tried")
 
 
 def _counts(asked: Asked, rows: dict[str, Tensor], labels: Tensor) -> results.Counts:

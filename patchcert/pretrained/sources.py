@@ -8,6 +8,9 @@ from patchcert.errors import UsageError
 from patchcert.pretrained import from_code, from_timm, from_torchvision, from_transformers
 from patchcert.pretrained.found import Found
 
+LIBRARIES = ("timm", "torchvision", "hf")
+"""What names of networks begin with that libraries know; all others are the user's own code."""
+
 FORMS = "timm:NAME, torchvision:NAME, hf:FOLDER or MODULE:FACTORY"
 
 
@@ -33,6 +36,11 @@ def find(model: str, weights: Path | None) -> Found:
         found = from_code.find(model, weights)
     found.network = _ready(found.network)
     return found
+
+
+def is_of_library(model: str) -> bool:
+    """Whether a library, and not the user's own code, makes the network that `--model` names."""
+    return model.partition(":")[0] in LIBRARIES
 
 
 def _ready(network: nn.Module) -> nn.Module:
