@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+from patchcert import __main__ as command
 from patchcert.cli import Parser
+from patchcert.zoo import table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,6 +27,12 @@ FAMILIES = {
     "": "Interval bounds, reports and the quickstart",
 }
 """Headings of the list of pages, by what names of scripts begin with; a script is listed under the first that fits."""
+
+BEGINNING = """A page for each script, made from its `--help` by `make pages`.
+
+[The command patchcert](patchcert.md) does what `certify.py`, `attack.py`, `report.py` and some others do. It needs no
+clone, and it knows the networks that ship."""
+"""Of the list of pages."""
 
 
 class _Known(BaseException):
@@ -87,7 +95,7 @@ def _meaning(parser: Parser, action: argparse.Action, others: list[argparse.Acti
 
 def index(descriptions: dict[str, str]) -> str:
     """The list of pages, from what each script says of itself, by its name."""
-    left, parts = dict(descriptions), ["# Scripts", "A page for each script, made from its `--help` by `make docs`."]
+    left, parts = dict(descriptions), ["# Scripts", BEGINNING]
     for start, heading in FAMILIES.items():
         names = [name for name in left if name.startswith(start)]
         lines = [f"- [{name}]({Path(name).stem}.md): {left.pop(name).strip().splitlines()[0]}" for name in names]
@@ -95,10 +103,20 @@ def index(descriptions: dict[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def page_of_command() -> str:
+    """The page of the command `patchcert`: what it says of itself, and what ships."""
+    helps = {"--help": command.USAGE, "models": table.overview() + "\n"}
+    helps |= {f"{name} --help": command.help_on(name) for name in command.WAYS}
+    parts = [f"```text\n$ patchcert {arguments}\n{text}```" for arguments, text in helps.items()]
+    last = "[All scripts](README.md). Made by `make pages`."
+    return "\n\n".join(["# The command patchcert", *parts, last]) + "\n"
+
+
 def pages() -> dict[str, str]:
     """The content of every file in docs/scripts, by its name."""
     parsers = {script.name: parser_of(script) for script in scripts()}
     written = {f"{Path(name).stem}.md": page(name, parser) for name, parser in parsers.items()}
+    written["patchcert.md"] = page_of_command()
     return written | {"README.md": index({name: parser.description for name, parser in parsers.items()})}
 
 

@@ -116,7 +116,7 @@ def _certify_or_attack(command: str, arguments: list[str]) -> None:
     """Certify or attack a network that ships, by its name, or one's own in a way; by votes where nothing is named."""
     ways = WAYS[command]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help_on(command), end="")
+        print(help_on(command), end="")
         return
     way, *rest = arguments if not arguments[0].startswith("-") else ["votes", *arguments]
     program = f"patchcert {command} {way}"
@@ -131,7 +131,8 @@ def _certify_or_attack(command: str, arguments: list[str]) -> None:
         _refuse(way, [*ways, *table.models()])
 
 
-def _help_on(command: str) -> str:
+def help_on(command: str) -> str:
+    """What certifies or attacks, in words."""
     lines = [f"{command.capitalize()} a network that ships, by its name:", ""]
     lines += [f"    patchcert {command} {name}" for name in table.models()]
     lines += ["", "Or one of yours, in one of these ways:", ""]

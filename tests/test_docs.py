@@ -13,7 +13,7 @@ from tests.helpers import README, ROOT
 
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 OF_OTHERS = {"--nproc_per_node", "--standalone", "--nnodes", "--rdzv_backend", "--rdzv_id", "--rdzv_endpoint"}
-OF_OTHERS |= {"--require-hashes", "--disable-pip", "--signals-to-handle", "--signal"}
+OF_OTHERS |= {"--version", "--require-hashes", "--disable-pip", "--signals-to-handle", "--signal"}
 
 
 def without_code(text: str) -> str:
