@@ -13,11 +13,11 @@ It also counts on how many attacked pictures one of the windows that dissent cov
 a hint at where a picture was tampered with. It is no certificate.
 """
 
-from patchcert import attack_windows, cli, windows_attack_parser
+from patchcert import attack_pretrained, cli
 
 
 def main() -> None:
-    attack_windows(windows_attack_parser(__doc__).parse_args())
+    attack_pretrained(__doc__)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write the tables of results in README.md and docs/*.md from docs/results.
+"""Write the tables of results in README.md and docs/*.md, and what is known of networks that ship, from docs/results.
 
     python3 benchmarks/readme_tables.py
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
+MODELS = ROOT / "patchcert" / "zoo" / "models.json"
 
 MNIST_PUBLISHED = {2: "91.51 / 98.55 (interval bounds)", 5: "61.85 / 93.81 (interval bounds)"}
 """Of MNIST: certified / clean, %, by the side of the patch. Chiang et al., ICLR 2020."""
@@ -219,13 +220,26 @@ def documents() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+def counted(models: str) -> str:
+    """The text of models.json, its numbers as they follow from docs/results."""
+
+    keys = {"patch": "size_to_certify", "clean": "clean_accuracy", "certified": "certified_accuracy"}
+
+    def written(match: re.Match) -> str:
+        rows = [{name: answer[key] for name, key in keys.items()} for answer in read(match["name"])["results"]]
+        lines = ",\n".join(f"        {json.dumps(row)}" for row in rows)
+        return f"{match['begin']}\n{lines}\n      ]"
+
+    return re.sub(r'(?P<begin>"results": "(?P<name>\w+)\.json", "counted": \[)[^]]*\]', written, models)
+
+
 def main() -> None:
-    for document in documents():
-        before = document.read_text()
-        after = filled(before)
+    for file, anew in (*((document, filled) for document in documents()), (MODELS, counted)):
+        before = file.read_text()
+        after = anew(before)
         if after != before:
-            document.write_text(after)
-            print(f"{document.name}: tables written anew")
+            file.write_text(after)
+            print(f"{file.name}: written anew")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ FOR_SCRIPTS = {
     "experiments.commands": (
         "attack_any",
         "attack_any_masked",
+        "attack_pretrained",
         "certify_any",
         "certify_any_masked",
         "certify_pretrained",
@@ -54,7 +55,6 @@ FOR_SCRIPTS = {
         "draw_figures",
         "write_report",
     ),
-    "experiments.attacking_windows": ("attack_windows", "windows_attack_parser"),
     "experiments.masking": ("certify_masked", "masked_certification_parser"),
     "experiments.training": (
         "add_recipe",

@@ -17,7 +17,7 @@ USAGE = """Certified defences against adversarial patches.
     patchcert certify NAME …                   certify a network that ships
     patchcert certify votes|masking|windows …  certify a network of yours
     patchcert attack NAME …                    attack a network that ships
-    patchcert attack votes|masking …           attack a network of yours
+    patchcert attack votes|masking|windows …   attack a network of yours
     patchcert votes …                          ask saved votes further questions
     patchcert report … --out DIR               write a page to look at, from saved results
     patchcert figures … --out DIR              draw saved results for papers
@@ -43,7 +43,7 @@ The network is one that `patchcert {0} votes` takes. Its logits are added up ove
 
 WINDOWS = """
     patchcert {0} windows --model timm:NAME --weights FILE --data DIR --classes imagenet
-    patchcert {0} windows --model package.module:factory --data DIR --size_to_certify 1%,2%
+    patchcert {0} windows --model package.module:factory --data DIR --classes imagenet
 
 Nothing is retrained. One of the windows covers the patch, wherever it lies.
 """
@@ -57,6 +57,7 @@ WAYS = {
     "attack": {
         "votes": ("attack_any", "Attack a network of yours whose ablated copies vote.", VOTES),
         "masking": ("attack_any_masked", "Attack a network of yours that is defended by double masking.", MASKING),
+        "windows": ("attack_pretrained", "Attack a pretrained network under hidden windows.", WINDOWS),
     },
 }
 """Ways in which a network of one's own is certified or attacked: the function of `experiments.commands`, and help."""

@@ -60,7 +60,7 @@ NAMES = ", ".join(table.models())
         (["train"], "train: expected one of models, certify, attack, votes, report, figures"),
         (["certify", "mnist-band"], "mnist-band: did you mean mnist-bands?"),
         (["certify", "nothing"], f"nothing: expected one of votes, masking, windows, {NAMES}"),
-        (["attack", "windows"], "windows: did you mean "),
+        (["attack", "windows"], "the following arguments are required: --model"),
         (["models", "nothing"], f"nothing: expected one of {NAMES}"),
         (["models", "mnist-bands", "mnist-windows"], "mnist-bands mnist-windows: expected one name, or none"),
         (["certify", "mnist-bands", "--szie", "3"], "unrecognized --szie"),

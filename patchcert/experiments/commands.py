@@ -24,6 +24,7 @@ from patchcert.experiments.attacking import (
     masked_attack_parser,
     patch_attack_parser,
 )
+from patchcert.experiments.attacking_windows import attack_windows, windows_attack_parser
 from patchcert.experiments.certifying import (
     add_vote,
     certification_parser,
@@ -93,6 +94,11 @@ def attack_any_masked(description: str) -> None:
     add_any_network(parser)
     options = parser.parse_args()
     attack_masked(options, *any_network(options))
+
+
+def attack_pretrained(description: str) -> None:
+    """Attack a network as somebody pretrained it, under hidden windows."""
+    attack_windows(windows_attack_parser(description).parse_args())
 
 
 def certify_votes(description: str) -> None:
