@@ -122,12 +122,21 @@ def patch_sizes(text: str) -> list[PatchSize]:
     return [size for part in text.split(",") for size in _patch_sizes(part)]
 
 
-def _patch_sizes(text: str) -> list[PatchSize]:
+def patches_or_areas(text: str) -> list[Patch | Area]:
+    """Patch sizes as of `patches`, and every rectangle of an area (area:25)."""
+    return [size for part in text.split(",") for size in _patch_or_area(part)]
+
+
+def _patch_or_area(text: str) -> list[Patch | Area]:
     if text.startswith("area:"):
         return [Area(_area(text.removeprefix("area:")))]
+    return list(_patch_range(text))
+
+
+def _patch_sizes(text: str) -> list[PatchSize]:
     if text.endswith("%"):
         return [Share(_percent(text.removesuffix("%")))]
-    return list(_patch_range(text))
+    return _patch_or_area(text)
 
 
 def alarm_thresholds(text: str) -> list[float | None]:

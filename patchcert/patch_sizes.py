@@ -28,6 +28,9 @@ class Area:
     def size(self) -> str:
         return f"area:{self.pixels}"
 
+    def __str__(self) -> str:
+        return self.size
+
 
 PatchSize = Patch | Share | Area
 

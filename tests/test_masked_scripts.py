@@ -215,6 +215,32 @@ def test_alarms_promise_more_and_are_counted_as_errors(folder, capsys):
         assert said in capsys.readouterr().err
 
 
+def test_every_rectangle_of_an_area_is_one_question(folder, capsys):
+    sizes = ["--size_to_certify", "area:4,1x4,2,4x1", "--all", "--limit", 60, "--output", "run.json"]
+    succeed(CERTIFY, *sizes, "--goal", "recover,alert", "--checkpoint", NAME, folder=folder)
+    results = json.loads((folder / "run.json").read_text())["results"]
+    assert "any rectangle of at most 4 pixels, 1 × 4, 2 × 2, 4 × 1" in capsys.readouterr().out
+    for kind in (results[::2], results[1::2]):
+        area, *shapes = kind
+        assert area["size_to_certify"] == "area:4" and area["certified_correct"] > 0
+        assert area["certified_correct"] <= min(entry["certified_correct"] for entry in shapes)
+    votes = ["--size_to_certify", "area:4,1x4,2,4x1", "--certificate", "exact,masking", "--all", "--top_one"]
+    options = [*votes[:-1], "--save_votes", "votes.npz", "--output", "direct.json"]
+    succeed("certify_mnist_band_top_one.py", *options, "--checkpoint", COLUMN, folder=folder)
+    succeed(
+        "certify_votes.py", "--votes", "votes.npz", *votes[:4], "--top_one", "--output", "saved.json", folder=folder
+    )
+    direct, saved = (json.loads((folder / name).read_text())["results"] for name in ("direct.json", "saved.json"))
+    assert direct == saved
+    exact, masked = ([entry["certified_correct"] for entry in kind] for kind in (direct[::2], direct[1::2]))
+    assert exact[0] == min(exact) > 0 and masked[0] <= min(masked)
+    capsys.readouterr()
+    page = ["--size_to_certify", "area:4", "--report", "page"]
+    for script, weights in ((CERTIFY, NAME), ("certify_mnist_band_top_one.py", COLUMN)):
+        assert run_here(script, *page, "--checkpoint", weights, folder=folder) == 2
+        assert "--report page: expected sizes such as 5 or 2x8 beside it" in capsys.readouterr().err
+
+
 ATTACK = ["--all", "--skip", 5, "--steps", 6, "--randomizations", 4, "--step_size", 0.3, "--loss", "margin"]
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from patchcert.errors import UsageError, require_count, require_within
 from patchcert.patch import Patch
+from patchcert.patch_sizes import Area, shapes
 
 CHUNK = 4096
 """Ablations whose masks are held at the same time where all of them are looked at."""
@@ -123,20 +124,22 @@ class Ablation(ABC):
         shown = self.cells_shown(indices)
         return patch_cells.float() @ shown.T.float() > 0
 
-    def places(self, patch: Patch, patches: int = 1) -> Tensor:
+    def places(self, patch: Patch | Area, patches: int = 1) -> Tensor:
         """(L, cells) bool: the distinct sets of cells that `patches` (1 or 2) such patches cover together.
+
+        An area is every rectangle of it; those that fit into another one add nothing and are left out.
 
         Two at one place are left out where there is another place: with one of them there they cover more.
 
         Raises:
             UsageError: a patch does not fit into the image, or there are too many pairs.
         """
-        single = self.distinct_places(patch)[0].unique(dim=0)
+        single = self._single_places(patch)
         if patches == 1 or len(single) == 1:
             return single
         return _unions(single, patch, "patches", patches, "exact").unique(dim=0)
 
-    def pairs_of_places(self, patch: Patch, patches: int = 1) -> Tensor:
+    def pairs_of_places(self, patch: Patch | Area, patches: int = 1) -> Tensor:
         """(L(L+1)/2, cells) bool: what pairs ℓ ≤ ℓ' of the L `places` cover, the upper triangle row by row.
 
         Raises:
@@ -144,9 +147,14 @@ class Ablation(ABC):
         """
         return _unions(self.places(patch, patches), patch, "certificate", "masking", "masking", with_itself=True)
 
-    def most_touched(self, patch: Patch, patches: int = 1) -> int:
+    def _single_places(self, patch: Patch | Area) -> Tensor:
+        """(L, cells) bool: the distinct sets of cells that one of them covers."""
+        of_shapes = shapes(patch, self.height, self.width)
+        return torch.cat([self.distinct_places(shape)[0] for shape in of_shapes]).unique(dim=0)
+
+    def most_touched(self, patch: Patch | Area, patches: int = 1) -> int:
         """Δ: the most ablations that `patches` (1 or 2) such patches touch together (section 3 of the paper)."""
-        single = self.distinct_places(patch)[0].unique(dim=0)
+        single = self._single_places(patch)
         touched = torch.zeros(len(single), len(single) if patches == 2 else 1, dtype=torch.int64, device=single.device)
         for indices in self.chunks():
             hit = self.touching(single, indices).double()  # counts are exact, under autocast too
@@ -396,7 +404,9 @@ def encode(images: Tensor) -> Tensor:
     return torch.cat([images, 1 - images], dim=1)
 
 
-def _unions(sets: Tensor, patch: Patch, option: str, value: object, kind: str, with_itself: bool = False) -> Tensor:
+def _unions(
+    sets: Tensor, patch: Patch | Area, option: str, value: object, kind: str, with_itself: bool = False
+) -> Tensor:
     """(pairs, cells) bool: the unions of two of the `sets` (L, cells), row by row of the upper triangle.
 
     Raises:

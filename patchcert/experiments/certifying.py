@@ -34,7 +34,8 @@ from patchcert.experiments.evaluation import (
     prepare,
     write_and_print,
 )
-from patchcert.experiments.setting import set_up
+from patchcert.experiments.masking import require_shapes_for_pages
+from patchcert.experiments.setting import SIZES, set_up
 from patchcert.files import what_fits
 from patchcert.journal import Journal
 from patchcert.option_values import (
@@ -45,9 +46,11 @@ from patchcert.option_values import (
     level,
     output_file,
     patches,
+    patches_or_areas,
     positive_int,
 )
 from patchcert.patch import Patch
+from patchcert.patch_sizes import Share
 from patchcert.votes import certificate, randomized, saved_votes
 from patchcert.votes.rules import ThresholdVote, TopOneVote, VoteRule
 
@@ -77,7 +80,7 @@ def votes_parser(description: str) -> Parser:
     parser.certificate.add_argument(
         "--size_to_certify",
         type=option_values.patch_sizes,
-        help="patch sizes: 5, 1-10, 2,5 or 2x8; of hidden windows 2%% and area:100, too (default: 5; of hidden windows "
+        help="patch sizes: 5, 1-10, 2,5, 2x8 or area:25; of hidden windows 2%%, too (default: 5; of hidden windows "
         "what these are made for)",
     )
     parser.certificate.add_argument("--patches", type=int, choices=(1, 2), default=1, help=PATCHES)
@@ -127,7 +130,7 @@ def randomized_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
 def _add_questions(parser: Parser, size_to_certify: int) -> None:
     """What is asked of the votes."""
     parser.certificate.add_argument(
-        "--size_to_certify", type=patches, default=str(size_to_certify), help="patch sizes: 5, 1-10, 2,5 or 2x8"
+        "--size_to_certify", type=patches_or_areas, default=str(size_to_certify), help=SIZES
     )
     parser.certificate.add_argument(
         "--certificate", type=certificates, default="margin", help="margin, exact, masking, or several: margin,exact"
@@ -189,6 +192,7 @@ def certify_by_votes(
 
     Images leave early unless something is reported that needs all votes.
     """
+    require_shapes_for_pages(options)
     set_up(options)
     certifier = certificate.Certifier(ablation.to(options.device), _questions(options, rules))
     dataset, network = prepare(options, network, ablation)
@@ -230,6 +234,7 @@ def certify_by_votes(
 
 def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes) -> None:
     """Answer what the options of `votes_parser` ask of saved votes, as `certify_by_votes` does with a network."""
+    require_shapes_for_pages(options)
     _settle(options)
     rules = vote_rules(options)
     for rule in rules:
@@ -267,8 +272,8 @@ def _settle(options: argparse.Namespace) -> None:
             value = ",".join("strict" if part is None else str(part) for part in getattr(options, option))
             raise UsageError(option, value, "the file has votes; this is for answers about hidden windows")
     for size in options.size_to_certify or ():
-        if not isinstance(size, Patch):
-            raise UsageError("size_to_certify", size.size, "the file has votes; expected pixels: 5, 1-10, 2,5 or 2x8")
+        if isinstance(size, Share):
+            raise UsageError("size_to_certify", size.size, "the file has votes; expected 5, 1-10, 2x8 or area:25")
     options.size_to_certify = options.size_to_certify or [Patch(5)]
     options.certificate = options.certificate or ["margin"]
     options.numerical_margin = options.numerical_margin or 0.0

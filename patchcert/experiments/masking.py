@@ -21,14 +21,15 @@ from patchcert.errors import UsageError
 from patchcert.experiments import reporting, summaries
 from patchcert.experiments.any_network import arithmetic_of, manner_of
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
-from patchcert.experiments.setting import precision, set_up
+from patchcert.experiments.setting import SIZES, precision, set_up
 from patchcert.journal import Journal
 from patchcert.masking.alarms import Alarms
 from patchcert.masking.double_masking import DoubleMasking, MaskedVerdicts
 from patchcert.masking.linked import masking_of
 from patchcert.masking.margins import Margin
-from patchcert.option_values import alarm_thresholds, goals, numerical_margin, patches, positive_int
+from patchcert.option_values import alarm_thresholds, goals, numerical_margin, patches_or_areas, positive_int
 from patchcert.patch import Patch
+from patchcert.patch_sizes import Area
 from patchcert.progress import progress_bar
 from patchcert.reports.exhibits import Views
 
@@ -38,9 +39,7 @@ BATCH = "images per call of the network where it answers for all of their copies
 def masked_certification_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
     """The options of every script that certifies by double masking; the checkpoint knows the network."""
     parser = evaluation_parser(description, data_sets)
-    parser.certificate.add_argument(
-        "--size_to_certify", type=patches, default="5", help="patch sizes: 5, 1-10, 2,5 or 2x8"
-    )
+    parser.certificate.add_argument("--size_to_certify", type=patches_or_areas, default="5", help=SIZES)
     add_goals(parser)
     parser.certificate.add_argument(
         "--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere"
@@ -80,6 +79,15 @@ def goals_of(options: argparse.Namespace) -> list[Goal]:
         raise UsageError("confidence", options.confidence[-1], "expected strict; against two patches that is the rule")
     alerts = [Goal(ALERT, confidence, options.patches) for confidence in options.confidence]
     return [Goal()] * (RECOVER in options.goal) + alerts
+
+
+def require_shapes_for_pages(options: argparse.Namespace) -> None:
+    """Raise UsageError if a page is to be drawn of patches that have no one shape."""
+    areas = [size for size in options.size_to_certify if isinstance(size, Area)]
+    if options.report and areas:
+        raise UsageError(
+            "report", options.report, f"expected sizes such as 5 or 2x8 beside it; {areas[0]} is no one shape"
+        )
 
 
 def add_numerical_margin(parser: Parser) -> None:
@@ -176,6 +184,7 @@ def _goals(options: argparse.Namespace) -> list[Goal]:
     asked_for = goals_of(options)
     if ALERT in options.goal and options.report:
         raise UsageError("report", options.report, "expected --goal recover beside it; a page shows no alarms")
+    require_shapes_for_pages(options)
     if options.patches == 2 and len(options.goal) > 1:
         raise UsageError("goal", ",".join(options.goal), "expected one of them with --patches 2")
     return asked_for

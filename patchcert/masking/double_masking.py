@@ -23,6 +23,7 @@ from patchcert.errors import UsageError
 from patchcert.masking.alarms import ALARM, Alarms
 from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
+from patchcert.patch_sizes import Area
 
 BYTES_AT_ONCE = 1 << 28
 """Of sums over pairs of places that are held together."""
@@ -75,7 +76,7 @@ class DoubleMasking:
 
     Args:
         ablation: the copies.
-        patch, patches: anywhere, one or two of them at once.
+        patch, patches: anywhere, one or two of them at once; an area is every rectangle of it.
         chosen: of each family, the copies of which there are scores; training looks at some of them.
 
     Attributes:
@@ -89,8 +90,8 @@ class DoubleMasking:
 
     temperature = TEMPERATURE
 
-    def __init__(self, ablation: Ablation, patch: Patch, patches: int = 1, chosen: slice = slice(None)):
-        self._keep([_touched_sets(family, patch, patches, chosen) for family in ablation.families()])
+    def __init__(self, ablation: Ablation, patch: Patch | Area, patches: int = 1, chosen: slice = slice(None)):
+        self._keep([touched_sets(family, patch, patches, chosen) for family in ablation.families()])
 
     def _keep(self, touched: list[Tensor]) -> None:
         self.touched = touched
@@ -315,7 +316,7 @@ def _over_places(parts: Sequence[Tensor]) -> Tensor:
     return reduce(lambda a, b: (a[:, :, None] + b[:, None]).flatten(1, 2), parts)
 
 
-def _touched_sets(ablation: Ablation, patch: Patch, patches: int, chosen: slice) -> Tensor:
+def touched_sets(ablation: Ablation, patch: Patch | Area, patches: int = 1, chosen: slice = slice(None)) -> Tensor:
     """(L, A) bool: the distinct sets of `chosen` copies that `patches` (1 or 2) such patches touch at some place.
 
     Raises:
@@ -323,7 +324,18 @@ def _touched_sets(ablation: Ablation, patch: Patch, patches: int, chosen: slice)
     """
     copies = torch.arange(ablation.count, device=ablation.cells.device)[chosen]
     sets = ablation.touching(ablation.places(patch, patches), copies).unique(dim=0)
+    require_few_pairs(sets, patch, patches)
+    return sets
+
+
+def require_few_pairs(sets: Tensor, patch: Patch | Area, patches: int = 1) -> None:
+    """Raise UsageError unless the pairs of the `sets` (L, A) can be looked at."""
     if len(sets) ** 2 > MOST_PAIRS:
         right = f"patches of {patch} have {len(sets) ** 2} pairs of places here, masking takes at most {MOST_PAIRS}"
         raise UsageError("patches", patches, right)
-    return sets
+
+
+def worst_of_groups(leads: Tensor, group_of: Tensor, groups: int) -> Tensor:
+    """(N, F, groups, K): of leads (N, F, L, K) the least over those of each group; `group_of` (L,) says which it is."""
+    nowhere = leads.new_full((*leads.shape[:2], groups, leads.shape[3]), torch.inf)
+    return nowhere.scatter_reduce_(2, group_of[:, None].expand_as(leads), leads, "amin")

@@ -13,8 +13,10 @@ from torch import Tensor
 from patchcert.ablations.ablation import Ablation
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.errors import UsageError
-from patchcert.masking.double_masking import TEMPERATURE, DoubleMasking, ahead, in_two_rounds, paired
+from patchcert.masking.any_shape import ShapesMasking
+from patchcert.masking.double_masking import TEMPERATURE, DoubleMasking, ahead, in_two_rounds, paired, worst_of_groups
 from patchcert.patch import Patch
+from patchcert.patch_sizes import Area, shapes
 
 
 class WindowMasking(DoubleMasking):
@@ -187,17 +189,32 @@ class LinkedMasking(WindowMasking):
 
     def _worst_of_windows(self, leads: Tensor, holding: Tensor) -> Tensor:
         """(N, F, k, K): of leads (N, F, L, K) the least over the second places in each row, or column, of windows."""
-        nowhere = leads.new_full((*leads.shape[:2], self.side, leads.shape[3]), torch.inf)
-        return nowhere.scatter_reduce_(2, holding[:, None].expand_as(leads), leads, "amin")
+        return worst_of_groups(leads, holding, self.side)
 
 
-def masking_of(ablation: Ablation, patch: Patch, patches: int = 1) -> DoubleMasking:
+def masking_of(ablation: Ablation, patch: Patch | Area, patches: int = 1) -> DoubleMasking:
     """The double masking of these copies.
 
     Raises:
-        UsageError: see `DoubleMasking`, `WindowMasking` and `LinkedMasking`.
+        UsageError: see `DoubleMasking`, `WindowMasking`, `LinkedMasking` and `ShapesMasking`; or bands and windows
+            together are to be masked against an area.
     """
+    if isinstance(patch, Area):
+        return _of_area(ablation, patch, patches)
     if isinstance(ablation, BandsAndWindows):
         return LinkedMasking(ablation, patch, patches)
     kind = WindowMasking if isinstance(ablation, WindowPairs) else DoubleMasking
     return kind(ablation, patch, patches)
+
+
+def _of_area(ablation: Ablation, area: Area, patches: int) -> DoubleMasking:
+    if isinstance(ablation, BandsAndWindows):
+        right = "expected sizes such as 5 or 2x8; areas are for bands, or windows, alone"
+        raise UsageError("size_to_certify", area, right)
+    if isinstance(ablation, WindowPairs):
+        of_area = shapes(area, ablation.height, ablation.width)
+        for shape in of_area:
+            ablation.require_fits("size_to_certify", shape)
+        return WindowMasking(ablation, of_area[0], patches)  # whatever fits, the same windows are hidden
+    kind = ShapesMasking if len(ablation.families()) > 1 else DoubleMasking
+    return kind(ablation, area, patches)

@@ -20,6 +20,7 @@ from patchcert.engines.asking import Engine, require_classes, softmax, softmax_c
 from patchcert.journal import Journal
 from patchcert.masking.double_masking import paired, two_rounds
 from patchcert.patch import Patch
+from patchcert.patch_sizes import Area
 from patchcert.progress import progress_bar
 from patchcert.votes.rules import Ballot, VoteRule
 
@@ -63,7 +64,7 @@ class Question:
     """What is asked of the votes: is the answer under `rule` safe?
 
     Attributes:
-        patch: from this one,
+        patch: from this one, or any rectangle of this area,
         rule: how the copies vote; None where log-probabilities take the place of votes,
         certificate: "margin", "exact" or "masking"; the last is about the prediction by double masking of the votes,
         patches: from so many of them at once, 1 or 2,
@@ -71,7 +72,7 @@ class Question:
         arithmetic: in which scores were computed, one of `margins.RELATIVE_MARGINS`; of votes it says nothing.
     """
 
-    patch: Patch
+    patch: Patch | Area
     rule: VoteRule | None
     certificate: str
     patches: int = 1
@@ -83,7 +84,7 @@ class Question:
         return Ballot(self.rule, self.numerical_margin)
 
     @property
-    def threat(self) -> tuple[Patch, int, str]:
+    def threat(self) -> tuple[Patch | Area, int, str]:
         return self.patch, self.patches, self.certificate
 
     def as_json(self) -> dict:
