@@ -101,6 +101,11 @@ def test_no_patch_changes_an_answer_where_the_map_says_so(seed, agreement):
             attacked = torch.where(hidden, classes, torch.randint(3, (count,), generator=random))
             now = Answers(attacked, *list(vars(known).values())[1:])
             assert from_known(two_rounds(WINDOWS.count, 0.0), WINDOWS.count, now).predicted == predicted
+    of_singles = window_galleries.seen(WINDOWS, known[: WINDOWS.count], predicted, []).leads
+    for row, column in (window_galleries.by_place(WINDOWS, torch.tensor(of_singles)) > 0).nonzero().tolist():
+        hidden = covering[:, row, column]
+        attacked = torch.where(hidden, classes[: WINDOWS.count], torch.randint(3, (WINDOWS.count,), generator=random))
+        assert len(attacked.unique()) > 1 or attacked[0] == predicted, "all agree on another class, without an alarm"
 
 
 def test_what_was_not_asked_makes_no_place_weaker():
@@ -113,3 +118,10 @@ def test_what_was_not_asked_makes_no_place_weaker():
     assert seen.leads == [1.0, -3.0, -3.0, 4.0] and seen.asked == 5 < seen.questions == 10
     assert (known.classes == UNASKED).sum() == 5
     assert len(seen.weakest) == 2 and seen.dissenting == []
+
+
+def test_confidences_have_no_map_of_places(folder):  # noqa: F811
+    about = (*COMMAND[:4], "--size_to_certify", 2, "--per_side", 2, "--goal", "alert", "--confidence")
+    for confidence, shown in (("strict", 12), (0.3, 0)):
+        succeed(SCRIPT, *about, confidence, "--report", "report", folder=folder)
+        assert gallery_in(folder / "report")[1].count('class="spots"') == shown

@@ -40,7 +40,8 @@ def subject(
     sizes = [question["size_to_certify"] for question in questions]
     beside = [other for other, size in enumerate(sizes) if size == asked["size_to_certify"]]
     singles_decide = asked["goal"] == "alert" and asked["patches"] == 1
-    patch = windows.shapes[0] if len(windows.shapes) == 1 else None  # of several there is no one map
+    mapped = len(windows.shapes) == 1 and asked["confidence"] is None  # leads say nothing of confidences
+    patch = windows.shapes[0] if mapped else None
 
     def look(chosen: Tensor) -> Views:
         spots, windowed = [], []
@@ -95,8 +96,9 @@ def leads_of(known: Answers, predicted: int) -> Tensor:
 def by_place(windows: HiddenWindows, leads: Tensor) -> Tensor:
     """(rows, columns): with the patch at each place, the lead that its best window guarantees.
 
-    If no question about a window that hides the patch changes the answer, neither does the patch: its own answer is
-    among these, and so is one against each other window that dissents. So of the windows there the best one counts.
+    If no question about a window that hides the patch changes the answer, neither does the patch: the answer without
+    that window stays, and against any other window that dissents stands the one without both. So of the windows there
+    the best one counts. Of strict alarms, about which only single windows are asked, one that agrees is enough.
 
     Args:
         leads: (M,), the least lead without each window.
