@@ -193,6 +193,24 @@ class NotKnown:
 
 
 @dataclass(frozen=True)
+class TestHalf:
+    """What was counted on the test half alone, where a run looked at both halves; for each question."""
+
+    counts: list[Counts]
+
+    def lines(self) -> list[str]:
+        """What there is to say."""
+        return [
+            f"{name} on the test half alone, {self.counts[0].total} images: "
+            + ", ".join(f"{count.as_json()[f'{name}_accuracy']:.2%}" for count in self.counts)
+            for name in ("clean", "certified")
+        ]
+
+    def as_json(self) -> dict:
+        return {"test_half": [count.as_json() for count in self.counts]}
+
+
+@dataclass(frozen=True)
 class Together:
     """Several remarks, one after the other."""
 

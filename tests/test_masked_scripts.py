@@ -140,6 +140,19 @@ def test_one_pass_answers_every_size_whatever_the_batch(folder):
     assert certified == sorted(certified, reverse=True) or certified[4] > certified[3]
 
 
+def test_where_all_images_are_looked_at_the_test_half_is_counted_too(folder, capsys):
+    found = {}
+    for part in ("--all", "--test"):
+        arguments = [part, "--size_to_certify", "1,2", "--output", "run.json", "--checkpoint", NAME]
+        succeed("certify_mnist_band_masked.py", *arguments, folder=folder)
+        found[part] = json.loads((folder / "run.json").read_text()), capsys.readouterr().out
+    alone = found["--test"][0]["results"]
+    of_all = found["--all"][0]["test_half"]
+    assert of_all == [{name: answer[name] for name in of_all[0]} for answer in alone]
+    assert f"certified on the test half alone, {alone[0]['total']} images: " in found["--all"][1]
+    assert "test_half" not in found["--test"][0]
+
+
 @pytest.mark.parametrize(
     ("options", "precision", "margin"),
     [

@@ -66,17 +66,24 @@ def choose_half(dataset: Dataset, test: bool, split_file: Path | None = None) ->
     Raises:
         UsageError: `split_file` does not hold indices of this data set.
     """
-    if split_file is not None:
-        order = read_indices(split_file, len(dataset))
-    elif len(dataset) == 10_000:
-        order = read_indices(SHIPPED_SPLIT, len(dataset))
-    else:
-        order = fixed_permutation(len(dataset))
-    validation = order[: len(dataset) // 2] if len(order) == len(dataset) else order
-    rest = torch.ones(len(dataset), dtype=torch.bool)
-    rest[validation] = False
-    half = rest.nonzero().squeeze(1) if test else validation.sort().values
+    validation = _validation_half(len(dataset), split_file)
+    half = in_test_half(len(dataset), split_file).nonzero().squeeze(1) if test else validation.sort().values
     return dataset.take(half)
+
+
+def in_test_half(count: int, split_file: Path | None = None) -> Tensor:
+    """(N,) bool: which of all N = `count` images the test half has; see `choose_half`."""
+    return torch.ones(count, dtype=torch.bool).index_fill(0, _validation_half(count, split_file), False)
+
+
+def _validation_half(count: int, split_file: Path | None) -> Tensor:
+    if split_file is not None:
+        order = read_indices(split_file, count)
+    elif count == 10_000:
+        order = read_indices(SHIPPED_SPLIT, count)
+    else:
+        order = fixed_permutation(count)
+    return order[: count // 2] if len(order) == count else order
 
 
 def fixed_permutation(count: int) -> Tensor:

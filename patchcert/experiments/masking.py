@@ -16,6 +16,7 @@ from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.classifiers.probing import Manner, note_numerical_margin
 from patchcert.classifiers.window_goals import ALERT, RECOVER, Goal
 from patchcert.cli import Parser
+from patchcert.data import splits
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
 from patchcert.experiments import reporting, summaries
@@ -155,7 +156,21 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
             return reporting.Subject(about, str(ablation), patch, look, verdicts.lead, margin, leads_are, "logits")
 
         remarks = _remarks(dict(zip(maskings, found, strict=True)))
-        write_and_print(options, about, dataset, answers, columns, seconds, arithmetic, remarks, subject)
+        remarks += _test_half(options, dataset, [goal for _, goal, _ in asked], columns)
+        together = results.Together(remarks)
+        write_and_print(options, about, dataset, answers, columns, seconds, arithmetic, together, subject)
+
+
+def _test_half(
+    options: argparse.Namespace, dataset: Images, goals: list[Goal], columns: list[dict[str, Tensor]]
+) -> list[results.TestHalf]:
+    """What was counted on the test half, where all images were looked at."""
+    if not options.all or options.skip > 1 or options.limit or options.per_class:
+        return []
+    half = splits.in_test_half(len(dataset)).to(dataset.labels.device)
+    labels = dataset.labels[half]
+    of_half = [{name: rows[name][half] for name in ("predicted", "certified")} for rows in columns]
+    return [results.TestHalf([_counts(goal, rows, labels) for goal, rows in zip(goals, of_half, strict=True)])]
 
 
 @dataclass(frozen=True)
@@ -202,12 +217,12 @@ def _counts(goal: Goal, rows: dict[str, Tensor], labels: Tensor) -> results.Coun
     return kind.of(rows["predicted"], rows["certified"], labels)
 
 
-def _remarks(found: dict[Patch, _Found]) -> results.Together:
+def _remarks(found: dict[Patch, _Found]) -> list[results.Remarks]:
     remarks = [results.CloseLeads({patch.size: int(one.verdicts.within_margin.sum()) for patch, one in found.items()})]
     first = next(iter(found.values())).verdicts
     if isinstance(first, OrderedVerdicts):  # all sizes share their passes
         remarks.append(results.Passes(len(first.passes), int(first.passes.sum())))
-    return results.Together(remarks)
+    return remarks
 
 
 def _look(
