@@ -72,6 +72,35 @@ def square(side: int) -> str:
     return f"{side} × {side}"
 
 
+def networks() -> Table:
+    """What ships and was counted: certified / clean of two sizes of patch, and what certifying takes."""
+    sizes = (2, 5)
+    rows = [["`patchcert.load(…)`", "defence", *map(square, sizes), "counted on", "certifying 10,000 images"]]
+    for name, model in json.loads(MODELS.read_text()).items():
+        names = [variant["results"] for variant in model["variants"] if variant["results"]]
+        records, found = [read(name.removesuffix(".json")) for name in names], {}
+        for record in records:
+            asked = [answer["size_to_certify"] for answer in record["results"]]
+            found |= zip(asked, record.get("test_half", record["results"]), strict=True)
+        if not records:
+            continue
+        part = "the test half" if all("test_half" in record for record in records) else "all test images"
+        pictures = ", JPEG copies" if model["dataset"] == "cifar10" and not all(map(of_original, records)) else ""
+        times = " and ".join(duration(record["seconds"]) for record in records)
+        rows.append([f'`"{name}"`', model["defence"], *(certified_and_clean(found[size]) for size in sizes)])
+        rows[-1] += [part + pictures, times]
+    return rows
+
+
+def of_original(record: dict) -> bool:
+    """Whether the pictures were CIFAR-10's own."""
+    return record["config"].get("pictures") == "original"
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
 def mnist_masked() -> Table:
     return masked("mnist", ["mnist_joint", "mnist_joint_8x6"], MNIST_PUBLISHED)
 
@@ -189,6 +218,7 @@ def ratio(measured: dict) -> str:
 TABLES: dict[str, Callable[[], Table]] = {
     table.__name__: table
     for table in (
+        networks,
         mnist_masked,
         cifar_masked,
         cifar_ideas,
