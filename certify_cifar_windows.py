@@ -12,6 +12,7 @@ from patchcert import (
     CIFAR_LIKE,
     WindowPairs,
     add_network,
+    add_saving,
     add_windows,
     certify_masked,
     class_count,
@@ -25,6 +26,7 @@ def main() -> None:
     parser = masked_certification_parser(__doc__, CIFAR_LIKE)
     add_network(parser, MODELS_OF_COPIES, "pooled", image_size=32)
     add_windows(parser)
+    add_saving(parser)
     parser.set_defaults(batch_size=128)
     options = parser.parse_args()
     ablation = WindowPairs(options.image_size, options.image_size, options.window_size, options.per_side)

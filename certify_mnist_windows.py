@@ -12,6 +12,7 @@ from patchcert import (
     MNIST_LIKE,
     WindowPairs,
     add_model,
+    add_saving,
     add_windows,
     certify_masked,
     class_count,
@@ -25,6 +26,7 @@ def main() -> None:
     parser = masked_certification_parser(__doc__, MNIST_LIKE)
     add_model(parser, MODELS_OF_COPIES, "resnet14_half")
     add_windows(parser)
+    add_saving(parser)
     parser.set_defaults(window_size=8, per_side=6)
     options = parser.parse_args()
     ablation = WindowPairs(28, 28, options.window_size, options.per_side)

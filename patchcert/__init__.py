@@ -55,7 +55,7 @@ FOR_SCRIPTS = {
         "draw_figures",
         "write_report",
     ),
-    "experiments.masking": ("certify_masked", "masked_certification_parser"),
+    "experiments.masking": ("add_saving", "certify_masked", "masked_certification_parser"),
     "experiments.training": (
         "add_recipe",
         "masked_training_parser",

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,6 +78,45 @@ def test_certifying_counts_what_the_definition_gives(folder, arithmetic):
         assert row["left_early"] == "True" or int(row["passes"]) == 45
     assert record["certified_correct"] + record["certified_wrong"] > 0
     assert record["passes"] == sum(int(row["passes"]) for row in rows) < 45 * len(rows)
+
+
+WRITE = ["--output", "saved.json", "--per_image", "saved.csv"]
+SAVE = [*WRITE, "--save_votes", "windows.npz"]
+
+
+def counts_and_rows(folder):
+    names = ("total", "correct", "certified_correct", "certified_wrong", "false_alarms")
+    entries = json.loads((folder / "saved.json").read_text())["results"]
+    rows = list(csv.DictReader((folder / "saved.csv").open()))
+    return [[entry.get(name) for name in names] for entry in entries], [
+        (row["index"], row["predicted"], row["certified"]) for row in rows
+    ]
+
+
+@pytest.mark.parametrize("arithmetic", [[], ["--amp"]])
+def test_saved_answers_give_the_same_counts(folder, arithmetic):
+    asked = ["--goal", "recover,alert", "--confidence", "strict,0,0.34,0.9", "--size_to_certify", "2,5"]
+    succeed(CERTIFY, *PICTURES, *arithmetic, "--all", "--checkpoint", NAME, *asked, *SAVE, folder=folder)
+    direct = counts_and_rows(folder)
+    succeed("certify_votes.py", "--votes", "windows.npz", *asked, *WRITE, folder=folder)
+    assert counts_and_rows(folder) == direct and len(direct[0]) == 10
+    assert json.loads((folder / "saved.json").read_text())["not_known"] == [0] * 10
+    two = ["--goal", "alert", "--patches", 2]
+    succeed("certify_votes.py", "--votes", "windows.npz", *two, *WRITE, folder=folder)
+    found = counts_and_rows(folder)
+    succeed(CERTIFY, *PICTURES, *arithmetic, "--all", "--checkpoint", NAME, *two, *WRITE, folder=folder)
+    assert counts_and_rows(folder) == found
+
+
+def test_everything_is_asked_for_where_it_is_wished(folder):
+    asked = ["--goal", "alert", "--ask_all", *SAVE]
+    succeed(CERTIFY, *PICTURES, "--all", "--checkpoint", NAME, *asked, folder=folder)
+    with np.load(folder / "windows.npz") as saved:
+        assert (saved["counts"] == 1 + 45).all() and saved["rectangles"].tolist()[1] == [0, 8, 4, 12]
+    succeed("certify_votes.py", "--votes", "windows.npz", *WRITE, folder=folder)
+    recovered = counts_and_rows(folder)
+    succeed(CERTIFY, *PICTURES, "--all", "--checkpoint", NAME, *WRITE, folder=folder)
+    assert counts_and_rows(folder) == recovered
 
 
 def test_attacks_flip_nothing_that_is_certified(folder):

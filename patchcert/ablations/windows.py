@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from patchcert.ablations.ablation import Ablation, BandAndRow, require_sides
-from patchcert.ablations.hidden_windows import even_spans, shortest_length
+from patchcert.ablations.hidden_windows import HiddenWindows, even_spans, shortest_length
 from patchcert.errors import UsageError, require_within
 from patchcert.patch import Patch
 
@@ -70,6 +70,12 @@ class WindowPairs(Ablation):
     def windows(self) -> Tensor:
         """(k², H, W) bool: True in each window."""
         return self._cells_hidden()[:, self.cells]
+
+    def hidden(self) -> HiddenWindows:
+        """The same windows as they are hidden of ordinary images; they hold the largest patch that these hold."""
+        rows, columns = (torch.stack(self._spans(size), dim=1) for size in (self.height, self.width))
+        rectangles = torch.cat([rows.repeat_interleave(self.side, dim=0), columns.repeat(self.side, 1)], dim=1)
+        return HiddenWindows(self.height, self.width, rectangles, [Patch(*self._held())])
 
     def _cells_hidden(self) -> Tensor:
         """(k², cells) bool: the cells in each window."""

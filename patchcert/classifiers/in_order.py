@@ -25,9 +25,11 @@ from patchcert.engines import asking
 from patchcert.engines.joint import JointNetwork
 from patchcert.engines.pairs import COPIES_AT_ONCE
 from patchcert.masking.alarms import Alarms
+from patchcert.masking.answers import Answers
 from patchcert.masking.double_masking import MaskedVerdicts, ahead, beats_all
 from patchcert.masking.linked import WindowMasking
 from patchcert.masking.margins import Margin
+from patchcert.masking.noted import pairs_of
 from patchcert.masking.questions import ask_all
 
 AT_ONCE = 4
@@ -55,11 +57,13 @@ class Wanted:
         recovery: the prediction, by a second round where the first one leaves it open; else its most frequent answer.
         pairs: whether every pair of windows gives the answer, where those without one window agree.
         whole: what alarms are made of, for which the whole image is asked about, too.
+        everything: also what decides nothing.
     """
 
     recovery: bool = True
     pairs: bool = True
     whole: bool = False
+    everything: bool = False
 
 
 EVERYTHING = Wanted()
@@ -77,11 +81,16 @@ class _Decision:
 
 @dataclass(frozen=True)
 class _Heard:
-    """What was found out about one image: a decision for each patch, logits (A, K) of copies, of the `whole` (K,)."""
+    """What was found out about one image: a decision for each patch, and the logits (A, K) of copies.
+
+    Attributes:
+        answers, asked: (Q, K), those to all questions that were asked, (Q,) bool; the last one is about the whole.
+    """
 
     decisions: list[_Decision]
     logits: Tensor
-    whole: Tensor
+    answers: Tensor
+    asked: Tensor
     passes: int
 
 
@@ -134,11 +143,13 @@ class CopiesInOrder:
         maskings: Sequence[WindowMasking],
         margin: Margin,
         wanted: Wanted = EVERYTHING,
+        noted: list[Answers] | None = None,
     ) -> list[tuple[OrderedVerdicts, Alarms | None]]:
         """What `WindowMasking.verdicts` and `alarms` say by each of `maskings`, with no more questions than they take.
 
         Args:
             images: (N, C, H, W) in [0, 1].
+            noted: gets for each image what the network said of the whole, and then of windows, by `noted.numbers_of`.
         """
         bands = self._bands(images)
         sums = [masking.of_bands(bands) for masking in maskings]
@@ -149,7 +160,9 @@ class CopiesInOrder:
         )
         heard = list(ask_all(opened, self._answers, self.batch_size))
         scores = self.weight * torch.stack([one.logits for one in heard])
-        whole = self.weight * torch.stack([one.whole for one in heard])
+        whole = self.weight * torch.stack([one.answers[-1] for one in heard])
+        if noted is not None:
+            noted += map(self._noted, heard)
         if self.joint:
             scores, whole = torch.cat([bands, scores], dim=1), bands.sum(dim=1) + whole
         passes = torch.tensor([one.passes for one in heard]) * (2 if self.joint and self.joint.mirrored else 1)
@@ -160,6 +173,14 @@ class CopiesInOrder:
             alarms = masking.alarms(scores, margin, magnitudes, whole.argmax(dim=1)) if wanted.whole else None
             found.append((verdicts, alarms))
         return found
+
+    def _noted(self, heard: _Heard) -> Answers:
+        """All answers about one image by themselves; bands are no part of them."""
+        order = self.windows.copy_numbers()[*pairs_of(self.windows.side**2).T.to(self.masks.device)]
+        order = torch.cat([order.new_tensor([len(self.masks) - 1]), order])
+        answers, given = Answers.none(len(order)), heard.asked[order]
+        answers.put(given.nonzero().flatten().cpu(), Answers.of(heard.answers[order[given]]).cpu())
+        return answers
 
     def _settled(
         self, masking: WindowMasking, margin: Margin, decisions: list[_Decision], scores: Tensor, passes: Tensor
@@ -201,7 +222,9 @@ class CopiesInOrder:
         for masking, sums in zip(maskings, bands, strict=True):
             rounds = _Rounds(copies, masking, sums, numbers, self.weight)
             decisions.append((yield from rounds.decide(wanted)))
-        return _Heard(decisions, copies.logits, copies.answers[-1], copies.passes)
+        if wanted.everything:
+            yield from copies.hear(torch.arange(len(self.masks), device=self.masks.device))
+        return _Heard(decisions, copies.logits, copies.answers, copies.heard, copies.passes)
 
 
 class _Copies:

@@ -15,24 +15,33 @@ from patchcert.classifiers.in_order import CopiesInOrder, OrderedVerdicts, Wante
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.classifiers.probing import Manner, note_numerical_margin
 from patchcert.classifiers.window_goals import ALERT, RECOVER, Goal
-from patchcert.cli import Parser
+from patchcert.cli import Parser, configuration
 from patchcert.data import splits
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
 from patchcert.experiments import reporting, summaries
 from patchcert.experiments.any_network import arithmetic_of, manner_of
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
-from patchcert.experiments.setting import SIZES, precision, set_up
+from patchcert.experiments.setting import SIZES, class_count, precision, set_up
+from patchcert.files import what_fits
 from patchcert.journal import Journal
 from patchcert.masking.alarms import Alarms
 from patchcert.masking.double_masking import DoubleMasking, MaskedVerdicts
 from patchcert.masking.linked import masking_of
 from patchcert.masking.margins import Margin
-from patchcert.option_values import alarm_thresholds, goals, numerical_margin, patches_or_areas, positive_int
+from patchcert.option_values import (
+    alarm_thresholds,
+    goals,
+    numerical_margin,
+    output_file,
+    patches_or_areas,
+    positive_int,
+)
 from patchcert.patch import Patch
 from patchcert.patch_sizes import Area
 from patchcert.progress import progress_bar
 from patchcert.reports.exhibits import Views
+from patchcert.votes import saved_answers
 
 BATCH = "images per call of the network where it answers for all of their copies, else ablated copies"
 
@@ -48,6 +57,24 @@ def masked_certification_parser(description: str, data_sets: tuple[str, ...]) ->
     add_numerical_margin(parser)
     parser.engine.add_argument("--batch_size", type=positive_int, default=32, help=BATCH)
     return parser
+
+
+def add_saving(parser: Parser) -> None:
+    """--save_votes of scripts about hidden windows, and how much is asked for it."""
+    parser.output.add_argument(
+        "--save_votes", type=output_file, metavar="FILE.npz", help="write here what certify_votes.py answers from"
+    )
+    parser.output.add_argument(
+        "--ask_all",
+        action="store_true",
+        help="ask for every pair of windows, so that what --save_votes writes leaves nothing open; slower",
+    )
+
+
+def require_saving(options: argparse.Namespace) -> None:
+    """Raise UsageError if everything is asked for and nothing saved."""
+    if getattr(options, "ask_all", False) and not options.save_votes:
+        raise UsageError("ask_all", True, "expected --save_votes FILE.npz, too: nothing else needs every pair")
 
 
 def add_goals(parser: Parser) -> None:
@@ -124,6 +151,7 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
         network: base classifier, or one of limited reach, that of `ablation`.
     """
     asked_for = _goals(options)
+    require_saving(options)
     set_up(options)
     ablation.to(options.device)
     at_once = options.patches if RECOVER in options.goal else 1  # two alarms follow from pairs of places of one patch
@@ -134,7 +162,7 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
     settle_numerical_margin(options, manner)
     margin = Margin.of_scores(options.numerical_margin, arithmetic_of(options, manner))
     with journal_of(options, network, dataset) as journal:
-        found = _found(options, classifier, dataset, list(maskings.values()), margin, journal)
+        found, saved = _found(options, classifier, dataset, list(maskings.values()), margin, journal)
         seconds, computed = journal.seconds(), (arithmetic_of(options, manner), classifier.engine_name)
         arithmetic = results.computed_with(*computed, journal.processors)
         if not distributed.is_first():
@@ -158,7 +186,12 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
         remarks = _remarks(dict(zip(maskings, found, strict=True)))
         remarks += _test_half(options, dataset, [goal for _, goal, _ in asked], columns)
         together = results.Together(remarks)
-        write_and_print(options, about, dataset, answers, columns, seconds, arithmetic, together, subject)
+        with what_fits() as attempt:
+            if saved:
+                windows = {patch: ablation.hidden() for patch in ablation.hidden().shapes}
+                said = (windows, class_count(options), configuration(options), arithmetic)
+                attempt(saved_answers.write, options.save_votes, saved, dataset, *said)
+            attempt(write_and_print, options, about, dataset, answers, columns, seconds, arithmetic, together, subject)
 
 
 def _test_half(
@@ -261,19 +294,25 @@ def _found(
     maskings: list[DoubleMasking],
     margin: Margin,
     journal: Journal,
-) -> list[_Found]:
-    """What each of `maskings` says of all images; each process looks at its share of them.
+) -> tuple[list[_Found], saved_answers.Asked | None]:
+    """What each of `maskings` says of all images, and what the first process is to save of them.
 
-    Copies with hidden windows are asked for in the order in which an image is decided soonest.
+    Each process looks at its share of them. Copies with hidden windows are asked for in the order in which an image is
+    decided soonest.
     """
+    saving = getattr(options, "save_votes", None) is not None
     in_order = CopiesInOrder.of(classifier, options.batch_size)
     recovery, of_one = RECOVER in options.goal, ALERT in options.goal and options.patches == 1
 
-    def look(images: Tensor, labels: Tensor) -> list[list[dict | None]]:
+    def look(images: Tensor, labels: Tensor) -> tuple[list[list[dict | None]], dict]:
+        saved = {}
         if in_order:
-            wanted = Wanted(recovery, recovery or not of_one, whole=of_one)
+            everything = saving and options.ask_all
+            wanted = Wanted(recovery, recovery or not of_one, of_one or saving, everything)
+            noted = [] if saving else None
             with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-                found = in_order.look(images, maskings, margin, wanted)
+                found = in_order.look(images, maskings, margin, wanted, noted)
+            saved = vars(saved_answers.Asked.of(noted, precision(options))) if saving else {}
         else:
             scores = _scores(options, classifier, images)
             magnitudes, whole = classifier.magnitudes(scores), scores.double().sum(dim=1).argmax(dim=1)
@@ -284,11 +323,12 @@ def _found(
                 )
                 for masking in maskings
             ]
-        return [[vars(verdicts), alarms and vars(alarms)] for verdicts, alarms in found]
+        return [[vars(verdicts), alarms and vars(alarms)] for verdicts, alarms in found], saved
 
-    parts, kind = [], OrderedVerdicts if in_order else MaskedVerdicts
+    parts, to_save, kind = [], [], OrderedVerdicts if in_order else MaskedVerdicts
     with progress_bar(len(dataset), "certifying") as bar:
-        for found, labels in journal.over(dataset, options.batch_size, look):
+        for (found, saved), labels in journal.over(dataset, options.batch_size, look):
+            to_save.append(saved)
             parts.append([(kind(**verdicts), alarms and Alarms(**alarms)) for verdicts, alarms in found])
             bar.update(len(labels) * distributed.world())
     together = []
@@ -296,4 +336,7 @@ def _found(
         verdicts, alarms = zip(*pieces, strict=True)
         of_all = Alarms.concatenate(alarms).merged(len(dataset)) if of_one else None
         together.append(_Found(kind.concatenate(verdicts).merged(len(dataset)), of_all))
-    return together
+    if not saving:
+        return together, None
+    asked = saved_answers.Asked.concatenate([saved_answers.Asked(**saved) for saved in to_save])
+    return together, asked.gathered()

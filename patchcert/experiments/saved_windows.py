@@ -18,7 +18,7 @@ from patchcert.journal import Journal
 from patchcert.masking.alarms import ALARM
 from patchcert.masking.answers import Answers
 from patchcert.masking.noted import from_known
-from patchcert.masking.questions import WindowVerdict, two_rounds
+from patchcert.masking.questions import WindowVerdict
 from patchcert.option_values import patch_sizes
 from patchcert.patch_sizes import PatchSize
 from patchcert.reports.exhibits import Gallery
@@ -120,7 +120,7 @@ def _seen(answers: list[Answers], family: Family, numerical_margin: float) -> tu
     """What is to be seen of the images, and of which ones (N,) some pair that decides is not known."""
     count = family.windows.count
     of_family = [given[family.questions] for given in answers]
-    found = [from_known(two_rounds(count, numerical_margin), count, known) for known in of_family]
+    found = [from_known(count, known, numerical_margin) for known in of_family]
     verdicts = [
         _of_prediction(count, known) if verdict is None else verdict
         for known, verdict in zip(of_family, found, strict=True)
@@ -132,7 +132,7 @@ def _seen(answers: list[Answers], family: Family, numerical_margin: float) -> tu
 
 def _of_prediction(count: int, known: Answers) -> WindowVerdict:
     """That of an image about which too little is known to certify it; no class where its prediction is not known."""
-    verdict = from_known(two_rounds(count, 0.0, certify=False), count, known)
+    verdict = from_known(count, known, 0.0, certify=False)
     return verdict or WindowVerdict(ALARM, 0.0, 0, [], known[:count])
 
 

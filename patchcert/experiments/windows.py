@@ -19,14 +19,21 @@ from patchcert.data.folders import Images
 from patchcert.errors import UsageError
 from patchcert.experiments import reporting, summaries, window_galleries
 from patchcert.experiments.evaluation import evaluation_parser, first, journal_of, write_and_print
-from patchcert.experiments.masking import add_goals, add_numerical_margin, goals_of, settle_numerical_margin
+from patchcert.experiments.masking import (
+    add_goals,
+    add_numerical_margin,
+    add_saving,
+    goals_of,
+    require_saving,
+    settle_numerical_margin,
+)
 from patchcert.experiments.pretrained import add_pretrained, fold, pretrained, refuse_compiling
 from patchcert.experiments.reporting import Subject
 from patchcert.experiments.setting import ANY, precision, set_up
 from patchcert.files import what_fits
 from patchcert.journal import Batched, Journal
 from patchcert.masking.answers import Answers
-from patchcert.option_values import output_file, patch_sizes, positive_int
+from patchcert.option_values import patch_sizes, positive_int
 from patchcert.patch_sizes import Area, PatchSize, shapes
 from patchcert.progress import progress_bar
 from patchcert.votes import saved_answers
@@ -65,14 +72,7 @@ def windows_certification_parser(description: str) -> Parser:
     parser.certificate.add_argument(
         "--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere; 2 with --goal alert"
     )
-    parser.output.add_argument(
-        "--save_votes", type=output_file, metavar="FILE.npz", help="write here what certify_votes.py answers from"
-    )
-    parser.output.add_argument(
-        "--ask_all",
-        action="store_true",
-        help="ask for every pair of windows, so that what --save_votes writes leaves nothing open; slower",
-    )
+    add_saving(parser)
     return parser
 
 
@@ -95,8 +95,7 @@ def certify_windows(options: argparse.Namespace) -> None:
     if options.patches == 2 and RECOVER in options.goal:
         raise UsageError("patches", 2, "expected 1 to recover; --goal alert is for two")
     refuse_compiling(options)
-    if options.ask_all and not options.save_votes:
-        raise UsageError("ask_all", True, "expected --save_votes FILE.npz, too: nothing else needs every pair")
+    require_saving(options)
     goals = goals_of(options)
     settle_numerical_margin(options)
     set_up(options)
@@ -204,9 +203,7 @@ def columns_of(
     return rows, [part["answers"] for part in parts]
 
 
-def _look(
-    options: argparse.Namespace, classifier: WindowMaskedClassifier, images: Tensor, goals: list[Goal]
-) -> Seen:
+def _look(options: argparse.Namespace, classifier: WindowMaskedClassifier, images: Tensor, goals: list[Goal]) -> Seen:
     """What is to be seen of the images."""
     with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
         noted = _noted(options)

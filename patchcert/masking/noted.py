@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from patchcert.masking.answers import UNASKED, Answers
-from patchcert.masking.questions import Questions, WindowVerdict
+from patchcert.masking.questions import Questions, WindowVerdict, two_rounds
 
 
 def count_of(windows: int) -> int:
@@ -62,10 +62,16 @@ def _asking(questions: Questions, windows: int, known: Answers) -> Generator[Ten
         return end.value
 
 
-def from_known(questions: Questions, windows: int, known: Answers) -> WindowVerdict | None:
-    """The verdict that follows from the `known` answers (Q,) alone; None if another question decides."""
+def from_known(windows: int, known: Answers, numerical_margin: float, certify: bool = True) -> WindowVerdict | None:
+    """The verdict of `two_rounds` that follows from the `known` answers (Q,) alone; None if another question decides.
+
+    In which order they were given does not matter.
+    """
+    first, second = pairs_of(windows).T
+    given = torch.zeros(windows, windows, dtype=torch.bool)
+    given[first, second] = given[second, first] = known.classes != UNASKED
     try:
-        next(noted(questions, windows, known))
+        next(noted(two_rounds(windows, numerical_margin, certify, given), windows, known))
     except StopIteration as end:
         return end.value
     return None

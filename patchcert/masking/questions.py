@@ -59,13 +59,15 @@ Questions = Generator[Tensor, Answers, WindowVerdict]
 """Yields pairs of windows (B, 2), is sent their answers, returns the verdict."""
 
 
-def two_rounds(windows: int, numerical_margin: float, certify: bool = True) -> Questions:
+def two_rounds(windows: int, numerical_margin: float, certify: bool = True, known: Tensor | None = None) -> Questions:
     """The questions about one image.
 
     Args:
         windows: M, how many there are.
         certify: whether pairs are asked for where all windows agree, too; the prediction needs none then.
+        known: (M, M) bool, pairs that are asked for before others, since their answers are known.
     """
+    known = torch.zeros(windows, windows, dtype=torch.bool) if known is None else known
     singles = yield torch.arange(windows)[:, None].expand(windows, 2)
     passes = windows
     predicted = int(singles.classes.bincount().argmax())
@@ -73,7 +75,7 @@ def two_rounds(windows: int, numerical_margin: float, certify: bool = True) -> Q
     dissenting = (singles.classes != predicted).nonzero().flatten().tolist()
     for window in dissenting:
         others, own = hardest_first[hardest_first != window], int(singles.classes[window])
-        for some in others.split(AT_ONCE):
+        for some in _in_parts(others, known[window, others]):
             found = yield torch.stack([torch.full_like(some, window), some], dim=1)
             passes += len(some)
             if (found.classes != own).any():
@@ -87,7 +89,8 @@ def two_rounds(windows: int, numerical_margin: float, certify: bool = True) -> Q
     lead = float(singles.leads.amin())
     if not certify:
         return WindowVerdict(predicted, lead, passes, [], singles)
-    for pairs in _pairs_hardest_first(singles.leads).split(AT_ONCE):
+    every = _pairs_hardest_first(singles.leads)
+    for pairs in _in_parts(every, known[*every.T]):
         found = yield pairs
         passes += len(pairs)
         others = found.classes != predicted
@@ -97,6 +100,13 @@ def two_rounds(windows: int, numerical_margin: float, certify: bool = True) -> Q
         lead = min(lead, float(found.leads.amin()))
     certified = lead > numerical_margin
     return WindowVerdict(predicted, lead, passes, [], singles, certified, False, not certified)
+
+
+def _in_parts(questions: Tensor, known: Tensor) -> Iterator[Tensor]:
+    """Yield the `questions` (Q, …) some at a time, the `known` ones (Q,) bool first."""
+    for part in (questions[known], questions[~known]):
+        if len(part):
+            yield from part.split(AT_ONCE)
 
 
 def _pairs_hardest_first(leads: Tensor) -> Tensor:
