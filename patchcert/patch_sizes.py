@@ -46,8 +46,10 @@ def shapes(size: PatchSize, height: int, width: int) -> list[Patch]:
 
 
 def in_words(size: int | str) -> str:
-    """A size as results write it, as people read it: 5 × 5 for 5, 2 × 8 for 2x8."""
+    """A size as results and options write it, as people read it: 5 × 5 for 5, 2 × 8 for 2x8, 2% of the pixels."""
     text = str(size)
+    if text.endswith("%"):
+        return f"{text} of the pixels"
     if text.startswith("area:"):
         return f"any rectangle of at most {text.removeprefix('area:')} pixels"
     rows, _, columns = text.partition("x")

@@ -3,19 +3,22 @@
 import csv
 import json
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchcert import result_format
 from patchcert.ablations.hidden_windows import HiddenWindows
-from patchcert.experiments import window_galleries
+from patchcert.experiments import reporting, window_galleries
 from patchcert.masking.answers import UNASKED, Answers
 from patchcert.masking.noted import count_of, from_known, numbers_of, pairs_of
 from patchcert.masking.questions import two_rounds
 from patchcert.patch import Patch
 from tests.helpers import succeed
+from tests.test_attack_windows_script import COMMAND as ATTACK
 from tests.test_imagenet_windows_script import COMMAND, SCRIPT, folder  # noqa: F401  a fixture
+from tests.test_pictures import write_pictures
 from tests.test_saved_answers import written_by_others
 
 GOALS = ("--goal", "recover,alert", "--confidence", "strict,0.3")
@@ -81,6 +84,28 @@ def test_rows_alone_give_a_page_of_areas_and_alarms(folder):  # noqa: F811
     rows, _ = gallery_in(folder / "rows")
     assert {image["index"]: image["outcome"] for image in rows["images"]} == outcomes
     assert all("windows" not in image for image in rows["images"])
+
+
+def test_an_attack_that_is_left_as_files_gives_a_page(folder):  # noqa: F811
+    """Without pictures, which only the network's own transform makes."""
+    attack = (*ATTACK, "--size_of_attack", "2%", "--output", "run.json", "--per_image", "run.csv")
+    succeed("attack_imagenet_windows.py", *attack, folder=folder)
+    succeed("report.py", "run.json", "--out", "page", folder=folder)
+    gallery, page = gallery_in(folder / "page")
+    assert gallery["about"] == "patch 2% of the pixels" and len(gallery["images"]) == 12
+    with (folder / "run.csv").open() as file:
+        flipped = {int(row["index"]) for row in csv.DictReader(file) if row["flipped"] == "True"}
+    assert {image["index"] for image in gallery["images"] if image["outcome"] == "flipped"} == flipped
+    assert "<img" not in page
+
+
+@pytest.mark.parametrize("made_by", [{"image_size": 20, "model": "timm:resnet18"}, {"model": "small:network"}])
+def test_pictures_that_a_network_prepares_are_not_guessed(folder, made_by):  # noqa: F811
+    own = {"dataset": "folder", "data": str(folder / "pets"), "image_channels": 3}
+    assert reporting.saved_pictures(own | made_by, torch.tensor([0])) is None
+    write_pictures(folder / "mine" / "test", ("cat", "dog"), 1)
+    resized = own | {"data": str(folder / "mine"), "image_size": 20, "model": "small:network"}
+    assert reporting.saved_pictures(resized, torch.tensor([0])).shape == (1, 3, 20, 20)
 
 
 @settings(max_examples=300, deadline=None)
