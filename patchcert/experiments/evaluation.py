@@ -117,11 +117,12 @@ def prepare(options: argparse.Namespace, network: nn.Module, ablation: Ablation)
     joint = isinstance(network, JointNetwork)
     trained = (network.bands, network.bands.shape.ablation()) if joint else (network, ablation)
     prepared = isinstance(network, any_network.Pretrained)
-    if name is not None and not prepared:
-        about.fill(option, options, *trained)
-    options.about["sha256"] = about.digests(options)
-    about.hold_against(options, about.of_run(options, *trained), name)
-    if joint:
+    if not prepared:
+        if name is not None:
+            about.fill(option, options, *trained)
+        options.about["sha256"] = about.digests(options)
+        about.hold_against(options, about.of_run(options, *trained), name)
+    if joint or prepared:
         options.about["run"] = about.of_run(options, network, ablation)
     dataset = network.pictures if prepared else load_images(options, train=False)
     start = 0
