@@ -39,6 +39,7 @@ def parts_of(images: Images, labels: Tensor | ArrayLike | None, size: tuple[int,
     """
     if not _are_batches(images):
         dataset = given(cast(ArrayLike, images), labels, size)
+        distributed.require_images(len(dataset))
         yield Part(dataset, labels is not None, len(dataset))
         return
     if labels is not None:

@@ -68,8 +68,6 @@ def certify(
     examiner = examiner_of(classifier, asked)
     parts = parts_of(images, labels, examiner.size)
     first = next(parts)
-    if first.expected is not None:
-        distributed.require_images(first.expected)
     some = next(first.dataset.take(slice(examiner.at_a_time)).to(examiner.device).batches(examiner.at_a_time))[0]
     classes = examiner.begin(some, first.dataset.labels)
     started = time.perf_counter()
