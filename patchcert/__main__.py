@@ -31,7 +31,7 @@ VOTES = """
 
 factory() is a function of your own code. It makes a torch.nn.Module that takes ablated copies (N, 2C, H, W), channels
 (x, 1 − x) with zeros where pixels are hidden, and gives logits (N, K). It must have been trained on such copies to
-certify anything.
+certify anything. timm:NAME, torchvision:NAME or hf:FOLDER is a network of whole pictures, as it is.
 """
 
 MASKING = """
