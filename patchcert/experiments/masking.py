@@ -231,7 +231,8 @@ class _Found:
 def _goals(options: argparse.Namespace) -> list[Goal]:
     asked_for = goals_of(options)
     if ALERT in options.goal and options.report:
-        raise UsageError("report", options.report, "expected none with --goal alert: pages about bands and trained windows show no alarms")
+        right = "expected none with --goal alert: pages about bands and trained windows show no alarms"
+        raise UsageError("report", options.report, right)
     require_shapes_for_pages(options)
     if options.patches == 2 and len(options.goal) > 1:
         raise UsageError("goal", ",".join(options.goal), "expected one of them with --patches 2")
