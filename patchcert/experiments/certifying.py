@@ -234,8 +234,8 @@ def certify_by_votes(
 
 def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes) -> None:
     """Answer what the options of `votes_parser` ask of saved votes, as `certify_by_votes` does with a network."""
-    require_shapes_for_pages(options)
     _settle(options)
+    require_shapes_for_pages(options)
     rules = vote_rules(options)
     for rule in rules:
         saved.require(rule, options.numerical_margin)
