@@ -248,6 +248,8 @@ def test_every_rectangle_of_an_area_is_one_question(folder, capsys):
     exact, masked = ([entry["certified_correct"] for entry in kind] for kind in (direct[::2], direct[1::2]))
     assert exact[0] == min(exact) > 0 and masked[0] <= min(masked)
     capsys.readouterr()
+    assert run_here("report.py", "direct.json", "--out", "page", folder=folder) == 2
+    assert "--size_to_certify area:4: no page can show it" in capsys.readouterr().err
     page = ["--size_to_certify", "area:4", "--report", "page"]
     for script, weights in ((CERTIFY, NAME), ("certify_mnist_band_top_one.py", COLUMN)):
         assert run_here(script, *page, "--checkpoint", weights, folder=folder) == 2

@@ -18,6 +18,7 @@ from patchcert.errors import UsageError
 from patchcert.experiments import reporting, saved_windows, summaries, window_galleries
 from patchcert.experiments.reporting import Subject
 from patchcert.option_values import one_patch
+from patchcert.patch import Patch
 from patchcert.patch_sizes import in_words
 from patchcert.reports.exhibits import Gallery, Run, Views
 from patchcert.votes import archives, saved_answers, saved_votes
@@ -79,12 +80,24 @@ def _found(path: Path, name: str | None) -> Path | None:
     return next((place for place in there if place.exists()), None)
 
 
+def _patch_of(answer: dict) -> Patch:
+    """The patch that an answer is about.
+
+    Raises:
+        UsageError: it is about patches of any shape.
+    """
+    size = str(answer.get("size_to_certify", answer.get("attack_size")))
+    if size.startswith("area:"):
+        raise UsageError("size_to_certify", size, "no page can show it; report a run about sizes such as 5 or 2x8")
+    return one_patch(size)
+
+
 def _of_votes(votes: Path, record: dict, classes: list[str], most: int) -> Gallery:
     saved = splits.first(saved_votes.read(votes), *map(record["config"].get, ("limit", "per_class")))
     answer = record["results"][reporting.most_telling(record["results"])]
     rule = TopOneVote() if answer["threshold"] is None else ThresholdVote(answer["threshold"])
     asked = {name: answer[name] for name in ("certificate", "patches", "numerical_margin")}
-    question = Question(one_patch(str(answer["size_to_certify"])), rule, **asked)
+    question = Question(_patch_of(answer), rule, **asked)
     saved.require(rule, question.numerical_margin)
     (verdicts,) = saved_votes.certify(saved, Certifier(saved.ablation, [question]))
     subject = reporting.of_saved(saved, question, verdicts.votes - verdicts.runner_up_votes)
@@ -102,7 +115,7 @@ def _of_answer(record: dict, answer: dict, rows: Rows) -> Subject:
     config, columns, ablation = record["config"], rows.columns, _ablation(record["config"])
     if "windows" in answer:
         return window_galleries.subject_of_rows(answer, columns)
-    patch = one_patch(str(answer.get("size_to_certify", answer.get("attack_size"))))
+    patch = _patch_of(answer)
     about, copies = summaries.of_question(answer), str(ablation or "")
     if "lead" in columns:
         margin, leads_are = answer["numerical_margin"], "lead at the worst pair of masks"
