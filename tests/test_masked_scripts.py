@@ -222,7 +222,7 @@ def test_alarms_promise_more_and_are_counted_as_errors(folder, capsys):
     for wrong, said in (
         (["--goal", "recover,alert", "--patches", 2], "--goal recover,alert: expected one of them with --patches 2"),
         (["--goal", "alert", "--patches", 2, "--confidence", "0.5"], "--confidence 0.5: expected strict"),
-        (["--goal", "alert", "--report", "page"], "--report page: expected --goal recover"),
+        (["--goal", "alert", "--report", "page"], "--report page: expected none with --goal alert"),
     ):
         assert run_here(CERTIFY, *wrong, "--checkpoint", NAME, folder=folder) == 2
         assert said in capsys.readouterr().err
