@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         )
         self.output.add_argument("-h", "--help", action="help", help="show this message and exit")
         self.output.add_argument(
-            "--quiet", action="store_true", help="print results, notes and errors alone: no bars, no epochs"
+            "--quiet", action="store_true", help="print only results, notes and errors: no progress bars, no epochs"
         )
         self.output.add_argument("--debug", action="store_true", help="show the traceback of an error")
         self.if_missing: dict[str, Callable[[], str]] = {}

@@ -49,7 +49,11 @@ def add_any_network(parser: Parser) -> None:
     add_hidden_and_classes(parser)
     add_image_size(parser, 32)
     parser.data.add_argument(
-        "--image_channels", type=int, choices=(1, 3), default=3, help="grey or colour, for the pictures of a folder"
+        "--image_channels",
+        type=int,
+        choices=(1, 3),
+        default=3,
+        help="1: pictures of a folder are grey; 3: they have colours",
     )
 
 

@@ -50,7 +50,7 @@ def patch_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
         "--locations",
         choices=SEARCHES,
         default="random",
-        help="random places, or coarse to fine with as many steps, all of them where steps suffice",
+        help="random: try random places; all: search the places from coarse to fine, with as many steps in all",
     )
     return parser
 
@@ -81,21 +81,25 @@ def _attack_parser(description: str, data_sets: tuple[str, ...], steps: int, ste
 
 def add_climbing(parser: Parser, steps: int, step_size: str, momentum: float, loss: str) -> None:
     """How a restart climbs, by these numbers unless told otherwise, and where pictures of what flipped go."""
-    parser.attack.add_argument("--steps", type=positive_int, default=steps, help="sign steps of a restart")
+    parser.attack.add_argument("--steps", type=positive_int, default=steps, help="gradient steps in a restart")
     parser.attack.add_argument(
-        "--step_size", type=share_of_255, default=step_size, help="pixel change of a step, 1 is white"
+        "--step_size",
+        type=share_of_255,
+        default=step_size,
+        help="how far a step moves a pixel; 1 is from black to white",
     )
     parser.attack.add_argument(
-        "--momentum", type=fraction, default=momentum, help="share of earlier gradients kept in a step"
+        "--momentum", type=fraction, default=momentum, help="share of the earlier gradients that a step keeps"
     )
     parser.attack.add_argument(
         "--loss",
         choices=LOSSES,
         default=loss,
-        help="what steps raise: -log of the label's mean softmax, or the margin of the strongest rival",
+        help="what a step raises: softmax, -log of the label's mean probability; or margin, the lead of the "
+        "strongest rival",
     )
     parser.output.add_argument(
-        "--save_images", type=folder, metavar="DIR", help="write PNG pictures of what flipped here"
+        "--save_images", type=folder, metavar="DIR", help="write PNG pictures of flipped images here"
     )
 
 

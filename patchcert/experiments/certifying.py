@@ -116,12 +116,14 @@ def randomized_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
     """The options of every randomized certification script; the script adds those of its ablation."""
     parser = evaluation_parser(description, data_sets)
     parser.certificate.add_argument("--attack_size", type=patches, default="5", help="patch sizes: 5, 1-10, 2,5 or 2x8")
-    parser.certificate.add_argument("--alpha", type=level, default=0.05, help="chance that a certificate may be wrong")
     parser.certificate.add_argument(
-        "--predsamples", type=positive_int, default=1000, help="samples that pick the class"
+        "--alpha", type=level, default=0.05, help="probability that a certificate may be wrong"
     )
     parser.certificate.add_argument(
-        "--boundsamples", type=positive_int, default=10_000, help="samples that bound its share"
+        "--predsamples", type=positive_int, default=1000, help="random copies that choose the class"
+    )
+    parser.certificate.add_argument(
+        "--boundsamples", type=positive_int, default=10_000, help="random copies that bound the share of that class"
     )
     _add_engine(parser)
     return parser
@@ -141,8 +143,8 @@ def _add_questions(parser: Parser, size_to_certify: int) -> None:
         type=option_values.margin_of_votes,
         default="auto",
         metavar="NU",
-        help="if above 0, answer also with every vote within NU of being decided otherwise as the adversary's; auto is "
-        "0, and more for a network of yours that computes in less than float32",
+        help="if above 0, answer a second time, and then count every vote within NU of being decided otherwise as the "
+        "adversary's. auto is 0, or more for a network of yours that computes in less than float32",
     )
 
 
@@ -151,14 +153,14 @@ def _add_engine(parser: Parser) -> None:
         "--engine",
         choices=("auto", "windowed", "dense"),
         default="auto",
-        help="windowed computes only what differs from the empty image; dense runs the whole network on every copy; "
-        "auto is the first where it can compute the network",
+        help="windowed computes only what differs from an empty image; dense runs the whole network on every copy; "
+        "auto takes windowed where it knows the network's layers, else dense",
     )
     parser.engine.add_argument(
         "--batch_size",
         type=batch_size,
         default="128",
-        help="ablated copies per call of the network; auto tries which number is fastest",
+        help="ablated copies for each call of the network; auto tries several numbers and takes the fastest",
     )
 
 

@@ -46,11 +46,14 @@ def evaluation_parser(description: str, data_sets: tuple[str, ...], skip: int = 
         )
         parser.if_missing["--checkpoint"] = checkpoint.there_are
     part = parser.data.add_mutually_exclusive_group()
-    part.add_argument("--test", action="store_true", help="images to test on instead of those to validate on")
+    part.add_argument("--test", action="store_true", help="take the test half instead of the validation half")
     if data_sets != IMAGENET:
-        part.add_argument("--all", action="store_true", help="both halves, in the data set's own order")
+        part.add_argument("--all", action="store_true", help="take both halves, in the data set's own order")
         parser.data.add_argument(
-            "--split_file", type=Path, metavar="FILE", help="another split: saved index tensor or text"
+            "--split_file",
+            type=Path,
+            metavar="FILE",
+            help="take these images: a file with their numbers, as text or a saved tensor",
         )
     add_outputs(parser, report)
     add_setting(parser, data_sets)
@@ -67,8 +70,10 @@ def add_skip(parser: Parser, skip: int = 1) -> None:
 def add_limit(parser: Parser) -> None:
     """How few of the images to look at: see `first`."""
     group = parser.data.add_mutually_exclusive_group()
-    group.add_argument("--limit", type=positive_int, metavar="N", help="only the first N of these images")
-    group.add_argument("--per_class", type=positive_int, metavar="N", help="only the first N of these of each class")
+    group.add_argument("--limit", type=positive_int, metavar="N", help="take only the first N of these images")
+    group.add_argument(
+        "--per_class", type=positive_int, metavar="N", help="take only the first N of these images of each class"
+    )
 
 
 def add_outputs(parser: Parser, report: bool = True) -> None:
@@ -77,15 +82,17 @@ def add_outputs(parser: Parser, report: bool = True) -> None:
         "--output",
         type=output_file,
         metavar="FILE.json",
-        help="write the results here; until then FILE.json.partial keeps what is done, so that the same command goes on"
-        " where it was interrupted: without --output it begins anew",
+        help="write the results here. Until then FILE.json.partial keeps what is done, and the same command "
+        "goes on from there after an interruption. Without --output it starts again",
     )
-    parser.output.add_argument("--per_image", type=output_file, metavar="FILE.csv", help="write one row per image here")
+    parser.output.add_argument(
+        "--per_image", type=output_file, metavar="FILE.csv", help="write a row for each image and question here"
+    )
     if report:
-        page = "write a page to look at here: index.html"
+        page = "write a report to look at here: index.html"
         parser.output.add_argument("--report", type=folder, metavar="DIR", help=page)
     parser.output.add_argument(
-        "--overwrite", action="store_true", help="begin anew, in place of what an interrupted run left beside --output"
+        "--overwrite", action="store_true", help="start again, and replace what an interrupted run left beside --output"
     )
 
 

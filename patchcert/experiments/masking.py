@@ -52,7 +52,7 @@ def masked_certification_parser(description: str, data_sets: tuple[str, ...]) ->
     parser.certificate.add_argument("--size_to_certify", type=patches_or_areas, default="5", help=SIZES)
     add_goals(parser)
     parser.certificate.add_argument(
-        "--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere"
+        "--patches", type=int, choices=(1, 2), default=1, help="number of such patches, anywhere in the image"
     )
     add_numerical_margin(parser)
     parser.engine.add_argument("--batch_size", type=positive_int, default=32, help=BATCH)
@@ -90,8 +90,8 @@ def add_goals(parser: Parser) -> None:
         type=alarm_thresholds,
         default="strict",
         metavar="TAU",
-        help="of alarms: strict (any other class raises one), or τ (only another class with more confidence), or "
-        "several: strict,0,0.5,0.9",
+        help="when an alarm is raised: strict, by any other class; a number τ, by another class with a "
+        "confidence above τ; or several: strict,0,0.5,0.9",
     )
 
 
@@ -126,7 +126,7 @@ def add_numerical_margin(parser: Parser) -> None:
         type=numerical_margin,
         default="auto",
         metavar="NU",
-        help="certify only leads above NU and a share of what was added up, so that no rounding undoes them; "
+        help="certify only leads above NU plus a share of what was added up, so that rounding cannot undo them; "
         f"{by_arithmetic}",
     )
 

@@ -35,27 +35,28 @@ def add_joint(parser: Parser, weight: float = 5.0, coarse_windows: str = "none",
     )
     parser.if_missing["--windows"] = checkpoint.there_are
     parser.add_argument(
-        "--weight", type=positive_float, default=weight, help="of the windows' logits beside the bands'"
+        "--weight", type=positive_float, default=weight, help="weight of the windows' logits; that of the bands' is 1"
     )
     parser.add_argument(
         "--coarse_windows",
         type=windows_or_none,
         default=coarse_windows,
         metavar="WxK",
-        help="K × K windows of W × W pixels, hidden first, and those of --windows where these leave it unsure; or none",
+        help="hide K × K windows of W × W pixels first, and those of --windows only where the networks are then "
+        "unsure; or none",
     )
     parser.add_argument(
         "--sure",
         type=positive_float,
         default=4.0,
         metavar="LEAD",
-        help="of the largest logit over the next, bands included, from which on coarse windows suffice",
+        help="lead of the largest logit over the next, bands included, from which on the coarse windows suffice",
     )
     parser.add_argument(
         "--mirrored",
         action=argparse.BooleanOptionalAction,
         default=mirrored,
-        help="take the mean of what both networks say of an image and of its mirror image, in twice the time",
+        help="ask both networks of the mirror image, too, and take the mean; this takes twice the time",
     )
 
 

@@ -43,13 +43,14 @@ def add_hidden_and_classes(parser: Parser) -> None:
         type=colour,
         default=MEAN,
         metavar="COLOUR",
-        help="of hidden pixels: a number from 0 to 1, or red,green,blue; mean is what the network's normalisation takes"
-        " to 0",
+        help="colour of hidden pixels: a number from 0 to 1, red,green,blue, or mean, which the network's normalisation"
+        " takes to 0",
     )
     parser.data.add_argument(
         "--classes",
         metavar="FILE",
-        help="names of the class folders in the order of their numbers, one a line, where DIR has some of them only; "
+        help="file with the names of all class folders in the order of their numbers, one a line; needed where "
+        "DIR has only some of them. "
         "imagenet is the 1,000 WordNet numbers of ImageNet (default: the folders of DIR, sorted as text)",
     )
 

@@ -30,7 +30,11 @@ def add_setting(parser: Parser, data_sets: tuple[str, ...]) -> None:
     if data_sets == IMAGENET:
         parser.set_defaults(dataset="imagenet")
         parser.data.add_argument(
-            "--valpath", type=Path, default=Path("imagenet-val/val"), metavar="DIR", help="one folder a class"
+            "--valpath",
+            type=Path,
+            default=Path("imagenet-val/val"),
+            metavar="DIR",
+            help="pictures, one folder for each class",
         )
     else:
         parser.data.add_argument(
@@ -40,12 +44,15 @@ def add_setting(parser: Parser, data_sets: tuple[str, ...]) -> None:
         parser.set_defaults(**PICTURES.get(data_sets, {}))
     parser.engine.add_argument("--device", type=device, default="auto", help="auto, cpu or cuda")
     parser.engine.add_argument(
-        "--amp", action=argparse.BooleanOptionalAction, default=False, help="products and convolutions in bfloat16"
+        "--amp",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="compute products and convolutions in bfloat16",
     )
     parser.engine.add_argument("--tf32", action="store_true", help="let GPUs round products and convolutions to TF32")
     parser.engine.add_argument("--compile", action="store_true", help="run the network through torch.compile")
     parser.engine.add_argument("--deterministic", action="store_true", help=arithmetic.REPEATABLE)
-    parser.engine.add_argument("--seed", type=seed, default=0, help="fixes everything random")
+    parser.engine.add_argument("--seed", type=seed, default=0, help="seed of all random numbers")
 
 
 def _data_set_help(data_sets: tuple[str, ...]) -> str:
@@ -74,8 +81,10 @@ def add_image_size(parser: Parser, image_size: int) -> None:
 
 def add_windows(parser: Parser) -> None:
     """The options of the windows that copies hide."""
-    parser.add_argument("--window_size", type=positive_int, default=11, help="w, side of a hidden window, pixels")
-    parser.add_argument("--per_side", type=positive_int, default=4, help="k, of k × k windows over the image")
+    parser.add_argument(
+        "--window_size", type=positive_int, default=11, help="w, the side of a hidden window, in pixels"
+    )
+    parser.add_argument("--per_side", type=positive_int, default=4, help="k: there are k × k hidden windows")
 
 
 def add_subset(parser: Parser) -> None:

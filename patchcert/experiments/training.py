@@ -62,7 +62,11 @@ def training_parser(
     parser.set_defaults(recipe="paper", ablation_per="batch")
     if data_sets == IMAGENET:
         parser.data.add_argument(
-            "--trainpath", type=Path, default=Path("imagenet-train/train"), metavar="DIR", help="one folder a class"
+            "--trainpath",
+            type=Path,
+            default=Path("imagenet-train/train"),
+            metavar="DIR",
+            help="pictures, one folder for each class",
         )
     parser.recipe.add_argument("--lr", type=positive_float, default=lr, help="learning rate")
     parser.recipe.add_argument("--regularization", type=nonnegative_float, default=regularization, help="weight decay")
@@ -81,19 +85,19 @@ def training_parser(
         metavar="N",
         help="how many epochs, with those before --resume: --end_epoch is N - 1",
     )
-    parser.add_argument("--resume", metavar="NAME", help="checkpoint to go on from: its name or path")
+    parser.add_argument("--resume", metavar="NAME", help="start from the weights of this checkpoint: its name or path")
     parser.add_argument(
-        "--overwrite", action="store_true", help="train anew, in place of a finished run or what another one left"
+        "--overwrite", action="store_true", help="train again, and replace a finished run or what another run left"
     )
     if ablated:
         parser.recipe.add_argument(
             "--ablation_per",
             choices=("batch", "sample"),
             default="batch",
-            help="what shows a random ablation of its own",
+            help="draw one random ablation for each batch, or one for each image",
         )
     add_save_every(parser)
-    parser.recipe.add_argument("--batch_size", type=positive_int, default=batch_size, help="images per step")
+    parser.recipe.add_argument("--batch_size", type=positive_int, default=batch_size, help="images in a step")
     add_setting(parser, data_sets)
     add_subset(parser)
     return parser
@@ -110,11 +114,14 @@ def masked_training_parser(
     """The options of every script that trains a network for double masking."""
     parser = training_parser(description, data_sets, lr, regularization=0.0005, end_epoch=end_epoch, ablated=False)
     parser.set_defaults(recipe="masked")
-    parser.add_argument("--lines", choices=LINES, default="both", help="what bands consist of")
-    parser.add_argument("--band_size", type=positive_int, default=4, help="s, columns or rows of a band")
+    parser.add_argument("--lines", choices=LINES, default="both", help="bands of columns, of rows, or of both")
+    parser.add_argument("--band_size", type=positive_int, default=4, help="s, the number of columns or rows in a band")
     parser.recipe.add_argument("--size_to_train", type=one_patch, default="5", help="patch to train against: 5 or 2x8")
     parser.recipe.add_argument(
-        "--band_weight", type=nonnegative_float, default=0.5, help="weight of the loss of every band by itself"
+        "--band_weight",
+        type=nonnegative_float,
+        default=0.5,
+        help="weight of the loss of single bands beside that of the worst pair of masks",
     )
     _add_loss_power(parser, "of the worst pair of masks", "that are far from being certified")
     parser.recipe.add_argument(
@@ -122,13 +129,16 @@ def masked_training_parser(
         type=positive_int,
         default=1,
         metavar="N",
-        help="each training step looks at every N-th band, from a random one on; certifying looks at all",
+        help="a training step looks at every N-th band, starting from a random one. Certifying looks at all bands",
     )
     _add_augmentations(parser, "none")
     parser.add_argument(
-        "--stem", choices=STEMS, default="shared", help="of the network: shared by neighbouring bands, or a whole band"
+        "--stem",
+        choices=STEMS,
+        default="shared",
+        help="first layers: shared by neighbouring bands, or separate for each band",
     )
-    parser.add_argument("--channels", type=whole_numbers, default=channels, help="of the network's stages")
+    parser.add_argument("--channels", type=whole_numbers, default=channels, help="channels of the network's stages")
     parser.add_argument("--blocks", type=whole_numbers, default=blocks, help="residual blocks of each stage")
     return parser
 
@@ -153,25 +163,30 @@ def windows_training_parser(
         "--filters_lr",
         type=nonnegative_float,
         default=start.filters_lr,
-        help="learning rate of Muon, for the filters of convolutions; --lr is that of SGD for the rest; 0: SGD for all",
+        help="learning rate of Muon, which trains the filters of convolutions. SGD trains the rest by --lr. 0: "
+        "SGD trains all",
     )
     parser.recipe.add_argument(
         "--tries",
         type=positive_int,
         default=tries,
         metavar="N",
-        help="random copies of each image, of which that with the largest loss is trained on",
+        help="random copies of each image; the network is trained on the one with the largest loss",
     )
     parser.recipe.add_argument(
-        "--easy_epochs", type=index, default=easy_epochs, metavar="N", help="at first, that see one random copy instead"
+        "--easy_epochs",
+        type=index,
+        default=easy_epochs,
+        metavar="N",
+        help="the first N epochs train on one random copy of each image",
     )
     parser.data.add_argument(
         "--held_out",
         type=index,
         default=300,
         metavar="N",
-        help="training images, evenly spaced and at most a tenth of all, that are measured after each epoch and not"
-        " trained on; 0 measures the test part",
+        help="measure N training images after each epoch, and do not train on them. They are evenly spaced, at most a "
+        "tenth of all. 0 measures the test part",
     )
     _add_augmentations(parser, augmentations)
     return parser
@@ -194,7 +209,7 @@ def _add_augmentations(parser: Parser, default: str) -> None:
         type=_augmentations,
         default=default,
         metavar="NAMES",
-        help=f"what training batches go through, in this order: none, or some of {','.join(AUGMENTATIONS)}",
+        help=f"change training images at random: none, or some of {','.join(AUGMENTATIONS)}, in this order",
     )
 
 
@@ -207,7 +222,10 @@ def _augmentations(text: str) -> tuple[Augmentation, ...]:
 def add_recipe(parser: Parser) -> None:
     """--recipe; the options that a recipe has a value for start from it, here and in --help."""
     parser.recipe.add_argument(
-        "--recipe", choices=("paper", "fast"), default="paper", help="the paper's, or a fast one for a recent GPU"
+        "--recipe",
+        choices=("paper", "fast"),
+        default="paper",
+        help="the paper's recipe, or a fast one for a recent GPU",
     )
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--recipe", nargs="?")

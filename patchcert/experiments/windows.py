@@ -70,7 +70,11 @@ def windows_certification_parser(description: str) -> Parser:
     add_hidden_windows(parser)
     add_goals(parser)
     parser.certificate.add_argument(
-        "--patches", type=int, choices=(1, 2), default=1, help="how many such patches, anywhere; 2 with --goal alert"
+        "--patches",
+        type=int,
+        choices=(1, 2),
+        default=1,
+        help="number of such patches, anywhere in the image; 2 needs --goal alert",
     )
     add_saving(parser)
     return parser
@@ -86,7 +90,7 @@ def add_hidden_windows(parser: Parser) -> None:
     )
     add_numerical_margin(parser)
     parser.engine.add_argument(
-        "--batch_size", type=positive_int, default=4, help="masked images per call of the network"
+        "--batch_size", type=positive_int, default=4, help="masked images for each call of the network"
     )
 
 
