@@ -2,7 +2,6 @@
 
 import argparse
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -138,19 +137,20 @@ class _Run:
 
     def over(self, dataset: Images, journal: Journal) -> list[dict]:
         """What is found of each image of this process's share: a `row`, and what it was `flipped` to, if it was."""
-        share, found = dataset.take(distributed.share()), []
+        indices, found = dataset.take(distributed.share()).indices.tolist(), []
+
+        def look(image: Tensor, label: Tensor) -> dict:
+            return self._look(image, int(label), indices[len(found)])
+
         with progress_bar(len(dataset), "attacking") as bar:
-            for number in range(len(share)):
-                one = share.take(slice(number, number + 1))
-                what = f"image {number * distributed.world() + 1:,} of {len(dataset):,}"
-                found.append(journal.recall(what, one.indices, partial(self._look, one)))
+            for piece, _ in journal.over(dataset, 1, look):
+                found.append(piece)
                 bar.update(distributed.world())
                 bar.set_postfix_str(f"{sum(bool(piece['flipped']) for piece in found)} flipped")
         return found
 
-    def _look(self, one: Images) -> dict:
-        """What is found of `one` image."""
-        ((image, label),) = one.batches(1)
+    def _look(self, image: Tensor, label: int, index: int) -> dict:
+        """What is found of one `image` (1, C, H, W), whose `index` is its place in the data set."""
         with torch.autocast(self.options.device.type, torch.bfloat16, enabled=self.options.amp):
             seen = window_goals.look(self.classifier, image, [self.goal], self.options.numerical_margin)
             before = self.goal.rows(seen, self.options.numerical_margin)
@@ -159,9 +159,9 @@ class _Run:
             row |= {"flipped": none > 0, "predicted_after": row["predicted"]}
             row |= dict.fromkeys(("row", "column", "restart"), none)
             row |= {"attacked": none > 0, "dissenting": torch.zeros_like(none), "dissent_covers": none > 0}
-            if int(row["predicted"]) != int(label):
+            if int(row["predicted"]) != label:
                 return {"row": row, "flipped": {}}
-            attempt = self.attack(image[0], int(label), int(one.indices))
+            attempt = self.attack(image[0], label, index)
             dissenting = self.classifier.where(attempt.image[None])[0]
         row["attacked"], row["dissenting"] = none < 0, dissenting.sum()[None]
         row["dissent_covers"] = (dissenting & self.covering[:, attempt.place]).any()[None]
@@ -171,7 +171,7 @@ class _Run:
         numbers = {"predicted_after": attempt.predicted, "row": top, "column": left, "restart": attempt.restart}
         row |= {"flipped": none < 0, **{name: torch.tensor([number]) for name, number in numbers.items()}}
         kept = {"clean": image[0].cpu(), "attacked": attempt.image.cpu(), "place": attempt.place}
-        return {"row": row, "flipped": kept | {"index": int(one.indices), "label": int(label), "row": row}}
+        return {"row": row, "flipped": kept | {"index": index, "label": label, "row": row}}
 
     def _outputs(self, images: Tensor) -> Tensor:
         """(N,): what the defence with alarms answers."""
