@@ -73,50 +73,52 @@ def square(side: int) -> str:
 
 
 def networks() -> Table:
-    """What ships and was counted: certified / clean of two sizes of patch, and what certifying takes."""
+    """What ships and was counted: certified / clean of two sizes of patch."""
     sizes = (2, 5)
-    rows = [["`patchcert.load(…)`", "defence", *map(square, sizes), "counted on", "certifying 10,000 images"]]
+    rows = [["`patchcert.load(…)`", "defence", *map(square, sizes), "counted on"]]
     for name, model in json.loads(MODELS.read_text()).items():
         names = [variant["results"] for variant in model["variants"] if variant["results"]]
-        records, found = [read(name.removesuffix(".json")) for name in names], {}
-        for record in records:
-            asked = [answer["size_to_certify"] for answer in record["results"]]
-            found |= zip(asked, record.get("test_half", record["results"]), strict=True)
-        if not records:
-            continue
-        part = "the test half" if all("test_half" in record for record in records) else "all test images"
-        pictures = ", JPEG copies" if model["dataset"] == "cifar10" and not all(map(of_original, records)) else ""
-        times = " and ".join(duration(record["seconds"]) for record in records)
-        rows.append([f'`"{name}"`', model["defence"], *(certified_and_clean(found[size]) for size in sizes)])
-        rows[-1] += [part + pictures, times]
+        records = [read(name.removesuffix(".json")) for name in names]
+        if records:
+            found = dict(counts for record in records for counts in headline(record))
+            images = " and ".join(dict.fromkeys(map(counted_on, records)))
+            cells = [certified_and_clean(found[size]) for size in sizes]
+            rows.append([f'`"{name}"`', model["defence"], *cells, images])
     return rows
 
 
-def of_original(record: dict) -> bool:
-    """Whether the pictures were CIFAR-10's own."""
-    return record["config"].get("pictures") == "original"
-
-
-def duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
 def mnist_masked() -> Table:
-    return masked("mnist", ["mnist_joint", "mnist_joint_8x6"], MNIST_PUBLISHED)
+    bands, windows, larger = map(read, ("mnist_masked_band", "mnist_joint", "mnist_joint_8x6"))
+    columns = {
+        "bands, all 10,000": of_all(bands),
+        "bands, test half": dict(headline(bands)),
+        "bands and windows, all 10,000": of_all(windows) | of_all(larger),
+    }
+    return by_size(columns, MNIST_PUBLISHED)
 
 
 def cifar_masked() -> Table:
-    return masked("cifar", ["cifar_joint"], CIFAR_PUBLISHED)
+    bands = read("cifar_masked_band")
+    columns = {
+        "bands, all 10,000": of_all(bands),
+        "bands, test half": dict(headline(bands)),
+        "bands and windows, 500 of the test half": of_all(read("cifar_joint_test_tenth")),
+        "bands and windows, all 10,000, JPEG copies": of_all(read("cifar_joint")),
+    }
+    return by_size(columns, CIFAR_PUBLISHED)
 
 
-def masked(images: str, joint: list[str], published: dict[int, str]) -> Table:
-    """Every size of patch: bands alone, and beside them hidden windows, which hold the smaller ones."""
-    together = {answer["size_to_certify"]: shares(answer) for name in joint for answer in read(name)["results"]}
-    both = ["bands and windows: clean", "certified"]
-    rows = [["patch", "bands: clean", "certified", *both, "published: certified / clean"]]
-    for answer in read(f"{images}_masked_band")["results"]:
-        side = answer["size_to_certify"]
-        rows.append([square(side), *shares(answer), *together.get(side, ["", ""]), published.get(side, "")])
+def of_all(record: dict) -> dict[int, dict]:
+    """By the side of the patch: what was counted on all images of a run."""
+    return {answer["size_to_certify"]: answer for answer in record["results"]}
+
+
+def by_size(columns: dict[str, dict[int, dict]], published: dict[int, str]) -> Table:
+    """Certified / clean for every size of patch; some classifiers hold small ones only."""
+    rows = [["patch", *columns, "published"]]
+    for side in next(iter(columns.values())):
+        cells = [certified_and_clean(counts[side], 2) if side in counts else "" for counts in columns.values()]
+        rows.append([square(side), *cells, published.get(side, "")])
     return rows
 
 
@@ -129,10 +131,6 @@ def cifar_widths() -> Table:
     return rows
 
 
-def shares(answer: dict) -> list[str]:
-    return [percent(answer[f"{measure}_accuracy"]) for measure in ("clean", "certified")]
-
-
 def cifar_ideas() -> Table:
     """Two patches, certified / clean."""
     rows = [["training", "certificate", "2 × 2", "5 × 5"]]
@@ -143,8 +141,8 @@ def cifar_ideas() -> Table:
     return rows
 
 
-def certified_and_clean(answer: dict) -> str:
-    return " / ".join(f"{100 * answer[f'{measure}_accuracy']:.1f}" for measure in ("certified", "clean"))
+def certified_and_clean(answer: dict, digits: int = 1) -> str:
+    return " / ".join(f"{100 * answer[f'{measure}_accuracy']:.{digits}f}" for measure in ("certified", "clean"))
 
 
 def mnist_smoothing() -> Table:
@@ -253,14 +251,29 @@ def documents() -> list[Path]:
 def counted(models: str) -> str:
     """The text of models.json, its numbers as they follow from docs/results."""
 
-    keys = {"patch": "size_to_certify", "clean": "clean_accuracy", "certified": "certified_accuracy"}
-
     def written(match: re.Match) -> str:
-        rows = [{name: answer[key] for name, key in keys.items()} for answer in read(match["name"])["results"]]
-        lines = ",\n".join(f"        {json.dumps(row)}" for row in rows)
-        return f"{match['begin']}\n{lines}\n      ]"
+        record = read(match["name"])
+        keys = {"clean": "clean_accuracy", "certified": "certified_accuracy"}
+        counted = [{"patch": side} | {name: one[key] for name, key in keys.items()} for side, one in headline(record)]
+        lines = ",\n".join(f"        {json.dumps(row)}" for row in counted)
+        return f'{match["begin"]}"counted_on": "{counted_on(record)}", "counted": [\n{lines}\n      ]'
 
-    return re.sub(r'(?P<begin>"results": "(?P<name>\w+)\.json", "counted": \[)[^]]*\]', written, models)
+    begin = r'(?P<begin>"results": "(?P<name>\w+)\.json", )'
+    return re.sub(begin + r'"counted_on": "[^"]*", "counted": \[[^]]*\]', written, models)
+
+
+def headline(record: dict) -> list[tuple[int, dict]]:
+    """By the side of the patch: what was counted on images by which nothing was chosen, where that is known."""
+    asked = [answer["size_to_certify"] for answer in record["results"]]
+    return list(zip(asked, record.get("test_half", record["results"]), strict=True))
+
+
+def counted_on(record: dict) -> str:
+    """Which images `headline` is about."""
+    config, total = record["config"], record["results"][0]["total"]
+    chosen = f"{total} images of the test half" if config["test"] else "all test images"
+    pictures = {"original": ", original pictures", "copies": ", JPEG copies"}.get(config.get("pictures"), "")
+    return ("the test half" if "test_half" in record else chosen) + pictures
 
 
 def main() -> None:

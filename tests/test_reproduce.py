@@ -50,8 +50,8 @@ def test_more_than_rounding_fails(reproduced):
 
 
 def test_original_pictures_are_not_held_against_copies(reproduced, capsys):
-    reproduced(more=100, pictures="original")
-    assert "these are of the original pictures" in capsys.readouterr().out
+    reproduced(more=100, pictures="copies")
+    assert "are of original pictures of CIFAR-10, these of copies" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("target", ["results", "results-locked"])

@@ -104,7 +104,7 @@ def test_sizes_that_were_asked_for_are_written_as_those_that_were_answered():
     options = argparse.Namespace(size_to_certify=patch_sizes("5,2x8,2%,area:25"), size_of_attack=Patch(3, 3))
     config = cli.configuration(options)
     assert config["size_to_certify"] == [5, "2x8", "2%", "area:25"] and config["size_of_attack"] == 3
-    record = written("mnist_masked_band.json")
+    record = written("mnist_joint.json")
     assert record["config"]["size_to_certify"][0] == {"height": 1, "width": 1}
     assert result_format.flaw(record | {"config": config}) is None
 

@@ -38,6 +38,7 @@ class Variant:
     Attributes:
         holds: side of the largest square patch that it is made for, pixels.
         results: the file in docs/results with what was counted, if it was.
+        counted_on: which images that were.
         bands, windows: names of checkpoints, of which there is one at least.
         weight, coarse_windows, sure, mirrored: how the two go together, see `engines.joint`.
     """
@@ -45,6 +46,7 @@ class Variant:
     holds: int
     results: str | None
     counted: tuple[Counted, ...]
+    counted_on: str | None = None
     bands: str | None = None
     windows: str | None = None
     weight: float = 1.0
@@ -92,12 +94,11 @@ class Model:
         for variant in self.variants:
             lines.append(f"patches up to {_square(variant.holds)}: {', '.join(variant.files)}{_settings(variant)}")
         if self.counted():
-            sources = ", ".join(f"docs/results/{variant.results}" for variant in self.variants if variant.results)
-            lines.append(f"counted on all test images, JPEG copies of them ({sources}):")
+            lines += [f"counted on {v.counted_on} (docs/results/{v.results})" for v in self.variants if v.results]
             rows = [[_square(c.patch), _percent(c.clean), _percent(c.certified)] for c in self.counted()]
             lines += _aligned([["patch", "clean", "certified"], *rows])
         else:
-            lines.append("not counted on all test images")
+            lines.append("not counted")
         return "\n".join(lines)
 
 
