@@ -122,6 +122,19 @@ def by_size(columns: dict[str, dict[int, dict]], published: dict[int, str]) -> T
     return rows
 
 
+def pretrained() -> Table:
+    """A network of others: what is promised, by many windows and by few."""
+    found = {k: read(name)["results"] for k, name in ((6, "imagenet_lite0_tenth_2"), (3, "imagenet_lite0_tenth_2_k3"))}
+    counted = ("certified / clean", "false alarms")
+    rows = [["the defence answers", *(f"{k} × {k} windows: {what}" for k in found for what in counted)]]
+    for answers in zip(*found.values(), strict=True):
+        goal, confidence = answers[0]["goal"], answers[0]["confidence"]
+        rule = "strict" if confidence is None else f"τ = {confidence:g}"
+        cells = [cell for one in answers for cell in (certified_and_clean(one), str(one.get("false_alarms", "")))]
+        rows.append(["with a class" if goal == "recover" else f"with a class or an alarm, {rule}", *cells])
+    return rows
+
+
 def cifar_widths() -> Table:
     """By how many columns a band has: certified / clean, five sizes of patch."""
     found = {width: read(f"cifar_width_{width}")["results"] for width in WIDTHS}
@@ -217,6 +230,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     table.__name__: table
     for table in (
         networks,
+        pretrained,
         mnist_masked,
         cifar_masked,
         cifar_ideas,
