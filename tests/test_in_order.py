@@ -166,6 +166,18 @@ def test_alarms_cost_one_pass_for_each_window_and_one_for_the_whole_image(ablati
         assert (network.passes == windows.side**2 + 1).all()
 
 
+def test_alarms_do_not_depend_on_what_else_is_asked():
+    ablation, patches = JOINT[2]
+    classifier, _, images = case(ablation)
+    classifier.network.of_windows.sure = 0.5  # so little that the largest logit of any copy widens the margin
+    masking, margin = masking_of(ablation, patches[0]), Margin.of_scores(1e-3, "bfloat16")
+    leads = [
+        CopiesInOrder(classifier, 64).look(images, [masking], margin, wanted)[0][1].lead
+        for wanted in (Wanted(False, False, whole=True), Wanted(whole=True), Wanted(whole=True, everything=True))
+    ]
+    assert torch.equal(leads[0], leads[1]) and torch.equal(leads[0], leads[2])
+
+
 class WithoutBands(LinkedMasking):
     """Broken: forgets what bands say of pairs."""
 

@@ -166,13 +166,23 @@ class CopiesInOrder:
         if self.joint:
             scores, whole = torch.cat([bands, scores], dim=1), bands.sum(dim=1) + whole
         passes = torch.tensor([one.passes for one in heard]) * (2 if self.joint and self.joint.mirrored else 1)
-        magnitudes = self.classifier.magnitudes(scores)
+        magnitudes = self._of_singles(scores)
         found = []
         for n, masking in enumerate(maskings):
             verdicts = self._settled(masking, margin, [one.decisions[n] for one in heard], scores, passes)
             alarms = masking.alarms(scores, margin, magnitudes, whole.argmax(dim=1)) if wanted.whole else None
             found.append((verdicts, alarms))
         return found
+
+    def _of_singles(self, scores: Tensor) -> Tensor:
+        """(N, A): the magnitudes of scores (N, A, K), as if no copy without two windows had been asked for.
+
+        So what alarms say does not depend on how many of these were.
+        """
+        bands = scores.shape[1] - self.windows.count
+        alone = scores.clone()
+        alone[:, bands : bands + self.windows.drawn] = 0
+        return self.classifier.magnitudes(alone)
 
     def _noted(self, heard: _Heard) -> Answers:
         """All answers about one image by themselves; bands are no part of them."""
