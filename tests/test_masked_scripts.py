@@ -1,5 +1,6 @@
 """The scripts of networks of limited reach, run as people run them, against bands cut out one by one."""
 
+import argparse
 import csv
 import json
 
@@ -10,6 +11,7 @@ from patchcert import arithmetic, checkpoint
 from patchcert.ablations.ablation import BandAndRow
 from patchcert.data import named
 from patchcert.engines.columns import LinesNetwork, Shape
+from patchcert.experiments import setting
 from patchcert.masking import double_masking
 from patchcert.masking.margins import RELATIVE_MARGINS
 from patchcert.patch import Patch
@@ -157,7 +159,7 @@ def test_where_all_images_are_looked_at_the_test_half_is_counted_too(folder, cap
     ("options", "precision", "margin"),
     [
         ([], "float32", 1e-3),
-        (["--tf32"], "tf32", 0.1),
+        (["--tf32"], "float32", 1e-3),  # which is for GPUs
         (["--amp"], "bfloat16", 1.0),
         (["--amp", "--tf32"], "bfloat16", 1.0),
         (["--amp", "--numerical_margin", 0.2], "bfloat16", 0.2),
@@ -172,6 +174,12 @@ def test_the_numerical_margin_follows_the_arithmetic(folder, options, precision,
         assert f"masking certificate, numerical margin {margin}" in capsys.readouterr().out
         here = arithmetic.processor(torch.device("cpu"))
         assert record["arithmetic"] == {"precision": precision, "engine": "shared", "processors": [here]}
+
+
+@pytest.mark.parametrize(("device", "found"), [("cpu", "float32"), ("cuda", "tf32")])
+def test_only_gpus_round_to_tf32(device, found):
+    options = argparse.Namespace(amp=False, tf32=True, device=torch.device(device))
+    assert setting.precision(options) == found
 
 
 @pytest.mark.parametrize(("options", "precision"), [([], "float32"), (["--amp"], "bfloat16")])

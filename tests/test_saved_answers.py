@@ -109,7 +109,7 @@ SAVED = ("certify_votes.py", "--votes", "votes.npz")
 BOTH = ("--goal", "recover,alert", "--confidence", "strict,0,0.3,0.9")
 
 
-@pytest.mark.parametrize("arithmetic", [(), ("--amp",), ("--numerical_margin", 0)])
+@pytest.mark.parametrize("arithmetic", [(), ("--amp",), ("--tf32",), ("--numerical_margin", 0)])
 def test_the_file_answers_as_the_network_does(folder, arithmetic):  # noqa: F811
     direct, rows, record = certify(folder, SCRIPT, *BOTH, *arithmetic, "--save_votes", "votes.npz")
     found, found_rows, answered = certify(folder, *SAVED, *BOTH)

@@ -145,8 +145,11 @@ def set_up(options: argparse.Namespace) -> None:
 
 
 def precision(options: argparse.Namespace) -> str:
-    """The coarsest arithmetic that products and convolutions are computed in: one of `NUMERICAL_MARGINS`."""
-    return "bfloat16" if options.amp else "tf32" if options.tf32 else "float32"
+    """The coarsest arithmetic that products and convolutions are computed in: one of `NUMERICAL_MARGINS`.
+
+    Only GPUs round to TF32.
+    """
+    return "bfloat16" if options.amp else "tf32" if options.tf32 and options.device.type == "cuda" else "float32"
 
 
 def load_images(options: argparse.Namespace, train: bool) -> Images:
