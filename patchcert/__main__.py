@@ -6,23 +6,22 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 
-from patchcert.errors import UsageError
 from patchcert.version import VERSION
 from patchcert.zoo import table
 
 USAGE = """Certified defences against adversarial patches.
 
-    patchcert models                           list the networks that ship, and what was counted of each
-    patchcert models NAME                      the same of one, for every patch size
+    patchcert models                           list the networks that ship, with their accuracies
+    patchcert models NAME                      show one of them, at every patch size
     patchcert certify NAME …                   certify a network that ships
     patchcert certify votes|masking|windows …  certify a network of yours
     patchcert attack NAME …                    attack a network that ships
     patchcert attack votes|masking|windows …   attack a network of yours
-    patchcert votes …                          ask saved votes further questions
-    patchcert report … --out DIR               write a page to look at, from saved results
+    patchcert votes …                          answer further questions from saved votes, without a network
+    patchcert report … --out DIR               write a web page from saved results
     patchcert figures … --out DIR              draw saved results for papers
 
---help behind any of them shows its options. `patchcert --version` prints the version.
+Add --help to any of them to see its options. `patchcert --version` prints the version.
 """
 
 VOTES = """
@@ -31,28 +30,28 @@ VOTES = """
 
 factory() is a function of your own code. It makes a torch.nn.Module that takes ablated copies (N, 2C, H, W), channels
 (x, 1 − x) with zeros where pixels are hidden, and gives logits (N, K). It must have been trained on such copies to
-certify anything. timm:NAME, torchvision:NAME or hf:FOLDER is a network of whole pictures, as it is.
+certify anything. timm:NAME, torchvision:NAME or hf:FOLDER names a pretrained network of whole images.
 """
 
 MASKING = """
     patchcert {0} masking --model package.module:factory --weights FILE --ablation band:4
     patchcert {0} masking --model package.module:factory --ablation window_pairs:11x4
 
-The network is one that `patchcert {0} votes` takes. Its logits are added up over the copies that a patch leaves alone.
+The network is as for `patchcert {0} votes`. Its logits are added up over the copies that a patch does not touch.
 """
 
 WINDOWS = """
     patchcert {0} windows --model timm:NAME --weights FILE --data DIR --classes imagenet
     patchcert {0} windows --model package.module:factory --data DIR --classes imagenet
 
-Nothing is retrained. One of the windows covers the patch, wherever it lies.
+The network is not retrained. One of the windows covers the patch, wherever the patch lies.
 """
 
 WAYS = {
     "certify": {
         "votes": ("certify_any", "Certify a network of yours by the votes of ablated copies.", VOTES),
         "masking": ("certify_any_masked", "Certify a network of yours by double masking.", MASKING),
-        "windows": ("certify_pretrained", "Certify a pretrained network, as it is, by hiding windows.", WINDOWS),
+        "windows": ("certify_pretrained", "Certify a pretrained network, unchanged, by hiding windows.", WINDOWS),
     },
     "attack": {
         "votes": ("attack_any", "Attack a network of yours whose ablated copies vote.", VOTES),
@@ -67,7 +66,7 @@ OF_SHIPPED = """{1} a network that ships: {2}.
     patchcert {0} {3} --data DIR --all
     patchcert {0} {3} --data DIR --limit 100 --output {0}.json
 
-Its files and settings are set. DIR holds the data set; --dataset folder --data DIR takes pictures of yours.
+Its weights and settings are fixed. DIR holds the data set. To use your own images, add --dataset folder --data DIR.
 """
 
 OF_FILES = {
@@ -80,14 +79,14 @@ OF_FILES = {
     ),
     "report": (
         "write_report",
-        """Write a page to look at, index.html, from what certifying and attacking saved by --output.
+        """Write a web page, index.html, from what certifying and attacking saved with --output.
 
     patchcert report certify.json attack.json --out report
 """,
     ),
     "figures": (
         "draw_figures",
-        """Draw what saved results and training logs say, for papers: PDF and PNG.
+        """Draw saved results and training logs for papers, as PDF and PNG.
 
     patchcert figures certify.json --out figures
 """,
@@ -136,24 +135,25 @@ def help_on(command: str) -> str:
     """What certifies or attacks, in words."""
     lines = [f"{command.capitalize()} a network that ships, by its name:", ""]
     lines += [f"    patchcert {command} {name}" for name in table.models()]
-    lines += ["", "Or one of yours, in one of these ways:", ""]
+    lines += ["", f"Or {command} a network of yours, in one of these ways:", ""]
     width = max(map(len, WAYS[command]))
     for way, (_, summary, _) in WAYS[command].items():
         lines.append(f"    patchcert {command} {way.ljust(width)}   {summary}")
-    lines += ["", f"--help behind any of them shows its options. `patchcert {command} --model …` is by votes."]
+    lines += ["", "Add --help to any of them to see its options. Where none is named, votes is meant."]
     return "\n".join(lines) + "\n"
 
 
 def _models(arguments: list[str]) -> None:
     if arguments in (["-h"], ["--help"]):
-        print("patchcert models: list the networks that ship. patchcert models NAME: what is known of one.")
+        print("patchcert models lists the networks that ship. patchcert models NAME shows one, at every patch size.")
     elif len(arguments) > 1:
         _stop(f"{' '.join(arguments)}: expected one name, or none")
+    elif not arguments:
+        print(table.overview())
+    elif arguments[0] in table.models():
+        print(table.named(arguments[0]).describe())
     else:
-        try:
-            print(table.named(arguments[0]).describe() if arguments else table.overview())
-        except UsageError as error:
-            _stop(f"{error.value}: {error.right}")
+        _refuse(arguments[0], [*table.models()])
 
 
 def _run(program: str, arguments: list[str], function: str, *given: object) -> None:

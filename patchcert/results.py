@@ -146,14 +146,14 @@ class Remarks(Protocol):
 
 @dataclass(frozen=True)
 class CloseLeads:
-    """Of how many images the numerical margin took the certificate, by patch size."""
+    """How many images lost their certificate to the numerical margin, by patch size."""
 
     within_margin: dict[int | str, int]
 
     def lines(self) -> list[str]:
         """What there is to say."""
         found = ", ".join(f"{count} at {size}" for size, count in self.within_margin.items() if count)
-        return [f"certificates that the numerical margin took: {found or 'none'}"]
+        return [f"certificates lost to the numerical margin: {found or 'none'}"]
 
     def as_json(self) -> dict:
         return {"within_numerical_margin": {str(size): count for size, count in self.within_margin.items()}}

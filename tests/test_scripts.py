@@ -203,7 +203,7 @@ CERTIFY = ["--checkpoint", "net.pth"]
         ("train_mnist_band.py", ["--batch_size", 0], "--batch_size: 0:"),
         ("train_mnist_band.py", ["--dataset", "svhn"], "--dataset: invalid choice: 'svhn'"),
         ("train_mnist_band.py", ["--device", "cuda:9"], "--device: cuda:9:"),
-        ("train_mnist_band.py", ["--data", "nowhere"], "--data nowhere: MNIST is neither in nowhere/MNIST/raw"),
+        ("train_mnist_band.py", ["--data", "nowhere"], "--data nowhere: no MNIST in nowhere/MNIST/raw"),
         ("train_mnist_band.py", ["--resume", FIRST, "--end_epoch", 1], "expected a checkpoint before --end_epoch 1"),
         ("train_mnist_band.py", ["--resume", "none.pth"], "--resume none.pth: no such checkpoint"),
         ("train_mnist_band.py", ["--band_sise", 4], "unrecognized --band_sise: did you mean --band_size?"),

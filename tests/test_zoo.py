@@ -51,7 +51,7 @@ def test_numbers_and_settings_are_those_of_the_results(variant):
 def test_what_is_not_counted_has_no_numbers():
     for model in table.models().values():
         assert all(bool(variant.counted) == bool(variant.results) for variant in model.variants)
-        assert ("not counted" in model.describe()) == (not model.counted())
+        assert ("not measured" in model.describe()) == (not model.counted())
 
 
 def holds(classifier):

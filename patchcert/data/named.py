@@ -71,8 +71,8 @@ def _load_idx(kind: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
     """MNIST or FashionMNIST: images (N, 1, 28, 28) uint8 and labels (N,)."""
     place, part = root / kind / "raw", "train" if train else "t10k"
     files = _unpacked_or_not(place / f"{part}-images-idx3-ubyte"), _unpacked_or_not(place / f"{part}-labels-idx1-ubyte")
-    there = "four *-ubyte files, or *-ubyte.gz"
-    missing = f"{kind} is neither in {place} ({there}) nor reachable; the data set digits needs no files"
+    there = "four files *-ubyte or *-ubyte.gz"
+    missing = f"no {kind} in {place} ({there}), and the download failed; the data set digits needs no files"
     with _reading(root, files, missing, getattr(torchvision.datasets, kind)):
         images, labels = _idx(files[0], 28, 28), _idx(files[1])
     return images[:, None], labels.to(torch.int64)
@@ -190,7 +190,7 @@ def _load_cifar10(root: Path, train: bool) -> tuple[Tensor, Tensor]:
         return pictures.images, pictures.labels
     place = root / CIFAR10.base_folder
     files = {place / name: md5 for name, md5 in (CIFAR10.train_list if train else CIFAR10.test_list)}
-    missing = f"CIFAR-10 is neither in {place} nor in {tree}/{{train,test}}/CLASS nor reachable"
+    missing = f"no CIFAR-10 in {place} or {tree}/{{train,test}}/CLASS, and the download failed"
     with _reading(root, list(files), missing, CIFAR10):
         batches = [pickle.loads(_original(file, md5), encoding="latin1") for file, md5 in files.items()]
     images = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
@@ -203,7 +203,7 @@ def _load_svhn(root: Path, train: bool) -> tuple[Tensor, Tensor]:
 
     place, part = root / "svhn", "train" if train else "test"
     _, name, md5 = SVHN.split_list[part]
-    missing = f"SVHN is neither in {place} (train_32x32.mat, test_32x32.mat) nor reachable"
+    missing = f"no SVHN in {place} (train_32x32.mat, test_32x32.mat), and the download failed"
     with _reading(root, [place / name], missing, lambda _, download: SVHN(place, part, download=download)):
         content = loadmat(io.BytesIO(_original(place / name, md5)))
     images, labels = torch.from_numpy(content["X"]).permute(3, 2, 0, 1), torch.from_numpy(content["y"])

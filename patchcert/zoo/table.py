@@ -89,16 +89,16 @@ class Model:
         return [counted for variant in self.variants for counted in variant.counted]
 
     def describe(self) -> str:
-        """Several lines: what it is, from which files it is made, and what was counted."""
+        """Several lines: what it is, from which files it is made, and what was measured."""
         lines = [f"{self.name}: {self.defence}", f"trained on {self.dataset}"]
         for variant in self.variants:
             lines.append(f"patches up to {_square(variant.holds)}: {', '.join(variant.files)}{_settings(variant)}")
         if self.counted():
-            lines += [f"counted on {v.counted_on} (docs/results/{v.results})" for v in self.variants if v.results]
+            lines += [f"measured on {v.counted_on} (docs/results/{v.results})" for v in self.variants if v.results]
             rows = [[_square(c.patch), _percent(c.clean), _percent(c.certified)] for c in self.counted()]
             lines += _aligned([["patch", "clean", "certified"], *rows])
         else:
-            lines.append("not counted")
+            lines.append("not measured")
         return "\n".join(lines)
 
 
@@ -121,12 +121,12 @@ def named(name: str) -> Model:
 
 
 def overview() -> str:
-    """A line for each network: what was counted against the usual patch."""
+    """A line for each network: what was measured against the usual patch."""
     rows = [["name", "patch", "clean", "certified", "what it is"]]
     for model in models().values():
         side = model.usual_patch.height
         counted = next((c for c in model.counted() if c.patch == side), None)
-        shares = [_percent(counted.clean), _percent(counted.certified)] if counted else ["not counted", ""]
+        shares = [_percent(counted.clean), _percent(counted.certified)] if counted else ["not measured", ""]
         rows.append([model.name, _square(side), *shares, f"{model.dataset}, {model.defence}"])
     return "\n".join(_aligned(rows))
 
