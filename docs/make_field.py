@@ -16,28 +16,28 @@ PAGE = FOLDER / "field.md"
 
 HEAD = """# What the field has published
 
-Certified and clean accuracy against one square patch that may lie anywhere in the picture, in percent. Our own numbers
-stand among the others. This page is made from [field.json](field.json) by `make pages`.
+These tables show certified and clean accuracy in percent, against one square patch anywhere in the image. They include
+our own numbers. `make pages` makes this page from [field.json](field.json).
 
-**How to read it.** Numbers compare within one table, where *other data*, what the network saw besides the training set,
-is the same. An empty cell means that we do not know. *Standing* says who measured, and links to where we read it:
+**How to read it.** Compare numbers only within one table, and only where *other data* is the same: the data that the
+network was trained on besides the training set. An empty cell means that we do not know. *Passes* are the network's
+passes over one image that is certified. *Standing* says who measured, and links to where we read it:
 
-- *reported*: the authors say so, and we have not run it.
+- *reported*: the authors report it, and we have not run it.
 - *recomputed by others*: somebody else ran the published code.
-- *recomputed here*: we trained or certified it with this repository. For defences that are ours it means that our own
-  command counted it ([results](results.md)), on pictures by which nothing was chosen.
+- *recomputed here*: we trained or certified it with this repository. For our own defences it means that one of our
+  commands measured it ([results](results.md)), on images by which nothing was chosen.
 
-*Project notes* are ours: what they hold was read in a public list, in a repository or in an abstract, and they do not
-say in which. Most rows come from second hand, so read the paper before you quote one. *Passes* are those of the network
-for one picture that is certified.
+*Project notes* are our own notes. They were taken from a public list, a repository or an abstract, and do not say from
+which. Most rows are second-hand, so read the paper before you quote one.
 
 **To add a row**, add an entry to `numbers` in [field.json](field.json), and one to `defences` if the defence is new.
 [field.schema.json](field.schema.json) says what each field holds. Leave out what you do not know. Then run `make pages`
-and open a pull request. A test checks the entry, and that page and file agree."""
+and open a pull request. A test checks the entry, and checks that this page agrees with the file."""
 
-ALARMS = """A defence with alarms may answer "attacked" instead of a class. It is certified where no patch brings it to
-a wrong class without an alarm. That is a weaker promise, so these numbers do not compare with those above. The column
-*false alarms* says whether the clean accuracy counts an alarm on a clean picture as an error, as ours does. **Where it
+ALARMS = """A defence with alarms may answer "attacked" instead of a class. An image is certified if no patch can bring
+the defence to a wrong class without an alarm. This promise is weaker, so do not compare these numbers with those above.
+The column *false alarms* says whether the clean accuracy counts an alarm on a clean image as an error. Ours does. **If it
 does not, the clean accuracy is higher than it would be otherwise.**"""
 
 GOALS = {"recover": "the right class", "alarm": "the right class or an alarm"}
