@@ -37,8 +37,8 @@ and open a pull request. A test checks the entry, and checks that this page agre
 
 ALARMS = """A defence with alarms may answer "attacked" instead of a class. An image is certified if no patch can bring
 the defence to a wrong class without an alarm. This promise is weaker, so do not compare these numbers with those above.
-The column *false alarms* says whether the clean accuracy counts an alarm on a clean image as an error. Ours does. **If it
-does not, the clean accuracy is higher than it would be otherwise.**"""
+The column *false alarms* says whether the clean accuracy counts an alarm on a clean image as an error. Ours does. **If
+it does not, the clean accuracy is higher than it would be otherwise.**"""
 
 GOALS = {"recover": "the right class", "alarm": "the right class or an alarm"}
 
