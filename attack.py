@@ -1,12 +1,12 @@
-"""Attack any network with patches: votes of ablated copies, cast by a network that your own code makes.
+"""Attack any network with patches, defended by votes of ablated copies; your own code makes the network.
 
     python3 attack.py --model package.module:factory --weights FILE --ablation band:4 --size_of_attack 5
     python3 attack.py --model package.module:factory --weights FILE --ablation block:8 --dataset folder --data DIR \\
         --image_size 64 --patch_height 2 --patch_width 8 --locations all --loss margin --test
 
 The network is that of certify.py; `--ablation whole` attacks it without a defence. Projected gradient ascent with sign
-steps, many restarts with the patch at a new place (Levine and Feizi, NeurIPS 2020). Stops with exit code 3 if an image
-flips whose answer is certified under the same θ.
+steps; each of many restarts puts the patch at a new place (Levine and Feizi, NeurIPS 2020). Stops with exit code 3 if
+an answer flips that is certified under the same θ.
 """
 
 from patchcert import attack_any, cli

@@ -4,7 +4,7 @@
     python3 attack_cifar_baseline.py --patch_height 2 --patch_width 8 --locations all --loss margin \\
         --skip 1 --limit 100 --test --output run.json --checkpoint NAME
 
-Projected gradient ascent with sign steps, many restarts with the patch at a new place (Levine and Feizi,
+Projected gradient ascent with sign steps; each of many restarts puts the patch at a new place (Levine and Feizi,
 NeurIPS 2020).
 """
 

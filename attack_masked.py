@@ -1,10 +1,10 @@
-"""Attack any network with patches: double masking of what it says of every ablated copy.
+"""Attack any network with patches: double masking of its scores of every ablated copy.
 
     python3 attack_masked.py --model package.module:factory --weights FILE --ablation band:4 --size_of_attack 5
 
-The network is that of certify_masked.py. Projected gradient ascent with sign steps, many restarts with the patch at a
-new place (Levine and Feizi, NeurIPS 2020), judged by the two-round prediction. Stops with exit code 3 if an image flips
-whose answer is certified.
+The network is that of certify_masked.py. Projected gradient ascent with sign steps; each of many restarts puts the
+patch at a new place (Levine and Feizi, NeurIPS 2020). The two-round prediction decides what counts as flipped. Stops
+with exit code 3 if a certified answer flips.
 """
 
 from patchcert import attack_any_masked, cli

@@ -4,7 +4,7 @@
     python3 attack_mnist_block.py --block_size 4 --patch_height 2 --patch_width 8 --locations all --loss margin \\
         --randomizations 20 --steps 50 --skip 1 --limit 100 --test --output run.json --checkpoint NAME
 
-Projected gradient ascent with sign steps, many restarts with the patch at a new place (Levine and Feizi,
+Projected gradient ascent with sign steps; each of many restarts puts the patch at a new place (Levine and Feizi,
 NeurIPS 2020). Stops with exit code 3 if an image flips whose answer is certified under the same θ.
 """
 

@@ -1,10 +1,10 @@
-"""Certify CIFAR-10 pictures against patches by random samples of the bands, as far as chance allows.
+"""Certify CIFAR-10 pictures against patches by random samples of the bands, up to a chosen error probability.
 
     python3 certify_cifar_band_randomized.py --band_size 4 --attack_size 5 --checkpoint NAME
     python3 certify_cifar_band_randomized.py --band_size 4 --attack_size 1-5 --alpha 0.01 --test --checkpoint NAME
 
-Each copy votes for its most probable class alone; each certificate may be wrong with probability --alpha. Levine
-and Feizi, NeurIPS 2020, section 3. The deterministic certify_cifar_band_top_one.py needs no such allowance.
+Each copy votes only for its most probable class (Levine and Feizi, NeurIPS 2020, section 3). Each certificate may be
+wrong with probability --alpha. The deterministic certify_cifar_band_top_one.py makes no such error.
 """
 
 from patchcert import CIFAR_LIKE, COLUMN, Band, add_network, base_network, certify_randomized, cli, randomized_parser

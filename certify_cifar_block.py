@@ -3,8 +3,8 @@
     python3 certify_cifar_block.py --block_size 4 --size_to_certify 5 --checkpoint NAME
     python3 certify_cifar_block.py --block_size 4 --size_to_certify 1-10 --threshold 0.2,0.3 --test --checkpoint NAME
 
-Each copy votes for every class whose probability is at least θ. Levine and Feizi, NeurIPS 2020,
-section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
+Each copy votes for every class whose probability is at least θ (Levine and Feizi, NeurIPS 2020, section 3).
+The paper's certificate is `margin`. `exact` certifies everything that `margin` does, and sometimes more.
 """
 
 from patchcert import (

@@ -3,10 +3,11 @@
     python3 certify_cifar_joint.py --checkpoint cifar_masked_band.pth --windows cifar_windows.pth --size_to_certify 2,5
     python3 certify_cifar_joint.py --all --output joint.json --checkpoint BANDS --windows WINDOWS --weight 6
 
-One network of train_cifar_band_masked.py and one of train_cifar_windows.py. Every place of the patch leaves out the
-bands that it touches and the copies in which it is not hidden; the logits of the others are added up. Certified is what
-every pair of places gives. Coarse windows are hidden first, the network's own where these leave both unsure.
-Both networks are asked of the mirror image, too; --no-mirrored takes half of the time and certifies less.
+Uses one network of train_cifar_band_masked.py and one of train_cifar_windows.py. For each place of the patch, the
+script leaves out the bands that the patch touches and the copies in which it is not hidden, and adds up the logits of
+the others. An answer is certified if every pair of places gives it. Coarse windows are hidden first, and the network's
+own windows only where the coarse ones leave both networks unsure. Both networks also classify the mirror image;
+--no-mirrored takes half of the time and certifies less.
 """
 
 from patchcert import CIFAR_LIKE, add_joint, certify_masked, cli, joint_network, masked_certification_parser

@@ -1,11 +1,12 @@
-"""Certify CIFAR-10 pictures against patches by double masking of copies of which square windows are hidden.
+"""Certify CIFAR-10 pictures against patches by double masking of copies with hidden square windows.
 
     python3 certify_cifar_windows.py --checkpoint NAME
     python3 certify_cifar_windows.py --all --amp --output windows.json --checkpoint NAME
 
-PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022): each window is hidden, and where all answers agree
-each pair of windows, those first that will hurt most. Certified is what every pair gives; a picture is left at
-the first pair that does not. 16 windows of 11 × 11 pixels hold patches up to 5 × 5, in up to 136 passes.
+As in PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022), the script hides each window, and, where all
+answers agree, each pair of windows. It begins with the pairs that are most likely to change the answer, and stops at
+the first pair that does. An answer is certified if every pair gives it. 16 windows of 11 × 11 pixels cover patches up
+to 5 × 5, in up to 136 passes.
 """
 
 from patchcert import (

@@ -3,8 +3,8 @@
     python3 certify_imagenet_band.py --band_size 25 --size_to_certify 42 --valpath DIR --checkpoint NAME
     torchrun --nproc_per_node=8 certify_imagenet_band.py --amp --test --valpath DIR --checkpoint NAME
 
-Each copy votes for every class whose probability is at least θ. Levine and Feizi, NeurIPS 2020, section 3. Every
-50th picture is looked at, with --test those halfway between them.
+Each copy votes for every class whose probability is at least θ (Levine and Feizi, NeurIPS 2020, section 3). The script
+certifies every 50th image; with --test, the images halfway between those.
 """
 
 from patchcert import (

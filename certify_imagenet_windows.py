@@ -1,12 +1,12 @@
-"""Certify a network that somebody pretrained, as it is, against patches: double masking of hidden windows, and alarms.
+"""Certify a pretrained network, unchanged, against patches: double masking of hidden windows, and alarms.
 
     python3 certify_imagenet_windows.py --model timm:NAME --weights FILE --data DIR --classes imagenet
     python3 certify_imagenet_windows.py --model torchvision:NAME --weights FILE --data DIR --size_to_certify 1%,2%,3%
     python3 certify_imagenet_windows.py --model MODULE:FACTORY --data DIR --goal recover,alert --confidence strict,0,0.5
 
-k × k windows are hidden one and two at a time; one of them covers the patch, wherever it lies (PatchCleanser, Xiang,
-Mahloujifar and Mittal, USENIX Security 2022). Nothing is retrained. Pairs are asked for in the order in which an image
-is decided soonest, and no longer than that.
+The script hides k × k windows, one and two at a time. One of them covers the patch, wherever the patch lies
+(PatchCleanser: Xiang, Mahloujifar and Mittal, USENIX Security 2022). The network is not retrained. Pairs of windows are
+tried in the order that decides an image soonest, and only until it is decided.
 """
 
 from patchcert import certify_pretrained, cli

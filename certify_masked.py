@@ -1,12 +1,12 @@
-"""Certify any network against patches, by double masking of what it says of every ablated copy.
+"""Certify any network against patches, by double masking of its scores of every ablated copy.
 
     python3 certify_masked.py --model package.module:factory --weights FILE --ablation window_pairs:11x4
     python3 certify_masked.py --model package.module:factory --weights FILE --ablation band:4 --size_to_certify 1-10
 
-factory() makes a torch.nn.Module as certify.py describes it: encoded copies (B, 2C, H, W) to logits (B, K), or, of
-limited reach, images (N, C, H, W) to the logits (N, A, K) of all copies. The answer is that of PatchCleanser's two
-rounds on these logits; it is certified if every pair of masks gives it. timm:NAME, torchvision:NAME or hf:FOLDER is a
-network of whole pictures, as it is: docs/pretrained.md.
+factory() returns a torch.nn.Module as certify.py describes it. It maps encoded copies (B, 2C, H, W) to logits (B, K),
+or, if it has limited reach, images (N, C, H, W) to the logits (N, A, K) of all copies. The answer is that of
+PatchCleanser's two rounds on these logits. It is certified if every pair of masks gives it. timm:NAME, torchvision:NAME
+or hf:FOLDER names a network of whole images (docs/pretrained.md).
 """
 
 from patchcert import certify_any_masked, cli

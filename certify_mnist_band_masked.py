@@ -1,10 +1,10 @@
-"""Certify MNIST digits against patches by double masking of what a network of limited reach says of every band.
+"""Certify MNIST digits against patches by double masking of bands, with a network of limited reach.
 
     python3 certify_mnist_band_masked.py --checkpoint NAME
     python3 certify_mnist_band_masked.py --size_to_certify 1-10 --all --output masked.json --checkpoint NAME
 
-The answer is that of PatchCleanser's two rounds on the bands' logits; it is certified if every pair of masks gives it.
-One pass answers every patch size, and the checkpoint knows the network.
+The answer is that of PatchCleanser's two rounds, on the logits of the bands. It is certified if every pair of masks
+gives it. One pass of the network answers for every patch size. The checkpoint describes the network.
 """
 
 from patchcert import MNIST_LIKE, certify_masked, cli, masked_certification_parser, masked_network

@@ -4,8 +4,8 @@
     python3 certify_mnist_band_top_one.py --band_size 4 --size_to_certify 1-10 --certificate margin,exact \\
         --test --checkpoint NAME
 
-Each copy votes for its most probable class alone. Levine and Feizi, NeurIPS 2020,
-section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
+Each copy votes only for its most probable class (Levine and Feizi, NeurIPS 2020, section 3). The paper's certificate is
+`margin`. `exact` certifies everything that `margin` does, and sometimes more.
 """
 
 from patchcert import (

@@ -4,8 +4,8 @@
     python3 certify_mnist_multi_band.py --bandwidth 2 --keep 2 --size_to_certify 1-10 --threshold 0.2,0.3 \\
         --test --checkpoint NAME
 
-Each copy votes for every class whose probability is at least θ. Levine and Feizi, NeurIPS 2020,
-section 3. The paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
+Each copy votes for every class whose probability is at least θ (Levine and Feizi, NeurIPS 2020, section 3).
+The paper's certificate is `margin`. `exact` certifies everything that `margin` does, and sometimes more.
 """
 
 from patchcert import (

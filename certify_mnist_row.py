@@ -3,9 +3,9 @@
     python3 certify_mnist_row.py --band_size 4 --size_to_certify 5 --checkpoint NAME
     python3 certify_mnist_row.py --band_size 4 --size_to_certify 1-10 --threshold 0.2,0.3 --test --checkpoint NAME
 
-As in the paper, the network sees rows as bands of columns of the transposed image; patches stay upright (2x8: 2 rows).
-Each copy votes for every class whose probability is at least θ. Levine and Feizi, NeurIPS 2020, section 3. The
-paper's certificate is `margin`; `exact` certifies everything that `margin` does and sometimes more.
+As in the paper, the network sees rows as bands of columns of the transposed image. Patches are not transposed (2x8 has
+2 rows). Each copy votes for every class whose probability is at least θ (Levine and Feizi, NeurIPS 2020, section 3).
+The paper's certificate is `margin`. `exact` certifies everything that `margin` does, and sometimes more.
 """
 
 from patchcert import (

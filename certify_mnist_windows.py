@@ -1,11 +1,12 @@
-"""Certify MNIST digits against patches by double masking of copies of which square windows are hidden.
+"""Certify MNIST digits against patches by double masking of copies with hidden square windows.
 
     python3 certify_mnist_windows.py --checkpoint NAME
     python3 certify_mnist_windows.py --all --size_to_certify 2 --output windows.json --checkpoint NAME
 
-PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022): each window is hidden, and where all answers agree
-each pair of windows, those first that will hurt most. Certified is what every pair gives; an image is left at the
-first pair that does not. The checkpoint knows the windows: 36 of 8 × 8 pixels hold patches up to 5 × 5.
+As in PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022), the script hides each window, and, where all
+answers agree, each pair of windows. It begins with the pairs that are most likely to change the answer, and stops at
+the first pair that does. An answer is certified if every pair gives it. The checkpoint describes the windows: 36 of 8 ×
+8 pixels cover patches up to 5 × 5.
 """
 
 from patchcert import (

@@ -1,13 +1,13 @@
-"""Certified and clean error of networks from train.py: a certified answer stays right whatever a patch shows.
+"""Compute certified and clean error of networks from train.py: a certified answer stays right whatever a patch shows.
 
     python eval.py --config config/mnist_robtrain_p22_all.json --model_subset 0
     python eval.py --config config/mnist_robtrain_p22_all.json models_path=DIR --output errors.json
     python eval.py --config config/mnist_robtrain_p22_all.json eval_params:method_params:patch_w=1
     python eval.py --config config/mnist_robtrain_k4_sparse.json eval_params:method_params:k=6
 
-Takes MODEL_ID_best.pth where there is one, else MODEL_ID.pth. Bounds are checked at every place of the patch; where
-eval_params:method_params has no attack_type, bound_type, patch_w, patch_l or k of its own, training's is taken. Configs
-of `method: adv` take the first `sample_limit` images and attack them too; they fail if a certified one flips.
+Reads MODEL_ID_best.pth if there is one, else MODEL_ID.pth. Bounds are checked at every place of the patch. If
+eval_params:method_params lacks attack_type, bound_type, patch_w, patch_l or k, that of training is used. Configs with
+`method: adv` take the first `sample_limit` images and attack them, too; they fail if a certified answer flips.
 """
 
 import argparse

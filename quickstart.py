@@ -3,10 +3,10 @@
     python3 quickstart.py
     python3 quickstart.py --end_epoch 99 --output longer.json
 
-The whole path of (de)randomized smoothing on the 1,797 digits that ship inside scikit-learn, without a download:
-a base classifier sees one band of 4 columns at a time, all 28 bands vote, and a lead large enough is a proof. Then
-patches of 5 × 5 pixels attack every eighth test image; pictures of what flips lie beside the numbers. Last, a network
-that answers for all bands of columns and rows in one pass, certified by double masking, beside the first.
+Runs all of (de)randomized smoothing on the 1,797 digits that ship with scikit-learn, without a download. A base
+classifier sees one band of 4 columns at a time, all 28 bands vote, and a large enough lead is a proof. Then patches of
+5 × 5 pixels attack every eighth test image; images that flip are saved beside the numbers. Last comes a second network,
+which answers for all bands of columns and rows in one pass and is certified by double masking, for comparison.
 """
 
 from pathlib import Path

@@ -1,11 +1,11 @@
-"""Write a page to look at: what certifying, attacking and eval.py saved, several runs beside each other.
+"""Write a web page that shows several saved runs of certifying, attacking and eval.py side by side.
 
     python3 report.py masked.json band.json --out report
     python3 report.py results/*.json --out report
 
-Each file is what --output wrote. Images are shown where --per_image wrote rows about them or --save_votes votes, weak
-spots and what each copy said where there are votes; --report on the scripts themselves shows all of it. The page,
-index.html, needs nothing else; its numbers and pictures lie beside it.
+Each file was written by --output. The page shows images if --per_image or --save_votes wrote about them, and weak spots
+and the answers of copies if there are saved votes. --report on the scripts themselves shows all of these. The page,
+index.html, is complete in itself; its numbers and images also lie in files beside it.
 """
 
 from patchcert import cli, write_report

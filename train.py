@@ -4,8 +4,8 @@
     python train.py --config config/cifar_robtrain_p55_rand20.json --model_subset 3 --gpu 0,1
 
 Chiang et al., "Certified Defenses for Adversarial Patches", ICLR 2020. Each file in config/ is one experiment: data,
-networks, attack and schedule. Writes MODELS_PATH/MODEL_ID.pth, MODEL_ID_best.pth and MODEL_ID.log. The same command
-goes on after an interruption, and leaves alone what is finished.
+networks, attack and schedule. Writes MODELS_PATH/MODEL_ID.pth, MODEL_ID_best.pth and MODEL_ID.log. After an
+interruption, run the same command again: it continues, and does not repeat what is finished.
 """
 
 import argparse

@@ -6,12 +6,18 @@
         --augmentations random_crop,random_flip,random_colours,random_erasing
     python3 train_cifar_band_masked.py --dataset folder --data DIR --image_size 32
 
-Every fourth band of a picture in one pass. The loss is the label's lead at the worst pair of masks, which is what will
-be certified, beside that of every band by itself. From scratch the worst pair alone teaches networks to say nothing, so
-a second run, which goes on from the first, gives it its weight, and a third needs augmentations beyond crops and mirror
-images, as did a fourth like it, from --lr 0.018 to --end_epoch 136. The fifth, with --band_weight 0.5 --loss_power 0.7
-and random_turn, too, spends less on images far from being certified; benchmarks/ship_weights.py shipped a fifth of the
-way from the fourth to it. Writes checkpoints/cifar_masked_band_….pth and a log.
+One pass computes every fourth band of an image. The loss has two parts: the label's lead at the worst pair of masks,
+which decides certificates, and the loss of every band by itself. From scratch, the worst pair alone teaches networks to
+say nothing. So the network that ships came from five runs, each of which continues the one before:
+
+  1. the first line above;
+  2. the second line, which gives the worst pair more weight;
+  3. the third, with augmentations beyond crops and mirror images;
+  4. the same again, with --lr 0.018 and --end_epoch 136;
+  5. with --band_weight 0.5, --loss_power 0.7 and random_turn, too: it spends less on images far from a certificate.
+
+benchmarks/ship_weights.py then took the weights a fifth of the way from the fourth run to the fifth. Writes
+checkpoints/cifar_masked_band_….pth and a log.
 """
 
 from patchcert import (

@@ -1,14 +1,14 @@
-"""Train a classifier of CIFAR-10 pictures of which two square windows are hidden, for double masking.
+"""Train a classifier of CIFAR-10 pictures with two hidden square windows, for double masking.
 
     python3 train_cifar_windows.py
     python3 train_cifar_windows.py --window_size 7 --per_side 6
     python3 train_cifar_windows.py --dataset folder --data DIR --image_size 32
 
-The masks of PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022): whatever a patch shows, some window
-hides it. Certified is what every pair of windows leaves right, so that training ends with the hardest of some random
-pairs. After each epoch a greedy search looks for the hardest pair of windows of some training pictures that no step
-sees. Writes checkpoints/cifar_windows_….pth and a log. 16 windows of 11 × 11 pixels hold patches up to 5 × 5, 36 of
-7 × 7 patches up to 3 × 3.
+The windows are placed as in PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022): wherever a patch lies,
+some window hides it. An image is certified if it is classified correctly without every pair of windows, so the last
+part of training uses the hardest of some random pairs. After each epoch a greedy search looks for the hardest pair of
+windows of some training images that no step uses. 16 windows of 11 × 11 pixels cover patches up to 5 × 5, 36 of 7 × 7
+cover patches up to 3 × 3. Writes checkpoints/cifar_windows_….pth and a log.
 """
 
 from patchcert import (

@@ -1,4 +1,4 @@
-"""Train a classifier of ImageNet pictures that see one band of columns.
+"""Train a classifier of ImageNet pictures that sees one band of columns.
 
     python3 train_imagenet_band.py --band_size 25 --lr 0.1 --trainpath DIR --valpath DIR --end_epoch 89
     torchrun --nproc_per_node=8 train_imagenet_band.py --band_size 25 --lr 0.1 --amp --pretrained \\

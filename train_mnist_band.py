@@ -1,11 +1,11 @@
-"""Train a classifier of MNIST digits that see one band of columns.
+"""Train a classifier of MNIST digits that sees one band of columns.
 
     python3 train_mnist_band.py --band_size 4 --lr 0.01 --end_epoch 199
     python3 train_mnist_band.py --band_size 4 --lr 0.001 --end_epoch 399 \\
         --resume mnist_one_band_lr_0.01_regularization_0.0005_band_4_epoch_199.pth
 
-The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020, section 4): SGD with momentum,
-each batch showing one random band of every image. Writes checkpoints/{dataset}_one_band_….pth and a log beside it.
+The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020, section 4): SGD with momentum;
+each batch shows one random band of every image. Writes checkpoints/{dataset}_one_band_….pth and a log beside it.
 """
 
 from patchcert import (

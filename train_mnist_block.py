@@ -1,4 +1,4 @@
-"""Train a classifier of MNIST digits that see one square block.
+"""Train a classifier of MNIST digits that sees one square block.
 
     python3 train_mnist_block.py --block_size 4 --lr 0.01 --end_epoch 199
     python3 train_mnist_block.py --block_size 4 --lr 0.001 --end_epoch 399 \\

@@ -1,4 +1,4 @@
-"""Train a classifier of MNIST digits that see several aligned bands of columns.
+"""Train a classifier of MNIST digits that sees several aligned bands of columns.
 
     python3 train_mnist_multi_band.py --bandwidth 2 --keep 2 --lr 0.01 --end_epoch 199
     python3 train_mnist_multi_band.py --bandwidth 2 --keep 2 --lr 0.001 --end_epoch 399 \\

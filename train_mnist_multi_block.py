@@ -1,4 +1,4 @@
-"""Train a classifier of MNIST digits that see several aligned blocks.
+"""Train a classifier of MNIST digits that sees several aligned blocks.
 
     python3 train_mnist_multi_block.py --block_size 4 --keep 4 --lr 0.01 --end_epoch 199
     python3 train_mnist_multi_block.py --block_size 4 --keep 4 --lr 0.001 --end_epoch 399 \\

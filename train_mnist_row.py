@@ -1,4 +1,4 @@
-"""Train a classifier of MNIST digits that see one band of rows.
+"""Train a classifier of MNIST digits that sees one band of rows.
 
     python3 train_mnist_row.py --band_size 4 --lr 0.01 --end_epoch 199
     python3 train_mnist_row.py --band_size 4 --lr 0.001 --end_epoch 399 \\

@@ -1,13 +1,13 @@
-"""Train a classifier of MNIST digits of which two square windows are hidden, for double masking.
+"""Train a classifier of MNIST digits with two hidden square windows, for double masking.
 
     python3 train_mnist_windows.py --window_size 5 --per_side 7 --end_epoch 3
     python3 train_mnist_windows.py --window_size 5 --per_side 7 --tries 3 --lr 0.08 --end_epoch 23 --resume NAME
     python3 train_mnist_windows.py --window_size 8 --per_side 6 --tries 3 --lr 0.08 --end_epoch 32 --resume NAME
 
-The masks of PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022): whatever a patch shows, some window
-hides it. Certified is what every pair of windows leaves right, so that training ends with the hardest of some random
-pairs. 49 windows of 5 × 5 pixels hold patches up to 2 × 2, 36 of 8 × 8 up to 5 × 5. Writes
-checkpoints/{dataset}_windows_….pth and a log.
+The windows are placed as in PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022): wherever a patch lies,
+some window hides it. An image is certified if it is classified correctly without every pair of windows, so the last
+part of training uses the hardest of some random pairs. 49 windows of 5 × 5 pixels cover patches up to 2 × 2, 36 of 8 ×
+8 cover patches up to 5 × 5. Writes checkpoints/{dataset}_windows_….pth and a log.
 """
 
 from patchcert import (
