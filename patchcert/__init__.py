@@ -53,6 +53,7 @@ FOR_SCRIPTS = {
         "certify_pretrained",
         "certify_votes",
         "draw_figures",
+        "finetune_pretrained",
         "write_report",
     ),
     "experiments.masking": ("add_saving", "certify_masked", "masked_certification_parser"),

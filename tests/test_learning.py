@@ -19,7 +19,7 @@ from patchcert.small_networks import network_of_copies
 from patchcert.small_networks.pooled import PooledNetwork
 from patchcert.steps import Steps
 from patchcert.training import loop
-from patchcert.training.objectives import HardestCopy, hardest_pair
+from patchcert.training.hidden_pairs import GreedySearch, HiddenPair, ask_encoded
 from patchcert.training.optimizers import Optimizers
 from patchcert.training.recipes import Recipe
 
@@ -104,7 +104,7 @@ def test_the_first_layer_stays_as_it_was_prepared(tmp_path):
 
 
 def train(path, network, recipe=RECIPE, **more):
-    objective = HardestCopy(WindowPairs(10, 10, 6, 2), tries=2, easy_epochs=2, label_smoothing=0.1)
+    objective = HiddenPair(WindowPairs(10, 10, 6, 2).hidden(), tries=2, easy_epochs=2, label_smoothing=0.1)
     rest, held_out = splits.hold_out(data(), 8)
     return loop.train(network, objective, rest, held_out, recipe, path, measured_on="held_out", **more)
 
@@ -193,6 +193,12 @@ def test_every_picture_is_mirrored_in_every_other_epoch():
     assert torch.equal(first, mirrored(0))
 
 
+def greedy_pairs(network, images, labels, windows):
+    """The numbers (N,) of the copies that a search through all windows finds, and what is right."""
+    pairs, right = GreedySearch(windows.hidden(), coarse=False)(network, images, labels, ask_encoded)
+    return windows.copy_numbers()[tuple(pairs.T)], right
+
+
 def test_greedy_search_finds_the_worst_pair_of_windows():
     """Windows share no pixel, and a logit grows with what is seen: the worst pair is that of the two worst."""
     windows = WindowPairs(8, 8, 4, 2)
@@ -208,7 +214,7 @@ def test_greedy_search_finds_the_worst_pair_of_windows():
     logits = Seen()(copies.flatten(0, 1)).view(20, windows.count, 2)
     losses = torch.stack([cross_entropy(logits[:, copy], labels, reduction="none") for copy in range(windows.drawn)])
     of_ones = labels == 1  # for them what is hidden costs; for the others it helps
-    found, right = hardest_pair(Seen(), images, labels, windows)
+    found, right = greedy_pairs(Seen(), images, labels, windows)
     assert torch.equal(found[of_ones], losses.argmax(dim=0)[of_ones]) and 3 < of_ones.sum() < 17
     assert (found >= 0).all()  # two windows, also where one alone is worse
     every = (logits.argmax(dim=2) == labels[:, None]).all(dim=1)
@@ -221,7 +227,7 @@ def test_greedy_search_takes_the_worst_window_and_the_worst_beside_it(side):
     torch.manual_seed(side)
     network = nn.Sequential(nn.Flatten(), nn.Linear(2 * 81, 8), nn.Tanh(), nn.Linear(8, 3)).eval()
     images, labels = torch.rand(7, 1, 9, 9), torch.arange(7) % 3
-    found, right = hardest_pair(network, images, labels, windows)
+    found, right = greedy_pairs(network, images, labels, windows)
     hidden, numbers = windows.windows(), windows.copy_numbers()
     for image, label, number, is_right in zip(images, labels, found, right, strict=True):
         answers = []

@@ -14,7 +14,8 @@ from patchcert.data.augmentation import random_crop, random_flip
 from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
 from patchcert.training import loop
-from patchcert.training.objectives import HardestCopy, OneCopy, ablated
+from patchcert.training.hidden_pairs import HiddenPair
+from patchcert.training.objectives import OneCopy, ablated
 from patchcert.training.recipes import Recipe
 
 DATA = Dataset(
@@ -304,7 +305,7 @@ def test_of_some_copies_the_hardest_is_learned_from():
     assert len(losses.argmax(dim=0).unique()) > 1
     expected = copy.deepcopy(net).train()
     logits = expected(chosen)
-    objective = HardestCopy(windows, tries=3, easy_epochs=2, label_smoothing=0.1)
+    objective = HiddenPair(windows.hidden(), tries=3, easy_epochs=2, label_smoothing=0.1)
     objective.begin(2)
     loss, right = objective.loss(net.train(), images, labels, torch.Generator().manual_seed(5))
     smoothed = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)

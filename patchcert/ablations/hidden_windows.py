@@ -67,6 +67,10 @@ class HiddenWindows:
         ((rows, columns),) = sizes
         return f"{self.count} windows of {rows} × {columns} pixels"
 
+    def description(self) -> dict[str, str | int]:
+        """What a checkpoint says of them."""
+        return {"kind": type(self).__name__, "height": self.height, "width": self.width, "windows": self.count}
+
     def covering(self, patch: Patch) -> Tensor:
         """(M, rows, columns) bool: whether each window covers `patch` where it begins in that row and column."""
         rows, columns = self._covering(patch)

@@ -38,5 +38,9 @@ def read(option: str, text: str) -> list[str]:
 def part_of(root: Path, train: bool) -> Path:
     """Where the pictures of a part of a folder lie: `root`/train, or `root`/test; without either `root` is the test."""
     here = root / ("train" if train else "test")
-    either = any((root / name).is_dir() for name in ("train", "test"))
-    return here if train or either else root
+    return here if train or has_parts(root) else root
+
+
+def has_parts(root: Path) -> bool:
+    """Whether there are `root`/train or `root`/test."""
+    return any((root / name).is_dir() for name in ("train", "test"))

@@ -207,22 +207,32 @@ def load_folder(root: Path, train: bool, image_size: int, channels: int = 3) -> 
     if different:
         raise UsageError("data", root, f"expected the same classes in train/ and test/, {different}")
     pictures = PictureFolder("data", part_of(root, train), image_size, channels=channels)
-    _require_room(pictures)
+    return held(pictures, "image_size", image_size)
+
+
+def held(pictures: PictureFolder, option: str, value: object) -> Dataset:
+    """The pictures, decoded once and kept as pixels, on the CPU.
+
+    Raises:
+        UsageError: a picture is damaged; or they do not fit into this machine's memory, which is about the option.
+    """
+    _require_room(pictures, option, value)
     images = []
     with progress_bar(len(pictures), "decoding") as bar:
-        for decoded in pictures.decoded(pictures.indices.split(DECODED_AT_ONCE)):
+        places = torch.arange(len(pictures))
+        for decoded in pictures.decoded(places.split(DECODED_AT_ONCE)):
             images.append(decoded)
             bar.update(len(decoded))
     return Dataset(torch.cat(images), pictures.labels, pictures.indices)
 
 
-def _require_room(pictures: PictureFolder) -> None:
-    """Raise UsageError unless the pictures fit into this machine's memory, twice while they are put together."""
+def _require_room(pictures: PictureFolder, option: str, value: object) -> None:
+    """Raise UsageError about the option unless this machine's memory takes the pictures, twice while they join."""
     needed = 2 * len(pictures) * math.prod(pictures.image_shape)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
         right = f"{len(pictures)} such pictures take {needed / 1e9:.0f} GB, this machine has {memory / 1e9:.0f}"
-        raise UsageError("image_size", pictures.image_size[0], right)
+        raise UsageError(option, value, right)
 
 
 def _numbers(option: str, root: Path, classes: Sequence[str] | None) -> list[int]:

@@ -82,13 +82,18 @@ class PlainNetwork(nn.Module):
         """
         self._require_images(images, hidden)
         networks.require_eval(self.network)
-        shown = images.float()
-        if hidden is not None:
-            shown = torch.where(hidden[:, None], self.colour, shown)
-        logits = networks.answer(self._asked, (shown - self.mean) / self.std, "images", len(images))
+        logits = networks.answer(self._asked, self._shown(images, hidden), "images", len(images))
         if len(logits) > 1 and networks.are_probabilities(logits, OFF_ONE):  # one row of logits might look so by chance
             raise ValueError("the network gives probabilities, expected logits: take its softmax away")
         return networks.finite(logits.float())
+
+    def ask(self, network: nn.Module, images: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """(B, K): the logits of a network in place of this one, which may be in training mode; nothing is checked.
+
+        Args:
+            images, hidden: as of `forward`.
+        """
+        return _logits(network(self._shown(images, hidden)))
 
     @property
     def engine_name(self) -> str:
@@ -146,6 +151,13 @@ class PlainNetwork(nn.Module):
         elsewhere = self(torch.cat([images[:1], images[1:] / 10]), hidden)[0]
         together.require_equal(together.first[0], elsewhere, beside)
         return together.first.shape[1]
+
+    def _shown(self, images: Tensor, hidden: Tensor | None) -> Tensor:
+        """(B, C, H, W) float32: what a network is given of `images`."""
+        shown = images.float()
+        if hidden is not None:
+            shown = torch.where(hidden[:, None], self.colour, shown)
+        return (shown - self.mean) / self.std
 
     def _asked(self, shown: Tensor) -> Any:
         return _logits(self.network(shown))

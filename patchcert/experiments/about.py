@@ -10,6 +10,7 @@ from torch import nn
 
 from patchcert import checkpoint, distributed, messages, networks
 from patchcert.ablations.ablation import Ablation, Row, parameters
+from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.ablations.kinds import KINDS
 from patchcert.cli import HelpFormatter, Parser
 from patchcert.engines.columns import LinesNetwork, Shape
@@ -94,20 +95,23 @@ class _CheckpointFirst(HelpFormatter):
         return super()._get_help_string(action)
 
 
-def of_run(options: argparse.Namespace, network: nn.Module, ablation: Ablation) -> dict:
+def of_run(options: argparse.Namespace, network: nn.Module, ablation: Ablation | HiddenWindows) -> dict:
     """What a checkpoint of this run says of itself; `Whole` is the ablation of an undefended network."""
     folder = {"folder": options.data.resolve().name} if options.dataset == "folder" else {}
+    described = networks.description(network)
     return {
         "dataset": options.dataset,
         **folder,
-        "classes": checkpoint.class_count(network.state_dict()),
+        "classes": described.get("classes", checkpoint.class_count(network.state_dict())),
         "ablation": ablation.description(),
-        "network": networks.description(network),
+        "network": described,
         "patchcert": VERSION,
     }
 
 
-def fill(option: str, options: argparse.Namespace, network: nn.Module, ablation: Ablation | None) -> dict:
+def fill(
+    option: str, options: argparse.Namespace, network: nn.Module, ablation: Ablation | HiddenWindows | None
+) -> dict:
     """Fill `network` from the checkpoint that `--option` names, with --weights anybody's; returns its content.
 
     Raises:

@@ -33,6 +33,7 @@ from patchcert.experiments.certifying import (
     vote_rules,
     votes_parser,
 )
+from patchcert.experiments.finetuning import finetune, pretrained_training_parser
 from patchcert.experiments.masking import certify_masked, masked_certification_parser
 from patchcert.experiments.networks import add_joint, joint_network, masked_network
 from patchcert.experiments.saved_runs import saved_run
@@ -76,6 +77,11 @@ def certify_any_masked(description: str) -> None:
 def certify_pretrained(description: str) -> None:
     """Certify a network as somebody pretrained it."""
     certify_windows(windows_certification_parser(description).parse_args())
+
+
+def finetune_pretrained(description: str) -> None:
+    """Train such a network on hidden windows."""
+    finetune(pretrained_training_parser(description).parse_args())
 
 
 def attack_any(description: str) -> None:

@@ -69,6 +69,21 @@ def pretrained(options: argparse.Namespace) -> tuple[PlainNetwork, Images, dict[
     Raises:
         UsageError: there is no such network, it is none that tells classes apart, or is one for other images.
     """
+    network, preparation = network_of(options)
+    said = network.description
+    dataset = images_of(options, preparation, said["classes"], train=False)
+    options.about = {"network": said, "sha256": about.digests(options)}
+    if distributed.is_first():
+        messages.print_network(said)
+    return network, dataset, said
+
+
+def network_of(options: argparse.Namespace) -> tuple[PlainNetwork, Preparation]:
+    """The network of `--model`, filled and tried, whose `description` says all; and how its pictures are made.
+
+    Raises:
+        UsageError: there is no such network, or it is none that tells classes apart.
+    """
     found = sources.find(options.model, options.weights and checkpoint.find("weights", options.weights))
     try:
         preparation = _preparation(options, found)
@@ -81,13 +96,9 @@ def pretrained(options: argparse.Namespace) -> tuple[PlainNetwork, Images, dict[
         raise
     except ValueError as error:
         raise UsageError("model", options.model, str(error)) from error
-    dataset = _images(options, preparation, count)
     said = found.about | preparation.about() | {"hidden": network.colour.flatten().tolist(), "classes": count}
     network.description = said
-    options.about = {"network": said, "sha256": about.digests(options)}
-    if distributed.is_first():
-        messages.print_network(said)
-    return network, dataset, said
+    return network, preparation
 
 
 def fold(network: PlainNetwork, dataset: Images) -> str:
@@ -120,12 +131,16 @@ def _preparation(options: argparse.Namespace, found: Found) -> Preparation:
         raise UsageError("model", options.model, right) from error
 
 
-def _images(options: argparse.Namespace, preparation: Preparation, count: int) -> Images:
-    """All test images, with labels among the `count` classes that the network tells apart."""
+def images_of(options: argparse.Namespace, preparation: Preparation, count: int, train: bool) -> Images:
+    """All training or test images, with labels among the `count` classes that the network tells apart.
+
+    Raises:
+        UsageError: there are none, or as many classes of another number.
+    """
     if options.dataset != "folder":
         _require_classes(options, count, named.CLASSES)
-        return named.load(options.dataset, options.data, train=False)
-    root = class_numbers.part_of(options.data, train=False)
+        return named.load(options.dataset, options.data, train)
+    root = class_numbers.part_of(options.data, train)
     if options.classes:
         names = class_numbers.read("classes", options.classes)
     else:

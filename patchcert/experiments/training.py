@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,10 +11,12 @@ from torch import nn
 
 from patchcert import checkpoint, distributed
 from patchcert.ablations.ablation import Ablation, Whole
+from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.ablations.windows import WindowPairs
 from patchcert.cli import Parser
 from patchcert.data import splits
 from patchcert.data.augmentation import AUGMENTATIONS, Augmentation
+from patchcert.data.folders import Images
 from patchcert.engines.columns import COLUMN, LINES, STEMS, LinesNetwork, Shape
 from patchcert.epochs import no_other_run
 from patchcert.errors import UsageError, require_within
@@ -38,7 +41,8 @@ from patchcert.option_values import (
     whole_numbers,
 )
 from patchcert.training import loop
-from patchcert.training.objectives import EveryBand, HardestCopy, Objective, OneCopy, WorstPair
+from patchcert.training.hidden_pairs import HiddenPair
+from patchcert.training.objectives import EveryBand, Objective, OneCopy, WorstPair
 from patchcert.training.recipes import FAST, RECIPES
 
 RECIPE_OPTIONS = ("lr", "regularization", "end_epoch", "batch_size", "ablation_per", "amp", "filters_lr")
@@ -131,7 +135,7 @@ def masked_training_parser(
         metavar="N",
         help="a training step looks at every N-th band, starting from a random one. Certifying looks at all bands",
     )
-    _add_augmentations(parser, "none")
+    add_augmentations(parser, "none")
     parser.add_argument(
         "--stem",
         choices=STEMS,
@@ -180,6 +184,13 @@ def windows_training_parser(
         metavar="N",
         help="the first N epochs train on one random copy of each image",
     )
+    add_held_out(parser)
+    add_augmentations(parser, augmentations)
+    return parser
+
+
+def add_held_out(parser: Parser) -> None:
+    """--held_out, of which training images are measured."""
     parser.data.add_argument(
         "--held_out",
         type=index,
@@ -188,8 +199,6 @@ def windows_training_parser(
         help="measure N training images after each epoch, and do not train on them. They are evenly spaced, at most a "
         "tenth of all. 0 measures the test part",
     )
-    _add_augmentations(parser, augmentations)
-    return parser
 
 
 def _add_loss_power(parser: Parser, whose: str, which: str) -> None:
@@ -203,7 +212,8 @@ def _add_loss_power(parser: Parser, whose: str, which: str) -> None:
     )
 
 
-def _add_augmentations(parser: Parser, default: str) -> None:
+def add_augmentations(parser: Parser, default: str) -> None:
+    """--augmentations, with such a default."""
     parser.recipe.add_argument(
         "--augmentations",
         type=_augmentations,
@@ -259,7 +269,7 @@ def train(
         objective = EveryBand(smoothing)
     else:
         objective = OneCopy(ablation, options.ablation_per, smoothing)
-    return _train(options, ablation, objective, build_network, stem, details, augmentations)
+    return run_training(options, ablation, objective, build_network, stem, details, augmentations)
 
 
 def train_masked(options: argparse.Namespace, shape: Shape, stem: str) -> Path:
@@ -270,7 +280,8 @@ def train_masked(options: argparse.Namespace, shape: Shape, stem: str) -> Path:
     require_within("band_stride", options.band_stride, 1, options.band_size, "further apart, bands miss pixels")
     objective = WorstPair(ablation, options.size_to_train, options.band_weight, options.band_stride, options.loss_power)
     details = f"lines_{shape.lines}_size_{options.size_to_train}_band_{shape.band_size}"
-    return _train(options, ablation, objective, lambda: LinesNetwork(shape), stem, details, options.augmentations)
+    build = partial(LinesNetwork, shape)
+    return run_training(options, ablation, objective, build, stem, details, options.augmentations)
 
 
 def train_windows(
@@ -279,44 +290,64 @@ def train_windows(
     """Train a network for double masking of copies with hidden windows, by `windows_training_parser`; see `train`."""
     set_up(options)
     smoothing = RECIPES[options.recipe].label_smoothing
-    objective = HardestCopy(ablation.to(options.device), options.tries, options.easy_epochs, smoothing)
+    objective = HiddenPair(ablation.hidden(), options.tries, options.easy_epochs, smoothing)
     details += f"_windows_{ablation.window_size}x{ablation.per_side}"
-    return _train(options, ablation, objective, build_network, stem, details, options.augmentations)
+    return run_training(options, ablation, objective, build_network, stem, details, options.augmentations)
 
 
-def _train(
+Parts = tuple[Images, Images, str]
+"""What is trained on, what is measured after each epoch, and whether the latter is held_out or test."""
+
+
+def load_parts(options: argparse.Namespace) -> Parts:
+    """Images of the data set that the options name, on their device."""
+    train_set, test_set = (
+        splits.spread(load_images(options, part), options.subset).to(options.device) for part in (True, False)
+    )
+    return held_out_of(options, train_set) or (train_set, test_set, "test")
+
+
+def held_out_of(options: argparse.Namespace, train_set: Images) -> Parts | None:
+    """The training images in two parts, of which --held_out names the second; None where it has none."""
+    count = min(getattr(options, "held_out", 0), len(train_set) // 10)
+    return (*splits.hold_out(train_set, count), "held_out") if count else None
+
+
+def run_training(
     options: argparse.Namespace,
-    ablation: Ablation | None,
+    ablation: Ablation | HiddenWindows | None,
     objective: Objective,
     build_network: Callable[[], nn.Module],
     stem: str,
     details: str,
     augmentations: tuple[Augmentation, ...],
+    load: Callable[[argparse.Namespace], Parts] = load_parts,
 ) -> Path:
+    """Train what `build_network` makes to lower `objective`; see `train`.
+
+    Args:
+        ablation: what the checkpoint says of what the network saw.
+    """
     name = checkpoint.run_name(stem, options.lr, options.regularization, details, options.end_epoch, options.resume)
     path = checkpoint.FOLDER / name
     with no_other_run([path]):
-        _train_into(path, options, ablation, objective, build_network, augmentations)
+        _train_into(path, options, ablation, objective, build_network, augmentations, load)
     return path
 
 
 def _train_into(
     path: Path,
     options: argparse.Namespace,
-    ablation: Ablation | None,
+    ablation: Ablation | HiddenWindows | None,
     objective: Objective,
     build_network: Callable[[], nn.Module],
     augmentations: tuple[Augmentation, ...],
+    load: Callable[[argparse.Namespace], Parts],
 ) -> None:
     torch.manual_seed(options.seed)
     network = build_network()
     resumed = _resumed(options, network, ablation)
-    train_set, test_set = (
-        splits.spread(load_images(options, part), options.subset).to(options.device) for part in (True, False)
-    )
-    held_out = min(getattr(options, "held_out", 0), len(train_set) // 10)
-    if held_out:
-        train_set, test_set = splits.hold_out(train_set, held_out)
+    train_set, test_set, measured_on = load(options)
     distributed.require_images(min(len(train_set), len(test_set)))
     kind = about.of_run(options, network, ablation or Whole(*train_set.image_shape[1:]))
     if resumed:
@@ -344,11 +375,11 @@ def _train_into(
         overwrite=options.overwrite,
         origin=options.resume and Path(options.resume),
         save_every=options.save_every,
-        measured_on="held_out" if held_out else "test",
+        measured_on=measured_on,
     )
 
 
-def _resumed(options: argparse.Namespace, network: nn.Module, ablation: Ablation | None) -> dict | None:
+def _resumed(options: argparse.Namespace, network: nn.Module, ablation: Ablation | HiddenWindows | None) -> dict | None:
     if options.resume is None:
         return None
     content = about.fill("resume", options, network, ablation)

@@ -1,4 +1,4 @@
-"""What training lowers: the cross-entropy of ablated copies, random or hard ones, or of the worst pair of masks."""
+"""What training lowers: the cross-entropy of random ablated copies, of all bands, or of the worst pair of masks."""
 
 from typing import Protocol
 
@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from patchcert.ablations.ablation import Ablation, encode
-from patchcert.ablations.windows import WindowPairs
 from patchcert.masking.double_masking import TEMPERATURE, DoubleMasking
 from patchcert.patch import Patch
 
@@ -52,47 +51,13 @@ class OneCopy(Objective):
 
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Loss:
         logits = network(ablated(images, self.ablation, generator, self.per))
-        return cross_entropy(logits, labels, label_smoothing=self.label_smoothing), _right(logits, labels)
+        return cross_entropy(logits, labels, label_smoothing=self.label_smoothing), are_right(logits, labels)
 
     def right(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        return _right(network(ablated(images, self.ablation, generator, per="sample")), labels)
+        return are_right(network(ablated(images, self.ablation, generator, per="sample")), labels)
 
     def settings(self, network: nn.Module) -> dict:
         return {}
-
-
-class HardestCopy(Objective):
-    """Copies without two windows: a random one of each image at first, then the one of a few that it knows least.
-
-    Double masking asks for all of them. The network looks at the few as it is evaluated, and learns from one. Measured
-    is which images are right under the windows that a greedy search takes for the hardest; see `hardest_pair`.
-
-    Args:
-        tries: random copies of each image; 1 is one random copy.
-        easy_epochs: how many epochs see one random copy.
-    """
-
-    measured = "hardest pair test"
-
-    def __init__(self, ablation: WindowPairs, tries: int, easy_epochs: int = 0, label_smoothing: float = 0.0):
-        self.ablation, self.tries, self.easy_epochs = ablation, tries, easy_epochs
-        self.label_smoothing, self.epoch = label_smoothing, 0
-
-    def begin(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def loss(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Loss:
-        tries = 1 if self.epoch < self.easy_epochs else self.tries
-        copies = [ablated(images, self.ablation, generator, per="sample") for _ in range(tries)]
-        logits = network(copies[0] if tries == 1 else _hardest(network, copies, labels)).float()
-        return cross_entropy(logits, labels, label_smoothing=self.label_smoothing), _right(logits, labels)
-
-    def right(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        return hardest_pair(network, images, labels, self.ablation)[1]
-
-    def settings(self, network: nn.Module) -> dict:
-        easy = {"easy_epochs": self.easy_epochs} if self.easy_epochs else {}
-        return {"tries": self.tries} | easy
 
 
 class EveryBand(Objective):
@@ -177,42 +142,6 @@ def generalised_cross_entropy(logits: Tensor, labels: Tensor, power: float) -> T
     return -torch.expm1(-power * cross_entropy(logits, labels, reduction="none")).mean() / power
 
 
-@torch.no_grad()
-def hardest_pair(network: nn.Module, images: Tensor, labels: Tensor, ablation: WindowPairs) -> tuple[Tensor, Tensor]:
-    """Two windows for each image (N, C, H, W), found greedily: the worst single one, and the worst beside it.
-
-    Worst is where the loss is largest. That asks for 2k² − 1 copies of each image, not for all pairs.
-
-    Returns:
-        (N,) int64, the number of the copy without both, and (N,) float, 1 where the network, in evaluation mode, is
-        right about all copies that it was asked for.
-    """
-    encoded, numbers = encode(images), ablation.copy_numbers()
-    windows = ablation.windows().to(images.device)
-    right = torch.ones(len(images), device=images.device)
-
-    def losses(shown: Tensor) -> Tensor:
-        """(N,): of copies that show pixels (N or 1, H, W)."""
-        nonlocal right
-        logits = network(encoded * shown[:, None]).float()
-        right = torch.minimum(right, _right(logits, labels))
-        return cross_entropy(logits, labels, reduction="none")
-
-    first = torch.stack([losses(~window[None]) for window in windows]).argmax(dim=0)
-    beside = torch.stack([losses(~(windows[first] | window)) for window in windows])  # (k², N)
-    second = beside.scatter(0, first[None], -torch.inf).argmax(dim=0)
-    return numbers[first, second], right
-
-
-@torch.no_grad()
-def _hardest(network: nn.Module, copies: list[Tensor], labels: Tensor) -> Tensor:
-    """(N, 2C, H, W): of batches of copies, for each image that with the largest loss, by the network in eval mode."""
-    network.eval()
-    losses = [cross_entropy(network(copy).float(), labels, reduction="none") for copy in copies]
-    network.train()
-    return torch.stack(copies)[torch.stack(losses).argmax(dim=0), torch.arange(len(labels), device=labels.device)]
-
-
 def ablated(images: Tensor, ablation: Ablation | None, generator: torch.Generator, per: str = "batch") -> Tensor:
     """Inputs (N, 2C, H, W) that show random ablations of `images` (N, C, H, W), as seen; the images without one.
 
@@ -226,7 +155,8 @@ def ablated(images: Tensor, ablation: Ablation | None, generator: torch.Generato
     return ablation.as_seen(encode(images) * ablation.masks(indices)[:, None])
 
 
-def _right(logits: Tensor, labels: Tensor) -> Tensor:
+def are_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N,) float: 1 where the largest of the logits (N, K) is that of the label."""
     return (logits.detach().argmax(dim=1) == labels).float()
 
 

@@ -98,4 +98,9 @@ WINDOWS = Recipe(
 )
 """For networks on copies with hidden windows."""
 
-RECIPES = {"paper": PAPER, "fast": FAST, "masked": MASKED, "windows": WINDOWS}
+FINETUNE = Recipe(
+    lr=0.001, regularization=0.0001, end_epoch=9, batch_size=64, nesterov=True, warmup=0.1, label_smoothing=0.1
+)
+"""For networks that somebody pretrained: steps are small, so that little of what they know is lost."""
+
+RECIPES = {"paper": PAPER, "fast": FAST, "masked": MASKED, "windows": WINDOWS, "finetune": FINETUNE}
