@@ -117,6 +117,18 @@ def test_a_broken_certificate_ends_with_exit_code_3(folder, monkeypatch, capsys)
     assert not differs.any()
 
 
+def test_pictures_are_judged_in_the_arithmetic_of_the_attack(folder, monkeypatch):
+    judged_with, predict = [], attacking_windows.WindowMaskedClassifier.predict
+
+    def watched(classifier, images):
+        judged_with.append(torch.is_autocast_enabled("cpu"))
+        return predict(classifier, images)
+
+    monkeypatch.setattr(attacking_windows.WindowMaskedClassifier, "predict", watched)
+    succeed(SCRIPT, *COMMAND, "--amp", "--save_images", "found", folder=folder)
+    assert list((folder / "found").glob("image_*_attacked.png")) and all(judged_with)
+
+
 @pytest.mark.parametrize(
     ("arguments", "right"),
     [

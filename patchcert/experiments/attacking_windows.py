@@ -225,7 +225,8 @@ def _save(options: argparse.Namespace, run: _Run, flipped: list[dict]) -> None:
         pictured = run.pictured(flipped)
         pictures.save_flipped(pictured, options.save_images)
         rounded = (pictures.to_bytes(pictured.findings.images) / 255).to(options.device)
-        answers = run.attack.decide(rounded)
+        with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+            answers = run.attack.decide(rounded)
         undone = int((answers == pictured.targets.labels).sum())
     count, undone = (int(distributed.total(torch.tensor(number))) for number in (len(flipped), undone))
     if distributed.is_first() and count:
