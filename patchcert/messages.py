@@ -52,7 +52,7 @@ def print_network(about: dict) -> None:
         f"pictures of {height} × {width}" + (f" ({about['geometry']})" if "geometry" in about else ""),
         *([] if about["exact"] else ["rounded to 256 levels"]),
         f"mean {numbers['mean']}, std {numbers['std']}" + (f", {about['channels']}" if "channels" in about else ""),
-        f"hidden pixels {numbers['hidden']}",
+        f"hidden pixels {numbers['hidden']}" + (", tokens of hidden patches dropped" if "tokens" in about else ""),
     ]
     print("; ".join(parts))
 

@@ -107,9 +107,9 @@ def fractions(text: str) -> list[float]:
     return [fraction(part) for part in text.split(",")]
 
 
-def colour(text: str) -> str | tuple[float, ...]:
-    """mean, or a number from 0 to 1 for all channels, or one for each with commas."""
-    return text if text == "mean" else tuple(fractions(text))
+def hidden_pixels(text: str) -> str | tuple[float, ...]:
+    """mean, drop, or a number from 0 to 1 for all channels, or one for each with commas."""
+    return text if text in ("mean", "drop") else tuple(fractions(text))
 
 
 def patches(text: str) -> list[Patch]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from patchcert import networks
 from patchcert.arithmetic import coarsest
 from patchcert.comparing import Comparison
+from patchcert.engines.dropped_tokens import DROP, KeptTokens
 from patchcert.engines.folding import Folded, NotFoldedError, folded
 
 MEAN = "mean"
@@ -29,12 +30,13 @@ class PlainNetwork(nn.Module):
             give an object with the logits as an attribute `logits`, or a dict or tuple with the logits first.
         mean, std: it is shown (x − mean) / std; a number, or one for each channel.
         hidden: the colour that is shown in place of hidden pixels, in [0, 1]: a number, or one for each channel, or
-            "mean", which becomes 0 before the network.
+            "mean", which becomes 0 before the network. "drop" takes the mean, too, and leaves out
+            the tokens of patches that are wholly hidden, of timm's `VisionTransformer` alone: another classifier.
         size: (H, W) of the images, if only these will do.
 
     Raises:
         ValueError: the network is in training mode, gives features and no classes, or its weights are of another type;
-            `mean`, `std` or `hidden` are no such numbers.
+            `mean`, `std` or `hidden` are no such numbers; tokens are to be dropped of a network that has none.
     """
 
     mean: Tensor  # (C or 1, 1, 1), as are std and colour
@@ -52,17 +54,20 @@ class PlainNetwork(nn.Module):
     ):
         super().__init__()
         _require_ready(network)
-        self.network, self.size = network, size
-        of_mean = isinstance(hidden, str) and hidden == MEAN
+        self.network: nn.Module = network
+        self.size = size
+        of_mean = isinstance(hidden, str) and hidden in (MEAN, DROP)
         colours = _colours("mean", mean), _colours("std", std), _colours("hidden", mean if of_mean else hidden)
         if len({len(values) for values in colours} - {1}) > 1:
             raise ValueError(f"mean, std and hidden are {mean}, {std} and {hidden}, expected as many numbers of each")
         if not (colours[1] > 0).all():
             raise ValueError(f"std is {std}, expected numbers above 0")
         if not of_mean and not ((colours[2] >= 0) & (colours[2] <= 1)).all():
-            raise ValueError(f"hidden is {hidden}, expected a colour in [0, 1], or {MEAN!r}")
+            raise ValueError(f"hidden is {hidden}, expected a colour in [0, 1], {MEAN!r} or {DROP!r}")
         for name, values in zip(("mean", "std", "colour"), torch.broadcast_tensors(*colours), strict=True):
             self.register_buffer(name, values[:, None, None].clone(), persistent=False)
+        if of_mean and hidden == DROP:
+            self.network = KeptTokens(network)
         self.eval()
 
     def extra_repr(self) -> str:
@@ -82,7 +87,8 @@ class PlainNetwork(nn.Module):
         """
         self._require_images(images, hidden)
         networks.require_eval(self.network)
-        logits = networks.answer(self._asked, self._shown(images, hidden), "images", len(images))
+        ask = partial(self._asked, hidden=hidden)
+        logits = networks.answer(ask, self._shown(images, hidden), "images", len(images))
         if len(logits) > 1 and networks.are_probabilities(logits, OFF_ONE):  # one row of logits might look so by chance
             raise ValueError("the network gives probabilities, expected logits: take its softmax away")
         return networks.finite(logits.float())
@@ -94,6 +100,11 @@ class PlainNetwork(nn.Module):
             images, hidden: as of `forward`.
         """
         return _logits(network(self._shown(images, hidden)))
+
+    @property
+    def drops_tokens(self) -> bool:
+        """Whether tokens of hidden patches are dropped, in place of painted."""
+        return isinstance(self.network, KeptTokens)
 
     @property
     def engine_name(self) -> str:
@@ -118,6 +129,8 @@ class PlainNetwork(nn.Module):
         """
         if isinstance(self.network, Folded):
             return None
+        if self.drops_tokens:
+            return "tokens are dropped"
         before, as_it_was = Comparison(partial(self, images)), self.network
         try:
             made = folded(as_it_was)
@@ -159,8 +172,8 @@ class PlainNetwork(nn.Module):
             shown = torch.where(hidden[:, None], self.colour, shown)
         return (shown - self.mean) / self.std
 
-    def _asked(self, shown: Tensor) -> Any:
-        return _logits(self.network(shown))
+    def _asked(self, shown: Tensor, hidden: Tensor | None) -> Any:
+        return _logits(self.network(shown, hidden) if self.drops_tokens else self.network(shown))
 
     def _require_images(self, images: Tensor, hidden: Tensor | None) -> None:
         found = f"images are {images.dtype} {tuple(images.shape)}, expected"

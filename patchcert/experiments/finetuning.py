@@ -11,6 +11,7 @@ from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.cli import Parser
 from patchcert.data import class_numbers, folders, listing, splits
 from patchcert.data.dataset import Dataset
+from patchcert.engines.dropped_tokens import DROP
 from patchcert.engines.plain import PlainNetwork
 from patchcert.errors import UsageError, called
 from patchcert.experiments.pretrained import add_pretrained, images_of, network_of
@@ -71,6 +72,8 @@ def finetune(options: argparse.Namespace) -> Path:
     """Train as the options of `pretrained_training_parser` say; returns where the checkpoint lies."""
     if options.tries and options.masks != "hardest":
         raise UsageError("tries", options.tries, f"expected with --masks hardest, not with --masks {options.masks}")
+    if options.hidden == DROP:
+        raise UsageError("hidden", DROP, "expected a colour: networks are trained on painted pixels")
     set_up(options)
     plain, preparation = network_of(options)
     _require_weights(options, plain.network)

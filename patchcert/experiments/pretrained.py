@@ -12,7 +12,7 @@ from patchcert.engines.plain import MEAN, PlainNetwork
 from patchcert.errors import UsageError
 from patchcert.experiments import about
 from patchcert.experiments.setting import say_how_numbered
-from patchcert.option_values import colour
+from patchcert.option_values import hidden_pixels
 from patchcert.pretrained import sources
 from patchcert.pretrained.found import Found
 from patchcert.pretrained.preparation import MODES, Preparation
@@ -40,11 +40,12 @@ def add_hidden_and_classes(parser: Parser) -> None:
     """What hidden pixels show, and how class folders are numbered."""
     parser.add_argument(
         "--hidden",
-        type=colour,
+        type=hidden_pixels,
         default=MEAN,
         metavar="COLOUR",
         help="colour of hidden pixels: a number from 0 to 1, red,green,blue, or mean, which the network's normalisation"
-        " takes to 0",
+        " takes to 0. drop takes the mean, and leaves out the tokens of patches that are wholly hidden: for timm's"
+        " VisionTransformer alone",
     )
     parser.data.add_argument(
         "--classes",
@@ -97,6 +98,8 @@ def network_of(options: argparse.Namespace) -> tuple[PlainNetwork, Preparation]:
     except ValueError as error:
         raise UsageError("model", options.model, str(error)) from error
     said = found.about | preparation.about() | {"hidden": network.colour.flatten().tolist(), "classes": count}
+    if network.drops_tokens:
+        said["tokens"] = "dropped"
     network.description = said
     return network, preparation
 

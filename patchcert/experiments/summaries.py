@@ -7,6 +7,7 @@ from patchcert.ablations.ablation import Ablation
 from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.attacks.threats import Threat
 from patchcert.classifiers.modules import MaskedClassifier, SmoothedClassifier
+from patchcert.engines.dropped_tokens import DROP
 from patchcert.errors import one_line
 from patchcert.patch import Patch
 from patchcert.patch_sizes import PatchSize, in_words
@@ -35,7 +36,14 @@ def of_certificates(config: dict, count: int, ablation: Ablation, questions: Seq
     certificate = f"{' and '.join(kinds)} certificate{'s' if len(kinds) > 1 else ''}"
     two = "two patches, each" if questions[0].patches == 2 else "patch"
     return "; ".join(
-        [_images(config, count), _defence(ablation, rules), f"{two} {_listed(map(_sides, sizes))}", certificate, *close]
+        [
+            _images(config, count),
+            _defence(ablation, rules),
+            f"{two} {_listed(map(_sides, sizes))}",
+            certificate,
+            *close,
+            *_dropped(config),
+        ]
     )
 
 
@@ -83,6 +91,7 @@ def of_masking(options: argparse.Namespace, count: int, ablation: Ablation) -> s
             _masked(options, ablation),
             f"{two} {_listed(map(_sides, options.size_to_certify))}",
             f"masking certificate, numerical margin {options.numerical_margin}",
+            *_dropped(vars(options)),
         ]
     )
 
@@ -97,6 +106,7 @@ def of_windows(options: argparse.Namespace, count: int, windows: dict[PatchSize,
             _images(vars(options), count),
             f"{two} {', '.join(sizes)}",
             f"{goals}, numerical margin {options.numerical_margin}",
+            *_dropped(vars(options)),
         ]
     )
 
@@ -114,7 +124,8 @@ def of_attack(
     elif where and classifier.ablation.count > 1:
         held_against = ["margin and exact certificates"]
     defence = _masked(options, classifier.ablation) if masked else _defence(classifier.ablation, [classifier.rule])
-    return "; ".join([_images(vars(options), count), defence, f"{threat}{where}, {effort}", *held_against])
+    asked = [_images(vars(options), count), defence, f"{threat}{where}, {effort}", *held_against]
+    return "; ".join([*asked, *_dropped(vars(options))])
 
 
 def of_window_attack(options: argparse.Namespace, count: int, windows: HiddenWindows) -> str:
@@ -129,6 +140,7 @@ def of_window_attack(options: argparse.Namespace, count: int, windows: HiddenWin
             f"{windows}, {defence}",
             f"patch {_sides(patch)} where windows come nearest to failing, {effort}",
             f"masking certificate, numerical margin {options.numerical_margin}",
+            *_dropped(vars(options)),
         ]
     )
 
@@ -153,6 +165,11 @@ def _part(config: dict) -> str:
     if config.get("all"):
         return "both halves"
     return f"{half} half" + (f" of {one_line(config['split_file'])}" if config.get("split_file") else "")
+
+
+def _dropped(config: dict) -> list[str]:
+    """That tokens are dropped, where they are: another classifier than the one that is shown hidden pixels painted."""
+    return ["tokens of hidden patches dropped, not painted"] if config.get("hidden") == DROP else []
 
 
 def _masked(options: argparse.Namespace, ablation: Ablation) -> str:
