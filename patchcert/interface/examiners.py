@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +101,7 @@ class OfVotes:
 
     def about(self) -> list[tuple[Patch, dict[str, object]]]:
         """What each answer is about: the patch, and all that was asked, as `--output` has it."""
-        return [(question.patch, question.as_json()) for question in self.questions]
+        return [(cast(Patch, question.patch), question.as_json()) for question in self.questions]  # none is an area
 
     def config(self) -> dict[str, object]:
         """What answers, in JSON's types."""
