@@ -89,7 +89,8 @@ class JointNetwork(nn.Module):
         Where windows are refined an error e of the lead that decides changes the share of the coarse ones by e / sure,
         and the logits by that times what coarse and fine ones differ by, at most twice the largest magnitude m of what
         the windows' network says. So a difference of two logits may err by 4 m / sure times as much as where nothing is
-        refined: twelve times at m = `STEEP` · sure. Margins are at least that many times what was seen of leads.
+        refined: twelve times at m = `STEEP` · sure. Margins are at least that many times what was seen of leads. For m
+        stands the largest magnitude of the mixtures, which is as large unless coarse and fine logits cancel everywhere.
         """
         if not self.refined:
             return largest
