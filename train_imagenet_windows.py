@@ -1,4 +1,4 @@
-"""Fine-tune a network that somebody pretrained on pictures of which two windows are hidden, for double masking.
+"""Fine-tune a pretrained network on images with two hidden windows, for double masking.
 
     python3 train_imagenet_windows.py --model timm:NAME --weights FILE --data DIR --classes imagenet
     python3 train_imagenet_windows.py --model MODULE:FACTORY --data DIR --size_to_train 3% --masks hardest --tries 6

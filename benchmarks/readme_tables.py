@@ -75,7 +75,7 @@ def square(side: int) -> str:
 def networks() -> Table:
     """What ships and was counted: certified / clean of two sizes of patch."""
     sizes = (2, 5)
-    rows = [["`patchcert.load(…)`", "defence", *map(square, sizes), "counted on"]]
+    rows = [["`patchcert.load(…)`", "defence", *map(square, sizes), "measured on"]]
     for name, model in json.loads(MODELS.read_text()).items():
         names = [variant["results"] for variant in model["variants"] if variant["results"]]
         records = [read(name.removesuffix(".json")) for name in names]

@@ -124,7 +124,7 @@ def decisions(leads: dict[str, Sequence[float]], label: str, boundary: float | N
         axes.axvline(boundary, color="gray", linestyle="--", label="certified from here on")
     axes.set(xlabel=label, ylabel="images")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()
+    axes.legend(loc="upper right")  # to look for the best place takes long
     return figure
 
 
