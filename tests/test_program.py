@@ -21,36 +21,36 @@ def here(tmp_path, monkeypatch):
 def own():
     """The modules of a program that is no test."""
     return {
-        name: digest for name, digest in program.own_modules().items() if name.partition(".")[0] in ("mine", "apart")
+        name: digest for name, digest in program.own_modules().items() if name.partition(".")[0] in ("users", "imported")
     }
 
 
 def test_modules_of_the_user_count_with_those_that_they_import(here):
-    (here / "mine").mkdir()
-    (here / "mine" / "__init__.py").write_text("from . import inner\n")
-    (here / "mine" / "inner.py").write_text("def outside():\n    import apart\n")
-    (here / "apart.py").write_text("WIDTH = 3\n")
-    import mine
+    (here / "users").mkdir()
+    (here / "users" / "__init__.py").write_text("from . import inner\n")
+    (here / "users" / "inner.py").write_text("def outside():\n    import imported\n")
+    (here / "imported.py").write_text("WIDTH = 3\n")
+    import users
 
     before = own()
-    assert set(before) == {"mine", "mine.inner"}
-    mine.inner.outside()
-    assert set(own()) == {"mine", "mine.inner", "apart"}
-    (here / "mine" / "inner.py").write_text("def outside():\n    import bpart\n")
-    assert {name for name, digest in own().items() if digest != before.get(name)} == {"mine.inner", "apart"}
+    assert set(before) == {"users", "users.inner"}
+    users.inner.outside()
+    assert set(own()) == {"users", "users.inner", "imported"}
+    (here / "users" / "inner.py").write_text("def outside():\n    import bpart\n")
+    assert {name for name, digest in own().items() if digest != before.get(name)} == {"users.inner", "imported"}
 
 
 def test_modules_in_an_archive_count_by_the_archive(here, monkeypatch):
     def pack(content):
         with zipfile.ZipFile(here / "packed.zip", "w") as archive:
-            archive.writestr("mine.py", content)
+            archive.writestr("users.py", content)
 
     pack("WIDTH = 3")
     monkeypatch.syspath_prepend(here / "packed.zip")
-    import mine
+    import users
 
     before = own()
-    assert mine.WIDTH == 3 and set(before) == {"mine"}
+    assert users.WIDTH == 3 and set(before) == {"users"}
     pack("WIDTH = 4")
     assert own() != before
 

@@ -13,7 +13,6 @@ from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.experiments import reporting, window_galleries
 from patchcert.masking.answers import UNASKED, Answers
 from patchcert.masking.noted import count_of, from_known, numbers_of, pairs_of
-from patchcert.masking.questions import two_rounds
 from patchcert.patch import Patch
 from tests.helpers import succeed
 from tests.test_attack_windows_script import COMMAND as ATTACK
@@ -116,7 +115,7 @@ def test_no_patch_changes_an_answer_where_the_map_says_so(seed, agreement):
     count = count_of(WINDOWS.count)
     classes = torch.randint(3, (count,), generator=random) * (torch.rand(count, generator=random) > agreement)
     known = Answers(classes, torch.rand(count, generator=random) + 0.1, torch.full((count,), 0.5), torch.zeros(count))
-    predicted = from_known(two_rounds(WINDOWS.count, 0.0), WINDOWS.count, known).predicted
+    predicted = from_known(WINDOWS.count, known, 0.0).predicted
     leads = torch.tensor(window_galleries.seen(WINDOWS, known, predicted, []).leads)
     spots = window_galleries.by_place(WINDOWS, leads)
     covering = WINDOWS.covering(Patch(2, 2))
@@ -125,7 +124,7 @@ def test_no_patch_changes_an_answer_where_the_map_says_so(seed, agreement):
         for _ in range(4):
             attacked = torch.where(hidden, classes, torch.randint(3, (count,), generator=random))
             now = Answers(attacked, *list(vars(known).values())[1:])
-            assert from_known(two_rounds(WINDOWS.count, 0.0), WINDOWS.count, now).predicted == predicted
+            assert from_known(WINDOWS.count, now, 0.0).predicted == predicted
     of_singles = window_galleries.seen(WINDOWS, known[: WINDOWS.count], predicted, []).leads
     for row, column in (window_galleries.by_place(WINDOWS, torch.tensor(of_singles)) > 0).nonzero().tolist():
         hidden = covering[:, row, column]
