@@ -20,8 +20,9 @@ def here(tmp_path, monkeypatch):
 
 def own():
     """The modules of a program that is no test."""
+    names = ("users", "imported")
     return {
-        name: digest for name, digest in program.own_modules().items() if name.partition(".")[0] in ("users", "imported")
+        name: digest for name, digest in program.own_modules().items() if name.partition(".")[0] in names
     }
 
 
