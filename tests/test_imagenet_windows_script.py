@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from tests.helpers import run_here, succeed, succeed_in_two_processes
@@ -91,13 +92,17 @@ def test_results_say_whether_the_network_was_folded(folder, capsys, name, engine
     assert ("normalisations are not folded" in capsys.readouterr().err) == (engine == "dense")
 
 
-def test_two_processes_find_what_one_does(folder):
-    succeed(SCRIPT, *COMMAND, "--per_image", "one.csv", folder=folder)
-    succeed_in_two_processes(SCRIPT, *COMMAND, "--per_image", "two.csv", folder=folder)
+def test_two_processes_find_and_save_what_one_does(folder):
+    command = [*COMMAND, "--batch_size", 1]
+    succeed(SCRIPT, *command, "--per_image", "one.csv", "--save_votes", "one.npz", folder=folder)
+    succeed_in_two_processes(SCRIPT, *command, "--per_image", "two.csv", "--save_votes", "two.npz", folder=folder)
     one, two = rows_of(folder / "one.csv"), rows_of(folder / "two.csv")
     for row in (*one, *two):
         row["lead"] = f"{float(row['lead']):.4f}"
     assert one == two
+    with np.load(folder / "one.npz") as one, np.load(folder / "two.npz") as two:
+        for name in set(one) - {"about"}:
+            assert np.allclose(one[name], two[name], atol=1e-5), name
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from patchcert.masking.answers import UNASKED, Answers
 from patchcert.masking.noted import count_of, from_known, noted, numbers_of, pairs_of
 from patchcert.masking.questions import two_rounds
 from patchcert.votes import archives, saved_answers, saved_votes
-from tests.helpers import ROOT, run_here, succeed, succeed_in_two_processes
+from tests.helpers import ROOT, run_here, succeed
 from tests.test_hidden_windows import verdicts
 from tests.test_imagenet_windows_script import COMMAND, SCRIPT, folder  # noqa: F401  a fixture
 
@@ -153,14 +153,6 @@ def test_what_was_not_asked_is_said(folder, capsys):  # noqa: F811
     assert f"was not asked: {record['not_known'][0]}, 0, " in capsys.readouterr().out
     two, _, record = certify(folder, *SAVED, "--patches", 2)
     assert two[0]["certified_correct"] == 0 < record["not_known"][0] and two[0]["false_alarms"] == 12
-
-
-def test_two_processes_write_what_one_does(folder):  # noqa: F811
-    succeed(SCRIPT, *COMMAND, "--batch_size", 1, "--save_votes", "one.npz", folder=folder)
-    succeed_in_two_processes(SCRIPT, *COMMAND, "--batch_size", 1, "--save_votes", "two.npz", folder=folder)
-    with np.load(folder / "one.npz") as one, np.load(folder / "two.npz") as two:
-        for name in set(one) - {"about"}:
-            assert np.allclose(one[name], two[name], atol=1e-5), name
 
 
 def written_by_others(path, pictures=12, size="2"):

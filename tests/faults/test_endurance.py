@@ -42,8 +42,8 @@ def train(data, epochs, path, channels):
 
 def test_smoothing_holds_what_it_held(tmp_path):
     data = Dataset(torch.zeros(40, 1, 8, 8, dtype=torch.uint8), torch.arange(40) % 10, torch.arange(40))
-    curve = train(data, 60, tmp_path / "net.pth", 1)
-    assert len(curve) == 60  # of four steps, all of them saved
+    curve = train(data, 40, tmp_path / "net.pth", 1)
+    assert len(curve) == 40  # of four steps, all of them saved
     assert all(more <= GROWTH[what] for what, more in growth(curve).items()), growth(curve)
 
 
@@ -60,9 +60,9 @@ def test_worker_processes_leave_nothing_open(tmp_path):
 def test_interval_training_holds_what_it_held(tmp_path, monkeypatch):
     curve, errors = [], interval_training.Run.errors
     monkeypatch.setattr(interval_training.Run, "errors", lambda *given: (curve.append(usage()), errors(*given))[1])
-    run = run_of("mnist_robtrain_p22_rand5", "training_params:epochs=20")
+    run = run_of("mnist_robtrain_p22_rand5", "training_params:epochs=12")
     interval_training.train(run, few_images(), few_images(), tmp_path, seed=5, save_every=1e-9)
-    assert len(curve) == 20
+    assert len(curve) == 12
     assert all(more <= GROWTH[what] for what, more in growth(curve).items()), growth(curve)
 
 
