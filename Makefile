@@ -41,11 +41,15 @@ tables: .venv/runtime
 	$(BIN)/python benchmarks/readme_tables.py
 
 FIGURES := $(addprefix docs/results/, \
-	cifar_joint.json cifar_masked_band.json mnist_joint.json mnist_joint_8x6.json mnist_masked_band.json \
+	cifar_joint_test_tenth.json cifar_masked_band.json mnist_joint_test_tenth.json mnist_joint_8x6_test_tenth.json \
+	mnist_masked_band.json \
 	interval_mnist_p22.json interval_mnist_p55.json mnist_masked_band_training.jsonl)
+
+ALARMS := $(addprefix docs/results/, imagenet_lite0_tenth_2.json imagenet_lite0_tenth_2_k3.json)
 
 figures: .venv/runtime
 	$(BIN)/python figures.py $(FIGURES) --out docs/figures
+	$(BIN)/python figures.py $(ALARMS) --out docs/figures/pretrained
 
 pages: .venv/runtime
 	$(BIN)/python -m docs.make_pages
