@@ -49,7 +49,10 @@ def windows_attack_parser(description: str) -> Parser:
         help="the patch: 32, 2x8 (rows × columns) or 2%% of the pixels; the windows are those that hide it",
     )
     parser.attack.add_argument(
-        "--randomizations", type=positive_int, default=5, help="restarts, from the pair nearest to failing on"
+        "--randomizations",
+        type=positive_int,
+        default=5,
+        help="restarts; the first is at the pair of windows nearest to failing",
     )
     add_climbing(parser, steps=30, step_size="0.07", momentum=0.9, loss="margin")
     add_hidden_windows(parser)
@@ -64,7 +67,8 @@ def windows_attack_parser(description: str) -> Parser:
         type=alarm_threshold,
         default="strict",
         metavar="TAU",
-        help="of alarms: strict (any other class raises one), or τ (only another class with more confidence)",
+        help="when an alarm is raised: strict, by any other class; a number τ, by another class with a "
+        "confidence above τ",
     )
     return parser
 

@@ -28,6 +28,7 @@ from patchcert.experiments.any_network import arithmetic_of, manner_of, margin_o
 from patchcert.experiments.evaluation import (
     add_limit,
     add_outputs,
+    add_save_votes,
     evaluation_parser,
     first,
     journal_of,
@@ -44,7 +45,6 @@ from patchcert.option_values import (
     fractions,
     goals,
     level,
-    output_file,
     patches,
     patches_or_areas,
     positive_int,
@@ -64,9 +64,7 @@ def certification_parser(description: str, data_sets: tuple[str, ...], size_to_c
     """The options of every deterministic certification script; the script adds those of its ablation."""
     parser = evaluation_parser(description, data_sets)
     _add_questions(parser, size_to_certify)
-    parser.output.add_argument(
-        "--save_votes", type=output_file, metavar="FILE.npz", help="write here what certify_votes.py answers from"
-    )
+    add_save_votes(parser)
     _add_engine(parser)
     return parser
 
@@ -75,7 +73,11 @@ def votes_parser(description: str) -> Parser:
     """The options of certifying from a file of votes, or of answers about hidden windows; none is set by default."""
     parser = Parser(description)
     parser.add_argument(
-        "--votes", type=Path, required=True, metavar="FILE.npz", help="what a certify script wrote by --save_votes"
+        "--votes",
+        type=Path,
+        required=True,
+        metavar="FILE.npz",
+        help="the file that a certifying script wrote with --save_votes",
     )
     parser.certificate.add_argument(
         "--size_to_certify",

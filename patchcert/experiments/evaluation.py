@@ -114,6 +114,16 @@ def first(options: argparse.Namespace, images: Part, config: dict, most: int | N
     return taken
 
 
+def add_save_votes(parser: Parser) -> None:
+    """--save_votes: a file for later questions."""
+    parser.output.add_argument(
+        "--save_votes",
+        type=output_file,
+        metavar="FILE.npz",
+        help="write a file from which certify_votes.py answers further questions",
+    )
+
+
 def prepare(options: argparse.Namespace, network: nn.Module, ablation: Ablation) -> tuple[Images, nn.Module]:
     """The chosen images and the network, filled, both on the device; a `Pretrained` one is, and brings its pictures.
 

@@ -21,7 +21,7 @@ from patchcert.data.folders import Images
 from patchcert.errors import UsageError
 from patchcert.experiments import reporting, summaries
 from patchcert.experiments.any_network import arithmetic_of, manner_of
-from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
+from patchcert.experiments.evaluation import add_save_votes, evaluation_parser, journal_of, prepare, write_and_print
 from patchcert.experiments.setting import SIZES, class_count, precision, set_up
 from patchcert.files import what_fits
 from patchcert.journal import Journal
@@ -33,7 +33,6 @@ from patchcert.option_values import (
     alarm_thresholds,
     goals,
     numerical_margin,
-    output_file,
     patches_or_areas,
     positive_int,
 )
@@ -61,13 +60,11 @@ def masked_certification_parser(description: str, data_sets: tuple[str, ...]) ->
 
 def add_saving(parser: Parser) -> None:
     """--save_votes of scripts about hidden windows, and how much is asked for it."""
-    parser.output.add_argument(
-        "--save_votes", type=output_file, metavar="FILE.npz", help="write here what certify_votes.py answers from"
-    )
+    add_save_votes(parser)
     parser.output.add_argument(
         "--ask_all",
         action="store_true",
-        help="ask for every pair of windows, so that what --save_votes writes leaves nothing open; slower",
+        help="ask about every pair of windows, so that the file of --save_votes can answer every question; slower",
     )
 
 
