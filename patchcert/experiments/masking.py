@@ -285,6 +285,19 @@ def _scores(options: argparse.Namespace, classifier: SmoothedClassifier, images:
         return torch.cat(list(classifier.every_copy(images, options.batch_size)))
 
 
+def _of_all_copies(
+    maskings: list[DoubleMasking], margin: Margin, classifier: SmoothedClassifier, scores: Tensor, alarms: bool
+) -> list[tuple[MaskedVerdicts, Alarms | None]]:
+    """What each of `maskings` says of images by the scores (N, A, K) of all copies, and of alarms where it is asked."""
+    magnitudes = classifier.magnitudes(scores)
+    verdicts = [masking.verdicts(scores, margin, magnitudes) for masking in maskings]
+    if not alarms:
+        return [(of_one, None) for of_one in verdicts]
+    whole = scores.double().sum(dim=1).argmax(dim=1)
+    raised = [masking.alarms(scores, margin, magnitudes, whole) for masking in maskings]
+    return list(zip(verdicts, raised, strict=True))
+
+
 def _found(
     options: argparse.Namespace,
     classifier: SmoothedClassifier,
@@ -312,15 +325,7 @@ def _found(
                 found = in_order.look(images, maskings, margin, wanted, noted)
             saved = vars(saved_answers.Asked.of(noted, precision(options))) if saving else {}
         else:
-            scores = _scores(options, classifier, images)
-            magnitudes, whole = classifier.magnitudes(scores), scores.double().sum(dim=1).argmax(dim=1)
-            found = [
-                (
-                    masking.verdicts(scores, margin, magnitudes),
-                    masking.alarms(scores, margin, magnitudes, whole) if of_one else None,
-                )
-                for masking in maskings
-            ]
+            found = _of_all_copies(maskings, margin, classifier, _scores(options, classifier, images), of_one)
         return [[vars(verdicts), alarms and vars(alarms)] for verdicts, alarms in found], saved
 
     parts, to_save, kind = [], [], OrderedVerdicts if in_order else MaskedVerdicts
