@@ -194,7 +194,7 @@ class NotKnown:
 
 @dataclass(frozen=True)
 class TestHalf:
-    """What was counted on the test half alone, where a run looked at both halves; for each question."""
+    """The counts on the test half alone, one for each question, of a run that looked at both halves."""
 
     counts: list[Counts]
 

@@ -1,13 +1,15 @@
-"""Double masking of windows, and of bands and windows, that asks for copies in the order in which it is over soonest.
+"""Double masking of windows, and of bands and windows, that asks about copies one by one and stops early.
 
-What bands say of an image takes one pass, and is asked first. Copies without one window answer the first round. If its
-answers differ, some pair of places cannot give the class of both, so there is no certificate, and the second round asks
-for pairs of the places that dissent, until each is refuted. If they agree, that is the prediction, and every pair of
-windows is asked for, those first of which least is expected, until one of them refutes it.
+1. The bands of an image take one pass, and are asked first.
+2. The copies without one window answer the first round. If they differ, the image has no certificate: some pair of
+   places cannot give both classes. The second round then asks about pairs of the dissenting places, until each of these
+   is refuted.
+3. If they agree, that is the prediction. Certifying asks about every pair of windows, beginning with the pairs that are
+   likely to have the smallest lead, and stops at the first pair that gives another class.
 
-That bounds are sound needs no bound on what is not asked: bands are known before, so that a pair of windows is judged
-by its exact lead, the one that asking for everything gives it; and one pair that fails is enough. Whatever was not
-refuted has been asked for wholly, and is judged by `WindowMasking.verdicts`, as where everything is asked for.
+The order changes no verdict. One pair that fails is enough to refuse a certificate, and the bands are known before, so
+each pair is judged by its exact lead. An image that no pair refutes has been asked about all of them, and
+`WindowMasking.verdicts` judges it, as it does where everything is asked.
 """
 
 from collections.abc import Generator, Sequence
@@ -101,7 +103,7 @@ _Asking = Generator[Tensor, Tensor, None]
 
 
 class CopiesInOrder:
-    """Asks the network of a classifier about copies with hidden windows one by one.
+    """Asks the network of a classifier about copies with hidden windows, one by one.
 
     Args:
         classifier: its copies are `WindowPairs`, or `BandsAndWindows` of a `JointNetwork`.
