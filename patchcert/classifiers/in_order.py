@@ -68,7 +68,7 @@ class Wanted:
     everything: bool = False
 
 
-EVERYTHING = Wanted()
+RECOVERY = Wanted()
 """For predictions and certificates."""
 
 
@@ -144,7 +144,7 @@ class CopiesInOrder:
         images: Tensor,
         maskings: Sequence[WindowMasking],
         margin: Margin,
-        wanted: Wanted = EVERYTHING,
+        wanted: Wanted = RECOVERY,
         noted: list[Answers] | None = None,
     ) -> list[tuple[OrderedVerdicts, Alarms | None]]:
         """What `WindowMasking.verdicts` and `alarms` say by each of `maskings`, with no more questions than they take.
