@@ -19,6 +19,10 @@ REPEATABLE = "the same numbers every time on a GPU too, where the fastest kernel
 NUMERICAL_MARGINS = {"float32": 1e-3, "tf32": 0.1, "bfloat16": 1.0}
 """ν by arithmetic: at least six times as much as leads differed between executions, see docs/threat-model.md."""
 
+RELATIVE_MARGINS = {"float32": 2.0**-18, "tf32": 2.0**-10, "bfloat16": 2.0**-7}
+"""By arithmetic, as `NUMERICAL_MARGINS`: by which share of the magnitudes that were added up rounding may change a
+lead. `masking.margins` says why."""
+
 ROUNDING = {"float32": 2**-15, "tf32": 2**-7, "bfloat16": 2**-5}
 """By which share of the largest logit, plus 1, rounding in another order may change a logit; more is no rounding.
 

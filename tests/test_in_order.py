@@ -83,8 +83,12 @@ def case(ablation, seed=0):
 
 
 def everything(classifier, maskings, images, margin):
-    scores = torch.cat(list(classifier.every_copy(images, 1000)))
-    return [masking.verdicts(scores, margin, classifier.magnitudes(scores)) for masking in maskings]
+    scores, magnitudes = of_all_copies(classifier, images)
+    return [masking.verdicts(scores, margin, magnitudes) for masking in maskings]
+
+
+def of_all_copies(classifier, images):
+    return map(torch.cat, zip(*classifier.logits_and_magnitudes(images, 1000), strict=True))
 
 
 def differing(found, wanted):
@@ -143,14 +147,14 @@ def test_predictions_cost_one_pass_for_each_window_where_all_agree(ablation, pat
 def test_alarms_cost_one_pass_for_each_window_and_one_for_the_whole_image(ablation, patches, margin):
     classifier, network, images = case(ablation)
     maskings = [masking_of(ablation, patch) for patch in patches]
-    scores = torch.cat(list(classifier.every_copy(images, 1000)))
+    scores, magnitudes = of_all_copies(classifier, images)
     whole = network.table[:, -1]
     if isinstance(ablation, BandsAndWindows):
         whole = scores[:, : ablation.bands.count].sum(dim=1) + WEIGHT * whole
     network.passes.zero_()
     found = CopiesInOrder(classifier, 64).look(images, maskings, margin, Wanted(False, False, whole=True))
     for (verdicts, alarms), masking in zip(found, maskings, strict=True):
-        wanted = masking.alarms(scores, margin, classifier.magnitudes(scores), whole.argmax(dim=1))
+        wanted = masking.alarms(scores, margin, magnitudes, whole.argmax(dim=1))
         assert not verdicts.certified.any() and torch.equal(verdicts.passes, network.passes)
         for threshold in (0.9, 0.6, 0.0, None):
             own, plain = (

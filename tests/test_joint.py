@@ -6,11 +6,10 @@ from torch import nn
 
 from patchcert.ablations.ablation import Band, BandAndRow, Block, Row
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
-from patchcert.classifiers.modules import SmoothedClassifier
+from patchcert.arithmetic import RELATIVE_MARGINS
 from patchcert.engines.columns import LinesNetwork, Shape
 from patchcert.engines.joint import JointNetwork
 from patchcert.engines.mirrored import Mirrored
-from patchcert.masking.margins import RELATIVE_MARGINS
 from tests import oracle
 
 SIDE, BAND, COARSE, FINE, WEIGHT, SURE = 12, 2, (7, 3), (4, 5), 3.0, 0.2
@@ -149,7 +148,7 @@ def test_margins_grow_with_what_rounding_makes_of_refined_windows(networks, loud
     changed = off(images) - scores
     of_differences = changed.amax(dim=2) - changed.amin(dim=2)  # (N, A), between two classes
     share = RELATIVE_MARGINS["float32"]
-    assert (of_differences <= share * SmoothedClassifier(exact, ablation).magnitudes(scores)).all()
+    assert (of_differences <= share * exact.beside_magnitudes(images)[..., -1]).all()
     assert (of_differences > share * scores.abs().amax(dim=2)).any() == (loud > 1)
 
 

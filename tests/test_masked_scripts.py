@@ -9,11 +9,11 @@ import torch
 
 from patchcert import arithmetic, checkpoint
 from patchcert.ablations.ablation import BandAndRow
+from patchcert.arithmetic import RELATIVE_MARGINS
 from patchcert.data import named
 from patchcert.engines.columns import LinesNetwork, Shape
 from patchcert.experiments import setting
 from patchcert.masking import double_masking
-from patchcert.masking.margins import RELATIVE_MARGINS
 from patchcert.patch import Patch
 from patchcert.training import loop
 from tests import oracle

@@ -10,10 +10,10 @@ from torch.nn.functional import cross_entropy
 
 from patchcert.ablations.ablation import Band, BandAndRow, Block, Row
 from patchcert.ablations.windows import WindowPairs
-from patchcert.arithmetic import NUMERICAL_MARGINS
+from patchcert.arithmetic import NUMERICAL_MARGINS, RELATIVE_MARGINS
 from patchcert.errors import UsageError
 from patchcert.masking.double_masking import DoubleMasking, beats_all
-from patchcert.masking.margins import RELATIVE_MARGINS, Margin
+from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
 from patchcert.training.objectives import WorstPair, generalised_cross_entropy
 from patchcert.votes.certificate import Certifier, Question

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from patchcert.ablations.windows import RefinedPairs, WindowPairs
+from patchcert.engines.added_up import BesideMagnitudes, parted
 from patchcert.engines.pairs import CoarsePairsFirst, EveryPair
 from patchcert.errors import UsageError
 from patchcert.patch import Patch
@@ -30,7 +31,8 @@ def case(side, coarse, fine, sure=1.0):
     """Network, ablation, refined answers and five images."""
     torch.manual_seed(side)
     network, ablation = Counting(side).double().eval(), RefinedPairs(side, side, *coarse, *fine)
-    return network, ablation, CoarsePairsFirst(network, ablation, sure), torch.rand(5, 1, side, side).double()
+    refined = CoarsePairsFirst(BesideMagnitudes(network).eval(), ablation, sure)
+    return network, ablation, refined, torch.rand(5, 1, side, side).double()
 
 
 @pytest.mark.parametrize(("side", "coarse", "fine"), [*SIZES, (32, (11, 4), (9, 6)), (28, (10, 4), (8, 6))])
@@ -51,7 +53,7 @@ def test_logits_are_those_of_the_definition(side, coarse, fine):
     network, ablation, refined, images = case(side, coarse, fine)
     pairs = {kind: list(map(set, oracle.pairs_and_singles(kind[1] ** 2))) for kind in (coarse, fine)}
     shares = []
-    for image, found in zip(images, refined(images), strict=True):
+    for image, found in zip(images, parted(refined(images))[0], strict=True):
         seen = {kind: oracle.encoded(image.float(), oracle.window_pairs(side, side, *kind)) for kind in pairs}
         of_coarse, of_fine = (network(seen[kind].double()) for kind in (coarse, fine))
         for number, two in enumerate(map(list, oracle.pairs_and_singles(ablation.side**2))):
@@ -89,7 +91,7 @@ def test_fine_copies_are_asked_for_only_where_coarse_ones_are_unsure():
 def test_gradients_are_those_of_the_answers():
     _, _, refined, images = case(8, (5, 3), (4, 3))
     image = images[:1].requires_grad_()
-    torch.autograd.gradcheck(lambda x: refined(x)[:, ::50], image, fast_mode=True)
+    torch.autograd.gradcheck(lambda x: parted(refined(x))[0][:, ::50], image, fast_mode=True)
 
 
 def test_without_coarse_windows_every_copy_is_asked():

@@ -237,7 +237,9 @@ def test_votes_near_the_threshold_are_the_adversarys_in_double_masking():
     probabilities = (torch.randn(150, 5, 3, generator=generator) * 0.8 + torch.tensor([0.9, 0, 0])).softmax(2)
     rule, margin = masked.rule, 0.04
     plain, safe = masked.verdicts(
-        probabilities.log(), [Question(Patch(1, 1), rule, "masking", 1, nu) for nu in (0.0, margin)]
+        probabilities.log(),
+        torch.zeros(150, 5),
+        [Question(Patch(1, 1), rule, "masking", 1, nu) for nu in (0.0, margin)],
     )
     certain, possible = rule.bounds(probabilities, margin)
     flips = 0

@@ -9,12 +9,13 @@ import torch
 
 from patchcert import checkpoint
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
+from patchcert.arithmetic import RELATIVE_MARGINS
 from patchcert.data import named, splits
 from patchcert.data.folders import load_folder
 from patchcert.engines.columns import LinesNetwork
 from patchcert.engines.joint import JointNetwork
 from patchcert.masking.linked import LinkedMasking, masking_of
-from patchcert.masking.margins import RELATIVE_MARGINS, Margin
+from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
 from patchcert.small_networks import cifar_resnet, network_of_copies
 from tests import oracle

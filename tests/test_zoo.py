@@ -124,8 +124,10 @@ def test_certificates_are_those_of_the_script(name, tmp_path, generated_mnist):
         rows = list(csv.DictReader(file))
     for size in map(int, sizes.split(",")):
         classifier = load(name, Patch(size))
-        scores = torch.cat(list(classifier.every_copy(images, 512)))
-        (found,) = classifier.verdicts(scores, [Question(Patch(size), None, "masking", 1, 0.001, "float32")])
+        scores, magnitudes = map(torch.cat, zip(*classifier.logits_and_magnitudes(images, 512), strict=True))
+        (found,) = classifier.verdicts(
+            scores, magnitudes, [Question(Patch(size), None, "masking", 1, 0.001, "float32")]
+        )
         own = [row for row in rows if row["size_to_certify"] == str(size)]
         assert [int(row["predicted"]) for row in own] == found.predicted.tolist()
         assert torch.equal(classifier.decide(classifier.ballots(scores)), found.predicted)  # as predict gives it
@@ -154,13 +156,12 @@ def test_bands_and_windows_are_those_of_the_script(script, tmp_path, monkeypatch
     if script.startswith("certify_mnist"):
         channels, height, width = named.IMAGE_SHAPES["mnist"]
         torch.manual_seed(0)
-        scores = network(torch.rand(1, channels, height, width))
-        question = Question(Patch(size), None, "masking", 1, 0.001, "float32")
-        (found,) = loaded.verdicts(scores, [question])
-        margin, magnitudes = (
-            Margin.of_scores(0.001, "float32"),
-            SmoothedClassifier(network, ablation).magnitudes(scores),
+        ((scores, magnitudes),) = SmoothedClassifier(network, ablation).logits_and_magnitudes(
+            torch.rand(1, channels, height, width), 1
         )
+        question = Question(Patch(size), None, "masking", 1, 0.001, "float32")
+        (found,) = loaded.verdicts(scores, magnitudes, [question])
+        margin = Margin.of_scores(0.001, "float32")
         expected = masking_of(ablation, Patch(size)).verdicts(scores, margin, magnitudes)
         assert torch.equal(found.predicted, expected.predicted) and torch.equal(found.certified, expected.certified)
         torch.testing.assert_close(found.lead, expected.lead, rtol=1e-4, atol=1e-3)

@@ -73,10 +73,10 @@ def look_at(classifier: SmoothedClassifier, dataset: Dataset, questions: list[Qu
         batch_size: ablated copies per call of the network, unless one image alone has more.
     """
     images = torch.cat([batch for batch, _ in dataset.batches(batch_size)])
-    parts = list(classifier.every_copy(images, batch_size))
-    outputs = torch.cat(parts)
+    parts = list(classifier.logits_and_magnitudes(images, batch_size))
+    outputs = torch.cat([logits for logits, _ in parts])
     require_labels(outputs.shape[2], dataset.labels)
-    predicted = torch.cat([classifier.decide(classifier.ballots(part)) for part in parts])
-    answers = zip(*(classifier.verdicts(part, questions) for part in parts), strict=True)
+    predicted = torch.cat([classifier.decide(classifier.ballots(logits)) for logits, _ in parts])
+    answers = zip(*(classifier.verdicts(*part, questions) for part in parts), strict=True)
     certified = [torch.cat([verdicts.certified for verdicts in answer]) for answer in answers]
     return Clean(images, dataset.labels, dataset.indices, outputs, predicted, certified)

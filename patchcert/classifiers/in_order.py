@@ -24,6 +24,7 @@ from patchcert.ablations.ablation import encode
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.engines import asking
+from patchcert.engines.added_up import BesideMagnitudes, parted
 from patchcert.engines.joint import JointNetwork
 from patchcert.engines.pairs import COPIES_AT_ONCE
 from patchcert.masking.alarms import Alarms
@@ -83,27 +84,29 @@ class _Decision:
 
 @dataclass(frozen=True)
 class _Heard:
-    """What was found out about one image: a decision for each patch, and the logits (A, K) of copies.
+    """What was found out about one image: a decision for each patch, and what each copy says, (A, K + 1).
 
     Attributes:
-        answers, asked: (Q, K), those to all questions that were asked, (Q,) bool; the last one is about the whole.
+        answers, asked: (Q, K + 1), those to all questions that were asked, (Q,) bool; the last one is about the whole.
     """
 
     decisions: list[_Decision]
-    logits: Tensor
+    copies: Tensor
     answers: Tensor
     asked: Tensor
     passes: int
 
 
 _Questions = Generator[Tensor, Tensor, _Heard]
-"""Yields numbers of questions (B,), is sent the logits (B, K), returns what was found out."""
+"""Yields numbers of questions (B,), is sent the answers (B, K + 1), returns what was found out."""
 
 _Asking = Generator[Tensor, Tensor, None]
 
 
 class CopiesInOrder:
     """Asks the network of a classifier about copies with hidden windows, one by one.
+
+    All answers are logits, and behind them what was added up for these, see `engines.added_up`.
 
     Args:
         classifier: its copies are `WindowPairs`, or `BandsAndWindows` of a `JointNetwork`.
@@ -116,7 +119,7 @@ class CopiesInOrder:
         self.joint = network if isinstance(network, JointNetwork) else None
         self.weight = float(network.weight) if self.joint else 1.0
         self.windows: WindowPairs = ablation.windows if isinstance(ablation, BandsAndWindows) else ablation
-        self.network: nn.Module = network.of_copy if self.joint else network
+        self.network: nn.Module = network.of_copy if self.joint else BesideMagnitudes(network)
         self.refined = network.of_windows if self.joint and network.refined else None
         kinds = [self.windows.coarse, self.windows.fine] if self.refined else [self.windows]
         shown = [kind.masks() for kind in kinds]
@@ -154,76 +157,68 @@ class CopiesInOrder:
             noted: gets for each image what the network said of the whole, and then of windows, by `noted.numbers_of`.
         """
         bands = self._bands(images)
-        sums = [masking.of_bands(bands) for masking in maskings]
-        others = self.joint.outside_windows(bands) / self.weight if self.refined else [0.0] * len(images)
+        sums = [masking.of_bands(parted(bands)[0]) for masking in maskings]
+        others = self.joint.outside_windows(bands) if self.refined else [0.0] * len(images)
         opened = (
             (image, self._questions(others[n], maskings, [[s[n : n + 1] for s in of_one] for of_one in sums], wanted))
             for n, image in enumerate(images)
         )
         heard = list(ask_all(opened, self._answers, self.batch_size))
-        scores = self.weight * torch.stack([one.logits for one in heard])
+        copies = self.weight * torch.stack([one.copies for one in heard])
         whole = self.weight * torch.stack([one.answers[-1] for one in heard])
         if noted is not None:
             noted += map(self._noted, heard)
         if self.joint:
-            scores, whole = torch.cat([bands, scores], dim=1), bands.sum(dim=1) + whole
+            copies, whole = torch.cat([bands, copies], dim=1), bands.sum(dim=1) + whole
+        (scores, magnitudes), (of_whole, _) = parted(copies), parted(whole)
         passes = torch.tensor([one.passes for one in heard]) * (2 if self.joint and self.joint.mirrored else 1)
-        magnitudes = self._of_singles(scores)
         found = []
         for n, masking in enumerate(maskings):
-            verdicts = self._settled(masking, margin, [one.decisions[n] for one in heard], scores, passes)
-            alarms = masking.alarms(scores, margin, magnitudes, whole.argmax(dim=1)) if wanted.whole else None
+            decisions = [one.decisions[n] for one in heard]
+            verdicts = self._settled(masking, margin, decisions, copies, passes)
+            alarms = masking.alarms(scores, margin, magnitudes, of_whole.argmax(dim=1)) if wanted.whole else None
             found.append((verdicts, alarms))
         return found
-
-    def _of_singles(self, scores: Tensor) -> Tensor:
-        """(N, A): the magnitudes of scores (N, A, K), as if no copy without two windows had been asked for.
-
-        So what alarms say does not depend on how many of these were.
-        """
-        bands = scores.shape[1] - self.windows.count
-        alone = scores.clone()
-        alone[:, bands : bands + self.windows.drawn] = 0
-        return self.classifier.magnitudes(alone)
 
     def _noted(self, heard: _Heard) -> Answers:
         """All answers about one image by themselves; bands are no part of them."""
         order = self.windows.copy_numbers()[*pairs_of(self.windows.side**2).T.to(self.masks.device)]
         order = torch.cat([order.new_tensor([len(self.masks) - 1]), order])
         answers, given = Answers.none(len(order)), heard.asked[order]
-        answers.put(given.nonzero().flatten().cpu(), Answers.of(heard.answers[order[given]]).cpu())
+        answers.put(given.nonzero().flatten().cpu(), Answers.of(parted(heard.answers[order[given]])[0]).cpu())
         return answers
 
     def _settled(
-        self, masking: WindowMasking, margin: Margin, decisions: list[_Decision], scores: Tensor, passes: Tensor
+        self, masking: WindowMasking, margin: Margin, decisions: list[_Decision], copies: Tensor, passes: Tensor
     ) -> OrderedVerdicts:
-        """The verdicts that follow: as ever where nothing was refuted, and so all scores are known."""
-        refuted = torch.tensor([decision.refuted for decision in decisions], device=scores.device)
-        predicted = torch.tensor([decision.predicted for decision in decisions], device=scores.device)
-        lead = torch.tensor([decision.lead for decision in decisions], dtype=torch.float64, device=scores.device)
+        """The verdicts that follow: as ever where nothing was refuted, and so all `copies` (N, A, K + 1) are known."""
+        refuted = torch.tensor([decision.refuted for decision in decisions], device=copies.device)
+        predicted = torch.tensor([decision.predicted for decision in decisions], device=copies.device)
+        lead = torch.tensor([decision.lead for decision in decisions], dtype=torch.float64, device=copies.device)
         certified, within_margin = torch.zeros_like(refuted), torch.zeros_like(refuted)
         known = (~refuted).nonzero().squeeze(1)
         if len(known):
-            found = masking.verdicts(scores[known], margin, self.classifier.magnitudes(scores[known]))
+            scores, magnitudes = parted(copies[known])
+            found = masking.verdicts(scores, margin, magnitudes)
             predicted[known], lead[known] = found.predicted, found.lead
             certified[known], within_margin[known] = found.certified, found.within_margin
-        return OrderedVerdicts(predicted, certified, lead, within_margin, refuted, passes.to(scores.device))
+        return OrderedVerdicts(predicted, certified, lead, within_margin, refuted, passes.to(copies.device))
 
     def _bands(self, images: Tensor) -> Tensor:
-        """(N, bands, K) float32, no bands where there is no network for them."""
+        """(N, bands, K + 1) float32, no bands where there is no network for them."""
         if self.joint is None:
             return images.new_zeros(len(images), 0, 1)
         return networks.finite(self.joint.of_bands(images.clone()).float())
 
     def _answers(self, images: Tensor, numbers: Tensor) -> Tensor:
-        """(B, K) float32: what the network says of images (B, C, H, W) where a question (B,) is asked of each."""
+        """(B, K + 1) float32: what the network says of images (B, C, H, W) where a question (B,) is asked of each."""
         shown = encode(images) * self.masks[numbers.to(images.device)][:, None]
         return networks.finite(networks.answer(self.network, shown, asking.OF_COPIES, len(shown)).float())
 
     def _questions(
         self, others: Tensor | float, maskings: Sequence[WindowMasking], bands: list[list[Tensor]], wanted: Wanted
     ) -> _Questions:
-        """About one image, of which `others` (A, K) is known of each copy, and of which the sums of `bands` are."""
+        """About one image, of which `others` (A, K + 1) is known of each copy, and of which the sums of `bands` are."""
         copies = _Copies(self, others)
         numbers = self.windows.copy_numbers()
         singles = numbers.diagonal()
@@ -236,19 +231,19 @@ class CopiesInOrder:
             decisions.append((yield from rounds.decide(wanted)))
         if wanted.everything:
             yield from copies.hear(torch.arange(len(self.masks), device=self.masks.device))
-        return _Heard(decisions, copies.logits, copies.answers, copies.heard, copies.passes)
+        return _Heard(decisions, copies.mixed, copies.answers, copies.heard, copies.passes)
 
 
 class _Copies:
-    """What is known of the copies of one image: some logits."""
+    """What is known of the copies of one image: what some of them say."""
 
     def __init__(self, source: CopiesInOrder, others: Tensor | float):
         self.source, self.others, self.passes = source, others, 0
         device = source.masks.device
         self.heard = torch.zeros(len(source.masks), dtype=torch.bool, device=device)  # questions
         self.known = torch.zeros(source.windows.count, dtype=torch.bool, device=device)  # copies
-        self.answers: Tensor | None = None  # (Q, K)
-        self.logits: Tensor | None = None  # (A, K)
+        self.answers: Tensor | None = None  # (Q, K + 1)
+        self.mixed: Tensor | None = None  # (A, K + 1), of the answers
 
     def ask(self, copies: Tensor) -> _Asking:
         """Get to know the `copies` (n,), and whatever others follow from what that takes."""
@@ -267,22 +262,21 @@ class _Copies:
         self.passes += len(new)
         if self.answers is None:
             self.answers = found.new_zeros(len(self.heard), found.shape[1])
-            self.logits = found.new_zeros(len(self.known), found.shape[1])
+            self.mixed = found.new_zeros(len(self.known), found.shape[1])
         self.answers[new], self.heard[new] = found, True
         self._follow()
 
     def _follow(self) -> None:
-        """Fill in the logits of all copies of which enough was heard."""
+        """Fill in what all copies say of which enough was heard."""
         source = self.source
         new = (self.heard[source.coarse] & ~self.known).nonzero().squeeze(1)
         coarse = self.answers[source.coarse[new]]
         if source.refined:
             others = self.others[new]
-            share = source.refined.share(coarse, others)
-            enough = (share == 1) | self.heard[source.fine[new]]
-            new, share, coarse = new[enough], share[enough], coarse[enough]
-            coarse = source.refined.mixed(share, coarse, self.answers[source.fine[new]])
-        self.logits[new], self.known[new] = coarse, True
+            enough = source.refined.settled(coarse, others) | self.heard[source.fine[new]]
+            new, coarse, others = new[enough], coarse[enough], others[enough]
+            coarse = source.refined.mixed(coarse, others, self.answers[source.fine[new]])
+        self.mixed[new], self.known[new] = coarse, True
 
 
 class _Rounds:
@@ -364,7 +358,7 @@ class _Rounds:
 
     def _scores(self, numbers: Tensor) -> Tensor:
         """(n, K) float64: the scores of some copies."""
-        return (self.weight * self.copies.logits[numbers]).double()
+        return (self.weight * parted(self.copies.mixed[numbers])[0]).double()
 
     def _ahead(self, class_: Tensor, numbers: Tensor) -> Tensor:
         """(n, K): how far the class (1,) is ahead in the scores of some copies."""

@@ -19,7 +19,6 @@ from patchcert.data.given import pixels
 from patchcert.engines import asking
 from patchcert.engines.asking import Engine
 from patchcert.engines.columns import LinesNetwork, has_limited_reach
-from patchcert.engines.joint import JointNetwork
 from patchcert.errors import UsageError, called, require_count, require_number, require_within
 from patchcert.masking.double_masking import MaskedVerdicts
 from patchcert.masking.linked import masking_of
@@ -137,6 +136,16 @@ class SmoothedClassifier(nn.Module):
             ValueError: images are not such or have pixels outside [0, 1], or the network does not take them, gives
                 something else than logits, or no gradient where the images take one.
         """
+        return (logits for logits, _ in self.logits_and_magnitudes(images, batch_size, engine))
+
+    def logits_and_magnitudes(
+        self, images: Tensor | ArrayLike, batch_size: int, engine: Engine | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """What `every_copy` yields, and (N', A): in proportion to what rounding changes each copy's logits.
+
+        Raises:
+            ValueError: see `every_copy`.
+        """
         images = pixels(images, (self.ablation.height, self.ablation.width))
         self.ablation.to(images.device)
         engine = engine or self.engine(images)
@@ -144,9 +153,10 @@ class SmoothedClassifier(nn.Module):
         copies = 1 if self.limited_reach else self.ablation.count
         for part in images.split(max(1, batch_size // copies)):
             encoded, size = encode(part), max(engine.least, batch_size // len(part))
-            answers = torch.cat([asking.logits(engine, encoded, chunk) for chunk in every.split(size)], dim=1)
-            networks.require_gradient(answers, encoded)
-            yield answers
+            found = [asking.logits_and_magnitudes(engine, encoded, chunk) for chunk in every.split(size)]
+            logits, magnitudes = (torch.cat(of_chunks, dim=1) for of_chunks in zip(*found, strict=True))
+            networks.require_gradient(logits, encoded)
+            yield logits, magnitudes
 
     @torch.no_grad()
     def predict(self, images: Tensor | ArrayLike, batch_size: int | None = None) -> Tensor:
@@ -160,11 +170,6 @@ class SmoothedClassifier(nn.Module):
         parts = self.every_copy(images, size)
         return torch.cat([self.decide(self.ballots(logits)) for logits in parts])
 
-    def magnitudes(self, logits: Tensor) -> Tensor:
-        """(N, A): in proportion to what rounding changes the logits (N, A, K) of each copy, see `masking.margins`."""
-        largest = logits.abs().amax(dim=2)
-        return self.network.magnitudes(largest) if isinstance(self.network, JointNetwork) else largest
-
     def ballots(self, logits: Tensor) -> Tensor:
         """(…, K) bool: votes."""
         return self.rule(logits.softmax(dim=-1))
@@ -173,8 +178,14 @@ class SmoothedClassifier(nn.Module):
         """(N,) int64: the answers to all ballots (N, A, K)."""
         return predict(ballots.sum(dim=1))
 
-    def verdicts(self, logits: Tensor, questions: Sequence[Question]) -> Sequence[Verdicts | MaskedVerdicts]:
-        """The answers to `questions` about images of which all copies' logits (N, A, K) are given."""
+    def verdicts(
+        self, logits: Tensor, magnitudes: Tensor, questions: Sequence[Question]
+    ) -> Sequence[Verdicts | MaskedVerdicts]:
+        """The answers to `questions` about images of which all copies' logits (N, A, K) are given.
+
+        Args:
+            magnitudes: (N, A), as of `logits_and_magnitudes`.
+        """
         every = torch.arange(self.ablation.count, device=logits.device)
         return Certifier(self.ablation, questions)([(every, logits.softmax(dim=-1))])
 
@@ -235,10 +246,9 @@ class MaskedClassifier(SmoothedClassifier):
     def decide(self, ballots: Tensor) -> Tensor:
         return self.masking.to(ballots.device).predict(ballots.float())
 
-    def verdicts(self, logits: Tensor, questions: Sequence[Question]) -> list[MaskedVerdicts]:
+    def verdicts(self, logits: Tensor, magnitudes: Tensor, questions: Sequence[Question]) -> list[MaskedVerdicts]:
         """For each of `questions`, which differ by their numerical margin alone, those on copies (N, A, K)."""
-        ballots, magnitudes = self.ballots(logits).float(), self.magnitudes(logits)
-        masking = self.masking.to(logits.device)
+        ballots, masking = self.ballots(logits).float(), self.masking.to(logits.device)
         if self.scores:
             margins = (Margin.of_scores(question.numerical_margin, question.arithmetic) for question in questions)
             return [masking.verdicts(ballots, margin, magnitudes) for margin in margins]

@@ -1,6 +1,6 @@
 """Engines: they ask the base classifier about all ablated copies of a batch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from patchcert.ablations.ablation import Ablation, encode
 from patchcert.data.folders import Images
+from patchcert.engines.added_up import parted
 from patchcert.engines.columns import LinesNetwork, has_limited_reach
 from patchcert.engines.windowed import WindowedNetwork
 from patchcert.networks import answer, finite, put_into_eval, require_eval, require_labels
@@ -53,7 +54,8 @@ class SharedNetwork:
     """Asks a network whose reach is the ablation once for all copies: nothing need be hidden from it.
 
     Args:
-        network: images (N, C, H, W) to the logits (N, A, K) of all copies.
+        network: images (N, C, H, W) to the logits (N, A, K) of all copies. One that mixes logits, such as a
+            `JointNetwork`, has a method `beside_magnitudes`, to (N, A, K + 1), too.
 
     Raises:
         UsageError: a `LinesNetwork`'s reach is that of another ablation.
@@ -65,9 +67,16 @@ class SharedNetwork:
         self.network, self.least = put_into_eval(network), ablation.count
 
     def logits(self, images: Tensor, indices: Tensor) -> Tensor:
+        return self._asked(self.network, images, indices)
+
+    def beside_magnitudes(self, images: Tensor, indices: Tensor) -> Tensor:
+        """(N, A', K + 1): the same of a network that mixes logits, and behind them what it added up."""
+        return self._asked(self.network.beside_magnitudes, images, indices)
+
+    def _asked(self, ask: Callable[[Tensor], Tensor], images: Tensor, indices: Tensor) -> Tensor:
         require_eval(self.network)
         plain = images[:, : images.shape[1] // 2].clone()
-        return answer(self.network, plain, OF_IMAGES, len(images), self.least)[:, indices]
+        return answer(ask, plain, OF_IMAGES, len(images), self.least)[:, indices]
 
 
 class WithGradients:
@@ -132,6 +141,18 @@ def softmax_over(engine: Engine, images: Tensor, ablation: Ablation, batch_size:
 def logits(engine: Engine, encoded: Tensor, indices: Tensor) -> Tensor:
     """(N, A', K) float32: the engine's outputs for encoded images under the ablations `indices`; see `finite`."""
     return finite(engine.logits(encoded, indices).float())
+
+
+def logits_and_magnitudes(engine: Engine, encoded: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """`logits`, and (N, A') float32: in proportion to what rounding changes those of each copy, see `masking.margins`.
+
+    That is the largest magnitude among them, unless the network says what it mixed them of.
+    """
+    if isinstance(engine, SharedNetwork) and hasattr(engine.network, "beside_magnitudes"):
+        found, magnitudes = parted(engine.beside_magnitudes(encoded, indices).float())
+        return finite(found), magnitudes
+    found = logits(engine, encoded, indices)
+    return found, found.abs().amax(dim=2)
 
 
 def require_classes(engine: Engine, dataset: Images) -> None:

@@ -7,12 +7,10 @@ from torch import Tensor, nn
 
 from patchcert import networks
 from patchcert.ablations.windows import BandsAndWindows, RefinedPairs
+from patchcert.engines.added_up import BesideMagnitudes, parted
 from patchcert.engines.columns import LinesNetwork
 from patchcert.engines.mirrored import Mirrored
 from patchcert.engines.pairs import CoarsePairsFirst, EveryPair
-
-STEEP = 3
-"""So many times `sure` the windows' logits may be, before margins have to grow faster than these do."""
 
 
 class JointNetwork(nn.Module):
@@ -30,6 +28,8 @@ class JointNetwork(nn.Module):
 
     Attributes:
         limited_reach: True, as `columns.has_limited_reach` asks.
+        of_bands: images to the logits and magnitudes (N, bands, K + 1) of bands, see `added_up`.
+        of_windows: the same of copies with hidden windows.
     """
 
     limited_reach = True
@@ -46,12 +46,13 @@ class JointNetwork(nn.Module):
         super().__init__()
         bands.require(ablation.bands)
         self.bands, self.windows = bands, windows
-        self.of_bands = Mirrored(bands, ablation.bands) if mirrored else bands
-        of_windows = Mirrored(windows) if mirrored else windows
+        of_bands, of_windows = BesideMagnitudes(bands), BesideMagnitudes(windows)
+        self.of_bands = Mirrored(of_bands, ablation.bands) if mirrored else of_bands
+        of_windows = Mirrored(of_windows) if mirrored else of_windows
         self.mirrored, self.refined = mirrored, isinstance(ablation.windows, RefinedPairs)
         if self.refined:
             self.of_windows = CoarsePairsFirst(of_windows, ablation.windows, sure)
-            self.register_buffer("outside", _outside(ablation).float(), persistent=False)
+            self.register_buffer("outside", _outside(ablation).double(), persistent=False)
         else:
             self.of_windows = EveryPair(of_windows, ablation.windows)
         self.register_buffer("weight", torch.tensor(weight))
@@ -61,7 +62,7 @@ class JointNetwork(nn.Module):
 
     @property
     def of_copy(self) -> nn.Module:
-        """Copies with hidden windows (B, 2C, H, W) to logits (B, K), of mirror images too where these are asked."""
+        """Copies with hidden windows (B, 2C, H, W) to (B, K + 1), from mirror images too where these are asked."""
         return (self.of_windows.coarse if self.refined else self.of_windows).network
 
     def compile(self, *arguments: Any, **settings: Any) -> None:
@@ -76,31 +77,20 @@ class JointNetwork(nn.Module):
             self.windows.fold()
 
     def forward(self, images: Tensor) -> Tensor:
+        return parted(self.beside_magnitudes(images))[0]
+
+    def beside_magnitudes(self, images: Tensor) -> Tensor:
+        """(N, A, K + 1): the logits of all copies, and behind them what was added up for these, see `added_up`."""
         bands = self.of_bands(images).float()
-        if self.refined:
-            windows = self.of_windows(images, self.outside_windows(bands) / self.weight)
-        else:
-            windows = self.of_windows(images)
-        return torch.cat([bands, self.weight * windows], dim=1)
-
-    def magnitudes(self, largest: Tensor) -> Tensor:
-        """(N, A): in proportion to what rounding changes the logits of all copies, from the `largest` (N, A) of each.
-
-        Where windows are refined an error e of the lead that decides changes the share of the coarse ones by e / sure,
-        and the logits by that times what coarse and fine ones differ by, at most twice the largest magnitude m of what
-        the windows' network says. So a difference of two logits may err by 4 m / sure times as much as where nothing is
-        refined: twelve times at m = `STEEP` · sure. Margins are at least that many times what was seen of leads. For m
-        stands the largest magnitude of the mixtures, which is as large unless coarse and fine logits cancel everywhere.
-        """
-        if not self.refined:
-            return largest
-        of_windows = largest[:, self.outside.shape[1] :].amax(dim=1, keepdim=True) / self.weight
-        return largest * (of_windows / (STEEP * self.of_windows.sure)).clamp(min=1)
+        others = [self.outside_windows(bands)] if self.refined else []
+        return torch.cat([bands, self.weight * self.of_windows(images, *others)], dim=1)
 
     def outside_windows(self, bands: Tensor) -> Tensor:
-        """(N, A, K): of the bands' logits the sums over those that show nothing of the windows that a copy hides."""
-        with torch.autocast(bands.device.type, enabled=False):
-            return self.outside @ bands
+        """(N, A, K + 1): what bands, (N, bands, K + 1), say of copies with hidden windows, in the units of the latter.
+
+        Added up, in float64, are those that show nothing of the windows that a copy hides.
+        """
+        return (self.outside @ bands.double()).to(bands.dtype) / self.weight
 
 
 def _outside(ablation: BandsAndWindows) -> Tensor:

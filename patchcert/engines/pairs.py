@@ -1,10 +1,24 @@
-"""What a base classifier says of copies without one or two windows, without asking for each where it can be spared."""
+"""What a base classifier says of copies without one or two windows, without asking for each where it can be spared.
+
+How far rounding moves what is mixed of two kinds of copies: let c and f be coarse and fine logits, with magnitudes M_c
+and M_f, and o what others say, with magnitude M_o, all of which is off by up to a share ε of these. The lead of the
+largest c + o over the next is then off by up to 2ε (M_c + M_o), and t by that divided by sure. So the difference of two
+logits t c + (1 − t) f is off by up to
+
+    2ε max(M_c, M_f) + 2ε (M_c + M_o) / sure · R,
+
+R being how far the logits c − f are apart. For one kind of copies alone it would be 2ε M_c. So max(M_c, M_f) +
+(M_c + M_o) R / sure is the magnitude of the mixture. Where the lead is larger than sure, even less what it may be off
+by, t stays 1. Fine copies are not asked for then, and the magnitude is M_c.
+"""
 
 import torch
 from torch import Tensor, nn
 
 from patchcert.ablations.ablation import encode
 from patchcert.ablations.windows import RefinedPairs, WindowPairs
+from patchcert.arithmetic import RELATIVE_MARGINS, coarsest
+from patchcert.engines.added_up import parted
 from patchcert.engines.asking import DenseNetwork
 from patchcert.networks import require_eval
 
@@ -26,7 +40,7 @@ class EveryPair(nn.Module):
 
 
 class CoarsePairsFirst(nn.Module):
-    """Images (N, C, H, W) in [0, 1] to logits (N, A, K) for all copies of `RefinedPairs`.
+    """Images (N, C, H, W) in [0, 1] to logits and magnitudes (N, A, K + 1) for all copies of `RefinedPairs`.
 
     Coarse windows hide more and make few copies, fine ones hide less and make many. The logits of a copy are
 
@@ -38,7 +52,7 @@ class CoarsePairsFirst(nn.Module):
     ones are unsure.
 
     Args:
-        network: base classifier, (B, 2C, H, W) to logits (B, K).
+        network: base classifier, (B, 2C, H, W) to logits and magnitudes (B, K + 1), see `added_up`.
         sure: lead, in logits, from which on a coarse copy answers alone.
 
     Attributes:
@@ -63,28 +77,47 @@ class CoarsePairsFirst(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, images: Tensor, others: Tensor | float = 0.0) -> Tensor:
-        """The logits (N, A, K) of all copies; `others` (N, A, K) are what else is known of each, in the same units."""
+        """(N, A, K + 1), of all copies; `others` (N, A, K + 1) are what else is known of each, in the same units."""
         coarse = self.coarse(images)[:, self.coarse_copies]
-        share = self.share(coarse, others)
-        fine = self._fine(encode(images), share < 1, classes=coarse.shape[2])
-        return self.mixed(share, coarse, fine[:, self.fine_copies])
+        fine = self._fine(encode(images), ~self.settled(coarse, others), columns=coarse.shape[2])
+        return self.mixed(coarse, others, fine[:, self.fine_copies])
 
-    def share(self, coarse: Tensor, others: Tensor | float) -> Tensor:
-        """(…): t of copies whose coarse logits are (…, K); `others` as of `forward`."""
-        highest = (coarse + others).topk(2, dim=-1).values
-        return ((highest[..., 0] - highest[..., 1]) / self.sure).clamp(max=1)
+    def settled(self, coarse: Tensor, others: Tensor | float) -> Tensor:
+        """(…) bool: whether copies with these coarse answers (…, K + 1) take no fine ones, however the lead is rounded.
 
-    def mixed(self, share: Tensor, coarse: Tensor, fine: Tensor) -> Tensor:
-        """(…, K): the logits of copies of which t (…), coarse and fine logits are known."""
-        share = share[..., None]
-        return share * coarse + (1 - share) * fine
+        Args:
+            others: as of `forward`.
+        """
+        lead, added_up = self._lead(coarse, others)
+        return lead - RELATIVE_MARGINS[coarsest(coarse.device)] * added_up >= self.sure
 
-    def _fine(self, encoded: Tensor, wanted: Tensor, classes: int) -> Tensor:
-        """(N, fine copies, K): the logits of those that some of the `wanted` (N, A) copies take, else 0."""
+    def mixed(self, coarse: Tensor, others: Tensor | float, fine: Tensor) -> Tensor:
+        """(…, K + 1): of copies of which coarse and fine answers are known; the fine ones of settled copies may be any.
+
+        Args:
+            others: as of `forward`.
+        """
+        lead, added_up = self._lead(coarse, others)
+        share = (lead / self.sure).clamp(max=1)[..., None]
+        logits, _ = parted(share * coarse + (1 - share) * fine)
+        apart, _ = parted(coarse - fine)
+        steep = (apart.amax(dim=-1) - apart.amin(dim=-1)) * added_up / self.sure
+        magnitudes = torch.maximum(coarse, fine)[..., -1] + steep
+        mixture = torch.cat([logits, magnitudes[..., None]], dim=-1)
+        return coarse.where(self.settled(coarse, others)[..., None], mixture)
+
+    def _lead(self, coarse: Tensor, others: Tensor | float) -> tuple[Tensor, Tensor]:
+        """(…) each: the lead of coarse answers (…, K + 1) with `others`, and what was added up for it."""
+        logits, added_up = parted(coarse + others)
+        highest = logits.topk(2, dim=-1).values
+        return highest[..., 0] - highest[..., 1], added_up
+
+    def _fine(self, encoded: Tensor, wanted: Tensor, columns: int) -> Tensor:
+        """(N, fine copies, K + 1): the answers of those that some of the `wanted` (N, A) copies take, else 0."""
         require_eval(self.coarse.network)
         asked = torch.zeros(len(encoded), len(self.fine_masks), dtype=torch.int64, device=encoded.device)
         numbers = self.fine_copies.expand_as(wanted)
         image, copy = asked.scatter_add_(1, numbers, wanted.long()).nonzero(as_tuple=True)
         pieces = zip(image.split(COPIES_AT_ONCE), copy.split(COPIES_AT_ONCE), strict=True)
         found = torch.cat([self.coarse.network(encoded[i] * self.fine_masks[c][:, None]) for i, c in pieces])
-        return encoded.new_zeros(*asked.shape, classes).index_put((image, copy), found.to(encoded.dtype))
+        return encoded.new_zeros(*asked.shape, columns).index_put((image, copy), found.to(encoded.dtype))

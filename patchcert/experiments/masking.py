@@ -267,7 +267,7 @@ def _look(
 ) -> Views:
     """What a report shows of the images `chosen` (n,)."""
     ablation, batches = classifier.ablation, dataset.take(chosen).batches(options.batch_size)
-    scores = torch.cat([_scores(options, classifier, images) for images, _ in batches])
+    scores = torch.cat([_scores(options, classifier, images)[0] for images, _ in batches])
     spots = weak_spots.of_scores(ablation, masking, patch, options.patches, verdicts.predicted[chosen], scores)
     return Views(
         reporting.pictures(dataset, chosen),
@@ -279,17 +279,18 @@ def _look(
 
 
 @torch.inference_mode()
-def _scores(options: argparse.Namespace, classifier: SmoothedClassifier, images: Tensor) -> Tensor:
-    """(N, A, K) float32: the logits of all copies."""
+def _scores(options: argparse.Namespace, classifier: SmoothedClassifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, A, K) float32: the logits of all copies; and (N, A), their magnitudes."""
     with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-        return torch.cat(list(classifier.every_copy(images, options.batch_size)))
+        parts = list(classifier.logits_and_magnitudes(images, options.batch_size))
+    scores, magnitudes = map(torch.cat, zip(*parts, strict=True))
+    return scores, magnitudes
 
 
 def _of_all_copies(
-    maskings: list[DoubleMasking], margin: Margin, classifier: SmoothedClassifier, scores: Tensor, alarms: bool
+    maskings: list[DoubleMasking], margin: Margin, scores: Tensor, magnitudes: Tensor, alarms: bool
 ) -> list[tuple[MaskedVerdicts, Alarms | None]]:
     """What each of `maskings` says of images by the scores (N, A, K) of all copies, and of alarms where it is asked."""
-    magnitudes = classifier.magnitudes(scores)
     verdicts = [masking.verdicts(scores, margin, magnitudes) for masking in maskings]
     if not alarms:
         return [(of_one, None) for of_one in verdicts]
@@ -325,7 +326,7 @@ def _found(
                 found = in_order.look(images, maskings, margin, wanted, noted)
             saved = vars(saved_answers.Asked.of(noted, precision(options))) if saving else {}
         else:
-            found = _of_all_copies(maskings, margin, classifier, _scores(options, classifier, images), of_one)
+            found = _of_all_copies(maskings, margin, *_scores(options, classifier, images), of_one)
         return [[vars(verdicts), alarms and vars(alarms)] for verdicts, alarms in found], saved
 
     parts, to_save, kind = [], [], OrderedVerdicts if in_order else MaskedVerdicts

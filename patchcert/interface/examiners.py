@@ -142,8 +142,8 @@ class OfMasking(OfVotes):
 
     @torch.no_grad()
     def look(self, images: Tensor) -> list[dict[str, Tensor]]:
-        batches = self.classifier.every_copy(images, self.asked.batch_size, self.engine)
-        parts: list[list[MaskedVerdicts]] = [self.classifier.verdicts(logits, self.questions) for logits in batches]
+        batches = self.classifier.logits_and_magnitudes(images, self.asked.batch_size, self.engine)
+        parts: list[list[MaskedVerdicts]] = [self.classifier.verdicts(*batch, self.questions) for batch in batches]
         return [vars(MaskedVerdicts.concatenate(answers)) for answers in zip(*parts, strict=True)]
 
     def _questions(self) -> list[Question]:

@@ -6,8 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from patchcert.arithmetic import coarsest
-from patchcert.masking.margins import RELATIVE_MARGINS
+from patchcert.arithmetic import RELATIVE_MARGINS, coarsest
 
 STEEPEST = 1 / 4
 """By so much does a class's probability change at most, for each unit that its logit gains on all others."""

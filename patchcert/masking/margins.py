@@ -1,7 +1,8 @@
 """By how much a lead of added scores must exceed 0, so that no rounding undoes it.
 
 A lead is Σ_a (s_ay − s_ak): over the copies a that a pair of places leaves, the scores of the class y less those of a
-rival k. Let M_a be the largest magnitude of the logits of copy a. Two things round.
+rival k. Let M_a be the largest magnitude of the logits of copy a, or where these are mixed of other logits, what
+`engines.added_up` and `engines.pairs` say of what was mixed. Two things round.
 
 Adding. Scores have 24 significant bits at most and are added up in float64, whose unit is u = 2⁻⁵³. A sum of n terms,
 in any order, is off by at most (n − 1) · u · Σ|s| (to first order), so that of up to 2²⁰ copies a lead is off by less
@@ -24,8 +25,7 @@ than it. So every lead must exceed both together: the numerical margin ν, and t
 from dataclasses import dataclass
 from typing import Self
 
-RELATIVE_MARGINS = {"float32": 2.0**-18, "tf32": 2.0**-10, "bfloat16": 2.0**-7}
-"""By arithmetic, as `arithmetic.NUMERICAL_MARGINS`: which share of the magnitudes that were added up."""
+from patchcert.arithmetic import RELATIVE_MARGINS
 
 
 @dataclass(frozen=True)

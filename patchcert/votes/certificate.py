@@ -69,7 +69,7 @@ class Question:
         certificate: "margin", "exact" or "masking"; the last is about the prediction by double masking of the votes,
         patches: from so many of them at once, 1 or 2,
         numerical_margin: ν, where votes this close to being decided otherwise are the adversary's.
-        arithmetic: in which scores were computed, one of `margins.RELATIVE_MARGINS`; of votes it says nothing.
+        arithmetic: in which scores were computed, one of `RELATIVE_MARGINS`; of votes it says nothing.
     """
 
     patch: Patch | Area

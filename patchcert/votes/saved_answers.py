@@ -16,11 +16,11 @@ from torch import Tensor
 
 from patchcert import result_format
 from patchcert.ablations.hidden_windows import HiddenWindows
+from patchcert.arithmetic import RELATIVE_MARGINS
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
 from patchcert.inputs import InputError
 from patchcert.masking.answers import Answers
-from patchcert.masking.margins import RELATIVE_MARGINS
 from patchcert.masking.noted import count_of
 from patchcert.option_values import patch_sizes
 from patchcert.patch_sizes import PatchSize, shapes
