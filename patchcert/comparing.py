@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NoReturn
 
+import torch
 from torch import Tensor
 
 from patchcert.arithmetic import ROUNDING, Halves, coarser, coarsest
@@ -47,6 +48,26 @@ class Comparison:
         """Raise ValueError, which says what would be `right`, unless both are the same to the bit."""
         if not first.equal(second):
             self._refuse(first, second, right)
+
+    def require_equal_beside_others(
+        self, ask: Callable[[Tensor], Tensor], shown: Tensor, together: Tensor, right: str
+    ) -> None:
+        """Raise ValueError, which says what would be `right`, if an answer depends on what stands beside, to the bit.
+
+        Noise, dark and bright, takes the place of half of what is `shown` (B, C, H, W), and then of the other half.
+
+        Args:
+            ask: for the answers (B, …) to images in place of `shown`.
+            together: those to `shown` itself.
+        """
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(shown.shape, generator=generator).to(shown) / 10
+        noise[1::2] = 1 - noise[1::2]
+        some = torch.zeros(len(shown), dtype=torch.bool, device=shown.device)
+        some[torch.randperm(len(shown), generator=generator)[::2]] = True
+        for kept in (some, ~some):
+            beside = ask(shown.where(kept[:, None, None, None], noise))
+            self.require_equal(together[kept], beside[kept], right)
 
     def _refuse(self, first: Tensor, second: Tensor, right: str) -> NoReturn:
         raise ValueError(f"{right}; here logits of about {self.size:.3g} differ by {_apart(first, second):.3g}")

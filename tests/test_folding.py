@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from patchcert import HiddenWindows, Patch, PlainNetwork, WindowMaskedClassifier, certify
-from patchcert.engines.folding import Folded
+from patchcert.engines.folding import Folded, NotFoldedError, folded
 
 IMAGES = torch.rand(4, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 
@@ -205,8 +205,6 @@ AS_IT_IS = {
     "parametrized": (parametrized, "no convolution|a `"),
     "weight computed": (lambda: simple(Standardised(3, 6, 3)), "no convolution"),
     "subclass": (lambda: simple(norm=Doubled(6)), "torch.fx cannot trace"),
-    "by the batch": (lambda: simple(norm=nn.BatchNorm2d(6, track_running_stats=False)), "no convolution"),
-    "by the batch, as a function": (lambda: simple(norm=ByBatch(6)), "no convolution"),
     "hook": (with_hook, "a forward hook"),
     "branching": (Branching, "torch.fx cannot trace"),
     "no norm": (lambda: simple(norm=nn.Identity()), "no convolution"),
@@ -223,6 +221,15 @@ def test_what_cannot_be_folded_is_asked_as_it_is(name):
     assert refused is not None and plain.network is network and plain.engine_name == "dense"
     assert any(part in refused for part in why.split("|")), refused
     assert plain(IMAGES).equal(before)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(6, track_running_stats=False), ByBatch(6)])
+def test_normalisations_by_the_batch_are_refused_and_not_folded(norm):
+    network = settled(simple(norm=norm))
+    with pytest.raises(NotFoldedError, match="no convolution"):
+        folded(network)
+    with pytest.raises(ValueError, match="the same answer whatever is asked beside"):
+        PlainNetwork(network).fold(IMAGES)
 
 
 class ByChance(nn.Module):
@@ -267,8 +274,8 @@ def test_it_is_folded_once_and_stays_what_it_was():
     network = settled(simple())
     plain = PlainNetwork(network, mean=0.5)
     assert plain.fold(IMAGES) is None
-    folded, before = plain.network, plain(IMAGES)
-    assert plain.fold(IMAGES) is None and plain.network is folded
+    first, before = plain.network, plain(IMAGES)
+    assert plain.fold(IMAGES) is None and plain.network is first
     nn.init.zeros_(network[0].weight)
     assert plain(IMAGES).equal(before)
 

@@ -217,10 +217,16 @@ class Faintly(nn.Module):
 FAINTLY = [Faintly(lambda images: images.mean()), Faintly(lambda images: torch.rand(len(images), 1))]
 
 
-@pytest.mark.parametrize("network", [OfBatch(), ByChance().eval(), *FAINTLY])
-def test_answers_that_depend_on_the_batch_or_on_chance_are_refused(network):
+IN_LIGHT = Faintly(lambda images: images.mean() * images.amax(dim=(1, 2, 3))[:, None])
+
+
+@pytest.mark.parametrize("network", [OfBatch(), ByChance().eval(), *FAINTLY, IN_LIGHT])
+@pytest.mark.parametrize("ask", [PlainNetwork.classes, PlainNetwork.fold])
+def test_answers_that_depend_on_the_batch_or_on_chance_are_refused(network, ask):
+    images = IMAGES.clone()
+    images[0] = 0
     with pytest.raises(ValueError, match=r"the same answer (whatever is asked beside|each time); here logits of about"):
-        PlainNetwork(network).classes(IMAGES)
+        ask(PlainNetwork(network), images)
 
 
 class OwnAutocast(nn.Module):

@@ -1,5 +1,6 @@
 """Certificates are about the classifier that answers: what its answers depend on, and how exactly they are computed."""
 
+import argparse
 from itertools import product
 
 import pytest
@@ -8,9 +9,11 @@ from torch import nn
 
 from patchcert import Band, MaskedClassifier, Patch, SmoothedClassifier, certify
 from patchcert.ablations.ablation import encode
-from patchcert.classifiers.probing import manner_of
+from patchcert.classifiers.probing import COPIES, manner_of
+from patchcert.data.dataset import Dataset
 from patchcert.engines.windowed import WindowedNetwork
-from patchcert.errors import Note
+from patchcert.errors import Note, UsageError
+from patchcert.experiments import any_network
 from patchcert.masking.margins import Margin
 from patchcert.votes.certificate import Question
 
@@ -95,6 +98,81 @@ def test_answers_that_depend_on_more_than_the_copy_are_refused(make, message, ki
     for batch_size in (1, 7, 128):
         with pytest.raises(ValueError, match=f"{message}; here logits of about .* differ by"):
             certify(classifier, IMAGES, LABELS, Patch(2, 2), batch_size=batch_size)
+
+
+class OfLight(Around):
+    """Behaves on black images, and on copies that show nothing of others."""
+
+    def __init__(self, wrong):
+        super().__init__()
+        self.wrong = wrong
+
+    def forward(self, copies):
+        return self.network(copies) + 1e-3 * self.wrong(copies[:, 0]) * copies[:, 0].amax(dim=(1, 2))[:, None]
+
+
+WRONG = [lambda shown: shown.amax(), lambda shown: shown.roll(1, 0).mean(dim=(1, 2))[:, None], lambda shown: len(shown)]
+
+
+def after_black_ones(black):
+    return torch.where(torch.arange(len(IMAGES))[:, None, None, None] < black, torch.zeros(()), IMAGES)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize(("black", "batch_size"), [(1, 128), (10, 4)])
+@pytest.mark.parametrize("kind", [SmoothedClassifier, MaskedClassifier])
+def test_a_network_that_behaves_on_the_first_images_alone_is_refused(kind, black, batch_size, wrong):
+    classifier = kind(OfLight(wrong), BAND, *[Patch(2, 2)] * (kind is MaskedClassifier))
+    with pytest.raises(ValueError, match="the same answer whatever is asked beside it"):
+        certify(classifier, after_black_ones(black), LABELS, Patch(2, 2), batch_size=batch_size)
+
+
+def test_scripts_try_images_from_the_whole_data_set():
+    images = (255 * after_black_ones(10)).byte()
+    dataset = Dataset(images, LABELS, torch.arange(len(images)))
+    options = argparse.Namespace(weights=None, batch_size=4, device=torch.device("cpu"), amp=False, model="own:network")
+    assert any_network.manner_of(options, SmoothedClassifier(small(), BAND), dataset).apart < 1e-4
+    with pytest.raises(UsageError, match=r"^model own:network: a network must give a copy the same answer whatever"):
+        any_network.manner_of(options, SmoothedClassifier(OfLight(WRONG[0]), BAND), dataset)
+
+
+class AllBands(nn.Module):
+    """Of limited reach, but where a band is not black it looks around, or at the other images."""
+
+    limited_reach = True
+
+    def __init__(self, wrong):
+        super().__init__()
+        self.network, self.wrong = small(), wrong
+
+    def forward(self, images):
+        shown = encode(images)[:, None] * BAND.masks()[:, None]
+        logits = self.network(shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
+        return logits + self.wrong(images) * shown[:, :, 0].amax(dim=(2, 3))[..., None]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda images: images.mean(dim=(1, 2, 3))[:, None, None], "a copy's answer must come from its own pixels"),
+        (lambda images: 1e-5 * images.amax(), "the same answer whatever is asked beside it"),
+    ],
+)
+@pytest.mark.parametrize(("black", "batch_size"), [(1, 128), (10, 4)])
+def test_limited_reach_is_tried_on_several_images(black, batch_size, wrong, message):
+    classifier = MaskedClassifier(AllBands(wrong), BAND, Patch(2, 2))
+    with pytest.raises(ValueError, match=message):
+        certify(classifier, after_black_ones(black), LABELS, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 20])
+def test_trying_costs_few_passes(count):
+    asked = []
+    network = small()
+    network.register_forward_pre_hook(lambda module, inputs: asked.append(len(inputs[0])))
+    classifier = SmoothedClassifier(network, BAND)
+    manner_of(classifier, classifier.engine(IMAGES), IMAGES[:count], 36)
+    assert sum(asked) <= 3 * 36 + 4 * COPIES and len(asked) <= 13
 
 
 def test_noise_that_a_trace_would_have_frozen_is_refused():

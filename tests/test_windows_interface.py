@@ -79,6 +79,13 @@ class Drifting(Majority):
         return super().forward(images, hidden) + images.mean()
 
 
+class DriftingInLight(Majority):
+    """The same, but not on black images."""
+
+    def forward(self, images, hidden):
+        return super().forward(images, hidden) + images.mean() * images.amax(dim=(1, 2, 3))[:, None]
+
+
 class Halved(Majority):
     def forward(self, images, hidden):
         return super().forward(images, hidden).bfloat16().float()
@@ -112,6 +119,7 @@ def test_the_margin_grows_with_what_batches_change():
         ({"patches": 1}, "patches 1: expected a Patch"),
         ({"classifier": WindowMaskedClassifier(Majority(), WINDOWS)}, "the network is in training mode"),
         ({"classifier": classifier(Drifting())}, "the same answer whatever is asked beside it"),
+        ({"classifier": classifier(DriftingInLight())}, "the same answer whatever is asked beside it"),
         ({"classifier": classifier(Halved())}, "computes in bfloat16 or float16 by itself, expected float32"),
         (
             {"classifier": classifier(PlainNetwork(nn.Sequential(nn.Flatten(), nn.Linear(9, 2)).eval()))},

@@ -21,8 +21,11 @@ from patchcert.engines.plain import PlainNetwork
 from patchcert.engines.windowed import WindowedNetwork
 from patchcert.errors import Note
 
+TRIED = 3
+"""Images that are tried: the first, the one in the middle, the last."""
+
 COPIES = 16
-"""That are tried of a network to which they are shown, evenly spaced."""
+"""Of all these images, that are tried of a network to which copies are shown, evenly spaced."""
 
 ALONE = 4
 """Of these, each is asked alone."""
@@ -84,16 +87,22 @@ def class_count(classifier: SmoothedClassifier, image: Tensor) -> int:
     if classifier.limited_reach:
         answers = networks.answer(network, image.clone(), OF_IMAGES, 1, ablation.count)[0]
     else:
-        copies = ablation.as_seen(encode(image) * ablation.masks(_chosen(classifier, image.device))[:, None])
+        chosen = _evenly(ablation.count, COPIES).to(image.device)
+        copies = ablation.as_seen(encode(image) * ablation.masks(chosen)[:, None])
         answers = networks.answer(network, copies, OF_COPIES, len(copies))
     _note_probabilities(answers)
     return answers.shape[-1]
 
 
-def _chosen(classifier: SmoothedClassifier, device: torch.device) -> Tensor:
-    """The numbers of the copies that are tried."""
-    count = classifier.ablation.count
-    return torch.arange(0, count, -(-count // COPIES), device=device)
+def _evenly(count: int, most: int) -> Tensor:
+    """(n,) int64: at most so many numbers from 0 to count − 1, evenly spaced, the first and the last among them."""
+    return torch.linspace(0, count - 1, min(count, most)).round().long()
+
+
+def _tried(images: Tensor) -> tuple[Tensor, Tensor]:
+    """The `TRIED` ones (T, C, H, W) of some images, and where they are, (T,); of one image alone its inverse, too."""
+    places = _evenly(len(images), TRIED)
+    return (images[places] if len(images) > 1 else torch.cat([images, 1 - images])), places
 
 
 def _note_probabilities(answers: Tensor) -> None:
@@ -105,38 +114,47 @@ def _note_probabilities(answers: Tensor) -> None:
 
 @torch.no_grad()
 def manner_of(classifier: SmoothedClassifier, engine: Engine, images: Tensor, batch_size: int) -> Manner:
-    """How the network answers `engine`, which will run, about the copies of `images` (N, C, H, W), its first batch.
+    """How the network answers `engine`, which will run, about the copies of some of `images` (N, C, H, W), a batch.
 
     A copy's answer must be the same, to the bit, each time and whatever is asked in the same places beside it, and the
     same but for rounding in a batch of another size. Nor must it depend on pixels that the copy hides. Copies that are
     masked hide their pixels for certain; networks of limited reach only say that they do not look at them.
 
     Args:
+        images: as many as go into a batch; better those from everywhere than the first ones.
         batch_size: ablated copies per call of the network; images, with limited reach.
 
     Raises:
         ValueError: its answers depend on what they must not.
     """
     networks.put_into_eval(classifier.network)
-    ablation, chosen = classifier.ablation.to(images.device), _chosen(classifier, images.device)
-    encoded, ask = encode(images[:1]), partial(asking.logits, engine)
+    ablation, (tried, places) = classifier.ablation.to(images.device), _tried(images)
+    every, encoded = torch.arange(ablation.count, device=images.device), encode(tried)
+    ask = partial(asking.logits, engine)
+    chosen = every if classifier.limited_reach else every[_evenly(ablation.count, COPIES // len(tried))]
     seen = Comparison(partial(ask, encoded, chosen))
     if isinstance(engine, WindowedNetwork):
         dense = Comparison(partial(asking.logits, DenseNetwork(classifier.network, ablation), encoded, chosen))
         seen.require_close(dense.first, seen.first, EITHER_ENGINE, ENGINES_APART)
     if classifier.limited_reach:
-        _look_at_hidden_pixels(seen, classifier, images[:1])
+        _look_at_hidden_pixels(seen, classifier, tried)
+        copies, together = every, seen.first
     else:
-        for few in (*(slice(place, place + 1) for place in range(min(ALONE, len(chosen)))), slice(2)):
-            seen.note(seen.first[:, few], ask(encoded, chosen[few]), BESIDE)
-    every = torch.arange(ablation.count, device=images.device)
-    _look_at_batch(seen, ask, images, every[: max(engine.least, batch_size // len(images))])
+        _ask_alone(seen, ask, encoded, chosen)
+        copies = every[: max(engine.least, batch_size // len(tried))]
+        together = ask(encoded, copies)
+    seen.require_equal_beside_others(lambda shown: ask(encode(shown), copies), tried, together, BESIDE)
+    if classifier.limited_reach and len(images) > len(tried):
+        together = ask(encode(images), every)[places]
+    few = _evenly(len(copies), COPIES // len(tried))
+    for own, answers in zip(encoded.split(1), together.split(1), strict=True):
+        seen.note(ask(own, copies[few]), answers[:, few], BESIDE)
     return Manner(seen.arithmetic, seen.apart, ablation.count)
 
 
 @torch.no_grad()
 def manner_of_windows(classifier: WindowMaskedClassifier, images: Tensor) -> tuple[int, Manner]:
-    """K, and how the network answers about the first of `images` (N, C, H, W) without one window.
+    """K, and how the network answers about some of `images` (N, C, H, W) without one window.
 
     Its answer must be the same, to the bit, each time and whatever is asked in the same places beside it, and the same
     but for rounding in a batch of another size.
@@ -146,8 +164,8 @@ def manner_of_windows(classifier: WindowMaskedClassifier, images: Tensor) -> tup
             logits, or computes in less than float32 by itself.
     """
     networks.require_eval(classifier.network)
-    each = torch.arange(classifier.batch_size) % classifier.windows.count
-    pairs, own = each[:, None].expand(-1, 2), images[:1].expand(len(each), -1, -1, -1)
+    rows, (tried, _) = torch.arange(classifier.batch_size), _tried(images)
+    pairs, own = (rows % classifier.windows.count)[:, None].expand(-1, 2), tried[rows % len(tried)]
 
     def ask(shown: Tensor, hidden: Tensor) -> Tensor:
         if isinstance(classifier.network, PlainNetwork):  # which says itself what is wrong
@@ -161,8 +179,7 @@ def manner_of_windows(classifier: WindowMaskedClassifier, images: Tensor) -> tup
         raise ValueError(f"{right}: of nearly equal logits these would make ties")
     for few in (slice(1), slice(2)):
         seen.note(seen.first[few], ask(own[few], pairs[few]), BESIDE)
-    others = torch.cat([own[:1], 1 - own[1:]])
-    seen.require_equal(seen.first[0], ask(others, pairs)[0], BESIDE)
+    seen.require_equal_beside_others(partial(ask, hidden=pairs), own, seen.first, BESIDE)
     return seen.first.shape[1], Manner(seen.arithmetic, seen.apart, copies=1)
 
 
@@ -171,29 +188,27 @@ def note_numerical_margin(margin: float, manner: Manner) -> None:
     warnings.warn(Note(f"the numerical margin is {margin:.2g}, since {manner}"), stacklevel=5)
 
 
-def _look_at_batch(seen: Comparison, ask: Callable[[Tensor, Tensor], Tensor], images: Tensor, copies: Tensor) -> None:
-    """Ask about the first image at both ends of a batch like those that will run, and between other images."""
-    own, between = images[:1], images[1:-1] if len(images) > 2 else 1 - images[:1]
-    dark = torch.rand(between.shape, generator=torch.Generator().manual_seed(0)).to(images) / 10
-    others = torch.cat([dark[::2], 1 - dark[1::2]])
-    found, again = (ask(encode(torch.cat([own, some, own])), copies)[[0, -1]] for some in (between, others))
-    seen.require_equal(found, again, BESIDE)
-    few = torch.arange(0, len(copies), -(-len(copies) // COPIES), device=copies.device)
-    seen.note(ask(encode(own), copies[few]).expand_as(found[:, few]), found[:, few], BESIDE)
+def _ask_alone(seen: Comparison, ask: Callable[[Tensor, Tensor], Tensor], encoded: Tensor, chosen: Tensor) -> None:
+    """Ask about some of the `chosen` copies (A',) of encoded images (T, 2C, H, W) one by one, and about two at once."""
+    for number in range(min(ALONE, len(chosen))):
+        image, copy = slice(number % len(encoded), number % len(encoded) + 1), slice(number, number + 1)
+        seen.note(seen.first[image, copy], ask(encoded[image], chosen[copy]), BESIDE)
+    seen.note(seen.first[:1, :2], ask(encoded[:1], chosen[:2]), BESIDE)
 
 
-def _look_at_hidden_pixels(seen: Comparison, classifier: SmoothedClassifier, image: Tensor) -> None:
-    """Show a network of limited reach noise in the pixels that each copy of the `image` (1, C, H, W) hides.
+def _look_at_hidden_pixels(seen: Comparison, classifier: SmoothedClassifier, images: Tensor) -> None:
+    """Show a network of limited reach noise in the pixels that each copy hides, each of one of `images` (T, C, H, W).
 
     Of a joint network that is asked of its bands. Its copies with hidden windows are masked.
     """
     network, ablation = classifier.network, classifier.ablation
     if isinstance(network, JointNetwork):
         network, ablation = network.of_bands, ablation.bands
-    answers = networks.answer(network, image.clone(), OF_IMAGES, 1, ablation.count)[0].float()
+    answers = networks.answer(network, images.clone(), OF_IMAGES, len(images), ablation.count).float()
     for indices in ablation.chunks(AT_ONCE):
-        noise = torch.rand(len(indices), *image.shape[1:], device=image.device)
-        hidden = torch.where(ablation.masks(indices)[:, None], image, noise)
+        numbers = indices % len(images)
+        shown = images[numbers]
+        hidden = torch.where(ablation.masks(indices)[:, None], shown, torch.rand_like(shown))
         elsewhere = networks.answer(network, hidden, OF_IMAGES, len(indices), ablation.count).float()
-        found = elsewhere[torch.arange(len(indices), device=image.device), indices]
-        seen.note(answers[indices], found, WITHIN_REACH)
+        found = elsewhere[torch.arange(len(indices), device=images.device), indices]
+        seen.note(answers[numbers, indices], found, WITHIN_REACH)

@@ -16,6 +16,8 @@ from patchcert.engines.folding import Folded, NotFoldedError, folded
 MEAN = "mean"
 """The colour that a network's normalisation takes to 0."""
 
+BESIDE = "a network must give a picture the same answer whatever is asked beside"
+
 OFF_ONE = 1e-4
 """So much do probabilities in float32 add up to more or less than 1, and logits hardly ever."""
 
@@ -125,13 +127,14 @@ class PlainNetwork(nn.Module):
             Why the network is asked as it is, in words; None if it is folded.
 
         Raises:
-            ValueError: as `forward`; or the network answers by chance.
+            ValueError: as `forward`; or an answer depends on what else is asked, or on chance.
         """
         if isinstance(self.network, Folded):
             return None
+        before, as_it_was = Comparison(partial(self, images)), self.network
+        before.require_equal_beside_others(self, images, before.first, BESIDE)
         if self.drops_tokens:
             return "tokens are dropped"
-        before, as_it_was = Comparison(partial(self, images)), self.network
         try:
             made = folded(as_it_was)
         except NotFoldedError as error:
@@ -159,10 +162,8 @@ class PlainNetwork(nn.Module):
             right = "the network computes in bfloat16 or float16 by itself, expected float32"
             raise ValueError(f"{right}: of nearly equal logits these would make ties")
         alone = torch.cat([self(images[i : i + 1], hidden[i : i + 1]) for i in range(len(images))])
-        beside = "a network must give a picture the same answer whatever is asked beside"
-        together.require_close(together.first, alone, beside)
-        elsewhere = self(torch.cat([images[:1], images[1:] / 10]), hidden)[0]
-        together.require_equal(together.first[0], elsewhere, beside)
+        together.require_close(together.first, alone, BESIDE)
+        together.require_equal_beside_others(lambda shown: self(shown, hidden), images, together.first, BESIDE)
         return together.first.shape[1]
 
     def _shown(self, images: Tensor, hidden: Tensor | None) -> Tensor:

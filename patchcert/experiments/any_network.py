@@ -14,6 +14,7 @@ from patchcert.classifiers import probing
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.classifiers.probing import Manner, note_numerical_margin
 from patchcert.cli import Parser
+from patchcert.data import splits
 from patchcert.data.folders import Images
 from patchcert.engines.asking import Engine
 from patchcert.engines.plain import MEAN, PlainNetwork
@@ -123,7 +124,7 @@ def manner_of(
     if "weights" not in options:
         return None
     size = options.batch_size or BATCH_SIZE
-    images = next(dataset.take(distributed.share()).batches(size))[0]
+    images = next(splits.spread(dataset, size).batches(size))[0]
     try:
         with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
             manner = probing.manner_of(classifier, engine or classifier.engine(images), images, size)

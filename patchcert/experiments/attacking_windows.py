@@ -111,7 +111,7 @@ def attack_windows(options: argparse.Namespace) -> None:
     classifier = WindowMaskedClassifier(network, windows, batch_size=options.batch_size)
     run = _Run(options, classifier, PatchThreat(patch, Whole(height, width)))
     with journal_of(options, network, dataset) as journal:
-        engine = fold(network, dataset)
+        engine = fold(options, network, dataset)
         found = run.over(dataset, journal)
         columns = {
             name: distributed.merge(torch.cat([piece["row"][name] for piece in found]), len(dataset))

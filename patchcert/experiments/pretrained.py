@@ -8,6 +8,7 @@ from patchcert import checkpoint, distributed, messages
 from patchcert.cli import Parser
 from patchcert.data import class_numbers, listing, named
 from patchcert.data.folders import Images, PictureFolder
+from patchcert.data.splits import spread
 from patchcert.engines.plain import MEAN, PlainNetwork
 from patchcert.errors import UsageError
 from patchcert.experiments import about
@@ -104,12 +105,19 @@ def network_of(options: argparse.Namespace) -> tuple[PlainNetwork, Preparation]:
     return network, preparation
 
 
-def fold(network: PlainNetwork, dataset: Images) -> str:
+def fold(options: argparse.Namespace, network: PlainNetwork, dataset: Images) -> str:
     """Fold the network, on the device of the images it is tried on. Returns what results call the engine that answers.
 
     It says so where the network is asked as it is.
+
+    Raises:
+        UsageError: its answers depend on what else is asked.
     """
-    refused = network.fold(next(dataset.take(slice(2)).batches(2))[0])
+    pictures = next(spread(dataset, 2).batches(2))[0]
+    try:
+        refused = network.fold(pictures if len(pictures) > 1 else torch.cat([pictures, 1 - pictures]))
+    except ValueError as error:
+        raise UsageError("model", options.model, str(error)) from error
     if refused and distributed.is_first():
         messages.print_not_folded(refused)
     return network.engine_name

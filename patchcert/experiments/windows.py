@@ -120,7 +120,7 @@ def certify_windows(options: argparse.Namespace) -> None:
         return {"rows": rows, "answers": _answers(options, list(seen.values()))}
 
     with journal_of(options, network, dataset) as journal:
-        engine = fold(network, dataset)
+        engine = fold(options, network, dataset)
         columns, saved = columns_of(dataset, IMAGES_AT_ONCE, look, journal)
         seconds = journal.seconds()
         arithmetic = results.computed_with(precision(options), engine, journal.processors)

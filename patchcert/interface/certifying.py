@@ -13,6 +13,7 @@ from patchcert import distributed
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.classifiers.window_masked import WindowMaskedClassifier
 from patchcert.data.given import require_classes
+from patchcert.data.splits import spread
 from patchcert.errors import require_count
 from patchcert.interface.batches import Images, Part, parts_of, require_the_same
 from patchcert.interface.certification import Answer, Certification
@@ -68,7 +69,7 @@ def certify(
     examiner = examiner_of(classifier, asked)
     parts = parts_of(images, labels, examiner.size)
     first = next(parts)
-    some = next(first.dataset.take(slice(examiner.at_a_time)).to(examiner.device).batches(examiner.at_a_time))[0]
+    some = next(spread(first.dataset, examiner.at_a_time).to(examiner.device).batches(examiner.at_a_time))[0]
     classes = examiner.begin(some, first.dataset.labels)
     started = time.perf_counter()
     labels, verdicts = _labels_and_verdicts(examiner, chain([first], parts), classes)

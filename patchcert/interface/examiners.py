@@ -81,7 +81,7 @@ class OfVotes:
         self.device = device_of(classifier.network)
 
     def begin(self, images: Tensor, labels: Tensor) -> int:
-        """Try the network on the first of the images, and settle what depends on how it answers; returns K."""
+        """Try the network on some of the images, and settle what depends on how it answers; returns K."""
         classes = class_count(self.classifier, images[:1])
         require_classes(labels, classes)
         self.engine = self.classifier.engine(images)
