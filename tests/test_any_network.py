@@ -3,6 +3,7 @@
 import json
 import pickle
 import sys
+import time
 
 import pytest
 import torch
@@ -384,6 +385,14 @@ def test_an_interrupted_run_does_not_go_on_with_other_modules(folder, interrupte
     (folder / f"{name}.py").write_text(content)
     assert run_here(*interrupted, folder=folder) == 2
     assert f"stopped.json.partial is of an interrupted run with module {name} " in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_and_starts_slowly_took_no_negative_time(folder, interrupted, monkeypatch):
+    find, slowly = certifying._find_batch_size, []
+    monkeypatch.setattr(certifying, "_find_batch_size", lambda *of: slowly.append(time.sleep(1)) or find(*of))
+    assert run_here(*interrupted, folder=folder) == 0 and slowly
+    assert json.loads((folder / "stopped.json").read_text())["seconds"] > 0
+    (folder / "stopped.json").unlink()
 
 
 def test_an_interrupted_run_that_goes_on_says_what_it_cannot_know(folder, interrupted, capsys):

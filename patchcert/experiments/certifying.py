@@ -211,8 +211,8 @@ def certify_by_votes(
     with journal_of(options, network, dataset) as journal:
         recorder = saved_votes.Recorder(ablation, rules) if options.save_votes else None
         with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-            _find_batch_size(options, engine, dataset, ablation, certifier, journal)
-            started, size = journal.seconds(), options.batch_size
+            started = _find_batch_size(options, engine, dataset, ablation, certifier, journal)
+            size = options.batch_size
             verdicts, classified = certificate.certify(engine, dataset, certifier, size, recorder, early, journal)
         seconds = journal.seconds() - started
         arithmetic = _arithmetic(options, engine, journal, manner)
@@ -294,8 +294,7 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
     engine = _engine(options, network, ablation, dataset)
     with journal_of(options, network, dataset) as journal:
         with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-            _find_batch_size(options, engine, dataset, ablation, list, journal)
-            started = journal.seconds()
+            started = _find_batch_size(options, engine, dataset, ablation, list, journal)
             votes = randomized.top_one_votes(engine, dataset, ablation, options.batch_size, journal)
         samples = options.alpha, options.predsamples, options.boundsamples
         verdicts = [
@@ -364,14 +363,20 @@ def _arithmetic(options: argparse.Namespace, engine: Engine, journal: Journal, m
 
 def _find_batch_size(
     options: argparse.Namespace, engine: Engine, dataset: Images, ablation: Ablation, use: Callable, journal: Journal
-) -> None:
-    """Replace `--batch_size auto` by the number that it stands for, the same in all processes and when going on."""
-    if options.batch_size is None:
-        share = dataset.take(distributed.share())
-        search = partial(batching.fastest_batch_size, engine, share, ablation, use)
-        options.batch_size = distributed.from_first(journal.recall("the batch size", dataset.indices[:0], search))
-        if distributed.is_first():
-            messages.print_batch_size(options.batch_size)
+) -> float:
+    """Replace `--batch_size auto` by the number that it stands for, the same in all processes and when going on.
+
+    Returns:
+        How many of the journal's seconds that took.
+    """
+    if options.batch_size is not None:
+        return 0.0
+    share = dataset.take(distributed.share())
+    search = partial(batching.fastest_batch_size, engine, share, ablation, use)
+    options.batch_size = distributed.from_first(journal.recall("the batch size", dataset.indices[:0], search))
+    if distributed.is_first():
+        messages.print_batch_size(options.batch_size)
+    return journal.seconds()
 
 
 def _report(
