@@ -36,7 +36,6 @@ def main() -> None:
     )
     bands, windows = LinesNetwork.load(WEIGHTS / "cifar_masked_band.pth"), cifar_resnet("resnet14")
     windows.load_state_dict(torch.load(WEIGHTS / "cifar_windows.pth", weights_only=True)["net"])
-    bands.fold()
     windows.fold()
     of_bands = 32, 32, bands.shape.band_size
     first, every = (

@@ -9,8 +9,10 @@ from importlib import import_module
 
 INTERFACE = {
     "patch": ("Patch",),
+    "patch_sizes": ("Area",),
     "ablations.ablation": ("Band", "BandAndRow", "Block", "MultiBand", "MultiBlock", "Row", "encode"),
-    "classifiers.modules": ("MaskedClassifier", "SmoothedClassifier"),
+    "classifiers.masked": ("MaskedClassifier",),
+    "classifiers.modules": ("SmoothedClassifier",),
     "classifiers.window_masked": ("WindowMaskedClassifier",),
     "engines.columns": ("LinesNetwork",),
     "engines.plain": ("PlainNetwork",),

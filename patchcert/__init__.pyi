@@ -9,7 +9,7 @@ from patchcert.ablations.ablation import Row as Row
 from patchcert.ablations.ablation import encode as encode
 from patchcert.ablations.hidden_windows import HiddenWindows as HiddenWindows
 from patchcert.ablations.windows import WindowPairs as WindowPairs
-from patchcert.classifiers.modules import MaskedClassifier as MaskedClassifier
+from patchcert.classifiers.masked import MaskedClassifier as MaskedClassifier
 from patchcert.classifiers.modules import SmoothedClassifier as SmoothedClassifier
 from patchcert.classifiers.window_masked import WindowMaskedClassifier as WindowMaskedClassifier
 from patchcert.engines.columns import LinesNetwork as LinesNetwork
@@ -20,6 +20,7 @@ from patchcert.interface.certification import Certification as Certification
 from patchcert.interface.certifying import certify as certify
 from patchcert.interface.intervals import interval_bounds as interval_bounds
 from patchcert.patch import Patch as Patch
+from patchcert.patch_sizes import Area as Area
 from patchcert.zoo.loading import load as load
 
 __version__: str

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from patchcert.errors import require_count
 from patchcert.patch import Patch
 
 
@@ -20,9 +21,16 @@ class Share:
 
 @dataclass(frozen=True)
 class Area:
-    """Every rectangle of at most so many `pixels`: which one is the adversary's choice."""
+    """Every rectangle of at most so many `pixels`: which one is the adversary's choice.
+
+    Raises:
+        ValueError: that is no whole number from 1 on.
+    """
 
     pixels: int
+
+    def __post_init__(self) -> None:
+        require_count("pixels", self.pixels, "of a rectangle")
 
     @property
     def size(self) -> str:

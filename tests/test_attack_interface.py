@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from patchcert import HiddenWindows, Patch, PlainNetwork, WindowMaskedClassifier, attack, certify
+from patchcert import (
+    Band,
+    HiddenWindows,
+    MaskedClassifier,
+    Patch,
+    PlainNetwork,
+    SmoothedClassifier,
+    WindowMaskedClassifier,
+    attack,
+    certify,
+)
 from patchcert.attacks import windows as window_attacks
 from patchcert.errors import Note
 from tests.test_batches import CLASSIFIERS, IMAGES, LABELS
@@ -102,6 +112,15 @@ def test_certified_answers_stand_and_some_others_fall(name):
     assert_is_what_it_says(found, classifier.predict, images, labels, PATCH)
     assert not (found.flipped & certified).any()
     assert found.flipped.any() and certified.sum() > 2
+
+
+def test_all_copies_that_the_patch_touches_are_attacked():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2 * 64, 3))
+    images = torch.rand(12, 1, 8, 8)
+    for classifier in (SmoothedClassifier(network, Band(8, 8, 4)), MaskedClassifier(network, Band(8, 8, 2), PATCH)):
+        found = attack(classifier, images, classifier.predict(images), Patch(6), restarts=2, steps=5)
+        assert found.flipped.all()
 
 
 class Peeking(Majority):

@@ -15,6 +15,8 @@ from patchcert import MaskedClassifier, Patch, checkpoint, load
 from patchcert.ablations.ablation import BandAndRow
 from patchcert.ablations.windows import BandsAndWindows
 from patchcert.classifiers import probing
+from patchcert.classifiers.in_order import Wanted
+from patchcert.classifiers.masked_goals import MaskedLook
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.comparing import Comparison
 from patchcert.data import named
@@ -104,7 +106,7 @@ SCRIPTS = {
 @torch.no_grad()
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_certificates_are_those_of_the_script(name, tmp_path, generated_mnist):
-    """Scripts ask for copies with hidden windows in order, and for no more than it takes; classifiers ask for all."""
+    """Predictions, certificates, leads and passes: both ask for copies with hidden windows in order."""
     script, count, sizes = SCRIPTS[name]
     asked = [
         "--data",
@@ -124,14 +126,16 @@ def test_certificates_are_those_of_the_script(name, tmp_path, generated_mnist):
         rows = list(csv.DictReader(file))
     for size in map(int, sizes.split(",")):
         classifier = load(name, Patch(size))
-        scores, magnitudes = map(torch.cat, zip(*classifier.logits_and_magnitudes(images, 512), strict=True))
-        (found,) = classifier.verdicts(
-            scores, magnitudes, [Question(Patch(size), None, "masking", 1, 0.001, "float32")]
-        )
+        margin = Margin.of_scores(0.001, "float32")
+        (found,) = MaskedLook(classifier, [classifier.masking], margin, Wanted(), batch_size=128)(images)
+        found = found.verdicts
         own = [row for row in rows if row["size_to_certify"] == str(size)]
         assert [int(row["predicted"]) for row in own] == found.predicted.tolist()
-        assert torch.equal(classifier.decide(classifier.ballots(scores)), found.predicted)  # as predict gives it
+        assert classifier.predict(images).equal(found.predicted)
         assert [row["certified"] == "True" for row in own] == found.certified.tolist()
+        assert [float(row["lead"]) for row in own] == pytest.approx(found.lead.tolist(), abs=1e-4)
+        if name != "mnist-bands":
+            assert [int(row["passes"]) for row in own] == found.passes.tolist()
         assert found.certified.any()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from patchcert.errors import UsageError, require_within
 from patchcert.patch import Patch
-from patchcert.patch_sizes import largest
+from patchcert.patch_sizes import Area, largest, shapes
 
 MOST_PER_SIDE = 16
 """Windows along each side of an image: 256 of them, 32,640 pairs."""
@@ -35,13 +35,13 @@ class HiddenWindows:
                 raise ValueError(f"patches of {patch}: at some place no window covers them")
 
     @classmethod
-    def for_patch(cls, height: int, width: int, patch: Patch, per_side: int) -> "HiddenWindows":
-        """The smallest of k × k windows that hold `patch` everywhere (k = `per_side`).
+    def for_patch(cls, height: int, width: int, patch: Patch | Area, per_side: int) -> "HiddenWindows":
+        """The smallest of k × k windows that hold `patch` everywhere (k = `per_side`); of an area, see `for_shapes`.
 
         Raises:
             UsageError: the patch does not fit into the image, or leaves nothing of it.
         """
-        return cls.for_shapes(height, width, [patch], per_side)
+        return cls.for_shapes(height, width, shapes(patch, height, width), per_side)
 
     @classmethod
     def for_shapes(cls, height: int, width: int, shapes: Sequence[Patch], per_side: int) -> "HiddenWindows":

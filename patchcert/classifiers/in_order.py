@@ -14,7 +14,6 @@ each pair is judged by its exact lead. An image that no pair refutes has been as
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,6 @@ from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.engines import asking
 from patchcert.engines.added_up import BesideMagnitudes, parted
 from patchcert.engines.joint import JointNetwork
-from patchcert.engines.pairs import COPIES_AT_ONCE
 from patchcert.masking.alarms import Alarms
 from patchcert.masking.answers import Answers
 from patchcert.masking.double_masking import MaskedVerdicts, ahead, beats_all
@@ -119,7 +117,7 @@ class CopiesInOrder:
         self.joint = network if isinstance(network, JointNetwork) else None
         self.weight = float(network.weight) if self.joint else 1.0
         self.windows: WindowPairs = ablation.windows if isinstance(ablation, BandsAndWindows) else ablation
-        self.network: nn.Module = network.of_copy if self.joint else BesideMagnitudes(network)
+        self.network: nn.Module = network.of_copy if self.joint else BesideMagnitudes(network).eval()
         self.refined = network.of_windows if self.joint and network.refined else None
         kinds = [self.windows.coarse, self.windows.fine] if self.refined else [self.windows]
         shown = [kind.masks() for kind in kinds]
@@ -128,20 +126,7 @@ class CopiesInOrder:
         self.coarse = self.refined.coarse_copies if self.refined else every
         self.fine = self.refined.fine_copies + self.windows.coarse.count if self.refined else every
 
-    @classmethod
-    def of(cls, classifier: SmoothedClassifier, batch_size: int) -> Self | None:
-        """That of a classifier whose copies can be asked for one by one; None of others.
-
-        Args:
-            batch_size: copies per call of the network, or images, of a joint one.
-        """
-        if isinstance(classifier.network, JointNetwork):
-            return cls(classifier, max(batch_size, COPIES_AT_ONCE))
-        if isinstance(classifier.ablation, WindowPairs) and not classifier.limited_reach:
-            return cls(classifier, batch_size)
-        return None
-
-    @torch.inference_mode()
+    @torch.no_grad()
     def look(
         self,
         images: Tensor,
@@ -212,6 +197,7 @@ class CopiesInOrder:
 
     def _answers(self, images: Tensor, numbers: Tensor) -> Tensor:
         """(B, K + 1) float32: what the network says of images (B, C, H, W) where a question (B,) is asked of each."""
+        networks.require_eval(self.network)
         shown = encode(images) * self.masks[numbers.to(images.device)][:, None]
         return networks.finite(networks.answer(self.network, shown, asking.OF_COPIES, len(shown)).float())
 

@@ -1,4 +1,4 @@
-"""Classifiers that certificates are about, as modules: votes of ablated copies, or double masking of what they say.
+"""Classifiers that certificates are about, as modules: votes of ablated copies; `masked` has double masking.
 
 Evaluation code and attack libraries take them like any network: images (N, C, H, W) in [0, 1] to one number for each
 class, the largest for the answer, which is the first of several. A count of votes has no gradient; backwards they hand
@@ -7,7 +7,6 @@ on that of the soft votes. They take the images that `certify` takes, and refuse
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from numpy.typing import ArrayLike
@@ -19,11 +18,8 @@ from patchcert.data.given import pixels
 from patchcert.engines import asking
 from patchcert.engines.asking import Engine
 from patchcert.engines.columns import LinesNetwork, has_limited_reach
-from patchcert.errors import UsageError, called, require_count, require_number, require_within
+from patchcert.errors import UsageError, require_count, require_number
 from patchcert.masking.double_masking import MaskedVerdicts
-from patchcert.masking.linked import masking_of
-from patchcert.masking.margins import Margin
-from patchcert.patch import Patch
 from patchcert.votes.certificate import Certifier, Question, Verdicts, predict
 from patchcert.votes.rules import ThresholdVote, TopOneVote, VoteRule
 
@@ -191,74 +187,17 @@ class SmoothedClassifier(nn.Module):
 
     def _totals(self, logits: Tensor) -> Tensor:
         """(N, K): all ballots together, from the logits (N, A, K) of all copies; the answer's total is the largest."""
-        ballots, soft = self.ballots(logits.detach()), self._soft(logits)
-        totals = _largest_for(self.decide(ballots), ballots.sum(dim=1).float().clamp_min(LEAST))
+        known, soft = logits.detach(), self._soft(logits)
+        totals = largest_for(self.decide(self.ballots(known)), self._sums(known).float().clamp_min(LEAST))
         return asking.with_gradient_of(soft, totals)
+
+    def _sums(self, logits: Tensor) -> Tensor:
+        """(N, K): all ballots together."""
+        return self.ballots(logits).sum(dim=1)
 
     def _soft(self, logits: Tensor) -> Tensor:
         """(N, K): what stands for all ballots together where a gradient is asked for."""
         return logits.softmax(dim=-1).sum(dim=1)
-
-
-class MaskedClassifier(SmoothedClassifier):
-    """The class that double masking gives: wherever the patch lies, copies that it touches are left out.
-
-    Ballots are scores, log-probabilities that are added up over copies, or with a θ votes. Forwards it gives the sums
-    of all ballots (N, K), and where the answer's is not the largest, one more than the largest for the answer, or the
-    next larger float32 where that is further.
-
-    Args:
-        network, ablation, threshold, engine, batch_size: as of a `SmoothedClassifier`.
-        patch, at_once: which places there are to leave out, and what the answers are certified against: one such
-            patch anywhere, or two.
-
-    Raises:
-        ValueError: the patch is none, or does not fit into the image, there are too many pairs of places, `at_once` is
-            neither 1 nor 2, or as above.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        ablation: Ablation,
-        patch: Patch,
-        threshold: float | None = None,
-        *,
-        at_once: int = 1,
-        engine: str = "dense",
-        batch_size: int = 512,
-    ):
-        super().__init__(network, ablation, threshold, engine=engine, batch_size=batch_size)
-        if not isinstance(patch, Patch):
-            raise UsageError("patch", patch, "expected a Patch(height, width)")
-        require_within("at_once", at_once, 1, 2, "patches at the same time")
-        self.patch, self.at_once, self.scores = patch, at_once, threshold is None
-        with called(size_to_certify="patch", patches="at_once"):
-            self.masking = masking_of(ablation, patch, at_once)
-
-    def extra_repr(self) -> str:
-        return f"{self.ablation}, double masking of {'scores' if self.scores else self.rule}, patch {self.patch}"
-
-    def ballots(self, logits: Tensor) -> Tensor:
-        """(…, K): log-probabilities, or bool, votes."""
-        return logits.log_softmax(dim=-1) if self.scores else super().ballots(logits)
-
-    def decide(self, ballots: Tensor) -> Tensor:
-        return self.masking.to(ballots.device).predict(ballots.float())
-
-    def verdicts(self, logits: Tensor, magnitudes: Tensor, questions: Sequence[Question]) -> list[MaskedVerdicts]:
-        """For each of `questions`, which differ by their numerical margin alone, those on copies (N, A, K)."""
-        ballots, masking = self.ballots(logits).float(), self.masking.to(logits.device)
-        if self.scores:
-            margins = (Margin.of_scores(question.numerical_margin, question.arithmetic) for question in questions)
-            return [masking.verdicts(ballots, margin, magnitudes) for margin in margins]
-        plain = masking.verdicts(ballots, Margin(0.0))
-        return [_without(_close(question, logits), plain) for question in questions]
-
-    def _soft(self, logits: Tensor) -> Tensor:
-        if not self.scores:
-            return super()._soft(logits)
-        return logits.log_softmax(dim=-1).sum(dim=1, dtype=torch.float64)  # in which the largest float32 have a sum
 
 
 class SoftVotes(nn.Module):
@@ -277,22 +216,9 @@ class SoftVotes(nn.Module):
         return torch.cat(means) - math.log(self.classifier.ablation.count)
 
 
-def _largest_for(winner: Tensor, totals: Tensor) -> Tensor:
+def largest_for(winner: Tensor, totals: Tensor) -> Tensor:
     """The `totals` (N, K) with that of the `winner` (N,) raised, where they have another first largest, to be it."""
     winner, largest = winner[:, None], totals.amax(dim=1, keepdim=True)
     beyond = torch.maximum(largest + 1, largest.nextafter(torch.full_like(largest, math.inf)))
     is_first = totals.argmax(dim=1, keepdim=True) == winner
     return totals.scatter(1, winner, totals.gather(1, winner).where(is_first, beyond))
-
-
-def _close(question: Question, logits: Tensor) -> Tensor:
-    """(N,) int64: of how many copies, from their logits (N, A, K), a vote may be another than it seems."""
-    votes = question.ballot.bounds(logits.softmax(dim=-1))
-    return (votes[0] != votes[-1]).any(dim=2).sum(dim=1)
-
-
-def _without(close: Tensor, verdicts: MaskedVerdicts) -> MaskedVerdicts:
-    """The verdicts by votes, if `close` (N,) copies of each image may vote otherwise: each moves a lead by up to 2."""
-    safe = (close == 0) | (verdicts.lead > 2 * close)
-    within_margin = verdicts.within_margin | verdicts.certified & ~safe
-    return replace(verdicts, certified=verdicts.certified & safe, within_margin=within_margin)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from patchcert import networks
-from patchcert.ablations.ablation import encode
+from patchcert.ablations.ablation import Ablation, encode
+from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.arithmetic import NUMERICAL_MARGINS, coarsest
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.classifiers.window_masked import WindowMaskedClassifier
@@ -56,7 +57,7 @@ class Manner:
     Attributes:
         arithmetic: the coarsest that was seen, by its name in `NUMERICAL_MARGINS`.
         apart: how far the logits of one copy were apart in batches of several sizes, at most.
-        copies: A.
+        copies: whose logits a lead of scores adds up, at most.
     """
 
     arithmetic: str
@@ -149,7 +150,14 @@ def manner_of(classifier: SmoothedClassifier, engine: Engine, images: Tensor, ba
     few = _evenly(len(copies), COPIES // len(tried))
     for own, answers in zip(encoded.split(1), together.split(1), strict=True):
         seen.note(ask(own, copies[few]), answers[:, few], BESIDE)
-    return Manner(seen.arithmetic, seen.apart, ablation.count)
+    return Manner(seen.arithmetic, seen.apart, _added_up(ablation))
+
+
+def _added_up(ablation: Ablation) -> int:
+    """How many copies' logits a lead of scores adds up, at most: of those with hidden windows one alone."""
+    if isinstance(ablation, BandsAndWindows):
+        return ablation.bands.count + 1
+    return 1 if isinstance(ablation, WindowPairs) else ablation.count
 
 
 @torch.no_grad()

@@ -150,6 +150,8 @@ class BandNetwork(nn.Module):
     @torch.no_grad()
     def fold(self) -> None:
         norm = self.last_wide.norm
+        if isinstance(norm, nn.Identity):
+            return  # it is folded already
         self.position *= norm.weight / (norm.running_var + norm.eps).sqrt()
         for layer in self.layers:
             layer.fold()
@@ -198,6 +200,8 @@ class LinesNetwork(nn.Module):
     def load(cls, path: str | Path) -> "LinesNetwork":
         """The network in a checkpoint of train_*_band_masked.py or of `--model column`, on the CPU.
 
+        It is for evaluation alone: folded, as scripts certify it.
+
         Raises:
             UsageError: there is none in this file.
         """
@@ -213,7 +217,8 @@ class LinesNetwork(nn.Module):
         checkpoint.require_same("path", path, described_network, checkpoint.tensors_of("path", path, content))
         network = cls(shape)
         checkpoint.fill("path", path, network, content)
-        return network.eval()
+        network.fold()
+        return network
 
     def require(self, ablation: Ablation) -> None:
         """Raise UsageError unless the network tells of the copies of `ablation`."""
@@ -230,7 +235,7 @@ class LinesNetwork(nn.Module):
             raise UsageError("dataset", dataset, f"has images of {found}, the network takes {taken}")
 
     def fold(self) -> None:
-        """Turn it, once, into a network for evaluation alone: the same logits up to rounding, sooner.
+        """Turn it into a network for evaluation alone: the same logits up to rounding, sooner.
 
         Each normalisation becomes part of the convolution before it, and weights lie as images do.
         """

@@ -16,7 +16,8 @@ from patchcert.attacks.searches import SEARCHES, try_random_places
 from patchcert.attacks.targets import Clean, look_at
 from patchcert.attacks.threats import BallThreat, PatchThreat, Threat
 from patchcert.classifiers import weak_spots
-from patchcert.classifiers.modules import MaskedClassifier, SmoothedClassifier
+from patchcert.classifiers.masked import MaskedClassifier
+from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.cli import Parser
 from patchcert.data.dataset import Dataset
 from patchcert.errors import BrokenCertificateError, Note, UsageError, WriteError, require_within

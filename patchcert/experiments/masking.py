@@ -1,7 +1,6 @@
 """Certifying by double masking of bands' scores, as options describe it."""
 
 import argparse
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -11,7 +10,8 @@ from patchcert import distributed, results
 from patchcert.ablations.ablation import Ablation
 from patchcert.arithmetic import NUMERICAL_MARGINS
 from patchcert.classifiers import weak_spots
-from patchcert.classifiers.in_order import CopiesInOrder, OrderedVerdicts, Wanted
+from patchcert.classifiers.in_order import OrderedVerdicts
+from patchcert.classifiers.masked_goals import MaskedFound, MaskedLook, wanted_for
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.classifiers.probing import Manner, note_numerical_margin
 from patchcert.classifiers.window_goals import ALERT, RECOVER, Goal
@@ -203,28 +203,6 @@ def _test_half(
     return [results.TestHalf([_counts(goal, rows, labels) for goal, rows in zip(goals, of_half, strict=True)])]
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What one masking says of all images; `alarms` where they were asked for."""
-
-    verdicts: MaskedVerdicts
-    alarms: Alarms | None
-
-    def rows(self, goal: Goal, numerical_margin: float) -> dict[str, Tensor]:
-        """(N,) by name: what is written of each image."""
-        rows = vars(self.verdicts)
-        if goal.kind == RECOVER:
-            return rows
-        if goal.patches == 2:
-            return rows | {"predicted": self.verdicts.unanimous()}
-        if goal.confidence is None:
-            output, certified = self.alarms.strict(numerical_margin)
-        else:
-            output, certified = self.alarms.by_confidence(goal.confidence, numerical_margin)
-        shared = {"passes": rows["passes"]} if "passes" in rows else {}
-        return {"predicted": output, "certified": certified, "lead": self.alarms.lead} | shared
-
-
 def _goals(options: argparse.Namespace) -> list[Goal]:
     asked_for = goals_of(options)
     if ALERT in options.goal and options.report:
@@ -248,7 +226,7 @@ def _counts(goal: Goal, rows: dict[str, Tensor], labels: Tensor) -> results.Coun
     return kind.of(rows["predicted"], rows["certified"], labels)
 
 
-def _remarks(found: dict[Patch, _Found]) -> list[results.Remarks]:
+def _remarks(found: dict[Patch, MaskedFound]) -> list[results.Remarks]:
     remarks = [results.CloseLeads({patch.size: int(one.verdicts.within_margin.sum()) for patch, one in found.items()})]
     first = next(iter(found.values())).verdicts
     if isinstance(first, OrderedVerdicts):  # all sizes share their passes
@@ -267,7 +245,7 @@ def _look(
 ) -> Views:
     """What a report shows of the images `chosen` (n,)."""
     ablation, batches = classifier.ablation, dataset.take(chosen).batches(options.batch_size)
-    scores = torch.cat([_scores(options, classifier, images)[0] for images, _ in batches])
+    scores = torch.cat([_scores(options, classifier, images) for images, _ in batches])
     spots = weak_spots.of_scores(ablation, masking, patch, options.patches, verdicts.predicted[chosen], scores)
     return Views(
         reporting.pictures(dataset, chosen),
@@ -279,24 +257,10 @@ def _look(
 
 
 @torch.inference_mode()
-def _scores(options: argparse.Namespace, classifier: SmoothedClassifier, images: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, A, K) float32: the logits of all copies; and (N, A), their magnitudes."""
+def _scores(options: argparse.Namespace, classifier: SmoothedClassifier, images: Tensor) -> Tensor:
+    """(N, A, K) float32: the logits of all copies."""
     with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-        parts = list(classifier.logits_and_magnitudes(images, options.batch_size))
-    scores, magnitudes = map(torch.cat, zip(*parts, strict=True))
-    return scores, magnitudes
-
-
-def _of_all_copies(
-    maskings: list[DoubleMasking], margin: Margin, scores: Tensor, magnitudes: Tensor, alarms: bool
-) -> list[tuple[MaskedVerdicts, Alarms | None]]:
-    """What each of `maskings` says of images by the scores (N, A, K) of all copies, and of alarms where it is asked."""
-    verdicts = [masking.verdicts(scores, margin, magnitudes) for masking in maskings]
-    if not alarms:
-        return [(of_one, None) for of_one in verdicts]
-    whole = scores.double().sum(dim=1).argmax(dim=1)
-    raised = [masking.alarms(scores, margin, magnitudes, whole) for masking in maskings]
-    return list(zip(verdicts, raised, strict=True))
+        return torch.cat(list(classifier.every_copy(images, options.batch_size)))
 
 
 def _found(
@@ -306,40 +270,29 @@ def _found(
     maskings: list[DoubleMasking],
     margin: Margin,
     journal: Journal,
-) -> tuple[list[_Found], saved_answers.Asked | None]:
+) -> tuple[list[MaskedFound], saved_answers.Asked | None]:
     """What each of `maskings` says of all images, and what the first process is to save of them.
 
-    Each process looks at its share of them. Copies with hidden windows are asked for in the order in which an image is
-    decided soonest.
+    Each process looks at its share of them.
     """
     saving = getattr(options, "save_votes", None) is not None
-    in_order = CopiesInOrder.of(classifier, options.batch_size)
-    recovery, of_one = RECOVER in options.goal, ALERT in options.goal and options.patches == 1
+    wanted = wanted_for(goals_of(options), whole=saving, everything=saving and options.ask_all)
+    ask = MaskedLook(classifier, maskings, margin, wanted, options.batch_size)
 
     def look(images: Tensor, labels: Tensor) -> tuple[list[list[dict | None]], dict]:
-        saved = {}
-        if in_order:
-            everything = saving and options.ask_all
-            wanted = Wanted(recovery, recovery or not of_one, of_one or saving, everything)
-            noted = [] if saving else None
-            with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-                found = in_order.look(images, maskings, margin, wanted, noted)
-            saved = vars(saved_answers.Asked.of(noted, precision(options))) if saving else {}
-        else:
-            found = _of_all_copies(maskings, margin, *_scores(options, classifier, images), of_one)
-        return [[vars(verdicts), alarms and vars(alarms)] for verdicts, alarms in found], saved
+        noted = [] if saving else None
+        with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+            found = ask(images, noted)
+        saved = vars(saved_answers.Asked.of(noted, precision(options))) if saving else {}
+        return [[vars(of_one.verdicts), of_one.alarms and vars(of_one.alarms)] for of_one in found], saved
 
-    parts, to_save, kind = [], [], OrderedVerdicts if in_order else MaskedVerdicts
+    parts, to_save, kind = [], [], OrderedVerdicts if ask.in_order else MaskedVerdicts
     with progress_bar(len(dataset), "certifying") as bar:
         for (found, saved), labels in journal.over(dataset, options.batch_size, look):
             to_save.append(saved)
-            parts.append([(kind(**verdicts), alarms and Alarms(**alarms)) for verdicts, alarms in found])
+            parts.append([MaskedFound(kind(**verdicts), alarms and Alarms(**alarms)) for verdicts, alarms in found])
             bar.update(len(labels) * distributed.world())
-    together = []
-    for pieces in zip(*parts, strict=True):
-        verdicts, alarms = zip(*pieces, strict=True)
-        of_all = Alarms.concatenate(alarms).merged(len(dataset)) if of_one else None
-        together.append(_Found(kind.concatenate(verdicts).merged(len(dataset)), of_all))
+    together = [MaskedFound.concatenate(of_one).merged(len(dataset)) for of_one in zip(*parts, strict=True)]
     if not saving:
         return together, None
     asked = saved_answers.Asked.concatenate([saved_answers.Asked(**saved) for saved in to_save])

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from patchcert.ablations.ablation import Ablation
 from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.attacks.threats import Threat
-from patchcert.classifiers.modules import MaskedClassifier, SmoothedClassifier
+from patchcert.classifiers.masked import MaskedClassifier
+from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.engines.dropped_tokens import DROP
 from patchcert.errors import one_line
 from patchcert.patch import Patch

@@ -22,7 +22,7 @@ from patchcert.classifiers.window_masked import WindowMaskedClassifier
 from patchcert.data.dataset import Dataset
 from patchcert.data.given import given, require_classes
 from patchcert.engines.plain import PlainNetwork
-from patchcert.errors import Note, UsageError, require_count, require_within
+from patchcert.errors import Note, UsageError, called, require_count, require_within
 from patchcert.interface.examiners import SOON, device_of
 from patchcert.patch import Patch
 from patchcert.progress import progress_bar
@@ -223,12 +223,14 @@ class _Run:
         classifier = self.classifier
         if not isinstance(classifier, SmoothedClassifier):
             classifier = undefended(classifier, *dataset.image_shape[1:])
+        with called(size_to_certify="patch"):
+            threat = PatchThreat(self.threat.patch, classifier.ablation.to(pixels.device))
         with torch.no_grad():
             outputs = torch.cat(list(classifier.every_copy(pixels, self.batch_size)))
         nobody = torch.zeros_like(dataset.labels, dtype=torch.bool)
         targets = Targets(pixels, dataset.labels, dataset.indices, outputs, nobody)
         ascent = Ascent(LOSSES["margin"], self.effort.steps, self.effort.step_size, self.effort.momentum)
-        run = Attack(classifier, self.threat, ascent, targets, self.seed, self.batch_size)
+        run = Attack(classifier, threat, ascent, targets, self.seed, self.batch_size)
         if run.climbs_blindly():
             why = "the gradient is exactly zero, as it is where a classifier rounds or is too sure"
             warnings.warn(Note(f"{why}: this attack can only guess, and others may flip more"), stacklevel=5)

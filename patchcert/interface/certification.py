@@ -7,6 +7,7 @@ from torch import Tensor
 
 from patchcert import results
 from patchcert.patch import Patch
+from patchcert.patch_sizes import Area
 
 if TYPE_CHECKING:
     import pandas
@@ -17,14 +18,14 @@ class Answer:
     """What was found for one question about N images: which predictions no such patch can change.
 
     Attributes:
-        patch: that the adversary may lay anywhere.
+        patch: that the adversary may lay anywhere; an area is every rectangle of it.
         certificate: how it was certified: "margin", "exact", "masking" or "intervals".
         question: all that was asked, as `--output` has it.
         verdicts: tensors (N,) on the CPU by name, as `--per_image` has them; `predicted` and `certified` always.
         labels: (N,) int64, on the CPU; None where they were not given.
     """
 
-    patch: Patch
+    patch: Patch | Area
     certificate: str
     question: dict[str, object]
     verdicts: dict[str, Tensor] = field(repr=False)
@@ -32,7 +33,7 @@ class Answer:
 
     @classmethod
     def of(
-        cls, patch: Patch, question: dict[str, object], verdicts: dict[str, Tensor], labels: Tensor | None
+        cls, patch: Patch | Area, question: dict[str, object], verdicts: dict[str, Tensor], labels: Tensor | None
     ) -> "Answer":
         """The answer that `verdicts` on images with these `labels` give to a question about `patch`."""
         on_cpu = {name: tensor.cpu() for name, tensor in verdicts.items()}
@@ -116,11 +117,20 @@ class Certification:
         """That of each answer; ValueError without labels."""
         return tuple(answer.certified_accuracy for answer in self.answers)
 
+    @property
+    def passes(self) -> Tensor | None:
+        """(N,) int64: how often the network was asked about each image; None where it is asked about every copy.
+
+        All answers share them.
+        """
+        return self.answers[0].verdicts.get("passes")
+
     def to_dict(self) -> dict[str, object]:
         """What scripts write with `--output`, in JSON's types; ValueError without labels."""
         answers: list[tuple[dict[str, object], results.Counts | results.AttackCounts]]
         answers = [(answer.question, answer.counts) for answer in self.answers]
-        return results.run_record(answers, self.seconds, self.config, self.arithmetic)
+        passes = None if self.passes is None else results.Passes(len(self.passes), int(self.passes.sum()))
+        return results.run_record(answers, self.seconds, self.config, self.arithmetic, passes)
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per image and question, as scripts write with `--per_image`, less labels that are not known.

@@ -19,6 +19,7 @@ from patchcert.interface.batches import Images, Part, parts_of, require_the_same
 from patchcert.interface.certification import Answer, Certification
 from patchcert.interface.examiners import SOON, Asked, OfVotes, OfWindows, examiner_of
 from patchcert.patch import Patch
+from patchcert.patch_sizes import Area
 from patchcert.progress import progress_bar
 
 
@@ -26,7 +27,7 @@ def certify(
     classifier: SmoothedClassifier | WindowMaskedClassifier,
     images: Images,
     labels: Tensor | ArrayLike | None = None,
-    patches: Patch | Iterable[Patch] | None = None,
+    patches: Patch | Area | Iterable[Patch | Area] | None = None,
     certificate: str | Iterable[str] | None = None,
     *,
     goal: str | Iterable[str] = "recover",
@@ -46,13 +47,13 @@ def certify(
         images: (N, C, H, W), floats in [0, 1], computed with as float32, or uint8. Or a DataLoader, or anything else
             that gives batches of such images, each alone or as (images, labels): it is read once, batch by batch.
         labels: (N,) whole numbers; without them there are certificates and no accuracies. Batches bring their own.
-        patches: one or several, each a question of its own.
+        patches: one or several, each a question of its own; an `Area` is every rectangle of so many pixels.
         certificate: "margin", "exact" or both; "exact" by default, which certifies whatever "margin" does.
-        goal: "recover", the right class, or "alert", that or an alarm (class −1), or both. Alarms are a
-            `WindowMaskedClassifier`'s.
+        goal: "recover", the right class, or "alert", that or an alarm (class −1), or both. Alarms are of a
+            `WindowMaskedClassifier`, or of a `MaskedClassifier` without a threshold.
         confidence: of alarms: "strict", any other class raises one, or τ, only another class with more confidence, or
             several of them.
-        at_once: 2 for two such patches anywhere; of a `WindowMaskedClassifier` with goal "alert".
+        at_once: 2 for two such patches anywhere; where alarms can be raised, with goal "alert".
         numerical_margin: ν; votes this close to being decided otherwise are the adversary's, and where scores are added
             up, leads not above it. By default 0.0001 for votes and 0.001 for leads, a hundred times that where PyTorch
             may round to TF32 as it is set now, and ten times that where it, or the network by itself, computes in

@@ -3,14 +3,16 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from patchcert import distributed, networks, results
 from patchcert.arithmetic import coarsest, processor
-from patchcert.classifiers.modules import MaskedClassifier, SmoothedClassifier
+from patchcert.classifiers.masked import MaskedClassifier
+from patchcert.classifiers.masked_goals import MaskedLook, wanted_for
+from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.classifiers.probing import Manner, class_count, manner_of, manner_of_windows, note_numerical_margin
 from patchcert.classifiers.window_goals import ALERT, RECOVER, Goal, look
 from patchcert.classifiers.window_masked import WindowMaskedClassifier
@@ -19,7 +21,9 @@ from patchcert.engines import asking
 from patchcert.engines.plain import PlainNetwork
 from patchcert.errors import UsageError, called, require_number, require_within
 from patchcert.masking.double_masking import MaskedVerdicts
+from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
+from patchcert.patch_sizes import Area, shapes
 from patchcert.votes.certificate import Certifier, Question
 
 T = TypeVar("T")
@@ -37,7 +41,7 @@ IMAGES_AT_ONCE = 16
 class Asked:
     """What the arguments of `certify` ask for, each as it was given."""
 
-    patches: Patch | Iterable[Patch] | None
+    patches: Patch | Area | Iterable[Patch | Area] | None
     certificate: str | Iterable[str] | None
     goal: str | Iterable[str]
     confidence: str | float | Iterable[str | float]
@@ -45,8 +49,9 @@ class Asked:
     numerical_margin: float | None
     batch_size: int
 
-    def several_patches(self) -> list[Patch]:
-        return several("patches", self.patches, Patch, "expected a Patch(height, width), or several")
+    def several_patches(self) -> list[Patch | Area]:
+        kinds = (Patch, Area)
+        return several("patches", self.patches, kinds, "expected a Patch(height, width), an Area(pixels), or several")
 
     def several_certificates(self) -> list[str]:
         return several("certificate", self.certificate, str, "expected the name of one, or several")
@@ -72,10 +77,8 @@ class OfVotes:
     def __init__(self, classifier: SmoothedClassifier, asked: Asked):
         if asked.numerical_margin is not None:
             require_number("numerical_margin", asked.numerical_margin, 0, math.inf)
-        if asked.goal != RECOVER or asked.confidence != STRICT:
-            wrong = ("goal", asked.goal) if asked.goal != RECOVER else ("confidence", asked.confidence)
-            raise UsageError(*wrong, "expected recover and strict; alarms are a WindowMaskedClassifier's")
         self.classifier, self.asked = classifier, asked
+        self.goals = self._goals()
         self.size, self.at_a_time = (classifier.ablation.height, classifier.ablation.width), asked.batch_size
         self.questions = self._questions()
         self.device = device_of(classifier.network)
@@ -99,9 +102,9 @@ class OfVotes:
         chunks = asking.softmax_chunks(self.engine, images, self.classifier.ablation, self.asked.batch_size)
         return [vars(verdicts) for verdicts in self.certifier(chunks)]
 
-    def about(self) -> list[tuple[Patch, dict[str, object]]]:
+    def about(self) -> list[tuple[Patch | Area, dict[str, object]]]:
         """What each answer is about: the patch, and all that was asked, as `--output` has it."""
-        return [(cast(Patch, question.patch), question.as_json()) for question in self.questions]  # none is an area
+        return [(question.patch, question.as_json()) for question in self.questions]
 
     def config(self) -> dict[str, object]:
         """What answers, in JSON's types."""
@@ -116,6 +119,14 @@ class OfVotes:
         """What was computed with."""
         engine = asking.name_of(self.engine)
         return results.computed_with(self.manner.arithmetic, engine, [processor(self.device)])
+
+    def _goals(self) -> list[Goal]:
+        """What can be promised: of votes the right class."""
+        if self.asked.goal != RECOVER or self.asked.confidence != STRICT:
+            recovers = self.asked.goal == RECOVER
+            wrong = ("confidence", self.asked.confidence) if recovers else ("goal", self.asked.goal)
+            raise UsageError(*wrong, "expected recover and strict; alarms are of hidden windows, or of scores")
+        return [Goal()]
 
     def _questions(self) -> list[Question]:
         """Every combination of patch and certificate."""
@@ -136,15 +147,31 @@ class OfVotes:
 
 
 class OfMasking(OfVotes):
-    """Asks a `MaskedClassifier` for the scores, or votes, of all copies."""
+    """Asks a `MaskedClassifier` for the scores of as few copies as it takes, or for the votes of all."""
 
     classifier: MaskedClassifier
 
     @torch.no_grad()
     def look(self, images: Tensor) -> list[dict[str, Tensor]]:
+        if self.classifier.scores:
+            (found,) = self.ask(images)
+            return [found.rows(goal, self.margin) for goal in self.goals]
         batches = self.classifier.logits_and_magnitudes(images, self.asked.batch_size, self.engine)
         parts: list[list[MaskedVerdicts]] = [self.classifier.verdicts(*batch, self.questions) for batch in batches]
         return [vars(MaskedVerdicts.concatenate(answers)) for answers in zip(*parts, strict=True)]
+
+    def about(self) -> list[tuple[Patch | Area, dict[str, object]]]:
+        """See `OfVotes`; of goals nothing where nobody asks for alarms."""
+        ((patch, question),) = super().about()
+        alert = any(goal.kind == ALERT for goal in self.goals)
+        return [(patch, question | (goal.as_json() if alert else {})) for goal in self.goals]
+
+    def _goals(self) -> list[Goal]:
+        """What its scores can promise; votes, and places of two patches, promise the right class alone."""
+        of_two = self.classifier.at_once == 2 or (self.asked.at_once == 2 and self.asked.goal == RECOVER)
+        if not self.classifier.scores or of_two:
+            return super()._goals()
+        return goals_of(self.asked)
 
     def _questions(self) -> list[Question]:
         """The one that can be asked of it."""
@@ -152,15 +179,20 @@ class OfMasking(OfVotes):
         if not set(kinds) <= {"masking"}:
             raise UsageError("certificate", ", ".join(kinds), "a MaskedClassifier is certified by masking alone")
         patch, count = self.classifier.patch, self.classifier.at_once
-        if not set(patches) <= {patch} or at_once not in (None, count):
+        of_two_alarms = self.goals[0].kind == ALERT and at_once == 2
+        if not set(patches) <= {patch} or not (at_once in (None, count) or of_two_alarms):
             asked = f"patches {', '.join(map(str, patches or [patch]))}, {at_once or count} at once"
             right = f"the answers of this classifier are about {count} of {patch}; make another one for others"
             raise ValueError(f"{asked}: {right}")
         rule = None if self.classifier.scores else self.classifier.rule
-        return [Question(patch, rule, "masking", count, self.asked.given_margin)]
+        return [Question(patch, rule, "masking", at_once or count, self.asked.given_margin)]
 
     def _prepare(self) -> None:
         """Its masks are there already."""
+        (question,) = self.questions
+        self.margin, masking = question.numerical_margin, self.classifier.masking.to(self.device)
+        margin, size = Margin.of_scores(self.margin, question.arithmetic), self.asked.batch_size
+        self.ask = MaskedLook(self.classifier, [masking], margin, wanted_for(self.goals), size, self.engine)
 
 
 class OfWindows:
@@ -176,8 +208,7 @@ class OfWindows:
         self.size, self.at_a_time = (windows.height, windows.width), IMAGES_AT_ONCE
         self.patches = asked.several_patches() or list(windows.shapes)
         for patch in self.patches:
-            fits = patch.height <= windows.height and patch.width <= windows.width
-            if not fits or not windows.covering(patch).any(dim=0).all():
+            if not all(map(windows.holds, shapes(patch, *self.size))):
                 held = ", ".join(map(str, windows.shapes))
                 raise UsageError("patches", patch, f"expected one that fits into {held}, which these windows hide")
         self.goals = goals_of(asked)
@@ -197,7 +228,7 @@ class OfWindows:
         rows = [goal.rows(found, self.margin) for goal in self.goals]
         return [row for _ in self.patches for row in rows]
 
-    def about(self) -> list[tuple[Patch, dict[str, object]]]:
+    def about(self) -> list[tuple[Patch | Area, dict[str, object]]]:
         """See `OfVotes`."""
         said = {"certificate": "masking", "windows": str(self.classifier.windows), "numerical_margin": self.margin}
         return [
@@ -231,7 +262,7 @@ def examiner_of(classifier: nn.Module, asked: Asked) -> OfVotes | OfWindows:
     raise UsageError("classifier", type(classifier).__name__, right)
 
 
-def several(name: str, given: T | Iterable[T] | None, kind: type[T], right: str) -> list[T]:
+def several(name: str, given: T | Iterable[T] | None, kind: type[T] | tuple[type[T], ...], right: str) -> list[T]:
     """What was given for the argument `name`: one of its kind, several or none; UsageError if it is something else."""
     if given is None:
         return []

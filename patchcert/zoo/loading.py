@@ -5,7 +5,7 @@ from torch import nn
 from patchcert import checkpoint
 from patchcert.ablations.ablation import Ablation
 from patchcert.ablations.windows import WindowPairs
-from patchcert.classifiers.modules import MaskedClassifier
+from patchcert.classifiers.masked import MaskedClassifier
 from patchcert.data import named
 from patchcert.engines.columns import LinesNetwork
 from patchcert.errors import UsageError
@@ -63,7 +63,6 @@ def _network(model: Model, variant: Variant) -> tuple[nn.Module, Ablation]:
     bands = variant.bands and LinesNetwork.load(checkpoint.SHIPPED / variant.bands)
     if not variant.windows:
         assert bands
-        bands.fold()
         return bands, bands.shape.ablation()
     path = checkpoint.SHIPPED / variant.windows
     windows, own = building.windows_network("name", path, channels, named.CLASSES)

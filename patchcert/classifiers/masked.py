@@ -1,0 +1,147 @@
+"""The classifier that double masking gives, as a module."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from patchcert.ablations.ablation import Ablation
+from patchcert.arithmetic import coarsest
+from patchcert.classifiers.in_order import Wanted
+from patchcert.classifiers.masked_goals import MaskedFound, MaskedLook, asks_in_order
+from patchcert.classifiers.modules import SmoothedClassifier, largest_for
+from patchcert.data.given import pixels
+from patchcert.engines import asking
+from patchcert.errors import UsageError, called, require_count, require_within
+from patchcert.masking.alarms import Alarms
+from patchcert.masking.double_masking import MaskedVerdicts
+from patchcert.masking.linked import masking_of
+from patchcert.masking.margins import Margin
+from patchcert.patch import Patch
+from patchcert.patch_sizes import Area
+from patchcert.votes.certificate import Question
+
+
+class MaskedClassifier(SmoothedClassifier):
+    """The class that double masking gives: wherever the patch lies, copies that it touches are left out.
+
+    Ballots are scores, logits that are added up over copies, or with a θ votes. Copies with hidden windows are asked
+    for their scores in order, and for no more of them than an answer takes. Forwards it gives the sums of all copies'
+    log-probabilities, or votes, (N, K), and where the answer's is not the largest, one more than the largest for the
+    answer, or the next larger float32 where that is further.
+
+    Args:
+        network, ablation, threshold, engine, batch_size: as of a `SmoothedClassifier`.
+        patch, at_once: which places there are to leave out, and what the answers are certified against: one such
+            patch anywhere, or two. An area is every rectangle of it.
+
+    Raises:
+        ValueError: the patch is none, or does not fit into the image, there are too many pairs of places, `at_once` is
+            neither 1 nor 2, or as above.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        ablation: Ablation,
+        patch: Patch | Area,
+        threshold: float | None = None,
+        *,
+        at_once: int = 1,
+        engine: str = "dense",
+        batch_size: int = 512,
+    ):
+        super().__init__(network, ablation, threshold, engine=engine, batch_size=batch_size)
+        if not isinstance(patch, (Patch, Area)):
+            raise UsageError("patch", patch, "expected a Patch(height, width), or an Area(pixels)")
+        require_within("at_once", at_once, 1, 2, "patches at the same time")
+        self.patch, self.at_once, self.scores = patch, at_once, threshold is None
+        with called(size_to_certify="patch", patches="at_once"):
+            self.masking = masking_of(ablation, patch, at_once)
+
+    def extra_repr(self) -> str:
+        return f"{self.ablation}, double masking of {'scores' if self.scores else self.rule}, patch {self.patch}"
+
+    @property
+    def in_order(self) -> bool:
+        """Whether copies are asked one by one, and for no more of them than an answer takes."""
+        return self.scores and asks_in_order(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        totals = super().forward(images)
+        if not self.in_order:
+            return totals
+        return asking.with_gradient_of(totals, largest_for(self.predict(images), totals.detach()))
+
+    @torch.no_grad()
+    def predict(self, images: Tensor | ArrayLike, batch_size: int | None = None) -> Tensor:
+        """(N,) int64: the answers. Where all copies without one window agree, they are asked for no others.
+
+        Raises:
+            ValueError: see `every_copy`.
+        """
+        if not self.in_order:
+            return super().predict(images, batch_size)
+        return self._look(images, Wanted(pairs=False), batch_size).verdicts.predicted
+
+    @torch.no_grad()
+    def alarms(self, images: Tensor | ArrayLike, batch_size: int | None = None) -> Alarms:
+        """What a defence with alarms against the patch says of the images; see `Alarms`.
+
+        Raises:
+            ValueError: see `every_copy`; or copies vote.
+        """
+        if not self.scores:
+            raise UsageError("threshold", self.rule.threshold, "expected none: alarms are of scores, not of votes")
+        alarms = self._look(images, Wanted(False, False, whole=True), batch_size).alarms
+        assert alarms is not None, "the whole images were asked about"
+        return alarms
+
+    def ballots(self, logits: Tensor) -> Tensor:
+        """(…, K): scores, or bool, votes."""
+        return logits if self.scores else super().ballots(logits)
+
+    def decide(self, ballots: Tensor) -> Tensor:
+        return self.masking.to(ballots.device).predict(ballots.float())
+
+    def verdicts(self, logits: Tensor, magnitudes: Tensor, questions: Sequence[Question]) -> list[MaskedVerdicts]:
+        """For each of `questions`, which differ by their numerical margin alone, those on copies (N, A, K)."""
+        ballots, masking = self.ballots(logits).float(), self.masking.to(logits.device)
+        if self.scores:
+            margins = (Margin.of_scores(question.numerical_margin, question.arithmetic) for question in questions)
+            return [masking.verdicts(ballots, margin, magnitudes) for margin in margins]
+        plain = masking.verdicts(ballots, Margin(0.0))
+        return [_without(_close(question, logits), plain) for question in questions]
+
+    def _look(self, images: Tensor | ArrayLike, wanted: Wanted, batch_size: int | None) -> MaskedFound:
+        """What is `wanted` of the images."""
+        size = self.batch_size if batch_size is None else batch_size
+        require_count("batch_size", size, "copies or images")
+        images = pixels(images, (self.ablation.height, self.ablation.width))
+        self.ablation.to(images.device)
+        margin = Margin.of_scores(0.0, coarsest(images.device))
+        (found,) = MaskedLook(self, [self.masking.to(images.device)], margin, wanted, size)(images)
+        return found
+
+    def _sums(self, logits: Tensor) -> Tensor:
+        return logits.log_softmax(dim=-1).sum(dim=1) if self.scores else super()._sums(logits)
+
+    def _soft(self, logits: Tensor) -> Tensor:
+        if not self.scores:
+            return super()._soft(logits)
+        return logits.log_softmax(dim=-1).sum(dim=1, dtype=torch.float64)  # in which the largest float32 have a sum
+
+
+def _close(question: Question, logits: Tensor) -> Tensor:
+    """(N,) int64: of how many copies, from their logits (N, A, K), a vote may be another than it seems."""
+    votes = question.ballot.bounds(logits.softmax(dim=-1))
+    return (votes[0] != votes[-1]).any(dim=2).sum(dim=1)
+
+
+def _without(close: Tensor, verdicts: MaskedVerdicts) -> MaskedVerdicts:
+    """The verdicts by votes, if `close` (N,) copies of each image may vote otherwise: each moves a lead by up to 2."""
+    safe = (close == 0) | (verdicts.lead > 2 * close)
+    within_margin = verdicts.within_margin | verdicts.certified & ~safe
+    return replace(verdicts, certified=verdicts.certified & safe, within_margin=within_margin)

@@ -1,0 +1,224 @@
+"""`MaskedClassifier` from Python: copies asked for in order, alarms and areas, against asking for everything."""
+
+import pytest
+import torch
+from torch import nn
+
+from patchcert import Area, Band, HiddenWindows, MaskedClassifier, Patch, SmoothedClassifier, attack, certify, encode
+from patchcert.ablations.ablation import BandAndRow
+from patchcert.ablations.windows import BandsAndWindows, WindowPairs
+from patchcert.engines.added_up import parted
+from patchcert.engines.joint import JointNetwork
+from patchcert.masking.alarms import ALARM
+from patchcert.masking.linked import masking_of
+from patchcert.masking.margins import Margin
+
+SIDE, IMAGES = 6, 240
+PATCH = Patch(2, 2)
+WINDOWS = WindowPairs(SIDE, SIDE, 4, 3)
+COPIES = {
+    "windows": WINDOWS,
+    "bands and windows": BandsAndWindows(SIDE, SIDE, 1, 4, 3),
+    "bands and refined windows": BandsAndWindows(SIDE, SIDE, 2, 4, 3, 4, 2),
+    "bands": BandAndRow(SIDE, SIDE, 1),
+}
+MARGINS = [0.0, 1e-3, 0.5]
+
+
+class Exact(nn.Module):
+    """A network of copies whose sums are exact in any order, so that ties and near-ties are the same in every batch.
+
+    Pixels are sixteenths and weights small whole numbers. It counts the copies that it is asked about.
+    """
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(2)
+        weights = torch.randint(-1, 2, (3, 2 * SIDE**2), generator=generator).float()
+        weights[0, SIDE**2 :] += 1  # of dark pixels, and of bright ones
+        weights[1, : SIDE**2] += 1
+        self.register_buffer("weights", weights)
+        self.asked = 0
+
+    def forward(self, copies):
+        self.asked += len(copies)
+        return copies.flatten(1) @ self.weights.T
+
+
+class ExactBands(nn.Module):
+    """The same of all bands of images at once."""
+
+    limited_reach, description = True, {}
+
+    def __init__(self, bands):
+        super().__init__()
+        self.bands, self.network = bands, Exact()
+
+    def require(self, ablation):
+        pass
+
+    def forward(self, images):
+        shown = encode(images)[:, None] * self.bands.masks()[:, None]
+        return self.network(shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
+
+
+def of(ablation, patch=PATCH, **named):
+    """The classifier, and the network for windows, or of all copies."""
+    network = Exact()
+    if not isinstance(ablation, BandsAndWindows):
+        return MaskedClassifier(network, ablation, patch, **named), network
+    joint = JointNetwork(ExactBands(ablation.bands), network, ablation, weight=2.0, sure=4.0)
+    return MaskedClassifier(joint, ablation, patch, **named), network
+
+
+def pictures(count=IMAGES):
+    """(N, 1, H, W) of sixteenths, from dark to bright ones: of those between the two nearly every answer is a tie."""
+    generator = torch.Generator().manual_seed(1)
+    levels = torch.linspace(5, 11, count).round()[:, None, None, None]
+    noise = torch.randint(-3, 4, (count, 1, SIDE, SIDE), generator=generator)
+    return ((levels + noise).clamp(0, 16) / 16).contiguous()
+
+
+def everything(classifier, images, margin, arithmetic="float32"):
+    """The verdicts, and the alarms, from the scores of all copies."""
+    with torch.no_grad():
+        found = zip(*classifier.logits_and_magnitudes(images, 10_000), strict=True)
+        (scores, magnitudes), masking = map(torch.cat, found), classifier.masking
+        margin = Margin.of_scores(margin, arithmetic)
+        if isinstance(classifier.ablation, WindowPairs):
+            whole = classifier.network(encode(images))
+        elif isinstance(classifier.ablation, BandsAndWindows):
+            bands = scores[:, : classifier.ablation.bands.count].sum(dim=1)
+            whole = bands + classifier.network.weight * parted(classifier.network.of_copy(encode(images)))[0]
+        else:
+            whole = scores.sum(dim=1)
+        verdicts = masking.verdicts(scores, margin, magnitudes)
+        return verdicts, masking.alarms(scores, margin, magnitudes, whole.argmax(dim=1))
+
+
+@pytest.mark.parametrize("margin", MARGINS)
+@pytest.mark.parametrize("copies", COPIES)
+def test_answers_are_those_of_asking_for_everything(copies, margin):
+    classifier, _ = of(COPIES[copies], batch_size=50)
+    images = pictures()
+    wanted, _ = everything(classifier, images, margin)
+    (answer,) = certify(classifier, images, numerical_margin=margin, batch_size=77).answers
+    assert answer.predicted.equal(wanted.predicted) and answer.certified.equal(wanted.certified)
+    assert classifier.predict(images).equal(wanted.predicted) and classifier(images).argmax(1).equal(wanted.predicted)
+    assert 10 < int(answer.certified.sum()) < IMAGES - 10 and len(wanted.predicted.unique()) > 1
+    assert int((wanted.lead.abs() <= 0.5).sum()) > 5, "there are near-ties"
+    assert ("passes" in answer.verdicts) == (copies != "bands")
+    if copies != "bands":
+        early = answer.verdicts["left_early"]
+        assert early.any() and not (early & answer.certified).any()
+        assert answer.verdicts["lead"][~early].equal(wanted.lead[~early])
+        assert (answer.verdicts["lead"] >= wanted.lead).all()
+
+
+def test_no_more_is_asked_than_an_answer_takes():
+    classifier, network = of(WINDOWS)
+    images = pictures()
+    wanted, _ = everything(classifier, images, 1e-3)
+    agreed = images[wanted.certified]
+    network.asked = 0
+    classifier.predict(agreed)
+    assert network.asked == len(agreed) * WINDOWS.side**2
+    network.asked = 0
+    result = certify(classifier, images, torch.zeros(IMAGES, dtype=torch.int64), batch_size=64)
+    passes = result.answers[0].verdicts["passes"]
+    assert int(passes.sum()) <= network.asked <= int(passes.sum()) + 1000  # which `probing` asks before all images
+    assert (passes[wanted.certified] == WINDOWS.count).all() and (passes[~wanted.certified] < WINDOWS.count).any()
+    assert result.passes.equal(passes) and result.to_dict()["passes"] == int(passes.sum())
+
+
+@pytest.mark.parametrize("copies", COPIES)
+def test_alarms_are_those_of_all_copies(copies):
+    classifier, _ = of(COPIES[copies])
+    images = pictures()
+    labels = classifier.predict(images)
+    wanted, alarms = everything(classifier, images, 0.1)
+    rules = {"strict": alarms.strict(0.1), 0.0: alarms.by_confidence(0.0, 0.1), 0.5: alarms.by_confidence(0.5, 0.1)}
+    asked = {"goal": ["alert", "recover"], "confidence": list(rules), "numerical_margin": 0.1}
+    *raised, recovered = certify(classifier, images, labels, **asked).answers
+    for answer, (rule, (output, certified)) in zip(raised, rules.items(), strict=True):
+        assert answer.predicted.equal(output) and answer.certified.equal(certified)
+        assert answer.counts.false_alarms == int((output == ALARM).sum())
+        assert answer.question["confidence"] == (None if rule == "strict" else rule)
+    assert recovered.predicted.equal(wanted.predicted) and recovered.certified.equal(wanted.certified)
+    assert (recovered.certified <= raised[0].certified).all()
+    assert recovered.certified.sum() < raised[0].certified.sum() and raised[0].counts.false_alarms > 0
+    own = classifier.alarms(images)
+    for output, plain in zip(own.strict(0.1), rules["strict"], strict=True):
+        assert output.equal(plain)
+
+
+@pytest.mark.parametrize("copies", COPIES)
+def test_against_two_patches_an_alarm_is_promised(copies):
+    classifier, _ = of(COPIES[copies])
+    images = pictures()
+    (two,) = certify(classifier, images, classifier.predict(images), goal="alert", at_once=2).answers
+    (one,) = certify(classifier, images).answers
+    assert two.certified.equal(one.certified) and two.question["patches"] == 2
+    assert (two.predicted == ALARM).any() and not (two.certified & (two.predicted == ALARM)).any()
+
+
+@pytest.mark.filterwarnings("ignore:the gradient is exactly zero")  # in the middle, which all windows hide
+def test_certified_answers_stand_under_attack():
+    classifier, _ = of(WINDOWS)
+    images = pictures()[20:100:4]
+    labels = classifier.predict(images)
+    certified = certify(classifier, images, labels).answers[0].certified
+    found = attack(classifier, images, labels, PATCH, restarts=12, steps=6)
+    assert found.predicted_after.equal(classifier.predict(found.images))
+    assert certified.any() and found.flipped.any() and not (found.flipped & certified).any()
+
+
+def test_every_rectangle_of_an_area_is_one_question():
+    area, shapes = Area(2), [Patch(1, 2), Patch(2, 1)]
+    images, bands = pictures(), Band(SIDE, SIDE, 1)
+    votes = SmoothedClassifier(Exact(), bands, 0.5)
+    of_area, *of_shapes = (answer.certified for answer in certify(votes, images, patches=[area, *shapes]).answers)
+    assert of_area.equal(torch.stack(of_shapes).all(dim=0)) and of_area.any()
+    for ablation in (COPIES["bands"], WindowPairs(SIDE, SIDE, 5, 3)):
+        for patch in (Area(3), Patch(1, 3)):
+            classifier, _ = of(ablation, patch)
+            wanted, _ = everything(classifier, images, 1e-3)
+            (answer,) = certify(classifier, images, patches=patch).answers
+            assert answer.patch == patch and answer.question["size_to_certify"] == patch.size
+            assert answer.certified.equal(wanted.certified) and answer.certified.any() and not answer.certified.all()
+    with pytest.raises(ValueError, match=r"patch area:4: expected sizes such as 5 or 2x8"):
+        of(COPIES["bands and windows"], Area(4))
+    with pytest.raises(ValueError, match="patch area:2: expected a Patch"):
+        attack(votes, images, torch.zeros(IMAGES, dtype=torch.int64), area)
+
+
+def test_windows_hide_every_rectangle_of_an_area():
+    windows = HiddenWindows.for_patch(SIDE, SIDE, Area(4), 3)
+    for shape in (Patch(1, 4), Patch(2, 2), Patch(4, 1)):
+        assert windows.holds(shape)
+    assert windows.count > HiddenWindows.for_patch(SIDE, SIDE, Patch(2, 2), 3).count
+
+
+@pytest.mark.parametrize("area", [0, -1, 2.5, "four"])
+def test_what_is_no_area_is_refused(area):
+    with pytest.raises(ValueError, match=f"pixels {area!r}: expected a whole number from 1"):
+        Area(area)
+
+
+def test_what_votes_cannot_promise_is_refused():
+    classifier = MaskedClassifier(Exact(), WINDOWS, PATCH, 0.4)
+    images = pictures(4)
+    assert not classifier.in_order and "passes" not in certify(classifier, images).answers[0].verdicts
+    assert certify(classifier, images).passes is None
+    with pytest.raises(ValueError, match="goal alert: expected recover and strict; alarms are of hidden windows, or"):
+        certify(classifier, images, goal="alert")
+    with pytest.raises(ValueError, match=r"threshold 0.4: expected none: alarms are of scores"):
+        classifier.alarms(images)
+    with pytest.raises(ValueError, match="at_once 2: expected goal='alert' and confidence='strict' for two"):
+        certify(of(WINDOWS)[0], images, goal=["recover", "alert"], at_once=2)
+
+
+def test_masking_of_an_area_is_that_of_scripts():
+    classifier, _ = of(COPIES["bands"], Area(4))
+    wanted = masking_of(COPIES["bands"], Area(4))
+    assert type(classifier.masking) is type(wanted) and classifier.masking.shape_count == wanted.shape_count == 3
