@@ -1,11 +1,13 @@
 """attack_imagenet_windows.py as a script: a network of the user's own, as it is, on pictures in a folder."""
 
 import json
+from collections import Counter
 
 import pytest
 import torch
 
 from patchcert.attacks import windows
+from patchcert.classifiers import window_masked
 from patchcert.experiments import attacking_windows
 from tests.helpers import run_here, succeed, succeed_in_two_processes
 from tests.test_imagenet_windows_script import folder, rows_of
@@ -62,6 +64,26 @@ def test_the_hint_is_what_the_attacked_pictures_themselves_show(folder, monkeypa
     assert {covers for _, covers in expected} == {True, False}
 
 
+@pytest.mark.parametrize("goal", ["recover", "alert"])
+def test_clean_pictures_are_asked_about_each_pair_of_windows_once(folder, monkeypatch, goal):
+    clean, asked = set(), Counter()
+    logits = window_masked.WindowMaskedClassifier._logits
+
+    def counted(self, images, pairs):
+        pictures = [picture.numpy().tobytes() for picture in images]
+        if isinstance(self, window_masked.OneImageAsked):
+            clean.update(pictures)
+        asked.update(zip(pictures, map(tuple, pairs.tolist()), strict=True))
+        return logits(self, images, pairs)
+
+    monkeypatch.setattr(window_masked.WindowMaskedClassifier, "_logits", counted)
+    succeed(SCRIPT, *COMMAND, "--goal", goal, "--output", "found.json", folder=folder)
+    of_clean = {question: count for question, count in asked.items() if question[0] in clean}
+    assert set(of_clean.values()) == {1} and len(clean) == 12
+    right = json.loads((folder / "found.json").read_text())["correct"]
+    assert right > 0 and len(of_clean) >= 12 * 4 + (right * 6 if goal == "recover" else 12)
+
+
 def test_certify_says_the_same_of_clean_pictures(folder):
     succeed(SCRIPT, *COMMAND, "--per_image", "attacked.csv", folder=folder)
     asked = ("--model", "small:network", "--data", "pets", "--size_to_certify", 5, "--per_side", 2)
@@ -82,11 +104,11 @@ def test_the_same_command_goes_on_where_it_was_interrupted(folder, monkeypatch):
     succeed(SCRIPT, *COMMAND, "--per_image", "whole.csv", folder=folder)
     seen, call = [], windows.WindowAttack.__call__
 
-    def interrupted(self, image, label, index):
+    def interrupted(self, image, label, index, asked):
         seen.append(index)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return call(self, image, label, index)
+        return call(self, image, label, index, asked)
 
     with monkeypatch.context() as patched:
         patched.setattr(windows.WindowAttack, "__call__", interrupted)

@@ -16,7 +16,7 @@ from torch import Tensor
 from patchcert import networks
 from patchcert.attacks.ascent import CONTENT, TINY, log_mean_softmax
 from patchcert.attacks.threats import PatchThreat
-from patchcert.classifiers.window_masked import NOTHING, WindowMaskedClassifier
+from patchcert.classifiers.window_masked import NOTHING, OneImageAsked, WindowMaskedClassifier
 from patchcert.masking.alarms import ALARM
 
 AT_ONCE = 8
@@ -95,14 +95,17 @@ class WindowAttack:
         self.places = [top * threat.shape[1] + left for top, left in places]
         self.covering = classifier.windows.covering(threat.patch).flatten(1)  # (M, L)
 
-    def __call__(self, image: Tensor, label: int, index: int) -> Attempt:
+    def __call__(self, image: Tensor, label: int, index: int, asked: OneImageAsked | None = None) -> Attempt:
         """Attack one image (C, H, W); its `index` and the seed fix what is random.
+
+        Args:
+            asked: what was asked about the clean image already.
 
         Raises:
             ValueError: the network hands no gradient on.
         """
         generator, best = torch.Generator().manual_seed(self.seed * 1_000_003 + index), None
-        starts = self._starts(image, label, generator)
+        starts = self._starts(image, label, generator, asked or self.classifier)
         for restart in range(self.effort.restarts):
             start = next(starts)
             attacked, loss = self._climb(image, label, start, generator)
@@ -114,9 +117,11 @@ class WindowAttack:
         assert best is not None, "there is one restart at least"
         return best
 
-    def _starts(self, image: Tensor, label: int, generator: torch.Generator) -> Iterator[_Start]:
+    def _starts(
+        self, image: Tensor, label: int, generator: torch.Generator, asked: WindowMaskedClassifier
+    ) -> Iterator[_Start]:
         """Yield where restarts begin: in both windows of each pair, from the nearest to failing on, again and again."""
-        pairs, rivals = self._nearest(image, label)
+        pairs, rivals = self._nearest(image, label, asked)
         roles = [
             (hiding, window if window != hiding else NOTHING, rival)
             for (first, second), rival in zip(pairs.tolist(), rivals.tolist(), strict=True)
@@ -134,7 +139,7 @@ class WindowAttack:
             yield _Start(place, window, rival)
             number += 1
 
-    def _nearest(self, image: Tensor, label: int) -> tuple[Tensor, Tensor]:
+    def _nearest(self, image: Tensor, label: int, asked: WindowMaskedClassifier) -> tuple[Tensor, Tensor]:
         """Pairs of windows (Q, 2), or single ones twice, and the strongest rival without each, (Q,) int64.
 
         Those first without which the label leads by least, or is behind.
@@ -143,9 +148,7 @@ class WindowAttack:
         pairs = torch.triu_indices(count, count, offset=0 if self.alarms or count == 1 else 1).T
         if self.alarms:
             pairs = pairs[pairs[:, 0] == pairs[:, 1]]
-        with torch.no_grad():
-            parts = pairs.split(self.classifier.batch_size)
-            logits = torch.cat([self.classifier.logits(_copies(image, len(part)), part).cpu() for part in parts])
+        logits = asked.of_image(image, pairs)
         others = logits.index_fill(1, torch.tensor([label]), -torch.inf)
         order = (logits[:, label] - others.amax(dim=1)).argsort(stable=True)
         return pairs[order], others.argmax(dim=1)[order]
@@ -199,8 +202,3 @@ class WindowAttack:
         if start.window != NOTHING:
             beside[::2] = start.window
         return torch.cat([own, torch.stack([beside, others], dim=1)])
-
-
-def _copies(image: Tensor, count: int) -> Tensor:
-    """(count, C, H, W): the same image again and again."""
-    return image.expand(count, -1, -1, -1)

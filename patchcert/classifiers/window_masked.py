@@ -13,7 +13,7 @@ from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.data.given import pixels
 from patchcert.masking.alarms import Alarms
 from patchcert.masking.answers import Answers
-from patchcert.masking.noted import noted
+from patchcert.masking.noted import noted, numbers_of
 from patchcert.masking.questions import Questions, WindowVerdict, ask_all, two_rounds
 
 NOTHING = -1
@@ -109,6 +109,11 @@ class WindowMaskedClassifier(nn.Module):
     def _pixels(self, images: Tensor | ArrayLike) -> Tensor:
         return pixels(images, (self.windows.height, self.windows.width))
 
+    def of_image(self, image: Tensor, pairs: Tensor) -> Tensor:
+        """(Q, K): what the network says of one image (C, H, W) without the windows `pairs` (Q, 2), on the CPU."""
+        parts = pairs.split(self.batch_size)
+        return torch.cat([self._logits(image.expand(len(p), -1, -1, -1), p).cpu() for p in parts])
+
     def _answers(self, image: Tensor, pairs: Tensor) -> Answers:
         """Those about one image (C, H, W) without the windows `pairs` (Q, 2)."""
         parts = pairs.split(self.batch_size)
@@ -125,6 +130,22 @@ class WindowMaskedClassifier(nn.Module):
     @torch.inference_mode()
     def _logits(self, images: Tensor, pairs: Tensor) -> Tensor:
         return self.logits(images, pairs)
+
+
+class OneImageAsked(WindowMaskedClassifier):
+    """The same about one image alone, of which it keeps all that the network says: nothing is asked twice."""
+
+    def __init__(self, classifier: WindowMaskedClassifier):
+        super().__init__(classifier.network, classifier.windows, batch_size=classifier.batch_size)
+        self.known: dict[int, Tensor] = {}  # by numbers of `noted`, the whole is −1: (K,)
+
+    def _logits(self, images: Tensor, pairs: Tensor) -> Tensor:
+        numbers = numbers_of(pairs, self.windows.count).tolist()
+        missing = [place for place, number in enumerate(numbers) if number not in self.known]
+        if missing:
+            found = super()._logits(images[missing], pairs[missing])
+            self.known |= dict(zip((numbers[place] for place in missing), found, strict=True))
+        return torch.stack([self.known[number] for number in numbers])
 
 
 def alarms_of(singles: Sequence[Answers], whole: Tensor) -> Alarms:

@@ -17,7 +17,7 @@ from patchcert.attacks.threats import PatchThreat
 from patchcert.attacks.windows import Effort, WindowAttack
 from patchcert.classifiers import window_goals
 from patchcert.classifiers.window_goals import ALERT, RECOVER, Goal
-from patchcert.classifiers.window_masked import WindowMaskedClassifier
+from patchcert.classifiers.window_masked import OneImageAsked, WindowMaskedClassifier
 from patchcert.cli import Parser
 from patchcert.data.folders import Images
 from patchcert.errors import BrokenCertificateError, called
@@ -156,7 +156,8 @@ class _Run:
     def _look(self, image: Tensor, label: int, index: int) -> dict:
         """What is found of one `image` (1, C, H, W), whose `index` is its place in the data set."""
         with torch.autocast(self.options.device.type, torch.bfloat16, enabled=self.options.amp):
-            seen = window_goals.look(self.classifier, image, [self.goal], self.options.numerical_margin)
+            asked = OneImageAsked(self.classifier)
+            seen = window_goals.look(asked, image, [self.goal], self.options.numerical_margin)
             before = self.goal.rows(seen, self.options.numerical_margin)
             row = {name: before[name] for name in ("predicted", "certified")}
             none = torch.full((1,), -1)
@@ -165,7 +166,7 @@ class _Run:
             row |= {"attacked": none > 0, "dissenting": torch.zeros_like(none), "dissent_covers": none > 0}
             if int(row["predicted"]) != label:
                 return {"row": row, "flipped": {}}
-            attempt = self.attack(image[0], label, index)
+            attempt = self.attack(image[0], label, index, asked)
             dissenting = self.classifier.where(attempt.image[None])[0]
         row["attacked"], row["dissenting"] = none < 0, dissenting.sum()[None]
         row["dissent_covers"] = (dissenting & self.covering[:, attempt.place]).any()[None]
