@@ -64,6 +64,7 @@ def test_predictions_and_leads_are_those_of_the_definition(ablation, patch):
     scores[:, ablation.bands.count :] += torch.rand(40, ablation.windows.count, 3) / 100  # without ties
     winner, leads = masking.predict_and_lead(scores)
     spots = weak_spots.of_scores(ablation, masking, patch, 1, winner, scores)
+    alone = weak_spots.of_scores(ablation, masking, patch, 1, winner, scores, alone=True)
     assert len(winner.unique()) > 1
     for image, own in enumerate(scores):
         sums = sums_by_hand(ablation, patch, own)
@@ -72,6 +73,7 @@ def test_predictions_and_leads_are_those_of_the_definition(ablation, patch):
         assert torch.allclose(leads[image], ahead.amin(dim=(0, 1)))
         ahead[..., winner[image]] = torch.inf
         assert torch.allclose(spots[image].flatten(), ahead.amin(dim=(1, 2)))
+        assert torch.allclose(alone[image].flatten(), ahead.amin(dim=2).diagonal())
 
 
 @pytest.mark.parametrize(("ablation", "patch"), CASES)

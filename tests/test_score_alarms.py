@@ -7,6 +7,7 @@ import torch
 
 from patchcert.ablations.ablation import Band, BandAndRow, Block
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
+from patchcert.classifiers import weak_spots
 from patchcert.masking.alarms import ALARM
 from patchcert.masking.linked import masking_of
 from patchcert.masking.margins import Margin
@@ -63,6 +64,32 @@ def test_outputs_are_those_of_the_definition(ablation, patch):
             assert output[number] == wanted
             assert not certified[number] or (classes == wanted).all()
         assert 0 < certified.sum() < 60 and ((output == ALARM).any() or threshold)
+
+
+@pytest.mark.parametrize(("ablation", "patch"), CASES)
+def test_weak_spots_are_the_leads_that_places_leave(ablation, patch):
+    masking, scores = masking_of(ablation, patch), random_scores(60, ablation.count, 3, seed=1)
+    found = alarms(masking, scores, margin=Margin(0.0))
+    agreed = found.agreed != ALARM
+    winner = found.agreed.where(agreed, 0)
+    spots = weak_spots.of_scores(ablation, masking, patch, 1, winner, scores, alone=True)
+    assert 2 < int(agreed.sum()) < 60
+    torch.testing.assert_close(spots.flatten(1).amin(dim=1)[agreed], found.lead[agreed])
+    for own, lead, y in zip(scores, spots.flatten(1), winner.tolist(), strict=True):
+        left = answers_at(ablation, patch, own)
+        rivals = left.clone()
+        rivals[:, y] = -torch.inf
+        torch.testing.assert_close(lead, left[:, y] - rivals.amax(dim=1))
+
+
+def answers_at(ablation, patch, scores):
+    """(L, K): what is left of the scores (A, K) of one image with the patch at each place."""
+    if isinstance(ablation, WindowPairs):
+        rows, columns = ablation.holding(patch)
+        return scores[-(ablation.side**2) :].double()[(rows[:, None] * ablation.side + columns).flatten()]
+    if isinstance(ablation, BandsAndWindows):
+        return answers(ablation, patch, scores)
+    return torch.stack([scores[~place].double().sum(0) for place in ablation.touched_by(patch)])
 
 
 def forged(scores, touched, generator):

@@ -241,8 +241,13 @@ def test_alarms_of_windows_cost_one_pass_for_each(folder, networks):
     assert counts["recover,alert"][0] == counts["recover"][0] + counts["alert"][0]
     assert counts["alert"][1] < counts["recover"][1] < counts["recover,alert"][1]
     assert counts["recover"][0][0]["certified_correct"] <= counts["alert"][0][0]["certified_correct"] > 0
-    two = ["--goal", "alert", "--patches", 2]
+    two = ["--goal", "alert", "--patches", 2, "--report", "two"]
     succeed(script, *networks, *shared, *two, folder=folder)
+    (run,) = json.loads((folder / "two" / "report.json").read_text())["runs"]
+    leads = {int(row["index"]): float(row["lead"]) for row in csv.DictReader((folder / "run.csv").open())}
+    for image in run["galleries"][0]["images"]:  # what was left early has a smaller lead than was seen
+        assert image["lead"] <= leads[image["index"]] + 1e-3
+        assert image["outcome"] != "certified" or image["lead"] == pytest.approx(leads[image["index"]], abs=1e-3)
     (against_two,) = json.loads((folder / "run.json").read_text())["results"]
     assert against_two["certified_correct"] == counts["recover"][0][0]["certified_correct"]
 

@@ -41,19 +41,26 @@ def of_votes(ablation: Ablation, question: Question, probability_chunks: Iterabl
 
 
 def of_scores(
-    ablation: Ablation, masking: DoubleMasking, patch: Patch, patches: int, winner: Tensor, scores: Tensor
+    ablation: Ablation,
+    masking: DoubleMasking,
+    patch: Patch,
+    patches: int,
+    winner: Tensor,
+    scores: Tensor,
+    alone: bool = False,
 ) -> Tensor:
     """(N, H−m₁+1, W−m₂+1) float64: the lead of the `winner` (N,) with one mask at each place and one where it hurts.
 
     Args:
         masking: of that patch, or of two such `patches`.
         scores: (N, A, K).
+        alone: without the second mask, which alarms against one patch do without.
     """
     if isinstance(masking, WindowMasking):
-        at_places = masking.leads_at(winner, scores)
+        at_places = masking.leads_at(winner, scores, alone)
         return at_places.scatter(3, winner.view(-1, 1, 1, 1).expand(*at_places.shape[:3], 1), math.inf).amin(dim=3)
     leads = 0
-    for family, worst in zip(ablation.families(), masking.leads_by_set(winner, scores), strict=True):
+    for family, worst in zip(ablation.families(), masking.leads_by_set(winner, scores, alone), strict=True):
         every = torch.arange(family.count, device=scores.device)
         sets = family.touching(family.places(patch, patches), every).unique(dim=0, return_inverse=True)[1]
         leads = leads + _with_a_patch_at(worst.transpose(1, 2)[:, :, sets], family, patch, patches)  # (N, K, L)

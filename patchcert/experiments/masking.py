@@ -1,6 +1,7 @@
 """Certifying by double masking of bands' scores, as options describe it."""
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -173,12 +174,20 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
         about = summaries.of_masking(options, len(dataset), ablation)
 
         def subject(number: int) -> reporting.Subject:
-            patch, masking = list(maskings.items())[number]
-            verdicts = found[number].verdicts
-            look = partial(_look, options, classifier, dataset, patch, masking, verdicts)
-            about, margin = summaries.of_question(answers[number][0]), options.numerical_margin
-            leads_are = "lead at the worst pair of masks that was asked for"
-            return reporting.Subject(about, str(ablation), patch, look, verdicts.lead, margin, leads_are, "logits")
+            (patch, goal, one), about = asked[number], summaries.of_question(answers[number][0])
+            if goal.confidence is not None:  # leads say nothing of confidences, so that there are no weak spots
+                look = partial(_look, options, classifier, dataset)
+                return reporting.Subject(about, str(ablation), None, look)
+            alone, margin = goal.kind == ALERT and goal.patches == 1, options.numerical_margin
+
+            def spots(chosen: Tensor, scores: Tensor) -> Tensor:
+                winner = one.verdicts.predicted[chosen]
+                return weak_spots.of_scores(ablation, maskings[patch], patch, at_once, winner, scores, alone)
+
+            look = partial(_look, options, classifier, dataset, patch=patch, spots=spots)
+            leads_are = "lead at the worst mask" if alone else "lead at the worst pair of masks that was asked for"
+            leads = columns[number]["lead"]
+            return reporting.Subject(about, str(ablation), patch, look, leads, margin, leads_are, "logits")
 
         remarks = _remarks(dict(zip(maskings, found, strict=True)))
         remarks += _test_half(options, dataset, [goal for _, goal, _ in asked], columns)
@@ -205,9 +214,6 @@ def _test_half(
 
 def _goals(options: argparse.Namespace) -> list[Goal]:
     asked_for = goals_of(options)
-    if ALERT in options.goal and options.report:
-        right = "expected none with --goal alert: pages about bands and trained windows show no alarms"
-        raise UsageError("report", options.report, right)
     require_shapes_for_pages(options)
     if options.patches == 2 and len(options.goal) > 1:
         raise UsageError("goal", ",".join(options.goal), "expected one of them with --patches 2")
@@ -238,20 +244,22 @@ def _look(
     options: argparse.Namespace,
     classifier: SmoothedClassifier,
     dataset: Images,
-    patch: Patch,
-    masking: DoubleMasking,
-    verdicts: MaskedVerdicts,
     chosen: Tensor,
+    patch: Patch | None = None,
+    spots: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Views:
-    """What a report shows of the images `chosen` (n,)."""
+    """What a report shows of the images `chosen` (n,).
+
+    Args:
+        spots: these and their scores (n, A, K) to weak spots, see `classifiers.weak_spots`.
+    """
     ablation, batches = classifier.ablation, dataset.take(chosen).batches(options.batch_size)
     scores = torch.cat([_scores(options, classifier, images) for images, _ in batches])
-    spots = weak_spots.of_scores(ablation, masking, patch, options.patches, verdicts.predicted[chosen], scores)
     return Views(
         reporting.pictures(dataset, chosen),
-        spots,
+        spots(chosen, scores) if spots else None,
         scores.softmax(dim=2),
-        reporting.touched_by(ablation, patch),
+        reporting.touched_by(ablation, patch) if patch else None,
         reporting.borders_of(ablation),
     )
 

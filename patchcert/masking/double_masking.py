@@ -176,14 +176,18 @@ class DoubleMasking:
         with torch.autocast(scores.device.type, enabled=False):  # sums over copies need more digits than bfloat16 has
             return self._worst_leads(labels, self._sums(scores))
 
-    def leads_by_set(self, winner: Tensor, scores: Tensor) -> list[Tensor]:
+    def leads_by_set(self, winner: Tensor, scores: Tensor, alone: bool = False) -> list[Tensor]:
         """For each family (N, L, K): how far the `winner` (N,) is ahead without one of the `touched` sets.
 
-        A second one is left out, too: that which hurts most. Where the sets of all families are worst, this adds up to
-        the leads of `predict_and_lead`.
+        Unless it is `alone`, a second one is left out, too: that which hurts most. Where the sets of all families are
+        worst, this adds up to the leads of `predict_and_lead`.
         """
+
+        def of_sets(leads: Tensor) -> Tensor:
+            return leads.diagonal(dim1=1, dim2=2).transpose(1, 2) if alone else leads.amin(dim=2)
+
         found = [
-            [paired(ahead(some, family)).amin(dim=2) for family in sums]
+            [of_sets(paired(ahead(some, family))) for family in sums]
             for some, sums in self._beside_sums(winner, scores)
         ]
         return [torch.cat(parts) for parts in zip(*found, strict=True)]

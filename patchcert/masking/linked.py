@@ -51,13 +51,14 @@ class WindowMasking(DoubleMasking):
         self.windows.to(device)
         return super().to(device)
 
-    def leads_at(self, winner: Tensor, scores: Tensor) -> Tensor:
-        """(N, rows, columns, K): how far the `winner` (N,) is ahead with a patch at each place and a second mask.
+    def leads_at(self, winner: Tensor, scores: Tensor, alone: bool = False) -> Tensor:
+        """(N, rows, columns, K): how far the `winner` (N,) is ahead with a mask over a patch at each place.
 
-        The second one lies where it hurts most.
+        Unless it is `alone`, there is a second mask where it hurts most.
         """
         of_rows, of_columns = self.holding
-        return self.leads_by_set(winner, scores)[0].unflatten(1, (self.side, self.side))[:, of_rows][:, :, of_columns]
+        leads = self.leads_by_set(winner, scores, alone)[0]
+        return leads.unflatten(1, (self.side, self.side))[:, of_rows][:, :, of_columns]
 
     def left_by_one(self, scores: Tensor) -> Tensor:
         return scores[:, self.windows.copy_numbers().diagonal()]
@@ -116,7 +117,9 @@ class LinkedMasking(WindowMasking):
         of_rows, of_columns = self.holding
         self.window_at = (of_rows[:, None] * self.side + of_columns).flatten()
 
-    def leads_at(self, winner: Tensor, scores: Tensor) -> Tensor:
+    def leads_at(self, winner: Tensor, scores: Tensor, alone: bool = False) -> Tensor:
+        if alone:
+            return ahead(winner, self.left_by_one(scores.double())).unflatten(1, tuple(map(len, self.holding)))
         return torch.cat(
             [
                 self._worst_second([ahead(some, paired(family)) for family in sums])
