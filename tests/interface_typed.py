@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from patchcert import (
+    Area,
     Attacked,
     Band,
     Certification,
@@ -34,6 +35,9 @@ certified: Tensor = result.answers[0].certified
 record: dict[str, object] = result.to_dict()
 
 masked = MaskedClassifier(network, ablation, Patch(5, 5))
+raised: Certification = certify(MaskedClassifier(network, ablation, Area(9)), images, goal="alert", confidence=0.5)
+passes: Tensor | None = raised.passes
+of_area: Certification = certify(smoothed, images, patches=[Area(9), Patch(3)])
 of_arrays: Certification = certify(masked, np.zeros((3, 1, 28, 28), np.uint8), np.zeros(3, np.int64))
 without_labels: Certification = certify(smoothed, images, patches=Patch(5))
 ordinary = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))

@@ -32,7 +32,7 @@ def test_every_block_of_the_page_runs(capsys):
     with contextlib.chdir(ROOT):
         for block in blocks:
             exec(block, names)
-    assert len(capsys.readouterr().out.splitlines()) == 11
+    assert len(capsys.readouterr().out.splitlines()) == 13
 
 
 @pytest.mark.parametrize("name", patchcert.__all__)

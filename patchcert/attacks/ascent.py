@@ -40,7 +40,7 @@ def margin(log_p: Tensor, ballots: Tensor, labels: Tensor) -> Tensor:
 
     With one copy it is the difference of two logits. A copy that is ahead by `CONTENT` is won and pulls no more,
     so that the patch serves the copies still to be won. The rival has the most votes, among equals the highest
-    mean probability; of ballots that are log-probabilities, the highest sum.
+    mean probability; of ballots that are scores, the highest sum.
     """
     standing = ballots.sum(dim=1) + log_p.detach().exp().mean(dim=1)  # (R, K)
     rivals = standing.scatter(1, labels[:, None], -math.inf).argmax(dim=1)
@@ -74,7 +74,7 @@ class Findings:
         flipped: (N,) bool, whether the hard decision left the label.
         images: (N, C, H, W), the adversarial image; the clean one where none was found.
         predicted: (N,) int64, the class of `images`.
-        totals: (N, K), all ballots on `images` together: int64, votes, or for double masking float, log-probabilities.
+        totals: (N, K), all ballots on `images` together: int64, votes, or for double masking float, scores.
         place, restart, step: (N,) int64, where and when it was found; −1 where none was. A place is numbered
             row-major by the patch's upper left corner, a step is 0 for the random start.
     """

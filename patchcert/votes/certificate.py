@@ -65,7 +65,7 @@ class Question:
 
     Attributes:
         patch: from this one, or any rectangle of this area,
-        rule: how the copies vote; None where log-probabilities take the place of votes,
+        rule: how the copies vote; None where scores take the place of votes,
         certificate: "margin", "exact" or "masking"; the last is about the prediction by double masking of the votes,
         patches: from so many of them at once, 1 or 2,
         numerical_margin: ν, where votes this close to being decided otherwise are the adversary's.
