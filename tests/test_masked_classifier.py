@@ -1,5 +1,7 @@
 """`MaskedClassifier` from Python: copies asked for in order, alarms and areas, against asking for everything."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 from patchcert import Area, Band, HiddenWindows, MaskedClassifier, Patch, SmoothedClassifier, attack, certify, encode
 from patchcert.ablations.ablation import BandAndRow
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
+from patchcert.classifiers.probing import manner_of
 from patchcert.engines.added_up import parted
 from patchcert.engines.joint import JointNetwork
 from patchcert.masking.alarms import ALARM
@@ -222,3 +225,28 @@ def test_masking_of_an_area_is_that_of_scripts():
     classifier, _ = of(COPIES["bands"], Area(4))
     wanted = masking_of(COPIES["bands"], Area(4))
     assert type(classifier.masking) is type(wanted) and classifier.masking.shape_count == wanted.shape_count == 3
+
+
+class Uneven(Exact):
+    """Its logits depend on how many copies are asked about at once."""
+
+    def forward(self, copies):
+        return super().forward(copies) + 0.1 * len(copies) * torch.tensor([0.0, 1.0, 0.0])
+
+
+def test_forward_gives_the_answers_of_predict_even_where_these_nearly_tie():
+    classifier = MaskedClassifier(Uneven(), WINDOWS, PATCH)
+    images = pictures()
+    predicted = classifier.predict(images)
+    from_all = torch.cat([classifier.decide(scores) for scores in classifier.every_copy(images, classifier.batch_size)])
+    assert classifier(images).argmax(1).equal(predicted) and not from_all.equal(predicted)
+
+
+@pytest.mark.parametrize(("copies", "added_up"), [("windows", 1), ("bands", 12), ("bands and windows", 13)])
+def test_the_margin_grows_with_the_copies_that_a_lead_adds_up(copies, added_up):
+    """Of windows that is one copy, so that what differs between batches counts twice and not once for each copy."""
+    classifier, _ = of(COPIES[copies])
+    images = pictures(3)
+    manner = manner_of(classifier, classifier.engine(images), images, batch_size=64)
+    assert manner.copies == added_up
+    assert replace(manner, apart=0.1).margin(of_scores=True) == pytest.approx(0.2 * added_up)
