@@ -56,6 +56,22 @@ def test_no_patch_changes_a_certified_answer_and_some_patch_changes_another(batc
     assert any(changed) and sum(certified) > 10
 
 
+def test_a_patch_changes_no_answer_where_a_lead_is_left():
+    classifier, images = WindowMaskedClassifier(Majority(), WINDOWS, batch_size=64), pictures(24)
+    spots, verdicts = classifier.weak_spots(images), list(classifier.verdicts(images, 0.0))
+    assert spots.shape == (24, 3, 4) and 0 < int((spots > 0).sum()) < spots.numel()
+    fallen = 0
+    for image, leads, verdict in zip(images, spots, verdicts, strict=True):
+        changed = (classifier.predict(attacks(image)) != verdict.predicted).view(3, 4, 2).any(dim=2)
+        assert not (changed & (leads > 0)).any() and (not verdict.certified or (leads >= verdict.lead).all())
+        fallen += int(changed.sum())
+    assert fallen > 0
+    small = WindowMaskedClassifier(Majority(), HiddenWindows.for_patch(3, 4, Patch(2), 2)).weak_spots(images, Patch(1))
+    assert small.shape == (24, 3, 4)
+    with pytest.raises(ValueError, match="patch 3: expected one that fits into 1, which these windows hide"):
+        classifier.weak_spots(images, Patch(3))
+
+
 def test_no_patch_makes_a_certified_image_another_class_without_an_alarm():
     classifier, images = WindowMaskedClassifier(Majority(), WINDOWS), pictures(40)
     strict, certain = classifier.alarms(images).strict(0.5)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from patchcert import result_format
 from patchcert.ablations.hidden_windows import HiddenWindows
+from patchcert.classifiers import weak_spots
 from patchcert.experiments import reporting, window_galleries
 from patchcert.masking.answers import UNASKED, Answers
 from patchcert.masking.noted import count_of, from_known, numbers_of, pairs_of
@@ -117,7 +118,7 @@ def test_no_patch_changes_an_answer_where_the_map_says_so(seed, agreement):
     known = Answers(classes, torch.rand(count, generator=random) + 0.1, torch.full((count,), 0.5), torch.zeros(count))
     predicted = from_known(WINDOWS.count, known, 0.0).predicted
     leads = torch.tensor(window_galleries.seen(WINDOWS, known, predicted, []).leads)
-    spots = window_galleries.by_place(WINDOWS, leads)
+    spots = weak_spots.by_place(WINDOWS, Patch(2, 2), leads)
     covering = WINDOWS.covering(Patch(2, 2))
     for row, column in (spots > 0).nonzero().tolist():
         hidden = covering[:, row, column][pairs_of(WINDOWS.count)].any(dim=1)
@@ -126,7 +127,7 @@ def test_no_patch_changes_an_answer_where_the_map_says_so(seed, agreement):
             now = Answers(attacked, *list(vars(known).values())[1:])
             assert from_known(WINDOWS.count, now, 0.0).predicted == predicted
     of_singles = window_galleries.seen(WINDOWS, known[: WINDOWS.count], predicted, []).leads
-    for row, column in (window_galleries.by_place(WINDOWS, torch.tensor(of_singles)) > 0).nonzero().tolist():
+    for row, column in (weak_spots.by_place(WINDOWS, Patch(2, 2), torch.tensor(of_singles)) > 0).nonzero().tolist():
         hidden = covering[:, row, column]
         attacked = torch.where(hidden, classes[: WINDOWS.count], torch.randint(3, (WINDOWS.count,), generator=random))
         assert len(attacked.unique()) > 1 or attacked[0] == predicted, "all agree on another class, without an alarm"

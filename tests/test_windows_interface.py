@@ -22,6 +22,9 @@ def test_recovery_is_that_of_the_class():
     assert answer.predicted.tolist() == [verdict.predicted for verdict in verdicts]
     assert answer.certified.tolist() == [verdict.certified for verdict in verdicts]
     assert 10 < int(answer.certified.sum()) < 40
+    passes = [verdict.passes for verdict in verdicts]
+    result = certify(classifier(), IMAGES, LABELS)
+    assert result.passes.tolist() == passes and result.to_dict()["passes"] == sum(passes)
     assert answer.patch == Patch(1) and answer.counts.certified_wrong == 0 < answer.clean_accuracy
 
 

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from patchcert.ablations.ablation import Ablation
+from patchcert.ablations.hidden_windows import HiddenWindows
+from patchcert.masking.answers import UNASKED, Answers
 from patchcert.masking.double_masking import DoubleMasking, paired
 from patchcert.masking.linked import WindowMasking
+from patchcert.masking.noted import pairs_of
 from patchcert.patch import Patch
 from patchcert.votes.certificate import Certifier, Question, Tally
 
@@ -66,6 +69,31 @@ def of_scores(
         leads = leads + _with_a_patch_at(worst.transpose(1, 2)[:, :, sets], family, patch, patches)  # (N, K, L)
     own = winner[:, None, None].expand(-1, 1, leads.shape[2])
     return _on_grid(leads.scatter(1, own, math.inf).amin(dim=1), ablation, patch)
+
+
+def leads_of(known: Answers, predicted: int) -> Tensor:
+    """(Q,) float32: by how much each answer is the class `predicted`, below 0 where it is another; ∞ where unasked."""
+    leads = known.leads.where(known.classes == predicted, -known.gaps)
+    return leads.where(known.classes != UNASKED, math.inf)
+
+
+def least_of_windows(windows: int, leads: Tensor) -> Tensor:
+    """(M,): the least lead without each of M windows, of `leads` (Q,) in the order of `noted`, or the first of them."""
+    pairs, least = pairs_of(windows)[: len(leads)], torch.full((windows,), math.inf)
+    return least.scatter_reduce_(0, pairs.flatten(), leads.repeat_interleave(2), "amin")
+
+
+def by_place(windows: HiddenWindows, patch: Patch, leads: Tensor) -> Tensor:
+    """(rows, columns): with the patch at each place, the lead that its best window guarantees.
+
+    If no question about a window that hides the patch changes the answer, neither does the patch: the answer without
+    that window stays, and against any other window that dissents stands the one without both. So of the windows there
+    the best one counts. Of strict alarms, about which only single windows are asked, one that agrees is enough.
+
+    Args:
+        leads: (M,), the least lead without each window.
+    """
+    return leads[:, None, None].where(windows.covering(patch), -math.inf).amax(dim=0)
 
 
 def _with_a_patch_at(leads: Tensor, ablation: Ablation, patch: Patch, patches: int) -> Tensor:

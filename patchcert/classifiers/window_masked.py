@@ -10,11 +10,14 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from patchcert.ablations.hidden_windows import HiddenWindows
+from patchcert.classifiers import weak_spots
 from patchcert.data.given import pixels
+from patchcert.errors import UsageError
 from patchcert.masking.alarms import Alarms
 from patchcert.masking.answers import Answers
 from patchcert.masking.noted import noted, numbers_of
 from patchcert.masking.questions import Questions, WindowVerdict, ask_all, two_rounds
+from patchcert.patch import Patch
 
 NOTHING = -1
 """The number of the window that hides nothing."""
@@ -59,6 +62,30 @@ class WindowMaskedClassifier(nn.Module):
         for row, verdict in zip(found, self.verdicts(images, numerical_margin=0.0, certify=False), strict=True):
             row[verdict.dissenting] = True
         return found
+
+    def weak_spots(self, images: Tensor | ArrayLike, patch: Patch | None = None) -> Tensor:
+        """(N, rows, columns): by how much the answer leads, in logits, with the patch at each place.
+
+        Where that is above the numerical margin, no patch at this place changes the answer. It costs a pass for each
+        window and for each pair of windows.
+
+        Args:
+            patch: one that the windows hide; by default that which they were made for.
+
+        Raises:
+            ValueError: there is no such patch; or see `predict`.
+        """
+        shapes = self.windows.shapes if patch is None else [patch]
+        if len(shapes) != 1 or not self.windows.holds(shapes[0]):
+            held = ", ".join(map(str, self.windows.shapes))
+            raise UsageError("patch", patch, f"expected one that fits into {held}, which these windows hide")
+        found = []
+        for verdict in self.verdicts(images, numerical_margin=0.0, everything=True):
+            assert verdict.answers is not None, "they are noted"
+            leads = weak_spots.leads_of(verdict.answers, verdict.predicted)
+            least = weak_spots.least_of_windows(self.windows.count, leads)
+            found.append(weak_spots.by_place(self.windows, shapes[0], least))
+        return torch.stack(found)
 
     def verdicts(
         self,

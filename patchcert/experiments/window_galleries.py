@@ -1,12 +1,12 @@
 """What reports show of images with hidden windows: which windows an answer hangs on, and which ones dissent."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from patchcert.ablations.hidden_windows import HiddenWindows
+from patchcert.classifiers import weak_spots
 from patchcert.experiments import summaries
 from patchcert.experiments.reporting import Subject
 from patchcert.masking.answers import UNASKED, Answers
@@ -54,7 +54,7 @@ def subject(
             ]
             windowed.append(seen(windows, known, int(columns[number]["predicted"][image]), said))
             if patch:
-                spots.append(by_place(windows, torch.tensor(windowed[-1].leads)))
+                spots.append(weak_spots.by_place(windows, patch, torch.tensor(windowed[-1].leads)))
         return Views(pictures(chosen), torch.stack(spots) if spots else None, windowed=windowed)
 
     leads = columns[number].get("lead")
@@ -78,33 +78,12 @@ def seen(windows: HiddenWindows, known: Answers, predicted: int, said: list[tupl
     """
     singles, pairs = known[: windows.count].classes, pairs_of(windows.count)[: len(known)]
     usual = int(singles.bincount().argmax())
-    leads = leads_of(known, predicted if predicted >= 0 else usual)
-    of_windows = torch.full((windows.count,), math.inf)
-    of_windows.scatter_reduce_(0, pairs.flatten(), leads.repeat_interleave(2), "amin")
+    leads = weak_spots.leads_of(known, predicted if predicted >= 0 else usual)
+    of_windows = weak_spots.least_of_windows(windows.count, leads)
     dissenting = [_rectangle(windows, window) for window in (singles != usual).nonzero().flatten().tolist()]
     weakest = [_rectangle(windows, window) for window in pairs[leads.argmin()].unique().tolist()]
     asked = int((known.classes != UNASKED).sum())
     return Windowed(of_windows.tolist(), [] if dissenting else weakest, dissenting, asked, len(known), said)
-
-
-def leads_of(known: Answers, predicted: int) -> Tensor:
-    """(Q,) float32: by how much each answer is the class `predicted`, below 0 where it is another; ∞ where unasked."""
-    leads = known.leads.where(known.classes == predicted, -known.gaps)
-    return leads.where(known.classes != UNASKED, math.inf)
-
-
-def by_place(windows: HiddenWindows, leads: Tensor) -> Tensor:
-    """(rows, columns): with the patch at each place, the lead that its best window guarantees.
-
-    If no question about a window that hides the patch changes the answer, neither does the patch: the answer without
-    that window stays, and against any other window that dissents stands the one without both. So of the windows there
-    the best one counts. Of strict alarms, about which only single windows are asked, one that agrees is enough.
-
-    Args:
-        leads: (M,), the least lead without each window.
-    """
-    (patch,) = windows.shapes
-    return leads[:, None, None].where(windows.covering(patch), -math.inf).amax(dim=0)
 
 
 def _rectangle(windows: HiddenWindows, window: int) -> Rectangle:
