@@ -118,8 +118,9 @@ def test_answers_are_those_of_asking_for_everything(copies, margin):
         assert (answer.verdicts["lead"] >= wanted.lead).all()
 
 
-def test_no_more_is_asked_than_an_answer_takes():
-    classifier, network = of(WINDOWS)
+@pytest.mark.parametrize("copies", ["windows", "bands and windows"])
+def test_no_more_is_asked_than_an_answer_takes(copies):
+    classifier, network = of(COPIES[copies])
     images = pictures()
     wanted, _ = everything(classifier, images, 1e-3)
     agreed = images[wanted.certified]
@@ -129,7 +130,7 @@ def test_no_more_is_asked_than_an_answer_takes():
     network.asked = 0
     result = certify(classifier, images, torch.zeros(IMAGES, dtype=torch.int64), batch_size=64)
     passes = result.answers[0].verdicts["passes"]
-    assert int(passes.sum()) <= network.asked <= int(passes.sum()) + 1000  # which `probing` asks before all images
+    assert int(passes.sum()) <= network.asked <= int(passes.sum()) + 1500  # which `probing` asks before all images
     assert (passes[wanted.certified] == WINDOWS.count).all() and (passes[~wanted.certified] < WINDOWS.count).any()
     assert result.passes.equal(passes) and result.to_dict()["passes"] == int(passes.sum())
 

@@ -36,6 +36,9 @@ STRICT = "strict"
 IMAGES_AT_ONCE = 16
 """Whose questions about hidden windows share batches."""
 
+TRIED_IN_ORDER = 3
+"""Images, of which a network that is asked in order is tried on all copies."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -150,6 +153,11 @@ class OfMasking(OfVotes):
     """Asks a `MaskedClassifier` for the scores of as few copies as it takes, or for the votes of all."""
 
     classifier: MaskedClassifier
+
+    def begin(self, images: Tensor, labels: Tensor) -> int:
+        """See `OfVotes`. Where copies are asked in order, those of a few images fill batches like those that run."""
+        few = torch.linspace(0, len(images) - 1, min(len(images), TRIED_IN_ORDER)).round().long()
+        return super().begin(images[few] if self.classifier.in_order else images, labels)
 
     @torch.no_grad()
     def look(self, images: Tensor) -> list[dict[str, Tensor]]:
