@@ -35,6 +35,9 @@ def main() -> None:
     parser.engine.add_argument(
         "--grad-acc-steps", type=positive_int, default=1, help="parts that a batch is split into"
     )
+    parser.engine.add_argument(
+        "--amp", action="store_true", help="compute convolutions of patches' bounds in bfloat16: twice as fast"
+    )
     options = arguments.parse(parser)
     if options.resume and len(options.models) != 1:
         raise UsageError("resume", options.resume, "goes with one model: choose it with --model_subset")
@@ -50,7 +53,8 @@ def train(options: argparse.Namespace) -> None:
     runs = []
     for model in options.models:
         torch.manual_seed(options.seed)
-        runs.append(training.Run(options.experiment, model, train_set.images.shape[1:], named.CLASSES, options.bytes))
+        shape, asked = train_set.images.shape[1:], (options.bytes, options.amp)
+        runs.append(training.Run(options.experiment, model, shape, named.CLASSES, *asked))
     if not (options.resume or options.overwrite):
         for run in runs:  # before the first of them trains for hours
             path, _ = training.files(options.folder, run.model)

@@ -3,7 +3,9 @@ room for rounding costs.
 
     python3 benchmarks/bench_intervals.py --output results/bench_intervals.json
 
-Training: one step (bounds at all places, gradients, Adam) of the MNIST multilayer perceptron at batch 256.
+Training: one step (bounds at all places, gradients, Adam) of the MNIST multilayer perceptron at batch 256; and one of
+the 5-layer CIFAR-10 network as two configs have it, the guide included, at their batch size, with and without --amp.
+The plain step of that takes memory for few images only, and its seconds are multiplied.
 Evaluation: bounds of the 5-layer CIFAR-10 network at 5 × 5 for a batch at some places, spread over the image; what a
 place costs does not depend on where it is. Tight sparse bounds of the CIFAR-10 multilayer perceptron at k = 4, without
 gradients; its weights are flattened, as training leaves them, which makes the largest moves hard to find; plain are
@@ -26,11 +28,15 @@ from torch import nn  # noqa: E402
 
 from benchmarks.timing import compare  # noqa: E402
 from patchcert import result_format, results  # noqa: E402
+from patchcert.intervals import config_files  # noqa: E402
 from patchcert.intervals.bounds import robust_loss  # noqa: E402
 from patchcert.intervals.evaluation import spread  # noqa: E402
+from patchcert.intervals.guide import guide_loss, likeliest  # noqa: E402
 from patchcert.intervals.networks import build  # noqa: E402
 from patchcert.intervals.places import Places, Scale, Threat, all_places, corners_of  # noqa: E402
 from patchcert.intervals.sparse import SparseThreat, sparse_margins  # noqa: E402
+from patchcert.intervals.training import Run  # noqa: E402
+from patchcert.intervals.training_attacks import GuidedPlaces  # noqa: E402
 from patchcert.intervals.worst_places import Batch, all_margins, worst_margins  # noqa: E402
 from patchcert.patch import Patch  # noqa: E402
 from tests.intervals.oracle import plain_margins, plain_tight_margins  # noqa: E402
@@ -63,6 +69,53 @@ def train_mlp(side: int, batch_size: int, repetitions: int) -> dict:
     ours = training_step(batch, lambda batch: worst_margins(batch, all_places(batch.images, batch.threat.patch)))
     theirs = training_step(batch, lambda batch: plain(batch).amin(dim=0))
     return compare(ours, theirs, repetitions)
+
+
+def train_cnn(name: str, amp: bool, plain_images: int, repetitions: int) -> dict:
+    """A training step of a config's 5-layer network, against the plain construction of the same loss."""
+    torch.manual_seed(0)
+    experiment = config_files.load(ROOT / "config" / f"{name}.json")
+    run = Run(experiment, experiment.models[3], (3, 32, 32), 10, 2 * 2**30, amp)
+    images, labels = torch.rand(experiment.training_params.batch_size, 3, 32, 32), torch.randint(10, (256,))
+    noise = run.attack.noise(images, torch.Generator().manual_seed(0))
+    few = images[:plain_images], labels[:plain_images], 0.9, noise[:plain_images]
+
+    def step(loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+        def whole() -> None:
+            run.optimizer.zero_grad()
+            loss().backward()
+            run.optimizer.step()
+
+        return whole
+
+    found = compare(
+        step(lambda: run.loss(images, labels, 0.9, noise)[0]), step(lambda: plain_loss(run, *few)), repetitions
+    )
+    times = len(images) / plain_images
+    with torch.no_grad():
+        losses = [float(loss) for loss in (run.loss(*few)[0], plain_loss(run, *few))]
+    return found | {
+        "plain_seconds": found["plain_seconds"] * times,
+        "ratio": found["ratio"] * times,
+        "images": len(images),
+        "relative_difference": abs(losses[0] - losses[1]) / losses[1],
+    }
+
+
+def plain_loss(run: Run, images: torch.Tensor, labels: torch.Tensor, epsilon: float, noise: torch.Tensor):
+    """The loss of `Run.loss`, from one full image for each place."""
+    method, scale, beside = run.training.method_params, run.config.scale, 0.0
+    if isinstance(run.attack, GuidedPlaces):
+        rows, columns = 33 - method.patch_w, 33 - method.patch_l
+        predicted = run.attack.guide(scale.inputs(images))[:, :, :rows, :columns].flatten(2)
+        drawn = likeliest(predicted, method.T, noise, method.patch_count)
+    else:
+        drawn = noise.t()
+    corners = corners_of(method.patch, 32, 32)[drawn]
+    margins = plain_margins(run.network, images, labels, Threat(method.patch, epsilon), scale, corners)
+    if isinstance(run.attack, GuidedPlaces):
+        beside = guide_loss(predicted, drawn, margins.detach())
+    return robust_loss(margins.amin(dim=0), labels) + beside
 
 
 @torch.no_grad()
@@ -113,14 +166,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=5, help="of each measurement")
     parser.add_argument("--batch_size", type=int, default=256, help="images of a training step")
+    parser.add_argument("--plain_images", type=int, default=8, help="images of the plain CIFAR-10 training step")
     parser.add_argument("--eval_batch_size", type=int, default=128, help="images of the evaluation pass")
     parser.add_argument("--places", type=int, default=12, help="places of the evaluation pass")
     parser.add_argument("--sparse_batch_size", type=int, default=64, help="images of the sparse bounds")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the measurements")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the measurements here")
     options = parser.parse_args()
+    step = options.plain_images, options.repetitions
     found = {
         "train_mlp_p22": lambda: train_mlp(2, options.batch_size, options.repetitions),
         "train_mlp_p55": lambda: train_mlp(5, options.batch_size, options.repetitions),
+        "train_cnn5_p55_rand20": lambda: train_cnn("cifar_robtrain_p55_rand20", False, *step),
+        "train_cnn5_p55_rand20_amp": lambda: train_cnn("cifar_robtrain_p55_rand20", True, *step),
+        "train_cnn5_p22_guide20": lambda: train_cnn("cifar_robtrain_p22_guide20", False, *step),
+        "train_cnn5_p22_guide20_amp": lambda: train_cnn("cifar_robtrain_p22_guide20", True, *step),
         "evaluate_cnn5_p55": lambda: evaluate_cnn(options.eval_batch_size, options.places, options.repetitions),
         "evaluate_mlp_k4_tight": lambda: evaluate_sparse(options.sparse_batch_size, options.repetitions),
     }
@@ -134,6 +194,8 @@ def main() -> None:
     }
     record = result_format.stamp("benchmark")
     for name, measure in found.items():
+        if options.only and name not in options.only:
+            continue
         record[name] = measure()
         print(name, {key: round(value, 6) for key, value in record[name].items()}, flush=True)
     if options.output:

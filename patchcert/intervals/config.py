@@ -174,5 +174,6 @@ def require_settings(option: str, value: object, found: object, wanted: dict[str
     found = found if isinstance(found, dict) else {}
     key = checkpoint.other_setting(found, wanted)
     if key:
-        right = f"was trained with {key}={found.get(key)}, expected the {wanted[key]} of this run"
+        expected = "this run has none" if wanted[key] is None else f"expected the {wanted[key]} of this run"
+        right = f"was trained with {key}={found.get(key)}, {expected}"
         raise UsageError(option, value, right)

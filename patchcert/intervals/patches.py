@@ -21,17 +21,13 @@ from torch import Tensor, nn
 from patchcert.intervals.bounds import Box, Room, grown, margins, through, widened
 from patchcert.intervals.places import Places, Scale, Threat
 from patchcert.intervals.rounding import Rounding
-from patchcert.intervals.windows import Axis, RowsOfChannels, Windows, pixels_of
+from patchcert.intervals.windows import Axis, RowsOfChannels, Windows
 
 CACHE = 4 * 2**20
 """Bytes of one activation of a chunk on the CPU, which then stays in cache from layer to layer."""
 
 LIVE = 8
 """Tensors of an activation's size that live at the same time while a layer is computed."""
-
-
-ENOUGH_COLUMNS = 16
-"""Columns for which it pays to gather the weights of a window; fewer boxes are multiplied as whole maps."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,7 @@ class PatchBounds:
         neighbor: g_i: after the i-th convolution or linear layer, each g_i² boxes that follow each other in the
             lattice become one, see `pooled_corners`.
         rounded: whether the bounds hold for whatever rounding makes of the network, see `rounding`; no gradients.
+        amp: whether convolutions and the linear layer behind them may take products in bfloat16: in training only.
     """
 
     def __init__(
@@ -73,8 +70,9 @@ class PatchBounds:
         scale: Scale,
         neighbor: Sequence[int] = (),
         rounded: bool = False,
+        amp: bool = False,
     ):
-        self.network, self.labels, self.patch = network, labels, threat.patch
+        self.network, self.labels, self.patch, self.amp = network, labels, threat.patch, amp
         self.neighbor = dict(zip(weighted_layers(network), neighbor, strict=False))
         self.inputs, self.image_size = scale.inputs(images), images.shape[2:]
         pixels = threat.pixels(images)
@@ -90,7 +88,9 @@ class PatchBounds:
         needed = 2 * self.windowed + (0 if self.linear is None else 2)
         activation, last = self.inputs, len(self.network) - 1
         for index, layer in enumerate(self.network[: last if rounding else needed]):
-            output = F.relu(activation) if isinstance(layer, nn.ReLU) else layer(activation)  # never in place
+            with self._products():
+                output = F.relu(activation) if isinstance(layer, nn.ReLU) else layer(activation)  # never in place
+            output = output.to(self.inputs.dtype)
             if index < 2 * self.windowed and index % 2 == 0:
                 self.clean.append(RowsOfChannels(output, outside=-torch.inf))
                 output = self.clean[-1].maps()
@@ -107,6 +107,10 @@ class PatchBounds:
         if rounding:
             self.rooms.errors[last] = rounding.error
             self.rooms.behind[last] = rounding.of_margins(self.network[-1], activation, self.labels)
+
+    def _products(self) -> torch.autocast:
+        """Inside, products of convolutions and linear layers are of bfloat16, if they may be."""
+        return torch.autocast(self.inputs.device.type, torch.bfloat16, enabled=self.amp)
 
     def without_room(self) -> "PatchBounds":
         """The same bounds without room for rounding."""
@@ -160,7 +164,7 @@ class PatchBounds:
     def _bytes_per_place(self, places: Places) -> tuple[list[int], int]:
         """The bytes of the activations of one box, and of the weights that are gathered for one place."""
         sizes, done, weights = self._window_sizes(places), 2 * self.windowed, 0
-        if self._gathers_weights(places) or (self.linear is not None and not self.windowed):
+        if self.linear is not None and not self.windowed:
             weights, done = 2 * sizes[-1] * self.linear.out_features, done + 2
         element = self.inputs.element_size()
         return [element * size for size in sizes + self._activation_sizes[done:]], element * weights
@@ -191,7 +195,8 @@ class PatchBounds:
             return self._merged(1, self._linear_on_patches(places), columns), 2
         windows, done = self._patch_windows(places), 0
         for layer, before_relu in zip(self.network[: 2 * self.windowed : 2], self.clean, strict=True):
-            windows = windows.convolved(layer, self.rooms.behind.get(done))
+            with self._products():
+                windows = windows.convolved(layer, self.rooms.behind.get(done))
             pixels = before_relu.index(windows.rows, windows.columns, places.images)
             beside = self.rooms.rows[done].at(pixels) if self.rooms.rows else None
             windows = windows.rectified(before_relu.at(pixels), beside)
@@ -199,14 +204,10 @@ class PatchBounds:
             done += 2
             if windows.cover:
                 break
-        if self._gathers_weights(places) and not windows.cover:
+        if self.linear is not None and done == 2 * self.windowed:
             return self._merged(done + 1, self._linear_on_windows(windows, places), columns), done + 2
         clean = self.clean[done // 2 - 1].maps().relu() if done else self.inputs
-        return windows.on_map(clean, places.images, self.rooms.errors.get(done)), done
-
-    def _gathers_weights(self, places: Places) -> bool:
-        """Whether the first linear layer multiplies windows, for which it needs the weights of each place."""
-        return self.linear is not None and places.shared and len(places.images) >= ENOUGH_COLUMNS
+        return windows.around(clean, places.images, self.rooms.errors.get(done)), done
 
     def _merged(self, index: int, box: Box, columns: int) -> Box:
         """Boxes (P·B, …) after layer `index`: those of neighboring places in one, as far as `neighbor` says so."""
@@ -238,15 +239,21 @@ class PatchBounds:
         return Windows(shift, radius, *axes)
 
     def _linear_on_windows(self, windows: Windows, places: Places) -> Box:
-        """(P·B, D) boxes after flatten and linear, for places that all columns share."""
-        pixels, on_map = pixels_of(windows.rows, windows.columns)  # (P, 1, a, b)
-        channels = windows.shift.shape[1]
-        size = windows.rows.extent * windows.columns.extent
-        pixels = pixels.where(on_map, 0)[:, 0, :, :, None]  # the windows are zero where they leave the map
-        coordinates = (pixels + size * torch.arange(channels, device=pixels.device)).flatten(1)  # (P, a·b·C)
-        lattice = (len(coordinates), len(places.images), -1)
-        shift, radius = (x.permute(0, 2, 3, 1).reshape(lattice) for x in (windows.shift, windows.radius))
-        return self._times_weights(shift, radius, coordinates, places)
+        """(P·B, D) boxes after flatten and linear."""
+        room = self._room(2 * self.windowed + 1, places)
+        shift, radius = windows.on_maps(len(places.images))
+        weights, sizes = self.weights_by_pixel
+        shift = _times(shift.to(weights.dtype), weights)
+        radius = _times(grown(radius.to(weights.dtype), room), sizes)
+        centre = shift.unflatten(0, (-1, len(places.images))) + self.clean_linear[places.images]
+        return Box.around_temporary(centre.flatten(0, 1), widened(radius, room))
+
+    @cached_property
+    def weights_by_pixel(self) -> tuple[Tensor, Tensor]:
+        """(D, H, W, C) both: the weights of the linear layer behind the windows, and their sizes."""
+        weights = self.linear.weight.view(-1, *self.clean[-1].maps().shape[1:]).permute(0, 2, 3, 1)
+        weights = weights.to(torch.bfloat16 if self.amp else weights.dtype).contiguous()
+        return weights, weights.abs()
 
     def _linear_on_patches(self, places: Places) -> Box:
         """(P·B, D) boxes after flatten and linear where they are the first layers."""
@@ -285,6 +292,17 @@ class PatchBounds:
         room = self._room(2 * self.windowed + 1, places)
         radius = widened(torch.bmm(grown(radius, room), sizes).flatten(0, 1), room)
         return Box.around_temporary(centre.flatten(0, 1), radius)
+
+
+def _times(maps: Tensor, weights: Tensor) -> Tensor:
+    """(B, D), of maps (B, H, W, C) and weights (D, H, W, C): a linear layer.
+
+    As a convolution whose kernel is as large as the map, this product is twice as fast in float32 on AMD processors;
+    its gradients are slower.
+    """
+    if torch.is_grad_enabled():
+        return F.linear(maps.flatten(1), weights.flatten(1))
+    return F.conv2d(maps.permute(0, 3, 1, 2), weights.permute(0, 3, 1, 2)).flatten(1)
 
 
 def _rectified(box: Box) -> Box:

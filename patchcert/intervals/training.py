@@ -16,6 +16,7 @@ from patchcert.intervals.bounds import certified, robust_loss
 from patchcert.intervals.config import Config, Model, require_settings
 from patchcert.intervals.guide import Guide
 from patchcert.intervals.networks import network_of
+from patchcert.intervals.patches import leading_convolutions
 from patchcert.intervals.schedules import epsilon_at, lr_factor, optimizer_of, schedule_end
 from patchcert.intervals.training_attacks import ATTACKS, GuidedPlaces
 from patchcert.messages import print_finished_model, print_going_on, print_interval_epoch
@@ -30,17 +31,30 @@ class Run:
 
     Args:
         image_shape: (C, H, W).
+        max_memory: bytes that the bounds may take at a time.
+        amp: whether convolutions, and the linear layer behind them, may take products in bfloat16.
 
     Raises:
-        UsageError: the config does not fit such images.
+        UsageError: the config does not fit such images, or has nothing for `amp` to change.
     """
 
-    def __init__(self, config: Config, model: Model, image_shape: tuple[int, int, int], classes: int, max_memory: int):
+    def __init__(
+        self,
+        config: Config,
+        model: Model,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        max_memory: int,
+        amp: bool = False,
+    ):
         channels = image_shape[0]
-        self.config, self.model, self.training = config, model, config.training_params
+        self.config, self.model, self.training, self.amp = config, model, config.training_params, amp
         self.network = network_of(config, model, image_shape, classes)
         method = self.training.method_params
-        self.attack = ATTACKS[method.attack_type](self.network, method, config.scale, max_memory)
+        if amp and (method.sparse or not leading_convolutions(self.network)):
+            right = f"expected none for {model.model_id}: it changes patches' bounds in convolutions alone"
+            raise UsageError("amp", True, right)
+        self.attack = ATTACKS[method.attack_type](self.network, method, config.scale, max_memory, amp)
         self.trained = nn.ModuleDict({"network": self.network})
         if isinstance(self.attack, GuidedPlaces):
             self.trained["guide"] = self.attack.guide = Guide(channels, classes, method.base_width)
@@ -96,7 +110,9 @@ class Run:
     def loss(self, images: Tensor, labels: Tensor, epsilon: float, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss, and for each image (N,) whether it is certified; in natural training none is."""
         if epsilon < NATURAL:
-            return F.cross_entropy(self.network(self.config.scale.inputs(images)), labels), labels < 0
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=self.amp):
+                logits = self.network(self.config.scale.inputs(images))
+            return F.cross_entropy(logits.float(), labels), labels < 0
         worst, beside = self.attack.worst(images, labels, epsilon, noise)
         return robust_loss(worst, labels) + beside, certified(worst, labels)
 
@@ -241,7 +257,8 @@ def outcome(run: Run, folder: Path) -> tuple[dict[Path, dict | None], str, int]:
 
 def settings_of(run: Run, train_set: Dataset, seed: int) -> dict[str, object]:
     """What a run must have in common with one that goes on with its files."""
-    return run.config.settings() | {"seed": seed, "data": train_set.fingerprint()}
+    settings = {"seed": seed, "data": train_set.fingerprint(), "precision": "bfloat16" if run.amp else None}
+    return run.config.settings() | settings
 
 
 def left_by_earlier(

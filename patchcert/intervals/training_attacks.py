@@ -16,10 +16,12 @@ class Attack:
 
     Args:
         max_memory: bytes that the bounds may take at a time.
+        amp: whether products may be in bfloat16, see `PatchBounds`.
     """
 
-    def __init__(self, network: nn.Sequential, method: Method, scale: Scale, max_memory: int):
+    def __init__(self, network: nn.Sequential, method: Method, scale: Scale, max_memory: int, amp: bool = False):
         self.network, self.method, self.scale, self.max_memory = network, method, scale, max_memory
+        self.amp = amp
 
     def noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """(N, …): all that is random in `worst` for images (N, C, H, W)."""
@@ -39,7 +41,7 @@ class Attack:
 
     def _batch(self, images: Tensor, labels: Tensor, epsilon: float) -> Batch:
         threat = Threat(self.method.patch, epsilon)
-        return Batch(self.network, images, labels, threat, self.scale, self.neighbor, self.max_memory)
+        return Batch(self.network, images, labels, threat, self.scale, self.neighbor, self.max_memory, amp=self.amp)
 
 
 class RandomPlaces(Attack):

@@ -159,26 +159,31 @@ class Windows:
         box = Box(lower.amin(dim=1).flatten(0, 1), upper.amax(dim=1).flatten(0, 1))
         return Windows(box.centre, box.radius, rows, columns)
 
-    def on_map(self, clean: Tensor, images: Tensor, error: Tensor | None = None) -> Box:
+    def on_maps(self, count: int) -> tuple[Tensor, Tensor]:
+        """Shift and radius as whole maps, both (P·B, H, W, C), for B = `count` columns."""
+        pixels, on_map = pixels_of(self.rows, self.columns)
+        boxes, channels = self.shift.shape[:2]
+        size = self.rows.extent * self.columns.extent
+        first = size * torch.arange(boxes, device=pixels.device).view(-1, count, 1, 1)
+        index = (first + pixels).where(on_map, size * boxes).flatten()  # the last row is for what is on no map
+        maps = []
+        for windows in (self.shift, self.radius):
+            rows = windows.permute(0, 2, 3, 1).reshape(-1, channels)
+            rows = rows.new_zeros(size * boxes + 1, channels).index_copy_(0, index, rows)[:-1]
+            maps.append(rows.view(boxes, self.rows.extent, self.columns.extent, channels))
+        return tuple(maps)
+
+    def around(self, clean: Tensor, images: Tensor, error: Tensor | None = None) -> Box:
         """The boxes as whole maps (P·B, C, H, W), given the clean activations (N, C, H, W) of `images` (B,).
 
         Args:
             error: (N, C, H, W), how far executions on the clean images may be from these activations.
         """
-        pixels, on_map = pixels_of(self.rows, self.columns)
-        size = clean.shape[2] * clean.shape[3]
-        windows, channels = self.shift.shape[:2]
-        index = pixels.where(on_map, size).expand(-1, len(images), -1, -1).flatten(0, 1).flatten(1)
-        index = index[:, None].expand(-1, channels, -1)
-        centre, radius = (
-            x.new_zeros(windows, channels, size + 1).scatter(2, index, x.flatten(2))[..., :-1]
-            for x in (self.shift, self.radius)
-        )
-        clean = clean[images].flatten(2)
-        centre = (centre.unflatten(0, (-1, len(images))) + clean).flatten(0, 1)
+        centre, radius = (x.permute(0, 3, 1, 2).unflatten(0, (-1, len(images))) for x in self.on_maps(len(images)))
+        centre = centre + clean[images]
         if error is not None:
-            radius.unflatten(0, (-1, len(images))).add_(error[images].flatten(2))
-        return Box.around(*(x.unflatten(2, (self.rows.extent, self.columns.extent)) for x in (centre, radius)))
+            radius = radius + error[images]
+        return Box.around(centre.flatten(0, 1), radius.flatten(0, 1))
 
 
 def _union(axis: Axis, group: int) -> tuple[Axis, Tensor]:

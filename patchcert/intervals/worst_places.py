@@ -26,6 +26,7 @@ class Batch:
         labels: (N,) int64.
         max_memory: bytes that the bounds may take at a time.
         rounded: whether bounds hold for whatever rounding makes of the network, see `rounding`.
+        amp: whether products may be in bfloat16, see `PatchBounds`.
     """
 
     network: nn.Sequential
@@ -36,9 +37,11 @@ class Batch:
     neighbor: Sequence[int] = ()
     max_memory: int = 2 * 2**30
     rounded: bool = False
+    amp: bool = False
 
     def bounds(self) -> PatchBounds:
-        return PatchBounds(self.network, self.images, self.labels, self.threat, self.scale, self.neighbor, self.rounded)
+        how = self.neighbor, self.rounded, self.amp
+        return PatchBounds(self.network, self.images, self.labels, self.threat, self.scale, *how)
 
     def in_double(self) -> "Batch":
         """The same batch in float64."""

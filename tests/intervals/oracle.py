@@ -7,17 +7,20 @@ from patchcert.intervals.places import corners_of
 
 
 def plain_boxes(images, threat, scale, corners):
-    """A box (P·N, C, H, W) of inputs for each of the corners (P, 2)."""
-    lowest, highest = (images - threat.epsilon).clamp(0, 1), (images + threat.epsilon).clamp(0, 1)
+    """A box (P·N, C, H, W) of inputs for each of the corners (P, 2), or (P, N, 2) where images have their own."""
+    if corners.dim() == 2:
+        corners = corners[:, None].expand(-1, len(images), -1)
     lower, upper = (images.repeat(len(corners), 1, 1, 1, 1) for _ in range(2))
-    for place, (row, column) in enumerate(corners.tolist()):
-        under = ..., slice(row, row + threat.patch.height), slice(column, column + threat.patch.width)
-        lower[place][under], upper[place][under] = lowest[under], highest[under]
+    for place, own in enumerate(corners.tolist()):
+        for image, (row, column) in enumerate(own):
+            under = image, ..., slice(row, row + threat.patch.height), slice(column, column + threat.patch.width)
+            lower[place][under] = (images[under] - threat.epsilon).clamp(min=0)
+            upper[place][under] = (images[under] + threat.epsilon).clamp(max=1)
     return Box(scale.inputs(lower.flatten(0, 1)), scale.inputs(upper.flatten(0, 1)))
 
 
 def plain_margins(network, images, labels, threat, scale, corners=None):
-    """(P, N, K): margin bounds at the corners (P, 2), by default all places."""
+    """(P, N, K): margin bounds at the corners (P, 2) or (P, N, 2), by default all places."""
     corners = corners_of(threat.patch, *images.shape[2:]) if corners is None else corners
     box = through(network[:-1], plain_boxes(images, threat, scale, corners))
     ends = (end.unflatten(0, (-1, len(images))) for end in (box.lower, box.upper))

@@ -1,8 +1,8 @@
 """Bounds inside windows equal the plain construction, are sound against attacks, and have its gradients."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import torch
@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from patchcert.errors import UsageError
-from patchcert.intervals import config_files, patches
+from patchcert.intervals import config_files
+from patchcert.intervals.bounds import robust_loss
+from patchcert.intervals.config import Method
+from patchcert.intervals.guide import Guide, guide_loss, likeliest
 from patchcert.intervals.networks import build
 from patchcert.intervals.places import Scale, Threat, all_places, corners_of, own_places
+from patchcert.intervals.training_attacks import ATTACKS
 from patchcert.intervals.worst_places import Batch, all_margins, lowest_margins, worst_margins
 from patchcert.patch import Patch
 from tests.intervals.oracle import plain_boxes, plain_margins
@@ -75,9 +79,7 @@ def test_bounds_equal_the_plain_construction(name, height, width, epsilon, scale
     batch = problem(small(name, len(scale.mean), size=8), patch, epsilon, size=8, scale=scale, max_memory=memory)
     expected = plain(batch)
     shared = all_places(batch.images, patch)
-    for enough in (1, 100):
-        with mock.patch.object(patches, "ENOUGH_COLUMNS", enough):
-            assert_bounds_equal(all_margins(batch, shared), expected)
+    assert_bounds_equal(all_margins(batch, shared), expected)
     own = own_places(batch.images, patch, torch.arange(len(expected))[:, None].expand(-1, 3))
     assert_bounds_equal(all_margins(batch, own), expected)
     worst, place = lowest_margins(batch, shared)
@@ -100,13 +102,12 @@ def config_networks():
 @pytest.mark.parametrize(("data", "model_id"), config_networks())
 @pytest.mark.parametrize(("patch", "epsilon"), [(Patch(2, 2), 0.3), (Patch(5, 5), 1.0), (Patch(1, 4), 0.0)], ids=str)
 @torch.no_grad()
-def test_every_networks_bounds_equal_the_plain_ones(data, model_id, patch, epsilon, monkeypatch):
+def test_every_networks_bounds_equal_the_plain_ones(data, model_id, patch, epsilon):
     torch.manual_seed(0)
     experiment, model = config_networks()[data, model_id]
     channels, size = (1, 28) if data == "mnist" else (3, 32)
     network = build(model.model_class, channels, size, 10, model.model_params)
     batch = problem(network, patch, epsilon, count=2, size=size, scale=experiment.scale)
-    monkeypatch.setattr(patches, "ENOUGH_COLUMNS", 1)
     some = corners_of(patch, size, size)[torch.randperm(size)[:12]]
     some[:2] = torch.tensor([[0, 0], [size - patch.height, size - patch.width]])
     places = all_places(batch.images, patch)
@@ -116,9 +117,8 @@ def test_every_networks_bounds_equal_the_plain_ones(data, model_id, patch, epsil
 
 @pytest.mark.parametrize("name", UNUSUAL)
 @torch.no_grad()
-def test_networks_of_other_shapes(name, monkeypatch):
+def test_networks_of_other_shapes(name):
     torch.manual_seed(0)
-    monkeypatch.setattr(patches, "ENOUGH_COLUMNS", 1)
     batch = problem(UNUSUAL[name]().eval(), Patch(3, 2), 0.5)
     assert_bounds_equal(all_margins(batch, all_places(batch.images, Patch(3, 2))), plain(batch))
 
@@ -133,6 +133,59 @@ def test_gradients_are_those_of_the_plain_construction(name, memory):
     expected, found = (torch.autograd.grad(loss, list(batch.network.parameters())) for loss in losses)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def gradients(loss, batch, *more):
+    return torch.autograd.grad(loss, [*batch.network.parameters(), *more])
+
+
+@pytest.mark.parametrize("neighbor", [(), (2, 1, 2)], ids=["each place", "merged"])
+@pytest.mark.parametrize("name", ["cnn_4layer", "cnn_5layer"])
+def test_a_step_by_windows_is_the_plain_step_in_float64(name, neighbor):
+    """Loss and gradients, at every place, borders among them, behind strides."""
+    torch.manual_seed(0)
+    batch = problem(small(name), Patch(3, 2), 0.7, neighbor=neighbor).in_double()
+    expected = (plain_pooled(batch, neighbor) if neighbor else plain(batch)).amin(0)
+    losses = [robust_loss(worst, batch.labels) for worst in (expected, worst_of_all(batch, neighbor))]
+    torch.testing.assert_close(*losses, atol=0, rtol=1e-12)
+    for one, other in zip(*(gradients(loss, batch) for loss in losses), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.parametrize("attack_type", ["patch-random", "patch-nn"])
+def test_a_step_at_drawn_places_is_the_plain_step_in_float64(attack_type):
+    """Both losses of the guide too, and its gradients."""
+    torch.manual_seed(0)
+    batch = problem(small("cnn_5layer"), Patch(2, 2), 0.7, count=2).in_double()
+    method = Method(attack_type=attack_type, bound_type="interval", patch_w=2, patch_l=2, patch_count=2, base_width=3)
+    attack = ATTACKS[attack_type](batch.network, method, batch.scale, 2**30)
+    guide = attack.guide = Guide(3, 10, 3).double()
+    noise = attack.noise(batch.images, torch.Generator().manual_seed(1))
+    worst, beside = attack.worst(batch.images, batch.labels, 0.7, noise)
+    predicted = guide(batch.scale.inputs(batch.images))[:, :, :11, :11].flatten(2)
+    drawn = noise.t() if attack_type == "patch-random" else likeliest(predicted, 1.0, noise, 2)
+    found = plain(batch, corners_of(Patch(2, 2), 12, 12)[drawn])
+    plain_beside = torch.zeros(()) if attack_type == "patch-random" else guide_loss(predicted, drawn, found.detach())
+    torch.testing.assert_close(torch.as_tensor(beside), plain_beside, check_dtype=False)
+    losses = robust_loss(found.amin(0), batch.labels) + plain_beside, robust_loss(worst, batch.labels) + beside
+    torch.testing.assert_close(*losses, atol=0, rtol=1e-12)
+    more = list(guide.parameters()) if attack_type == "patch-nn" else []
+    for one, other in zip(*(gradients(loss, batch, *more) for loss in losses), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-10)
+
+
+def test_half_precision_comes_near():
+    """What --amp trains with: bounds within a few units of bfloat16, and gradients that point the same way."""
+    torch.manual_seed(0)
+    batch = problem(build("cnn_5layer", 3, 12, 10, {"width": 4, "linear_size": 32}), Patch(3, 2), 0.7, count=8)
+    half = replace(batch, amp=True)
+    exact, near = worst_of_all(batch), worst_of_all(half)
+    assert 0 < (exact - near).abs().max() < 0.03 * exact.abs().max()
+    one, other = (
+        torch.cat([g.flatten() for g in gradients(robust_loss(worst / 100, batch.labels), batch)])
+        for worst in (exact, near)
+    )
+    assert F.cosine_similarity(one, other, dim=0) > 0.99
 
 
 def worst_of_all(batch, neighbor=()):
@@ -211,9 +264,8 @@ def plain_pooled(batch, neighbor):
 
 @pytest.mark.parametrize(("name", "neighbor"), [("mlp", [2]), ("cnn_2layer", [2, 1, 2]), ("cnn_2layer", [3, 2]),
                                                ("cnn_4layer", [2, 1, 2]), ("cnn_5layer", [2])])  # fmt: skip
-def test_pooled_places_equal_plain_pooling_and_lie_below(name, neighbor, monkeypatch):
+def test_pooled_places_equal_plain_pooling_and_lie_below(name, neighbor):
     torch.manual_seed(0)
-    monkeypatch.setattr(patches, "ENOUGH_COLUMNS", 1)
     batch = problem(small(name), Patch(4, 3), 0.8, neighbor=tuple(neighbor))
     expected, found = plain_pooled(batch, neighbor).amin(0), worst_of_all(batch, neighbor)
     assert_bounds_equal(found, expected)

@@ -35,14 +35,14 @@ def few_images(count=24):
     )
 
 
-def run_of(name, *overrides, seed=0):
+def run_of(name, *overrides, seed=0, model=0, amp=False):
     experiment = config_files.load(
         ROOT / "config" / f"{name}.json",
         ["training_params:schedule_start=0", "training_params:schedule_length=1", "training_params:epochs=4",
          "training_params:batch_size=10", *overrides],
     )  # fmt: skip
     torch.manual_seed(seed)
-    return training.Run(experiment, experiment.models[0], (1, 12, 12), 10, 2**30)
+    return training.Run(experiment, experiment.models[model], (1, 12, 12), 10, 2**30, amp)
 
 
 @given(
@@ -117,6 +117,23 @@ def test_a_step_in_parts_is_the_same_step(name, parts):
         run.step(images, labels, 0.8, torch.Generator().manual_seed(1), count)
         found.append(torch.cat([p.detach().flatten() for p in run.trained.parameters()]))
     torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=0)
+
+
+def test_half_precision_is_part_of_a_run(tmp_path):
+    """A run that took products in bfloat16, ε = 0 among its epochs, goes on so and not otherwise."""
+    data, name, most = few_images(), "mnist_robtrain_p22_rand5", "training_params:epochs=2"
+    training.train(run_of(name, "training_params:schedule_start=1", most, model=1, amp=True), data, data, tmp_path, 5)
+    with pytest.raises(UsageError, match="was trained with precision=bfloat16, this run has none"):
+        training.train(run_of(name, "training_params:schedule_start=1", model=1), data, data, tmp_path, 5)
+    training.train(run_of(name, "training_params:schedule_start=1", model=1, amp=True), data, data, tmp_path, 5)
+    losses = [json.loads(line)["loss"] for line in next(tmp_path.glob("*.log")).open()]
+    assert len(losses) == 4 and all(map(math.isfinite, losses))
+
+
+@pytest.mark.parametrize("name", ["mnist_robtrain_p22_rand5", "mnist_robtrain_k4_sparse"])
+def test_half_precision_is_refused_where_it_changes_nothing(name):
+    with pytest.raises(UsageError, match="amp True: expected none for mlp_255"):
+        run_of(name, amp=True)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "mnist_adveval_patch_22"])
