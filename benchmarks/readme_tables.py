@@ -214,6 +214,9 @@ def speed() -> Table:
     bounds = read("bench_intervals")
     both = f"{ratio(bounds['train_mlp_p22'])}, {ratio(bounds['train_mlp_p55'])}"
     rows.append(["interval bounds, training step, MNIST MLP, 2 × 2 and 5 × 5", both, ""])
+    for case, what in (("p55_rand20", "5 × 5, 20 random places"), ("p22_guide20", "2 × 2, 20 guided places")):
+        both = (ratio(bounds[f"train_cnn5_{case}{way}"]) for way in ("", "_amp"))
+        rows.append([f"interval bounds, training step, 5-layer CIFAR-10 network, {what}", *both])
     what = "interval bounds, evaluating the 5-layer CIFAR-10 network at 5 × 5"
     rows.append([what, ratio(bounds["evaluate_cnn5_p55"]), ""])
     return rows
