@@ -52,7 +52,7 @@ networks = [network_and_image(random) for _ in range(NETWORKS)]
 largest = max(np.abs(weights).sum(1).max() + np.abs(biases).max() for weights, biases, _, _ in networks)
 outputs = [np.maximum(weights @ image + biases, 0) @ last for weights, biases, last, image in networks]
 print(f"scipy {scipy.__version__}: {NETWORKS} networks, each wrong for an image that is known")
-print(f"  no value is above {largest:.2f}; outputs are {min(outputs):.2f} and more for these images, wrong from 0.05 on")
+print(f"  no value is above {largest:.2f}; outputs are {min(outputs):.2f} and more there, wrong from 0.05 on")
 proofs = {}
 for power in (2, 4, 6, 7, 8):
     answers = [asked(weights, biases, last, 10.0**power) for weights, biases, last, _ in networks]
