@@ -13,7 +13,7 @@ from patchcert import CIFAR_LIKE, add_joint, attack_masked, cli, joint_network, 
 
 def main() -> None:
     parser = masked_attack_parser(__doc__, CIFAR_LIKE)
-    add_joint(parser, weight=6.0, coarse_windows="11x4", mirrored=True)
+    add_joint(parser, weight=10.0, coarse_windows="11x4", mirrored=True)
     parser.set_defaults(batch_size=4)
     options = parser.parse_args()
     attack_masked(options, *joint_network(options))

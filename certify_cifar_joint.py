@@ -1,7 +1,7 @@
 """Certify CIFAR-10 pictures against patches by double masking of bands and of hidden windows together.
 
     python3 certify_cifar_joint.py --checkpoint cifar_masked_band.pth --windows cifar_windows.pth --size_to_certify 2,5
-    python3 certify_cifar_joint.py --all --output joint.json --checkpoint BANDS --windows WINDOWS --weight 6
+    python3 certify_cifar_joint.py --all --output joint.json --checkpoint BANDS --windows WINDOWS
 
 Uses one network of train_cifar_band_masked.py and one of train_cifar_windows.py. For each place of the patch, the
 script leaves out the bands that the patch touches and the copies in which it is not hidden, and adds up the logits of
@@ -15,7 +15,7 @@ from patchcert import CIFAR_LIKE, add_joint, certify_masked, cli, joint_network,
 
 def main() -> None:
     parser = masked_certification_parser(__doc__, CIFAR_LIKE)
-    add_joint(parser, weight=6.0, coarse_windows="11x4", mirrored=True)
+    add_joint(parser, weight=10.0, coarse_windows="11x4", mirrored=True)
     options = parser.parse_args()
     certify_masked(options, *joint_network(options))
 

@@ -29,9 +29,9 @@ def main() -> None:
         __doc__,
         CIFAR_LIKE,
         recipe="windows",
-        end_epoch=10,
+        end_epoch=29,
         tries=3,
-        easy_epochs=8,
+        easy_epochs=20,
         augmentations="alternating_flip,random_shift",
     )
     add_network(parser, MODELS_OF_COPIES, "pooled", image_size=32)

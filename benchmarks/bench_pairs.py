@@ -19,7 +19,7 @@ from patchcert.data import named, splits
 from patchcert.engines.columns import LinesNetwork
 from patchcert.engines.joint import JointNetwork
 from patchcert.option_values import output_file, positive_int
-from patchcert.small_networks import cifar_resnet
+from patchcert.small_networks import network_of_copies
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "checkpoints"
@@ -34,12 +34,12 @@ def main() -> None:
     images, _ = next(
         splits.spread(named.load("cifar10", ROOT / "data", train=False), options.images).batches(options.images)
     )
-    bands, windows = LinesNetwork.load(WEIGHTS / "cifar_masked_band.pth"), cifar_resnet("resnet14")
+    bands, windows = LinesNetwork.load(WEIGHTS / "cifar_masked_band.pth"), network_of_copies("pooled")
     windows.load_state_dict(torch.load(WEIGHTS / "cifar_windows.pth", weights_only=True)["net"])
     windows.fold()
     of_bands = 32, 32, bands.shape.band_size
     first, every = (
-        JointNetwork(bands, windows, BandsAndWindows(*of_bands, *sizes), weight=6.0, sure=4.0).eval()
+        JointNetwork(bands, windows, BandsAndWindows(*of_bands, *sizes), weight=10.0, sure=4.0).eval()
         for sizes in ((11, 4, 9, 6), (9, 6))
     )
     with torch.inference_mode():
