@@ -88,12 +88,10 @@ def train_cnn(name: str, amp: bool, plain_images: int, repetitions: int) -> dict
 
         return whole
 
-    found = compare(
-        step(lambda: run.loss(images, labels, 0.9, noise)[0]), step(lambda: plain_loss(run, *few)), repetitions
-    )
-    times = len(images) / plain_images
     with torch.no_grad():
         losses = [float(loss) for loss in (run.loss(*few)[0], plain_loss(run, *few))]
+    ours, plain_step = step(lambda: run.loss(images, labels, 0.9, noise)[0]), step(lambda: plain_loss(run, *few))
+    found, times = compare(ours, plain_step, repetitions), len(images) / plain_images
     return found | {
         "plain_seconds": found["plain_seconds"] * times,
         "ratio": found["ratio"] * times,
