@@ -103,8 +103,7 @@ def cifar_masked() -> Table:
     columns = {
         "bands, all 10,000": of_all(bands),
         "bands, test half": dict(headline(bands)),
-        "bands and windows, 500 of the test half": of_all(read("cifar_joint_test_tenth")),
-        "bands and windows, all 10,000, JPEG copies": of_all(read("cifar_joint")),
+        "bands and windows, test half": of_all(read("cifar_joint_test")),
     }
     return by_size(columns, CIFAR_PUBLISHED)
 
@@ -294,7 +293,9 @@ def headline(record: dict) -> list[tuple[int, dict]]:
 def counted_on(record: dict) -> str:
     """Which images `headline` is about."""
     config, total = record["config"], record["results"][0]["total"]
-    chosen = f"{total} images of the test half" if config["test"] else "all test images"
+    whole = config.get("skip", 1) == 1 and config.get("limit") is None
+    part = "the test half" if whole else f"{total} images of the test half"
+    chosen = part if config["test"] else "all test images"
     pictures = {"original": ", original pictures", "copies": ", JPEG copies"}.get(config.get("pictures"), "")
     return ("the test half" if "test_half" in record else chosen) + pictures
 

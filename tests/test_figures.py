@@ -57,7 +57,7 @@ def words(part):
 
 
 def test_each_data_set_has_a_panel_and_legends_are_in_words():
-    files = [RESULTS / f"{name}.json" for name in ("cifar_joint", "cifar_masked_band", "mnist_joint")]
+    files = [RESULTS / f"{name}.json" for name in ("cifar_joint_test", "cifar_masked_band", "mnist_joint")]
     drawn = figures.accuracies(points_in(*files, MASKED, *INTERVALS))["patch_size"]
     assert [axes.get_title() for axes in drawn.axes] == ["CIFAR-10", "MNIST"]
     of_cifar, of_mnist = map(words, drawn.subfigs)

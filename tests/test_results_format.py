@@ -110,7 +110,7 @@ def test_sizes_that_were_asked_for_are_written_as_those_that_were_answered():
 
 
 def test_a_log_measures_test_images_or_training_images_that_are_held_out(tmp_path):
-    row = json.loads((WRITTEN / "cifar_windows_training_pooled.jsonl").read_text().splitlines()[0])
+    row = json.loads((WRITTEN / "cifar_windows_training.jsonl").read_text().splitlines()[0])
     assert "test_accuracy" not in row
     record_epoch(row, tmp_path / "log", {}, [])
     del row["held_out_accuracy"]
