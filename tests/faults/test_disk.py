@@ -361,6 +361,16 @@ ATTACK = [
 ]  # fmt: skip
 
 
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Otherwise a power cut between the two would leave the name without content."""
+    happened, replace = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: happened.append(f"{os.fstat(file).st_size} bytes"))
+    monkeypatch.setattr(os, "replace", lambda *paths: (happened.append("name"), replace(*paths)))
+    files.write_atomically(tmp_path / "whole", lambda file: file.write(b"123"))
+    files.append_line(tmp_path / "lines", "12345")
+    assert happened == ["3 bytes", "name", "6 bytes"]
+
+
 def test_attacks_end_with_their_numbers_and_all_pictures_that_fit(unbroken, disk, capsys):
     disk.fill(left=8192)
     written = ["--output", "run.json", "--save_images", disk.folder]
