@@ -26,7 +26,7 @@ FORKS = multiprocessing.get_context("forkserver")
 """Starts processes that have imported already what scripts import, which takes longer than most of what they do."""
 
 FORKS.set_forkserver_preload(
-    ["patchcert.experiments.attacking", "patchcert.experiments.masking", "patchcert.intervals.evaluation", __name__]
+    ["patchcert.experiments.commands", "patchcert.experiments.masking", "patchcert.intervals.evaluation", __name__]
 )
 
 
