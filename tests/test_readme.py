@@ -44,7 +44,8 @@ def test_what_was_counted_of_networks_that_ship_is_written_over():
 @pytest.mark.parametrize("command", reproduce.COMMANDS.values(), ids=reproduce.COMMANDS)
 def test_weights_that_ship_are_small_finite_and_say_what_they_are(command):
     names = [word for word in shlex.split(command) if word.endswith(".pth")]
-    for file, network in zip([ROOT / "checkpoints" / name for name in names], ("column", ("resnet14", "pooled")), strict=False):
+    networks = "column", ("resnet14", "pooled")
+    for file, network in zip([ROOT / "checkpoints" / name for name in names], networks, strict=False):
         content = torch.load(file, weights_only=True)
         assert file.stat().st_size < 10_000_000 and content["about"]["network"]["name"].startswith(network)
         assert all(tensor.isfinite().all() for tensor in content["net"].values())
