@@ -65,9 +65,9 @@ class ExactBands(nn.Module):
         return self.network(shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
 
 
-def of(ablation, patch=PATCH, **named):
+def of(ablation, patch=PATCH, network=None, **named):
     """The classifier, and the network for windows, or of all copies."""
-    network = Exact()
+    network = network or Exact()
     if not isinstance(ablation, BandsAndWindows):
         return MaskedClassifier(network, ablation, patch, **named), network
     joint = JointNetwork(ExactBands(ablation.bands), network, ablation, weight=2.0, sure=4.0)
@@ -233,6 +233,21 @@ class Uneven(Exact):
 
     def forward(self, copies):
         return super().forward(copies) + 0.1 * len(copies) * torch.tensor([0.0, 1.0, 0.0])
+
+
+class RoundedByItsBatch(Exact):
+    """Its logits depend in their last bits on how many copies are asked about at once, as those of fast kernels do."""
+
+    def forward(self, copies):
+        return super().forward(copies) * (1 + 2.0**-21 * (len(copies) % 5))
+
+
+def test_refined_windows_may_be_rounded_in_batches_of_other_sizes():
+    """How many small windows are asked about depends on the other images. The margin is then a larger one."""
+    classifier, _ = of(COPIES["bands and refined windows"], network=RoundedByItsBatch())
+    images = pictures()
+    manner = manner_of(classifier, classifier.engine(images), images, batch_size=64)
+    assert 0 < manner.apart < 1e-3
 
 
 def test_forward_gives_the_answers_of_predict_even_where_these_nearly_tie():

@@ -119,7 +119,8 @@ def manner_of(classifier: SmoothedClassifier, engine: Engine, images: Tensor, ba
 
     A copy's answer must be the same, to the bit, each time and whatever is asked in the same places beside it, and the
     same but for rounding in a batch of another size. Nor must it depend on pixels that the copy hides. Copies that are
-    masked hide their pixels for certain; networks of limited reach only say that they do not look at them.
+    masked hide their pixels for certain; networks of limited reach only say that they do not look at them. Where
+    windows are refined, other images change how many copies go into a batch, so that answers may differ by rounding.
 
     Args:
         images: as many as go into a batch; better those from everywhere than the first ones.
@@ -144,7 +145,8 @@ def manner_of(classifier: SmoothedClassifier, engine: Engine, images: Tensor, ba
         _ask_alone(seen, ask, encoded, chosen)
         copies = every[: max(engine.least, batch_size // len(tried))]
         together = ask(encoded, copies)
-    seen.require_equal_beside_others(lambda shown: ask(encode(shown), copies), tried, together, BESIDE)
+    refined = isinstance(classifier.network, JointNetwork) and classifier.network.refined
+    seen.require_equal_beside_others(lambda shown: ask(encode(shown), copies), tried, together, BESIDE, refined)
     if classifier.limited_reach and len(images) > len(tried):
         together = ask(encode(images), every)[places]
     few = _evenly(len(copies), COPIES // len(tried))
