@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from patchcert.errors import require_count
+from patchcert.errors import UsageError, require_count
 from patchcert.patch import Patch
 
 
@@ -41,6 +41,12 @@ class Area:
 
 
 PatchSize = Patch | Share | Area
+
+
+def require_patch_or_area(patch: object) -> None:
+    """Raise UsageError unless `patch` is one, or the area of one."""
+    if not isinstance(patch, (Patch, Area)):
+        raise UsageError("patch", patch, "expected a Patch(height, width), or an Area(pixels)")
 
 
 def shapes(size: PatchSize, height: int, width: int) -> list[Patch]:

@@ -111,13 +111,23 @@ def test_every_shape_of_an_area_is_held():
     assert not any(a != b and a.height <= b.height and a.width <= b.width for a in found for b in found)
 
 
+def test_square_windows_of_an_area_hold_every_shape_and_no_smaller_ones_do():
+    pairs, found = WindowPairs.for_patch(8, 10, Area(6), 4), shapes(Area(6), 8, 10)
+    smaller = WindowPairs(8, 10, pairs.window_size - 1, 4)
+    held = [all(windows.hidden().holds(shape) for shape in found) for windows in (pairs, smaller)]
+    assert held == [True, False]
+
+
 def test_what_no_windows_hold_is_refused_in_one_line():
-    with pytest.raises(UsageError, match=r"size_to_certify 8: expected a patch that fits into 7 × 9 pixels"):
+    with pytest.raises(UsageError, match=r"patch 8: expected a patch that fits into 7 × 9 pixels"):
         HiddenWindows.for_patch(7, 9, Patch(8, 8), 3)
-    with pytest.raises(UsageError, match="size_to_certify 8: expected a patch smaller than the image"):
+    with pytest.raises(UsageError, match="patch 8: expected a patch smaller than the image"):
         HiddenWindows.for_patch(8, 8, Patch(8, 8), 2)
     with pytest.raises(UsageError, match="per_side 1: expected a whole number from 2 to 16"):
         HiddenWindows.for_patch(8, 8, Patch(2, 2), 1)
+    for kind in (HiddenWindows, WindowPairs):
+        with pytest.raises(UsageError, match=r"patch 5: expected a Patch\(height, width\), or an Area"):
+            kind.for_patch(8, 8, 5, 3)
     with pytest.raises(ValueError, match="patches of 3: at some place no window covers them"):
         HiddenWindows(4, 4, torch.tensor([[0, 2, 0, 4], [2, 4, 0, 4]]), [Patch(3, 3)])
 

@@ -10,6 +10,7 @@ from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.classifiers.window_masked import WindowMaskedClassifier
 from patchcert.masking.alarms import ALARM
 from patchcert.patch import Patch
+from patchcert.patch_sizes import Area
 
 WINDOWS = HiddenWindows.for_patch(3, 4, Patch(1, 1), 2)
 
@@ -68,8 +69,9 @@ def test_a_patch_changes_no_answer_where_a_lead_is_left():
     assert fallen > 0
     small = WindowMaskedClassifier(Majority(), HiddenWindows.for_patch(3, 4, Patch(2), 2)).weak_spots(images, Patch(1))
     assert small.shape == (24, 3, 4)
-    with pytest.raises(ValueError, match="patch 3: expected one that fits into 1, which these windows hide"):
-        classifier.weak_spots(images, Patch(3))
+    for patch in (Patch(3), Area(1), 1):
+        with pytest.raises(ValueError, match=f"patch {patch}: expected one Patch that fits into 1, which"):
+            classifier.weak_spots(images, patch)
 
 
 def test_no_patch_makes_a_certified_image_another_class_without_an_alarm():

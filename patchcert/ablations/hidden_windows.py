@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from patchcert.errors import UsageError, require_within
+from patchcert.errors import UsageError, called, require_within
 from patchcert.patch import Patch
-from patchcert.patch_sizes import Area, largest, shapes
+from patchcert.patch_sizes import Area, largest, require_patch_or_area, shapes
 
 MOST_PER_SIDE = 16
 """Windows along each side of an image: 256 of them, 32,640 pairs."""
@@ -41,7 +41,9 @@ class HiddenWindows:
         Raises:
             UsageError: the patch does not fit into the image, or leaves nothing of it.
         """
-        return cls.for_shapes(height, width, shapes(patch, height, width), per_side)
+        require_patch_or_area(patch)
+        with called(size_to_certify="patch"):
+            return cls.for_shapes(height, width, shapes(patch, height, width), per_side)
 
     @classmethod
     def for_shapes(cls, height: int, width: int, shapes: Sequence[Patch], per_side: int) -> "HiddenWindows":

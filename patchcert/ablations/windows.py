@@ -10,6 +10,7 @@ from patchcert.ablations.ablation import Ablation, BandAndRow, require_sides
 from patchcert.ablations.hidden_windows import HiddenWindows, even_spans, shortest_length
 from patchcert.errors import UsageError, require_within
 from patchcert.patch import Patch
+from patchcert.patch_sizes import Area, require_patch_or_area, shapes
 
 MOST_PER_SIDE = 8
 """Windows along each side of an image: 64 of them, 2,016 pairs."""
@@ -43,17 +44,21 @@ class WindowPairs(Ablation):
             raise UsageError("per_side", per_side, f"so many windows of {window_size} pixels leave gaps between them")
 
     @classmethod
-    def for_patch(cls, height: int, width: int, patch: Patch, per_side: int) -> Self:
-        """The smallest k × k square windows that hold `patch` wherever it lies (k = `per_side`).
+    def for_patch(cls, height: int, width: int, patch: Patch | Area, per_side: int) -> Self:
+        """The smallest k × k square windows that hold `patch`, or every rectangle of it, anywhere (k = `per_side`).
 
         Raises:
             UsageError: the patch does not fit into the image, or only windows larger than the image would hold it.
         """
-        if not (1 <= patch.height <= height and 1 <= patch.width <= width):
-            raise UsageError("size_to_certify", patch, f"expected a patch that fits into {height} × {width} pixels")
+        require_patch_or_area(patch)
         require_within("per_side", per_side, 2, MOST_PER_SIDE, "windows along each side")
-        sides = ((height, patch.height), (width, patch.width))
-        return cls(height, width, max(shortest_length(*side, per_side) for side in sides), per_side)
+        lengths = []
+        for shape in shapes(patch, height, width):
+            if not (1 <= shape.height <= height and 1 <= shape.width <= width):
+                raise UsageError("patch", patch, f"expected a patch that fits into {height} × {width} pixels")
+            sides = ((height, shape.height), (width, shape.width))
+            lengths += [shortest_length(*side, per_side) for side in sides]
+        return cls(height, width, max(lengths), per_side)
 
     def _lay(self, height: int, width: int, window_size: int, per_side: int, side: int) -> None:
         self.height, self.width, self.window_size, self.per_side = height, width, window_size, per_side

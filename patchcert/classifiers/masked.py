@@ -20,7 +20,7 @@ from patchcert.masking.double_masking import MaskedVerdicts
 from patchcert.masking.linked import masking_of
 from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
-from patchcert.patch_sizes import Area
+from patchcert.patch_sizes import Area, require_patch_or_area
 from patchcert.votes.certificate import Question
 
 
@@ -54,8 +54,7 @@ class MaskedClassifier(SmoothedClassifier):
         batch_size: int = 512,
     ):
         super().__init__(network, ablation, threshold, engine=engine, batch_size=batch_size)
-        if not isinstance(patch, (Patch, Area)):
-            raise UsageError("patch", patch, "expected a Patch(height, width), or an Area(pixels)")
+        require_patch_or_area(patch)
         require_within("at_once", at_once, 1, 2, "patches at the same time")
         self.patch, self.at_once, self.scores = patch, at_once, threshold is None
         with called(size_to_certify="patch", patches="at_once"):
@@ -90,12 +89,14 @@ class MaskedClassifier(SmoothedClassifier):
     def alarms(self, images: Tensor | ArrayLike, batch_size: int | None = None) -> Alarms:
         """What a defence with alarms against the patch says of the images; see `Alarms`.
 
+        Its certificates are for a network that computes as PyTorch is set now. Only `certify` tries whether it does.
+
         Raises:
             ValueError: see `every_copy`; or copies vote.
         """
         if not self.scores:
             raise UsageError("threshold", self.rule.threshold, "expected none: alarms are of scores, not of votes")
-        alarms = self._look(images, Wanted(False, False, whole=True), batch_size).alarms
+        alarms = self._look(images, Wanted(recovery=False, pairs=False, whole=True), batch_size).alarms
         assert alarms is not None, "the whole images were asked about"
         return alarms
 

@@ -76,9 +76,9 @@ class WindowMaskedClassifier(nn.Module):
             ValueError: there is no such patch; or see `predict`.
         """
         shapes = self.windows.shapes if patch is None else [patch]
-        if len(shapes) != 1 or not self.windows.holds(shapes[0]):
+        if len(shapes) != 1 or not isinstance(shapes[0], Patch) or not self.windows.holds(shapes[0]):
             held = ", ".join(map(str, self.windows.shapes))
-            raise UsageError("patch", patch, f"expected one that fits into {held}, which these windows hide")
+            raise UsageError("patch", patch, f"expected one Patch that fits into {held}, which these windows hide")
         found = []
         for verdict in self.verdicts(images, numerical_margin=0.0, everything=True):
             assert verdict.answers is not None, "they are noted"

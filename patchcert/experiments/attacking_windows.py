@@ -104,7 +104,7 @@ def attack_windows(options: argparse.Namespace) -> None:
     network, dataset, _ = pretrained(options)
     height, width = dataset.image_shape[1:]
     (patch,) = shapes(options.size_of_attack, height, width)
-    with called(size_to_certify="size_of_attack"):
+    with called(patch="size_of_attack"):
         windows = HiddenWindows.for_patch(height, width, patch, options.per_side)
     dataset = chosen(options, dataset)
     network = network.to(options.device).requires_grad_(False)

@@ -78,7 +78,7 @@ def finetune(options: argparse.Namespace) -> Path:
     plain, preparation = network_of(options)
     _require_weights(options, plain.network)
     (patch,) = shapes(options.size_to_train, *preparation.size)
-    with called(size_to_certify="size_to_train"):
+    with called(patch="size_to_train"):
         windows = HiddenWindows.for_patch(*preparation.size, patch, options.per_side)
     if distributed.is_first():
         messages.print_network(plain.description)
