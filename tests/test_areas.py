@@ -153,7 +153,7 @@ def test_areas_that_do_not_fit_are_refused():
         masking_of(WindowPairs(8, 8, 5, 3), Area(5))
     with pytest.raises(UsageError, match="size_to_certify area:2: expected sizes such as 5 or 2x8"):
         masking_of(BandsAndWindows(8, 8, 2, 5, 3), Area(2))
-    with pytest.raises(UsageError, match="patches 2: expected 1 for area:4, or --goal alert"):
+    with pytest.raises(UsageError, match="patches 2: expected 1 for area:4; against two of them, make alarms the goal"):
         masking_of(BandAndRow(6, 7, 1), Area(4), 2)
     with pytest.raises(UsageError, match=r"patches of area:300 have \d+ pairs of places here, masking takes at most"):
         masking_of(BandAndRow(224, 224, 4), Area(300))

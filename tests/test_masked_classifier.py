@@ -222,6 +222,13 @@ def test_what_votes_cannot_promise_is_refused():
         certify(of(WINDOWS)[0], images, goal=["recover", "alert"], at_once=2)
 
 
+def test_a_classifier_made_for_two_patches_says_who_raises_alarms():
+    classifier, _ = of(COPIES["bands"], Patch(1), at_once=2)
+    for at_once in (None, 2):
+        with pytest.raises(ValueError, match="goal alert: expected recover: alarms, against two patches too, are of a"):
+            certify(classifier, pictures(4), goal="alert", at_once=at_once)
+
+
 def test_masking_of_an_area_is_that_of_scripts():
     classifier, _ = of(COPIES["bands"], Area(4))
     wanted = masking_of(COPIES["bands"], Area(4))

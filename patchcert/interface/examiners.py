@@ -176,7 +176,10 @@ class OfMasking(OfVotes):
 
     def _goals(self) -> list[Goal]:
         """What its scores can promise; votes, and places of two patches, promise the right class alone."""
-        of_two = self.classifier.at_once == 2 or (self.asked.at_once == 2 and self.asked.goal == RECOVER)
+        if self.classifier.scores and self.classifier.at_once == 2 and self.asked.goal != RECOVER:
+            right = "expected recover: alarms, against two patches too, are of a classifier made with at_once=1"
+            raise UsageError("goal", self.asked.goal, right)
+        of_two = 2 in (self.classifier.at_once, self.asked.at_once) and self.asked.goal == RECOVER
         if not self.classifier.scores or of_two:
             return super()._goals()
         return goals_of(self.asked)

@@ -52,7 +52,8 @@ class Run:
         self.network = network_of(config, model, image_shape, classes)
         method = self.training.method_params
         if amp and (method.sparse or not leading_convolutions(self.network)):
-            right = f"expected none for {model.model_id}: it changes patches' bounds in convolutions alone"
+            why = "is trained against sparse attacks" if method.sparse else "does not begin with a convolution"
+            right = f"expected none for {model.model_id}, which {why}: its bounds are always computed in float32"
             raise UsageError("amp", True, right)
         self.attack = ATTACKS[method.attack_type](self.network, method, config.scale, max_memory, amp)
         self.trained = nn.ModuleDict({"network": self.network})

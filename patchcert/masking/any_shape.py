@@ -40,7 +40,7 @@ class ShapesMasking(DoubleMasking):
 
     def __init__(self, ablation: Ablation, area: Area, patches: int = 1):
         if patches != 1:
-            raise UsageError("patches", patches, f"expected 1 for {area}, or --goal alert")
+            raise UsageError("patches", patches, f"expected 1 for {area}; against two of them, make alarms the goal")
         of_shapes = shapes(area, ablation.height, ablation.width)
         self.shape_count = len(of_shapes)
         touched = [[touched_sets(family, shape) for shape in of_shapes] for family in ablation.families()]

@@ -130,9 +130,15 @@ def test_half_precision_is_part_of_a_run(tmp_path):
     assert len(losses) == 4 and all(map(math.isfinite, losses))
 
 
-@pytest.mark.parametrize("name", ["mnist_robtrain_p22_rand5", "mnist_robtrain_k4_sparse"])
-def test_half_precision_is_refused_where_it_changes_nothing(name):
-    with pytest.raises(UsageError, match="amp True: expected none for mlp_255"):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("mnist_robtrain_p22_rand5", "does not begin with a convolution"),
+        ("mnist_robtrain_k4_sparse", "is trained against sparse attacks"),
+    ],
+)
+def test_half_precision_is_refused_where_it_changes_nothing(name, why):
+    with pytest.raises(UsageError, match=f"amp True: expected none for mlp_255, which {why}"):
         run_of(name, amp=True)
 
 
