@@ -235,6 +235,23 @@ def test_masking_of_an_area_is_that_of_scripts():
     assert type(classifier.masking) is type(wanted) and classifier.masking.shape_count == wanted.shape_count == 3
 
 
+class OfHalves(Exact):
+    """It computes in bfloat16 by itself, which is exact here."""
+
+    def forward(self, copies):
+        return super().forward(copies).bfloat16().float()
+
+
+def test_alarms_know_in_which_arithmetic_a_network_computes():
+    classifier, _ = of(WINDOWS, network=OfHalves())
+    images = pictures()
+    for margin in (0.0, 0.1):
+        output, certified = classifier.alarms(images).strict(margin)
+        wanted, certain = everything(classifier, images, margin, "bfloat16")[1].strict(margin)
+        plain = everything(classifier, images, margin)[1].strict(margin)[1]
+        assert output.equal(wanted) and certified.equal(certain) and certified.sum() < plain.sum()
+
+
 class Uneven(Exact):
     """Its logits depend on how many copies are asked about at once."""
 

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from patchcert.ablations.ablation import Ablation
-from patchcert.arithmetic import coarsest
+from patchcert.arithmetic import Halves, coarser, coarsest
 from patchcert.classifiers.in_order import Wanted
 from patchcert.classifiers.masked_goals import MaskedFound, MaskedLook, asks_in_order
 from patchcert.classifiers.modules import SmoothedClassifier, largest_for
@@ -89,14 +89,19 @@ class MaskedClassifier(SmoothedClassifier):
     def alarms(self, images: Tensor | ArrayLike, batch_size: int | None = None) -> Alarms:
         """What a defence with alarms against the patch says of the images; see `Alarms`.
 
-        Its certificates are for a network that computes as PyTorch is set now. Only `certify` tries whether it does.
+        What a share of the magnitudes may change is taken off the leads already, but not ν, which depends on the
+        arithmetic, too. Only `certify` tries the network first, and chooses ν.
 
         Raises:
             ValueError: see `every_copy`; or copies vote.
         """
         if not self.scores:
             raise UsageError("threshold", self.rule.threshold, "expected none: alarms are of scores, not of votes")
-        alarms = self._look(images, Wanted(recovery=False, pairs=False, whole=True), batch_size).alarms
+        wanted, watch = Wanted(recovery=False, pairs=False, whole=True), Halves()
+        with watch:
+            alarms = self._look(images, wanted, batch_size).alarms
+        if watch.seen:  # in the network, whatever PyTorch is set to
+            alarms = self._look(images, wanted, batch_size, "bfloat16").alarms
         assert alarms is not None, "the whole images were asked about"
         return alarms
 
@@ -116,13 +121,15 @@ class MaskedClassifier(SmoothedClassifier):
         plain = masking.verdicts(ballots, Margin(0.0))
         return [_without(_close(question, logits), plain) for question in questions]
 
-    def _look(self, images: Tensor | ArrayLike, wanted: Wanted, batch_size: int | None) -> MaskedFound:
-        """What is `wanted` of the images."""
+    def _look(
+        self, images: Tensor | ArrayLike, wanted: Wanted, batch_size: int | None, arithmetic: str = "float32"
+    ) -> MaskedFound:
+        """What is `wanted` of the images, by a network that computes in this `arithmetic`, or a coarser one."""
         size = self.batch_size if batch_size is None else batch_size
         require_count("batch_size", size, "copies or images")
         images = pixels(images, (self.ablation.height, self.ablation.width))
         self.ablation.to(images.device)
-        margin = Margin.of_scores(0.0, coarsest(images.device))
+        margin = Margin.of_scores(0.0, coarser(arithmetic, coarsest(images.device)))
         (found,) = MaskedLook(self, [self.masking.to(images.device)], margin, wanted, size)(images)
         return found
 
