@@ -258,7 +258,7 @@ def outcome(run: Run, folder: Path) -> tuple[dict[Path, dict | None], str, int]:
 
 def settings_of(run: Run, train_set: Dataset, seed: int) -> dict[str, object]:
     """What a run must have in common with one that goes on with its files."""
-    settings = {"seed": seed, "data": train_set.fingerprint(), "precision": "bfloat16" if run.amp else None}
+    settings = {"seed": seed, "data": train_set.fingerprint(), "precision": "bfloat16 (--amp)" if run.amp else None}
     return run.config.settings() | settings
 
 

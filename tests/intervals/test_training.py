@@ -123,7 +123,7 @@ def test_half_precision_is_part_of_a_run(tmp_path):
     """A run that took products in bfloat16, ε = 0 among its epochs, goes on so and not otherwise."""
     data, name, most = few_images(), "mnist_robtrain_p22_rand5", "training_params:epochs=2"
     training.train(run_of(name, "training_params:schedule_start=1", most, model=1, amp=True), data, data, tmp_path, 5)
-    with pytest.raises(UsageError, match="was trained with precision=bfloat16, this run has none"):
+    with pytest.raises(UsageError, match=r"was trained with precision=bfloat16 \(--amp\), this run has none"):
         training.train(run_of(name, "training_params:schedule_start=1", model=1), data, data, tmp_path, 5)
     training.train(run_of(name, "training_params:schedule_start=1", model=1, amp=True), data, data, tmp_path, 5)
     losses = [json.loads(line)["loss"] for line in next(tmp_path.glob("*.log")).open()]
