@@ -53,7 +53,7 @@ attacked: Attacked = attack(plain, images, labels, Patch(5), places=[(0, 0)])
 flipped: Tensor = attacked.flipped
 copies: Tensor = encode(images) * ablation.masks()[:1]
 
-shipped: MaskedClassifier = load("mnist-bands", Patch(2))
+shipped: SmoothedClassifier = load("mnist-bands", Patch(2))
 facts: str = load("mnist-bands").describe()
 
 certify(network, images, labels)  # type: ignore[arg-type]

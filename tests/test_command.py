@@ -72,7 +72,7 @@ NAMES = ", ".join(table.models())
         (["certify", "mnist-windows", "--size_to_certify", "3"], "--size_to_certify 3: expected at most 2 × 2 pixels"),
         (
             ["certify", "mnist-bands-and-windows", "--size_to_certify", "1-5"],
-            "--size_to_certify 1,2,3,4,5: mnist-bands-and-windows has other windows for patches up to 2 than",
+            "--size_to_certify 1,2,3,4,5: mnist-bands-and-windows is another classifier for patches up to 2 than",
         ),
         (["certify", "mnist-bands", "--dataset", "cifar10"], "argument --dataset: invalid choice"),
     ],
@@ -100,6 +100,7 @@ SHIPPED = {
     "mnist-bands": ("certify_mnist_band_masked.py", ["mnist_masked_band.pth"], "1-10"),
     "mnist-windows": ("certify_mnist_windows.py", ["mnist_windows.pth"], "2"),
     "mnist-bands-and-windows": ("certify_mnist_joint.py", ["mnist_masked_band.pth", "mnist_windows.pth"], "1,2"),
+    "mnist-votes": ("certify_mnist_band.py", ["mnist_band.pth"], "1-10"),
 }
 
 
@@ -110,7 +111,9 @@ def test_a_network_that_ships_is_certified_as_its_script_does(name, tmp_path, ge
     named = [
         text for option, file in zip(("--checkpoint", "--windows"), files, strict=False) for text in (option, file)
     ]
-    succeed(script, *shared, "script.json", *named, folder=tmp_path)
+    threshold = table.named(name).variants[0].threshold
+    of_votes = ["--threshold", threshold, "--certificate", "exact"] if threshold else []
+    succeed(script, *shared, "script.json", *named, *of_votes, folder=tmp_path)
     assert run("certify", name, *shared, "command.json", folder=tmp_path) == 0
     by_script, by_command = (json.loads((tmp_path / f"{who}.json").read_text()) for who in ("script", "command"))
     assert without_times(by_script) == without_times(by_command)
@@ -129,6 +132,8 @@ def test_settings_are_those_of_the_table(name, tmp_path, monkeypatch):
     for function in ("certify_masked", "attack_masked"):
         monkeypatch.setattr(commands, function, lambda options, network, ablation: caught.append(options))
         monkeypatch.setitem(commands.AT_ONCE, getattr(commands, function), 1)
+    for function in ("certify_by_votes", "attack_with_patch"):
+        monkeypatch.setattr(commands, function, lambda options, *_: caught.append(options))
     model = table.named(name)
     for variant in model.variants:
         for what, option in (("certify", "--size_to_certify"), ("attack", "--size_of_attack")):
@@ -138,13 +143,27 @@ def test_settings_are_those_of_the_table(name, tmp_path, monkeypatch):
             assert getattr(options, "windows", None) == (variant.windows if variant.bands else None)
             for setting in ("weight", "coarse_windows", "sure", "mirrored"):
                 assert not (variant.bands and variant.windows) or getattr(options, setting) == getattr(variant, setting)
+            if variant.votes:
+                assert options.threshold == ([variant.threshold] if what == "certify" else variant.threshold)
 
 
-def test_a_network_that_ships_is_attacked(tmp_path, generated_mnist, capsys):
+@pytest.mark.parametrize("name", ["mnist-bands", "mnist-votes"])
+def test_a_network_that_ships_is_attacked(name, tmp_path, generated_mnist, capsys):
     effort = ["--limit", 2, "--skip", 1, "--steps", 1, "--randomizations", 1, "--size_of_attack", 2, "--all"]
-    assert run("attack", "mnist-bands", "--data", generated_mnist, *effort, "--output", "a.json", folder=tmp_path) == 0
+    assert run("attack", name, "--data", generated_mnist, *effort, "--output", "a.json", folder=tmp_path) == 0
     assert "attacked correct" in capsys.readouterr().out
     assert json.loads((tmp_path / "a.json").read_text())["kind"] == "attack"
+
+
+def test_votes_of_a_network_that_ships_answer_later_questions(tmp_path, generated_mnist):
+    """With another θ and another patch than the network has: as if they had been asked of the network."""
+    images = ["--data", generated_mnist, "--all", "--limit", 10]
+    asked = ["--size_to_certify", "2x8", "--threshold", 0.3, "--certificate", "exact", "--output"]
+    assert run("certify", "mnist-votes", *images, "--save_votes", "votes.npz", folder=tmp_path) == 0
+    assert run("votes", "--votes", "votes.npz", *asked, "later.json", folder=tmp_path) == 0
+    assert run("certify", "mnist-votes", *images, *asked, "asked.json", folder=tmp_path) == 0
+    later, asked = (json.loads((tmp_path / f"{when}.json").read_text())["results"] for when in ("later", "asked"))
+    assert later == asked and later[0]["total"] == 10
 
 
 def test_own_networks_votes_reports_and_figures(tmp_path, capsys):

@@ -5,14 +5,15 @@ import json
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import patchcert
-from patchcert import MaskedClassifier, Patch, checkpoint, load
-from patchcert.ablations.ablation import BandAndRow
+from patchcert import Patch, certify, checkpoint, load
+from patchcert.ablations.ablation import Band, BandAndRow
 from patchcert.ablations.windows import BandsAndWindows
 from patchcert.classifiers import probing
 from patchcert.classifiers.in_order import Wanted
@@ -24,26 +25,29 @@ from patchcert.errors import UsageError
 from patchcert.masking.linked import masking_of
 from patchcert.masking.margins import Margin
 from patchcert.votes.certificate import Question
-from patchcert.zoo import table
+from patchcert.zoo import building, table
+from patchcert.zoo.loading import ShippedClassifier, ShippedVotes
 from tests.helpers import ROOT, run_here
 
-COUNTED = [variant for model in table.models().values() for variant in model.variants if variant.results]
+COUNTED = [variant for model in table.models().values() for variant in model.variants if variant.counted]
 
 
 @pytest.mark.parametrize("variant", COUNTED, ids=lambda variant: variant.results)
 def test_numbers_and_settings_are_those_of_the_results(variant):
     record = json.loads((ROOT / "docs" / "results" / variant.results).read_text())
-    sizes = [answer["size_to_certify"] for answer in record["results"]]
-    answers = record.get("test_half", record["results"])
-    shares = [(answer["clean_accuracy"], answer["certified_accuracy"]) for answer in answers]
-    assert [(size, *both) for size, both in zip(sizes, shares, strict=True)] == [
+    both_halves = zip(record["results"], record.get("test_half", record["results"]), strict=True)
+    kind = (variant.threshold, "exact" if variant.votes else "masking")
+    found = [(asked, n) for asked, n in both_halves if (asked.get("threshold"), asked["certificate"]) == kind]
+    assert [(asked["size_to_certify"], n["clean_accuracy"], n["certified_accuracy"]) for asked, n in found] == [
         (counted.patch, counted.clean, counted.certified) for counted in variant.counted
     ]
     images = {10_000: "all test images", 5_000: "the test half", 500: "500 images of the test half"}
-    assert all(variant.counted_on.startswith(images[answer["total"]]) for answer in answers)
+    assert all(variant.counted_on.startswith(images[n["total"]]) for _, n in found)
     config = record["config"]
-    assert [config["checkpoint"], *([config["windows"]] if variant.windows else [])] == variant.files
-    if variant.windows:
+    assert [Path(config[option]).stem for option in ("checkpoint", "windows") if option in config] == [
+        Path(name).stem for name in variant.files
+    ]
+    if variant.bands and variant.windows:
         assert config["weight"] == variant.weight and bool(config.get("mirrored")) == variant.mirrored
         coarse = config.get("coarse_windows")
         assert (tuple(coarse) if coarse else None) == variant.coarse_windows
@@ -52,13 +56,16 @@ def test_numbers_and_settings_are_those_of_the_results(variant):
 
 def test_what_is_not_counted_has_no_numbers():
     for model in table.models().values():
-        assert all(bool(variant.counted) == bool(variant.results) for variant in model.variants)
+        for variant in model.variants:
+            assert bool(variant.counted) == (ROOT / "docs" / "results" / variant.results).exists()
         assert ("not measured" in model.describe()) == (not model.counted())
 
 
 def holds(classifier):
     """Side of the largest square of which any two leave some copy."""
     ablation = classifier.ablation
+    if isinstance(ablation, Band):  # a patch may take a vote from the winner and give it to another, of each copy
+        return max(m for m in range(1, ablation.width) if 2 * ablation.most_touched(Patch(m)) < ablation.count)
     if isinstance(ablation, BandAndRow):
         sides = range(1, ablation.width)
         return max(m for m in sides if 2 * (m + ablation.band_size - 1) < ablation.width)
@@ -70,7 +77,7 @@ def test_every_network_loads_for_the_patches_that_it_holds_and_no_larger_ones(na
     model = table.named(name)
     for variant in model.variants:
         classifier = load(name, Patch(variant.holds))
-        assert isinstance(classifier, MaskedClassifier) and not classifier.training
+        assert type(classifier) is (ShippedVotes if variant.votes else ShippedClassifier) and not classifier.training
         assert holds(classifier) == variant.holds
         ablation = classifier.ablation
         assert named.IMAGE_SHAPES[model.dataset][1:] == (ablation.height, ablation.width)
@@ -137,6 +144,36 @@ def test_certificates_are_those_of_the_script(name, tmp_path, generated_mnist):
         if name != "mnist-bands":
             assert [int(row["passes"]) for row in own] == found.passes.tolist()
         assert found.certified.any()
+
+
+def test_votes_are_certified_as_the_script_does(tmp_path, generated_mnist):
+    (variant,) = table.named("mnist-votes").variants
+    asked = ["--threshold", variant.threshold, "--size_to_certify", "1,2x8,5", "--certificate", "margin,exact"]
+    images = ["--data", generated_mnist, "--all", "--limit", 20, "--per_image", "rows.csv"]
+    assert run_here("certify_mnist_band.py", *images, *asked, "--checkpoint", "mnist_band", folder=tmp_path) == 0
+    with (tmp_path / "rows.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    classifier = load("mnist-votes", Patch(2, 8))
+    dataset = named.load("mnist", generated_mnist, train=False).take(slice(20))
+    patches, kinds = [Patch(1), Patch(2, 8), Patch(5)], ["margin", "exact"]
+    result = certify(classifier, dataset.images, dataset.labels, patches, kinds, numerical_margin=0)
+    for answer in result.answers:
+        question = (str(answer.patch.size), answer.certificate)
+        own = [row for row in rows if (row["size_to_certify"], row["certificate"]) == question]
+        assert [int(row["predicted"]) for row in own] == answer.predicted.tolist()
+        assert classifier.predict(dataset.images).equal(answer.predicted)
+        assert [row["certified"] == "True" for row in own] == answer.certified.tolist()
+    assert result.answers[1].certified.any()
+    (usual,) = certify(classifier, dataset.images, numerical_margin=0).answers
+    assert usual.patch == classifier.patch == Patch(2, 8) and usual.certified.equal(result.answers[3].certified)
+    with pytest.raises(ValueError, match="patch 29"):
+        load("mnist-votes", Patch(29))
+
+
+@pytest.mark.parametrize("name", ["mnist_masked_band.pth", "mnist_windows.pth"])
+def test_other_checkpoints_are_no_networks_that_vote(name):
+    with pytest.raises(UsageError, match=f"{name}: expected a checkpoint of train_mnist_band.py"):
+        building.voting_network("checkpoint", checkpoint.SHIPPED / name, 1, 10)
 
 
 JOINT = {

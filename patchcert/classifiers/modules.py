@@ -20,6 +20,7 @@ from patchcert.engines.asking import Engine
 from patchcert.engines.columns import LinesNetwork, has_limited_reach
 from patchcert.errors import UsageError, require_count, require_number
 from patchcert.masking.double_masking import MaskedVerdicts
+from patchcert.patch import Patch
 from patchcert.votes.certificate import Certifier, Question, Verdicts, predict
 from patchcert.votes.rules import ThresholdVote, TopOneVote, VoteRule
 
@@ -48,6 +49,9 @@ class SmoothedClassifier(nn.Module):
         ValueError: network or ablation are not such, θ is not from 0 to 1, there is no such engine, or the network's
             reach is that of other copies.
     """
+
+    usual_patches: tuple[Patch, ...] = ()
+    """What `certify` asks about where nobody says."""
 
     def __init__(
         self,

@@ -162,10 +162,17 @@ def certify_shipped(description: str, model: Model, arguments: list[str]) -> Non
     variants = list(dict.fromkeys(map(model.variant, sizes)))
     if len(variants) > 1:
         borders = " and ".join(f"up to {variant.holds}" for variant in variants[:-1])
-        right = f"{model.name} has other windows for patches {borders} than for larger ones: certify them in two runs"
+        right = f"{model.name} is another classifier for patches {borders} than for larger ones: use two runs"
         raise UsageError("size_to_certify", ",".join(str(patch) for patch in sizes), right)
     usual = ["--size_to_certify", str(model.usual_patch)]
-    _run_shipped(masked_certification_parser, certify_masked, description, model, variants[0], usual, arguments)
+    if variants[0].votes:
+        parser = certification_parser(description, DATA_SETS[model.dataset])
+        add_vote(parser)
+        parser.set_defaults(threshold=str(variants[0].threshold), certificate="exact")
+        options, network, ablation = _voting(parser, variants[0], [*usual, *arguments])
+        certify_by_votes(options, ablation, network, vote_rules(options))
+    else:
+        _run_shipped(masked_certification_parser, certify_masked, description, model, variants[0], usual, arguments)
 
 
 def attack_shipped(description: str, model: Model, arguments: list[str]) -> None:
@@ -178,7 +185,15 @@ def attack_shipped(description: str, model: Model, arguments: list[str]) -> None
     usual = model.usual_patch
     patch = size.size_of_attack or Patch(size.patch_height or usual.height, size.patch_width or usual.width)
     preset = [] if any(vars(size).values()) else ["--size_of_attack", str(usual)]
-    _run_shipped(masked_attack_parser, attack_masked, description, model, model.variant(patch), preset, arguments)
+    variant = model.variant(patch)
+    if variant.votes:
+        parser = patch_attack_parser(description, DATA_SETS[model.dataset])
+        add_attack_threshold(parser)
+        parser.set_defaults(threshold=variant.threshold)
+        options, network, ablation = _voting(parser, variant, [*preset, *arguments])
+        attack_with_patch(options, network, SmoothedClassifier(network, ablation, options.threshold))
+    else:
+        _run_shipped(masked_attack_parser, attack_masked, description, model, variant, preset, arguments)
 
 
 def _before_the_rest(asked: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
@@ -198,7 +213,7 @@ def _run_shipped(
     preset: list[str],
     arguments: list[str],
 ) -> None:
-    """Certify or attack as the arguments say, with the files and the settings of the `variant` before them."""
+    """Certify or attack double masking as the arguments say, with files and settings of the `variant` before them."""
     parser = make_parser(description, DATA_SETS[model.dataset])
     files = ["--checkpoint", variant.files[0]]
     if variant.bands and variant.windows:
@@ -212,6 +227,15 @@ def _run_shipped(
     options = parser.parse_args([*files, *preset, *arguments])
     network_of = joint_network if variant.bands and variant.windows else masked_network
     run(options, *(network_of if variant.bands else _windows_network)(options))
+
+
+def _voting(
+    parser: cli.Parser, variant: Variant, arguments: list[str]
+) -> tuple[argparse.Namespace, nn.Module, Ablation]:
+    """The options in these arguments, with the file of the `variant` before them; the network in it; its copies."""
+    options = parser.parse_args(["--checkpoint", *variant.files, *arguments])
+    path = checkpoint.find("checkpoint", options.checkpoint)
+    return options, *building.voting_network("checkpoint", path, options.image_channels, class_count(options))
 
 
 def _windows_network(options: argparse.Namespace) -> tuple[nn.Module, WindowPairs]:

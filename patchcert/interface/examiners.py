@@ -133,7 +133,8 @@ class OfVotes:
 
     def _questions(self) -> list[Question]:
         """Every combination of patch and certificate."""
-        patches, kinds = self.asked.several_patches(), self.asked.several_certificates()
+        patches = self.asked.several_patches() or [*self.classifier.usual_patches]
+        kinds = self.asked.several_certificates()
         if not patches:
             raise UsageError("patches", self.asked.patches, "expected a Patch(height, width), or several")
         if self.asked.at_once is not None:

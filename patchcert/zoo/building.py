@@ -1,18 +1,40 @@
-"""A network for bands and one for hidden windows, put together as checkpoints and settings say."""
+"""The networks of classifiers that ship, as checkpoints and settings say: for votes, for bands and hidden windows."""
 
 from pathlib import Path
 
 from torch import nn
 
 from patchcert import checkpoint
+from patchcert.ablations import kinds
+from patchcert.ablations.ablation import Ablation, Band
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.engines.columns import LinesNetwork
 from patchcert.engines.joint import JointNetwork
 from patchcert.errors import UsageError
+from patchcert.networks import mnist_network
 from patchcert.small_networks import MODELS_OF_COPIES, network_of_copies
 
 Windows = tuple[int, int]
 """Side, in pixels, and how many along each side of an image."""
+
+
+def voting_network(option: str, path: Path, image_channels: int, classes: int) -> tuple[nn.Module, Ablation]:
+    """The network in a checkpoint of train_mnist_band.py, and the copies that it was trained on.
+
+    Args:
+        option: what names the file, for errors.
+        image_channels: of the images whose copies it takes.
+
+    Raises:
+        UsageError: the file is of another kind.
+    """
+    content = checkpoint.read(option, path)
+    said = checkpoint.about(content)
+    network = mnist_network(2 * image_channels, classes)
+    if not said or said["network"] != network.description or said["ablation"]["kind"] != Band.__name__:
+        raise UsageError(option, path, "expected a checkpoint of train_mnist_band.py")
+    checkpoint.fill(option, path, network, content)
+    return network, kinds.described(said["ablation"])
 
 
 def windows_network(option: str, path: Path, image_channels: int, classes: int) -> tuple[nn.Module, Windows]:

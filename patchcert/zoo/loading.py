@@ -6,6 +6,7 @@ from patchcert import checkpoint
 from patchcert.ablations.ablation import Ablation
 from patchcert.ablations.windows import WindowPairs
 from patchcert.classifiers.masked import MaskedClassifier
+from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.data import named
 from patchcert.engines.columns import LinesNetwork
 from patchcert.errors import UsageError
@@ -19,12 +20,24 @@ AT_ONCE = 32
 COPIES_AT_ONCE = 512
 
 
-class ShippedClassifier(MaskedClassifier):
-    """A network that ships, against one patch.
+class Shipped:
+    """What all networks that ship have.
 
     Attributes:
         model: what is known of it.
+        patch: that it was loaded for.
     """
+
+    model: Model
+    patch: Patch
+
+    def describe(self) -> str:
+        """What it is, from which files it is made, and what was counted of it, in several lines."""
+        return self.model.describe()
+
+
+class ShippedClassifier(Shipped, MaskedClassifier):
+    """A network that ships and is defended by double masking, against one patch."""
 
     def __init__(self, model: Model, patch: Patch):
         variant = model.variant(patch)
@@ -34,18 +47,28 @@ class ShippedClassifier(MaskedClassifier):
         self.model = model
         self.eval().requires_grad_(False)
 
-    def describe(self) -> str:
-        """What it is, from which files it is made, and what was counted of it, in several lines."""
-        return self.model.describe()
+
+class ShippedVotes(Shipped, SmoothedClassifier):
+    """A network that ships and whose copies vote; `certify` asks about its patch where it is given no others."""
+
+    def __init__(self, model: Model, patch: Patch):
+        variant = model.variant(patch)
+        assert variant.votes
+        path = checkpoint.SHIPPED / variant.votes
+        network, ablation = building.voting_network("name", path, _image_channels(model), named.CLASSES)
+        ablation.require_fits("patch", patch)
+        super().__init__(network, ablation, variant.threshold, engine="windowed", batch_size=COPIES_AT_ONCE)
+        self.model, self.patch, self.usual_patches = model, patch, (patch,)
+        self.eval().requires_grad_(False)
 
 
-def load(name: str, patch: Patch | None = None) -> ShippedClassifier:
+def load(name: str, patch: Patch | None = None) -> ShippedClassifier | ShippedVotes:
     """A classifier that ships, ready to predict and to be certified; on the CPU. Loading it executes no code.
 
     Args:
         name: such as cifar10-bands-and-windows; `patchcert models` lists them.
         patch: what its answers are certified against, anywhere in the image; by default 5 × 5 pixels, or the largest
-            square that it holds.
+            square that it holds. Answers by votes do not depend on it, and can be certified against others, too.
 
     Raises:
         ValueError: there is no such network, or it does not hold such a patch.
@@ -54,21 +77,25 @@ def load(name: str, patch: Patch | None = None) -> ShippedClassifier:
     patch = model.usual_patch if patch is None else patch
     if not isinstance(patch, Patch):
         raise UsageError("patch", patch, "expected a Patch(height, width)")
-    return ShippedClassifier(model, patch)
+    return ShippedVotes(model, patch) if model.variant(patch).votes else ShippedClassifier(model, patch)
 
 
 def _network(model: Model, variant: Variant) -> tuple[nn.Module, Ablation]:
-    """The networks of one classifier, filled and ready for evaluation, and their copies."""
-    channels, height, width = named.IMAGE_SHAPES[model.dataset]
+    """The networks of one classifier by double masking, filled and ready for evaluation, and their copies."""
+    _, height, width = named.IMAGE_SHAPES[model.dataset]
     bands = variant.bands and LinesNetwork.load(checkpoint.SHIPPED / variant.bands)
     if not variant.windows:
         assert bands
         return bands, bands.shape.ablation()
     path = checkpoint.SHIPPED / variant.windows
-    windows, own = building.windows_network("name", path, channels, named.CLASSES)
+    windows, own = building.windows_network("name", path, _image_channels(model), named.CLASSES)
     if not bands:
         return windows, WindowPairs(height, width, *own)
     how = {"weight": variant.weight, "sure": variant.sure, "mirrored": variant.mirrored}
     network, ablation = building.joint(bands, windows, own, variant.coarse_windows, **how)
     network.fold()
     return network, ablation
+
+
+def _image_channels(model: Model) -> int:
+    return named.IMAGE_SHAPES[model.dataset][0]

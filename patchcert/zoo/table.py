@@ -37,16 +37,20 @@ class Variant:
 
     Attributes:
         holds: side of the largest square patch that it is made for, pixels.
-        results: the file in docs/results with what was counted, if it was.
-        counted_on: which images that were.
-        bands, windows: names of checkpoints, of which there is one at least.
+        results: the file in docs/results that what was counted comes from, or would come from.
+        counted_on: which images that were, if it was.
+        votes: the name of the checkpoint of a network whose copies vote,
+        threshold: with this θ; or
+        bands, windows: names of checkpoints for double masking, of which there is one at least.
         weight, coarse_windows, sure, mirrored: how the two go together, see `engines.joint`.
     """
 
     holds: int
-    results: str | None
+    results: str
     counted: tuple[Counted, ...]
     counted_on: str | None = None
+    votes: str | None = None
+    threshold: float | None = None
     bands: str | None = None
     windows: str | None = None
     weight: float = 1.0
@@ -56,7 +60,7 @@ class Variant:
 
     @property
     def files(self) -> list[str]:
-        return [name for name in (self.bands, self.windows) if name]
+        return [name for name in (self.votes, self.bands, self.windows) if name]
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Model:
         for variant in self.variants:
             lines.append(f"patches up to {_square(variant.holds)}: {', '.join(variant.files)}{_settings(variant)}")
         if self.counted():
-            lines += [f"measured on {v.counted_on} (docs/results/{v.results})" for v in self.variants if v.results]
+            lines += [f"measured on {v.counted_on} (docs/results/{v.results})" for v in self.variants if v.counted]
             rows = [[_square(c.patch), _percent(c.clean), _percent(c.certified)] for c in self.counted()]
             lines += _aligned([["patch", "clean", "certified"], *rows])
         else:
@@ -141,7 +145,9 @@ def _variant(counted: list[dict[str, Any]], coarse_windows: list[int] | None = N
 
 
 def _settings(variant: Variant) -> str:
-    """How two networks go together, in words; nothing of one alone."""
+    """How copies vote, or how two networks go together, in words."""
+    if variant.votes:
+        return f" (θ = {variant.threshold:g})"
     if not (variant.bands and variant.windows):
         return ""
     said = [f"weight {variant.weight:g}"]
