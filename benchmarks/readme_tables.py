@@ -77,12 +77,12 @@ def networks() -> Table:
     sizes = (2, 5)
     rows = [["`patchcert.load(…)`", "defence", *map(square, sizes), "measured on"]]
     for name, model in json.loads(MODELS.read_text()).items():
-        names = [variant["results"] for variant in model["variants"] if variant["results"]]
-        records = [read(name.removesuffix(".json")) for name in names]
+        variants = [variant for variant in model["variants"] if (RESULTS / variant["results"]).exists()]
+        records = [(read(Path(variant["results"]).stem), variant.get("threshold")) for variant in variants]
         if records:
-            found = dict(counts for record in records for counts in headline(record))
-            images = " and ".join(dict.fromkeys(map(counted_on, records)))
-            cells = [certified_and_clean(found[size]) for size in sizes]
+            found = dict(counts for record in records for counts in headline(*record))
+            images = " and ".join(dict.fromkeys(counted_on(record) for record, _ in records))
+            cells = [certified_and_clean(found[size]) if size in found else "" for size in sizes]
             rows.append([f'`"{name}"`', model["defence"], *cells, images])
     return rows
 
@@ -271,23 +271,35 @@ def documents() -> list[Path]:
 
 
 def counted(models: str) -> str:
-    """The text of models.json, its numbers as they follow from docs/results."""
+    """The text of models.json, its numbers as they follow from docs/results; none where the file is not there."""
 
     def written(match: re.Match) -> str:
-        record = read(match["name"])
+        if not (RESULTS / f"{match['name']}.json").exists():
+            return f'{match["begin"]}"counted_on": null, "counted": []'
+        record, threshold = read(match["name"]), match["threshold"]
         keys = {"clean": "clean_accuracy", "certified": "certified_accuracy"}
-        counted = [{"patch": side} | {name: one[key] for name, key in keys.items()} for side, one in headline(record)]
+        answers = headline(record, float(threshold) if threshold else None)
+        counted = [{"patch": side} | {name: one[key] for name, key in keys.items()} for side, one in answers]
         lines = ",\n".join(f"        {json.dumps(row)}" for row in counted)
         return f'{match["begin"]}"counted_on": "{counted_on(record)}", "counted": [\n{lines}\n      ]'
 
-    begin = r'(?P<begin>"results": "(?P<name>\w+)\.json", )'
-    return re.sub(begin + r'"counted_on": "[^"]*", "counted": \[[^]]*\]', written, models)
+    begin = r'(?P<begin>(?:"threshold": (?P<threshold>[0-9.]+), )?"results": "(?P<name>\w+)\.json", )'
+    return re.sub(begin + r'"counted_on": (?:null|"[^"]*"), "counted": \[[^]]*\]', written, models)
 
 
-def headline(record: dict) -> list[tuple[int, dict]]:
-    """By the side of the patch: what was counted on images by which nothing was chosen, where that is known."""
-    asked = [answer["size_to_certify"] for answer in record["results"]]
-    return list(zip(asked, record.get("test_half", record["results"]), strict=True))
+def headline(record: dict, threshold: float | None = None) -> list[tuple[int, dict]]:
+    """By the side of the patch: what was counted on images by which nothing was chosen, where that is known.
+
+    Args:
+        threshold: θ, of votes, which are counted by the exact certificate; None of double masking.
+    """
+    answers = zip(record["results"], record.get("test_half", record["results"]), strict=True)
+    wanted = (threshold, "masking" if threshold is None else "exact")
+    return [
+        (asked["size_to_certify"], counted)
+        for asked, counted in answers
+        if (asked.get("threshold"), asked["certificate"]) == wanted
+    ]
 
 
 def counted_on(record: dict) -> str:

@@ -41,6 +41,39 @@ def test_what_was_counted_of_networks_that_ship_is_written_over():
     assert readme_tables.counted(changed) == text != changed
 
 
+def test_numbers_whose_file_is_gone_are_taken_out_and_come_back_with_it(tmp_path, monkeypatch):
+    text, of_bands = readme_tables.MODELS.read_text(), readme_tables.RESULTS / "mnist_masked_band.json"
+    monkeypatch.setattr(readme_tables, "RESULTS", tmp_path)
+    without = readme_tables.counted(text)
+    assert '"patch"' not in without and "half" not in without
+    assert len(readme_tables.networks()) == 1
+    (tmp_path / of_bands.name).write_text(of_bands.read_text())
+    assert '{"patch": 5, "clean": 0.9862, "certified": 0.7264}' in readme_tables.counted(without)
+    assert [row[0] for row in readme_tables.networks()[1:]] == ['`"mnist-bands"`']
+
+
+def test_what_is_said_of_votes_is_counted_with_their_own_threshold_by_the_exact_certificate(tmp_path, monkeypatch):
+    results = [
+        {"size_to_certify": size, "threshold": threshold, "certificate": kind, "total": 9}
+        | {"clean_accuracy": threshold, "certified_accuracy": threshold / size - (kind == "margin") / 100}
+        for size in (2, 5)
+        for threshold in (0.2, 0.25)
+        for kind in ("margin", "exact")
+    ]
+    (tmp_path / "votes.json").write_text(json.dumps({"config": {"test": True, "limit": 9}, "results": results}))
+    monkeypatch.setattr(readme_tables, "RESULTS", tmp_path)
+    rows = '"threshold": 0.25, "results": "votes.json", "counted_on": null, "counted": []'
+    assert json.loads("{" + readme_tables.counted(rows) + "}") == {
+        "threshold": 0.25,
+        "results": "votes.json",
+        "counted_on": "9 images of the test half",
+        "counted": [
+            {"patch": 2, "clean": 0.25, "certified": 0.125},
+            {"patch": 5, "clean": 0.25, "certified": 0.05},
+        ],
+    }
+
+
 @pytest.mark.parametrize("command", reproduce.COMMANDS.values(), ids=reproduce.COMMANDS)
 def test_weights_that_ship_are_small_finite_and_say_what_they_are(command):
     names = [word for word in shlex.split(command) if word.endswith(".pth")]
