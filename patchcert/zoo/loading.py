@@ -11,6 +11,7 @@ from patchcert.data import named
 from patchcert.engines.columns import LinesNetwork
 from patchcert.errors import UsageError
 from patchcert.patch import Patch
+from patchcert.patch_sizes import Area
 from patchcert.zoo import building, table
 from patchcert.zoo.table import Model, Variant
 
@@ -29,7 +30,7 @@ class Shipped:
     """
 
     model: Model
-    patch: Patch
+    patch: Patch | Area
 
     def describe(self) -> str:
         """What it is, from which files it is made, and what was counted of it, in several lines."""
