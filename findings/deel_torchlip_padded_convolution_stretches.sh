@@ -2,9 +2,9 @@
 # deel-torchlip 1.0.5 (with torch 2.15.0): SpectralConv2d promises a Lipschitz constant of 1: outputs are never further
 # apart (L2) than inputs. It takes padding_mode, but leaves it out of its bound. Padding that repeats pixels of the
 # image ("reflect", "replicate") lets a pixel near the border count several times. Below, two images of distance 0.1
-# have outputs of distance 0.2 with a stride of 3, and of 0.133 with "reflect" and no stride. "zeros", "circular" keep
-# the promise. So radii that are certified from such a layer are up to twice too large for an attacker who works at the
-# border. There is no error and no warning.
+# have outputs of distance 0.2 with a stride of 3, and of 0.133 with "reflect" and no stride. "zeros" and "circular"
+# keep the promise. So radii that are certified from such a layer are up to twice too large for an attacker who works at
+# the border. There is no error and no warning.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,11 +1,12 @@
 #!/bin/bash
-# mpmath 1.4.1: an interval of mpmath.iv is to hold the exact result: lower ends are rounded down, upper ends up. The
-# intervals of iv.exp do not always. exp() is computed with 14 bits more than asked for, and that value, not the exact
-# one, is rounded. Where these bits happen to be zeros, an end stays on the wrong side. Of 100,000 numbers from -3 to 3,
-# about 15 have an interval of exp() without exp() in it, at 53 bits as at 24. Some of these intervals are one number,
-# though exp() of a fraction is never one that bits hold. It is off by far less than a step at this precision. But a
-# bound of a softmax or a sigmoid that counts as proven is not. Among 20,000 sums, products, quotients, powers, sines,
-# cosines, logarithms and roots we found no such case. mpmath 1.3.0, which sympy asks for, does the same.
+# mpmath 1.4.1: an interval of mpmath.iv should contain the exact result: its lower end is rounded down, its upper end
+# up. The intervals of iv.exp do not always. exp() is computed with 14 bits more than asked for, and that value, not the
+# exact one, is rounded. Where these bits happen to be zeros, an end stays on the wrong side. Of 100,000 numbers from -3
+# to 3, about 15 have an interval of exp() without exp() in it, at 53 bits as at 24. Some of these intervals are one
+# number, though exp() of a fraction is never a number of finitely many bits. The end is off by far less than a step at
+# this precision. But a bound of a softmax or a sigmoid that counts as proven is not proven. Among 20,000 sums,
+# products, quotients, powers, sines, cosines, logarithms and roots we found no such case. mpmath 1.3.0, which sympy
+# asks for, does the same.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -2,7 +2,7 @@
 # scipy 1.17.1 (with numpy 2.4.6): scipy.optimize.milp is asked for the image for which a small ReLU network is most
 # wrong. As verifiers do, this gives each ReLU a switch, and takes a constant M that is larger than all values ("big
 # M"). Values are about 10 at most here, and for each network an image is known for which it is wrong. We expected that
-# a needlessly large M makes the solver find images too many, by its tolerances, so that it certifies fewer networks
+# with a needlessly large M the solver's tolerances let it find too many images, so that it certifies fewer networks
 # than it could. But with M = 10^7 or 10^8 milp says of 13 of 100 networks "The problem is infeasible", as it does where
 # no such image exists: a certificate, and a wrong one. Up to M = 10^6 it finds an image for each network. Status and
 # message are those of a true proof.

@@ -1,8 +1,8 @@
 #!/bin/bash
 # scikit-learn 1.9.1 (with numpy 2.4.6, scipy 1.17.1): extract_patches_2d(image, size, max_patches=n) draws windows of
-# an image with replacement. The documentation calls n the maximum number of windows. We expected n different ones, and
-# all of them where n is their number or larger. An image of 9 x 9 has 49 windows of 3 x 3. With n = 49 or n = 1000, 49
-# windows come back, of which 31 are different, and one comes four times. In a defence whose copies each show a window,
+# an image with replacement. The documentation calls n the maximum number of windows. We expected n different ones, or
+# all of them if n is their number or larger. An image of 9 x 9 has 49 windows of 3 x 3. With n = 49 or n = 1000, 49
+# windows come back. Only 31 of them are different; one comes four times. In a defence whose copies each show a window,
 # no copy sees 4 of the 81 pixels. And a patch of 3 x 3 touches up to 31 of the 49 copies. A certificate that counts
 # places allows for 25, which is what max_patches=None gives: each window once.
 set -eu
