@@ -69,12 +69,17 @@ class Parser(argparse.ArgumentParser):
         given = [text.partition("=")[0] for text in takewhile("--".__ne__, sys.argv[1:] if args is None else args)]
         for option in given:
             if re.fullmatch(r"--?[A-Za-z][\w-]*", option) and option not in known:
-                near = [name for name in known if name.startswith(option)] or get_close_matches(option, known, n=1)
+                near = [name for name in known if name.startswith(option)] or self._nearest(option)
                 hint = f"did you mean {near[0]}?" if near else "--help lists the options"
                 self.error(f"unrecognized {option}: {hint}")
         for option, what_there_is in self.if_missing.items():
             if not {option, "-h", "--help"} & set(given):
                 self.error(f"{option} is missing: {what_there_is()}")
+
+    def _nearest(self, option: str) -> list[str]:
+        """The option with the nearest name, if one is near. Dashes are left out, since all names share them."""
+        names = {name.lstrip("-"): name for name in self._option_string_actions}
+        return [names[name] for name in get_close_matches(option.lstrip("-"), names, n=1)]
 
     def _require_distinct_files(self, options: argparse.Namespace) -> None:
         options_by_file = {}

@@ -94,6 +94,7 @@ def test_another_pipe_that_breaks_is_a_failure(capfd):
         ("certify_mnist_band.py", ["--size=5"], "--size: did you mean --size_to_certify?"),
         ("certify_mnist_band.py", ["-checkpoint", "net.pth"], "-checkpoint: did you mean --checkpoint?"),
         ("certify_mnist_band.py", ["--xyz"], "--xyz: --help lists the options"),
+        ("certify_mnist_band_masked.py", ["--thresold", 0.2], "--thresold: --help lists the options"),
         ("certify_votes.py", ["--topone"], "--topone: did you mean --top_one?"),
         ("train_mnist_block.py", ["--band_size", 4], "--band_size: did you mean --"),
         ("attack_mnist_band.py", ["--size-of-attack", 5], "--size-of-attack: did you mean --size_of_attack?"),
