@@ -3,9 +3,10 @@ room for rounding costs.
 
     python3 benchmarks/bench_intervals.py --output results/bench_intervals.json
 
-Training: one step (bounds at all places, gradients, Adam) of the MNIST multilayer perceptron at batch 256; and one of
-the 5-layer CIFAR-10 network as two configs have it, the guide included, at their batch size, with and without --amp.
-The plain step of that takes memory for few images only, and its seconds are multiplied.
+Training: one step (bounds at all places, gradients, Adam) of the MNIST multilayer perceptron at batch 256; and one step
+of the 5-layer CIFAR-10 network as two configs have it, the guide included, at their batch size, with and without --amp.
+The plain step of this network takes too much memory for a whole batch. It gets a few images, and its seconds are
+multiplied.
 Evaluation: bounds of the 5-layer CIFAR-10 network at 5 × 5 for a batch at some places, spread over the image; what a
 place costs does not depend on where it is. Tight sparse bounds of the CIFAR-10 multilayer perceptron at k = 4, without
 gradients; its weights are flattened, as training leaves them, which makes the largest moves hard to find; plain are

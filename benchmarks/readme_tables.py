@@ -2,8 +2,8 @@
 
     python3 benchmarks/readme_tables.py
 
-A table stands between the lines <!-- table: NAME --> and <!-- end of table -->; tests fail where one differs. What was
-published, and how long trainings took whose logs are not kept, stands below.
+A table stands between the lines <!-- table: NAME --> and <!-- end of table -->; tests fail where one differs. Below are
+what others have published, and how long those trainings took whose logs are not kept.
 """
 
 import json

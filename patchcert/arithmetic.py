@@ -1,4 +1,4 @@
-"""How exactly the device computes, with which instructions, and what of a lead rounding may change.
+"""How exactly the device computes, with which instructions, and how much of a lead rounding may change.
 
 PyTorch has old and new names for how products of float32 are rounded. The old ones, such as `allow_tf32`, raise an
 error when they are asked after a new one was set. So only the new ones, `fp32_precision`, are asked here.

@@ -1,4 +1,4 @@
-"""Whether a network gives one question one answer: to the bit, or but for rounding in batches of other sizes."""
+"""Whether a network always gives the same answer to a question: to the bit, or up to rounding in other batches."""
 
 from collections.abc import Callable
 from typing import NoReturn

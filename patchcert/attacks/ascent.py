@@ -2,7 +2,7 @@
 
 The attacker of Levine and Feizi, NeurIPS 2020: projected gradient ascent by sign steps, many restarts, each
 with the patch at a new place. A count of votes has no gradient, so the ascent follows a loss of the softmax
-outputs that stand behind the votes; what counts as broken is decided by the votes alone.
+outputs behind the votes. The votes alone decide whether an answer is flipped.
 """
 
 import math

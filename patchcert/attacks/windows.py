@@ -1,10 +1,10 @@
 """Attacks on hidden windows: a patch that makes double masking, or a defence with alarms, give another class.
 
-Some window w* hides the patch. What the network says without w*, alone or beside a second window w, stays what it is.
-So the prediction of the two rounds can only change where the clean picture without some pair (w, w*) has another class
-already, and an alarm can only stay away where it has without w* alone. The search begins with the pairs, or windows,
-that come nearest to that. The patch goes into w*, and climbs until the network gives the rival of the pair without w,
-and without most other windows that leave the patch in sight.
+Some window w* hides the patch. What the network says without w*, alone or together with a second window w, does not
+depend on the patch. So the prediction of the two rounds can only change if the clean image has another class already
+without some pair (w, w*). And an alarm can only stay away if the clean image has another class without w* alone. The
+search begins with the pairs, or windows, that come nearest to that. The patch goes into w*. It is changed step by step
+until the network gives the rival of the pair without w, and without most other windows that leave the patch in sight.
 """
 
 from collections.abc import Callable, Iterator, Sequence

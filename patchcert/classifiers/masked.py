@@ -1,4 +1,4 @@
-"""The classifier that double masking gives, as a module."""
+"""Double masking as a classifier, in the form of a module."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,10 +27,10 @@ from patchcert.votes.certificate import Question
 class MaskedClassifier(SmoothedClassifier):
     """The class that double masking gives: wherever the patch lies, copies that it touches are left out.
 
-    Ballots are scores, logits that are added up over copies, or with a θ votes. Copies with hidden windows are asked
-    for their scores in order, and for no more of them than an answer takes. Forwards it gives the sums of all copies'
-    log-probabilities, or votes, (N, K), and where the answer's is not the largest, one more than the largest for the
-    answer, or the next larger float32 where that is further.
+    Ballots are scores: logits that are added up over copies, or votes if there is a θ. Copies with hidden windows are
+    asked about one by one, and no more of them than an answer takes. `forward` gives sums (N, K) over all copies, of
+    log-probabilities or of votes. If the answer's sum is not the largest, it is replaced by one more than the largest,
+    or by the next larger float32 where that is further.
 
     Args:
         network, ablation, threshold, engine, batch_size: as of a `SmoothedClassifier`.

@@ -1,4 +1,4 @@
-"""What double masking of scores says of images to all that a defence is asked for, from as few copies as it takes."""
+"""What double masking of scores answers to each goal, recovery or alarms, from as few copies as it takes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,8 +1,9 @@
 """Classifiers that certificates are about, as modules: votes of ablated copies; `masked` has double masking.
 
-Evaluation code and attack libraries take them like any network: images (N, C, H, W) in [0, 1] to one number for each
-class, the largest for the answer, which is the first of several. A count of votes has no gradient; backwards they hand
-on that of the soft votes. They take the images that `certify` takes, and refuse those that it refuses.
+Evaluation code and attack libraries use them like any network. They map images (N, C, H, W) in [0, 1] to one number for
+each class. The answer is the class with the largest number, the first one if several are equal. A count of votes has no
+gradient, so backwards they hand on that of the soft votes. They take the images that `certify` takes, and refuse those
+that it refuses.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Whether a network answers in the way that certificates presume, tried before all images, and how exactly it does."""
+"""Trials before certifying: does the network answer in the way that certificates presume, and how exactly?"""
 
 import warnings
 from collections.abc import Callable
@@ -26,25 +26,25 @@ TRIED = 3
 """Images that are tried: the first, the one in the middle, the last."""
 
 COPIES = 16
-"""Of all these images, that are tried of a network to which copies are shown, evenly spaced."""
+"""Copies of all these images together that are tried, evenly spaced, if the network is shown copies."""
 
 ALONE = 4
 """Of these, each is asked alone."""
 
 AT_ONCE = 64
-"""Images shown at once to a network of limited reach, of which all copies are tried."""
+"""Images shown at once to a network of limited reach; all of its copies are tried."""
 
 ENGINES_APART = 32
-"""So much more than rounding does may the windowed engine differ from the whole network, whose sums are others."""
+"""How many times as much as rounding does the windowed engine may differ from the whole network, whose sums differ."""
 
-OF_WINDOWS = "images of which a window is hidden"
+OF_WINDOWS = "images in which a window is hidden"
 
 BESIDE = "a network must give a copy the same answer whatever is asked beside it"
 EITHER_ENGINE = "a network must give the same answer by either engine"
 WITHIN_REACH = "with limited reach a copy's answer must come from its own pixels alone"
 
 OFF_ONE = 1e-2
-"""So much do probabilities in bfloat16 add up to more or less than 1."""
+"""By how much the sum of probabilities in bfloat16 may differ from 1."""
 
 SHARE_OF_VOTES = 0.1
 """Of a numerical margin of scores, which add up many copies' logits, for the probabilities of one copy."""

@@ -1,8 +1,8 @@
-"""Logits beside what was added up for them, which margins are a share of.
+"""Logits, and beside them the magnitude of what was added up for them. Margins are a share of this magnitude.
 
-Where logits are mixed, large ones may cancel, and the mixture does not show how much rounding changes it. So each row
-of logits gets one number more behind the classes, the largest magnitude among them. It is mixed as they are, and never
-cancels, since it is not negative.
+Where logits are mixed, large ones may cancel. Then the mixture does not show how much rounding changes it. So each row
+of logits gets one more number behind the classes: the largest magnitude among them. It is mixed as the logits are, and
+never cancels, because it is not negative.
 """
 
 import torch

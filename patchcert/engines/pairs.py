@@ -1,15 +1,15 @@
-"""What a base classifier says of copies without one or two windows, without asking for each where it can be spared.
+"""What a base classifier says of copies without one or two windows, without asking about copies that can be spared.
 
-How far rounding moves what is mixed of two kinds of copies: let c and f be coarse and fine logits, with magnitudes M_c
-and M_f, and o what others say, with magnitude M_o, all of which is off by up to a share ε of these. The lead of the
-largest c + o over the next is then off by up to 2ε (M_c + M_o), and t by that divided by sure. So the difference of two
-logits t c + (1 − t) f is off by up to
+How far rounding moves a mixture of two kinds of copies: let c and f be the coarse and the fine logits, with magnitudes
+M_c and M_f. Let o be what others, the bands, say, with magnitude M_o. Each is off by up to a share ε of its magnitude.
+Then the lead of the largest c + o over the next is off by up to 2ε (M_c + M_o), and t by that divided by sure. So the
+difference of two logits t c + (1 − t) f is off by up to
 
     2ε max(M_c, M_f) + 2ε (M_c + M_o) / sure · R,
 
-R being how far the logits c − f are apart. For one kind of copies alone it would be 2ε M_c. So max(M_c, M_f) +
-(M_c + M_o) R / sure is the magnitude of the mixture. Where the lead is larger than sure, even less what it may be off
-by, t stays 1. Fine copies are not asked for then, and the magnitude is M_c.
+where R is the largest of c − f less the smallest. For one kind of copies alone it would be 2ε M_c. So the magnitude of
+the mixture is max(M_c, M_f) + (M_c + M_o) R / sure. If the lead is at least sure even when reduced by what it may be
+off by, t is 1 for certain. Then fine copies are not asked about, and the magnitude is M_c.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Networks that others trained, as they are: what they say of pictures of which some pixels are hidden."""
+"""Networks that others trained, as they are: what they say of images in which some pixels are hidden."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""A network that somebody pretrained, as it is, and the pictures that it is asked about: what options name."""
+"""A network that somebody pretrained, as it is, and the images that it is asked about: what options name."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""What each kind of classifier may be asked by `certify`, and how its answers about images are found."""
+"""What `certify` may ask each kind of classifier, and how it finds the answers about images."""
 
 import math
 from collections.abc import Iterable, Sequence

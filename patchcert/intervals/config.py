@@ -1,4 +1,4 @@
-"""What the config of an interval experiment says, and what of it a checkpoint must agree with."""
+"""What the config of an interval experiment says, and which parts of it a checkpoint must agree with."""
 
 from dataclasses import asdict, dataclass
 

@@ -1,8 +1,9 @@
 """Double masking of hidden windows, and of bands and windows at once: a place leaves out copies that do not hide it.
 
-Copies that hide two windows see nearly the whole picture, those that show one band see little that a patch could touch.
-What one kind is unsure of the other often knows, so that their scores together can certify more than either. Columns
-and rows are touched independently of each other, but which window hides a place follows from its row and its column.
+Copies that hide two windows see nearly the whole image. Copies that show one band see little that a patch could touch.
+Where one kind is unsure, the other often knows the answer, so their scores together can certify more than either.
+Columns and rows are touched independently of each other, but which window hides a place follows from its row and its
+column.
 """
 
 from typing import Self

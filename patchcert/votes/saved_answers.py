@@ -1,7 +1,7 @@
 """What a network answered to images with hidden windows, in one file; docs/votes-format.md says how others write it.
 
-Of each question that was asked a file holds the class, its lead, its confidence and the largest magnitude among the
-logits. From these every certificate by the same windows follows as in the run that asked: by recovery, by alarms of
+For each question that was asked, a file holds the class, its lead, its confidence and the largest magnitude among the
+logits. From these, every certificate by the same windows follows as in the run that asked: of recovery, or of alarms by
 either rule, against one patch or two, of every size that the windows hide. What was not asked is not there.
 """
 
