@@ -1,4 +1,4 @@
-"""Attack CIFAR-10 pictures with patches: votes of ablated copies that show one band of columns.
+"""Attack CIFAR-10 images with patches: votes of ablated copies that show one band of columns.
 
     python3 attack_cifar_band.py --band_size 4 --size_of_attack 5 --checkpoint NAME
     python3 attack_cifar_band.py --band_size 4 --patch_height 2 --patch_width 8 --locations all --loss margin \\

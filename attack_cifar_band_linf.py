@@ -1,4 +1,4 @@
-"""Attack CIFAR-10 pictures by small changes of every pixel: votes of ablated copies that show one band of columns.
+"""Attack CIFAR-10 images by small changes of every pixel: votes of ablated copies that show one band of columns.
 
     python3 attack_cifar_band_linf.py --band_size 4 --epsilon 1/255 --checkpoint NAME
     python3 attack_cifar_band_linf.py --band_size 4 --epsilon 2/255 --steps 100 --loss margin --momentum 0.9 \\

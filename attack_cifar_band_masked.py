@@ -1,4 +1,4 @@
-"""Attack CIFAR-10 pictures with patches: double masking of bands, with a network of limited reach.
+"""Attack CIFAR-10 images with patches: double masking of bands, with a network of limited reach.
 
     python3 attack_cifar_band_masked.py --size_of_attack 5 --checkpoint NAME
     python3 attack_cifar_band_masked.py --size_of_attack 2x8 --locations all --loss margin --test --checkpoint NAME

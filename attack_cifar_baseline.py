@@ -1,4 +1,4 @@
-"""Attack CIFAR-10 pictures with patches: the undefended network of train_cifar_baseline.py.
+"""Attack CIFAR-10 images with patches: the undefended network of train_cifar_baseline.py.
 
     python3 attack_cifar_baseline.py --size_of_attack 5 --checkpoint NAME
     python3 attack_cifar_baseline.py --patch_height 2 --patch_width 8 --locations all --loss margin \\

@@ -1,4 +1,4 @@
-"""Attack CIFAR-10 pictures by small changes of every pixel: the undefended network of train_cifar_baseline.py.
+"""Attack CIFAR-10 images by small changes of every pixel: the undefended network of train_cifar_baseline.py.
 
     python3 attack_cifar_baseline_linf.py --epsilon 1/255 --checkpoint NAME
     python3 attack_cifar_baseline_linf.py --epsilon 2/255 --steps 100 --loss margin --momentum 0.9 \\

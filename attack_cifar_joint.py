@@ -1,4 +1,4 @@
-"""Attack CIFAR-10 pictures with patches: double masking of bands and of hidden windows together.
+"""Attack CIFAR-10 images with patches: double masking of bands and of hidden windows together.
 
     python3 attack_cifar_joint.py --size_of_attack 5 --checkpoint cifar_masked_band.pth --windows cifar_windows.pth
     python3 attack_cifar_joint.py --locations all --loss margin --test --checkpoint BANDS --windows WINDOWS

@@ -1,4 +1,4 @@
-"""Attack CIFAR-10 pictures with patches: double masking of copies with two hidden square windows.
+"""Attack CIFAR-10 images with patches: double masking of copies with two hidden square windows.
 
     python3 attack_cifar_windows.py --size_of_attack 5 --checkpoint NAME
     python3 attack_cifar_windows.py --size_of_attack 2x5 --locations all --loss margin --test --checkpoint NAME

@@ -1,4 +1,4 @@
-"""Certify CIFAR-10 pictures against patches: votes of ablated copies that show one band of columns.
+"""Certify CIFAR-10 images against patches: votes of ablated copies that show one band of columns.
 
     python3 certify_cifar_band.py --band_size 4 --size_to_certify 5 --checkpoint NAME
     python3 certify_cifar_band.py --band_size 4 --size_to_certify 1-10 --threshold 0.2,0.3 --test --checkpoint NAME

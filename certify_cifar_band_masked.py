@@ -1,4 +1,4 @@
-"""Certify CIFAR-10 pictures against patches by double masking of bands, with a network of limited reach.
+"""Certify CIFAR-10 images against patches by double masking of bands, with a network of limited reach.
 
     python3 certify_cifar_band_masked.py --checkpoint NAME
     python3 certify_cifar_band_masked.py --size_to_certify 1-10 --all --output masked.json --checkpoint NAME

@@ -1,4 +1,4 @@
-"""Certify CIFAR-10 pictures against patches by random samples of the bands, up to a chosen error probability.
+"""Certify CIFAR-10 images against patches by random samples of the bands, up to a chosen error probability.
 
     python3 certify_cifar_band_randomized.py --band_size 4 --attack_size 5 --checkpoint NAME
     python3 certify_cifar_band_randomized.py --band_size 4 --attack_size 1-5 --alpha 0.01 --test --checkpoint NAME

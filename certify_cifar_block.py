@@ -1,4 +1,4 @@
-"""Certify CIFAR-10 pictures against patches: votes of ablated copies that show one square block.
+"""Certify CIFAR-10 images against patches: votes of ablated copies that show one square block.
 
     python3 certify_cifar_block.py --block_size 4 --size_to_certify 5 --checkpoint NAME
     python3 certify_cifar_block.py --block_size 4 --size_to_certify 1-10 --threshold 0.2,0.3 --test --checkpoint NAME

@@ -1,4 +1,4 @@
-"""Certify CIFAR-10 pictures against patches: votes of ablated copies that show one square block, one vote per copy.
+"""Certify CIFAR-10 images against patches: votes of ablated copies that show one square block, one vote per copy.
 
     python3 certify_cifar_block_top_one.py --block_size 4 --size_to_certify 5 --checkpoint NAME
     python3 certify_cifar_block_top_one.py --block_size 4 --size_to_certify 1-10 --certificate margin,exact \\

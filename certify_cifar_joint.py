@@ -1,4 +1,4 @@
-"""Certify CIFAR-10 pictures against patches by double masking of bands and of hidden windows together.
+"""Certify CIFAR-10 images against patches by double masking of bands and of hidden windows together.
 
     python3 certify_cifar_joint.py --checkpoint cifar_masked_band.pth --windows cifar_windows.pth --size_to_certify 2,5
     python3 certify_cifar_joint.py --all --output joint.json --checkpoint BANDS --windows WINDOWS

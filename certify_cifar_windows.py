@@ -1,4 +1,4 @@
-"""Certify CIFAR-10 pictures against patches by double masking of copies with hidden square windows.
+"""Certify CIFAR-10 images against patches by double masking of copies with hidden square windows.
 
     python3 certify_cifar_windows.py --checkpoint NAME
     python3 certify_cifar_windows.py --all --amp --output windows.json --checkpoint NAME

@@ -1,4 +1,4 @@
-"""Certify ImageNet pictures against patches: votes of ablated copies that show one band of columns.
+"""Certify ImageNet images against patches: votes of ablated copies that show one band of columns.
 
     python3 certify_imagenet_band.py --band_size 25 --size_to_certify 42 --valpath DIR --checkpoint NAME
     torchrun --nproc_per_node=8 certify_imagenet_band.py --amp --test --valpath DIR --checkpoint NAME

@@ -1,11 +1,11 @@
-"""Train a classifier of CIFAR-10 pictures that sees one band of columns.
+"""Train a classifier of CIFAR-10 images that sees one band of columns.
 
     python3 train_cifar_band.py --band_size 4 --lr 0.1 --end_epoch 199
     python3 train_cifar_band.py --band_size 4 --recipe fast
     torchrun --nproc_per_node=8 train_cifar_band.py --band_size 4 --recipe fast
     python3 train_cifar_band.py --dataset folder --data DIR --image_size 32 --band_size 4
 
-The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020, section 4). Pictures are cropped and
+The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020, section 4). Images are cropped and
 mirrored at random. The recipes are in patchcert/training/recipes.py. Writes checkpoints/cifar_one_band_….pth and a log.
 """
 

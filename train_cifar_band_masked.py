@@ -1,4 +1,4 @@
-"""Train a network of limited reach on CIFAR-10 pictures for double masking: columns, rows or both.
+"""Train a network of limited reach on CIFAR-10 images for double masking: columns, rows or both.
 
     python3 train_cifar_band_masked.py --amp
     python3 train_cifar_band_masked.py --amp --band_weight 1 --lr 0.012 --end_epoch 39 --resume NAME

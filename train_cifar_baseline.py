@@ -1,4 +1,4 @@
-"""Train a classifier of whole CIFAR-10 pictures, the undefended one that attacks are measured on.
+"""Train a classifier of whole CIFAR-10 images, the undefended one that attacks are measured on.
 
     python3 train_cifar_baseline.py --lr 0.1 --end_epoch 149
     python3 train_cifar_baseline.py --recipe fast

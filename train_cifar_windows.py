@@ -1,4 +1,4 @@
-"""Train a classifier of CIFAR-10 pictures with two hidden square windows, for double masking.
+"""Train a classifier of CIFAR-10 images with two hidden square windows, for double masking.
 
     python3 train_cifar_windows.py
     python3 train_cifar_windows.py --window_size 7 --per_side 6

@@ -1,10 +1,10 @@
-"""Train a classifier of ImageNet pictures that sees one band of columns.
+"""Train a classifier of ImageNet images that sees one band of columns.
 
     python3 train_imagenet_band.py --band_size 25 --lr 0.1 --trainpath DIR --valpath DIR --end_epoch 89
     torchrun --nproc_per_node=8 train_imagenet_band.py --band_size 25 --lr 0.1 --amp --pretrained \\
         --trainpath DIR --valpath DIR --end_epoch 29
 
-The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020, section 4): pictures of 299 × 299
+The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020, section 4): images of 299 × 299
 pixels, normalised, mirrored at random. Writes checkpoints/imagenet_one_band_….pth and a log beside it.
 """
 

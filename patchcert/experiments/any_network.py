@@ -44,7 +44,7 @@ def add_any_network(parser: Parser) -> None:
         metavar="MODULE:FACTORY",
         help="what makes a network of encoded copies, in your own code: imported from the current folder or "
         "PYTHONPATH, called without arguments. Or timm:NAME, torchvision:NAME or hf:FOLDER: a network of whole "
-        "pictures, as it is; pictures are prepared as it wants them, and hidden pixels shown as a colour",
+        "images, as it is; images are prepared as it wants them, and hidden pixels are shown as a colour",
     )
     parser.add_argument("--ablation", required=True, metavar="KIND:SIZE", help=FORMS)
     add_hidden_and_classes(parser)
@@ -54,7 +54,7 @@ def add_any_network(parser: Parser) -> None:
         type=int,
         choices=(1, 3),
         default=3,
-        help="1: pictures of a folder are grey; 3: they have colours",
+        help="1: images in a folder are grey; 3: they have colours",
     )
 
 

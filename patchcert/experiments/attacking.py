@@ -100,7 +100,7 @@ def add_climbing(parser: Parser, steps: int, step_size: str, momentum: float, lo
         "strongest rival",
     )
     parser.output.add_argument(
-        "--save_images", type=folder, metavar="DIR", help="write PNG pictures of flipped images here"
+        "--save_images", type=folder, metavar="DIR", help="write flipped images here, as PNG files"
     )
 
 

@@ -89,7 +89,7 @@ class Hints:
 
     def lines(self) -> list[str]:
         """What there is to say."""
-        found = f"on {self.dissenting} of {self.attacked} attacked pictures some windows dissent"
+        found = f"on {self.dissenting} of {self.attacked} attacked images some windows dissent"
         return [f"{found}, and on {self.covering} of them one of these covers the patch: {HINT}"]
 
     def as_json(self) -> dict:

@@ -34,7 +34,7 @@ def add_setting(parser: Parser, data_sets: tuple[str, ...]) -> None:
             type=Path,
             default=Path("imagenet-val/val"),
             metavar="DIR",
-            help="pictures, one folder for each class",
+            help="images, one folder for each class",
         )
     else:
         parser.data.add_argument(
@@ -57,7 +57,7 @@ def add_setting(parser: Parser, data_sets: tuple[str, ...]) -> None:
 
 def _data_set_help(data_sets: tuple[str, ...]) -> str:
     turned = ", turned grey and resized to 28 × 28" if data_sets == MNIST_LIKE else ""
-    of_folder = f"; folder takes the pictures in DIR/{{train,test}}/CLASS/{turned}"
+    of_folder = f"; folder takes the images in DIR/{{train,test}}/CLASS/{turned}"
     return "which data set" + (of_folder if "folder" in data_sets else "")
 
 
@@ -75,7 +75,7 @@ def add_model(parser: Parser, models: Iterable[str], model: str) -> None:
 def add_image_size(parser: Parser, image_size: int) -> None:
     """The option of the pictures' size, where the data set leaves it open."""
     parser.data.add_argument(
-        "--image_size", type=pixels, default=image_size, help="pixels to which pictures are resized both ways"
+        "--image_size", type=pixels, default=image_size, help="pixels to which images are resized both ways"
     )
 
 

@@ -70,7 +70,7 @@ def training_parser(
             type=Path,
             default=Path("imagenet-train/train"),
             metavar="DIR",
-            help="pictures, one folder for each class",
+            help="images, one folder for each class",
         )
     parser.recipe.add_argument("--lr", type=positive_float, default=lr, help="learning rate")
     parser.recipe.add_argument("--regularization", type=nonnegative_float, default=regularization, help="weight decay")
