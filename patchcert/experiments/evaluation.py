@@ -42,7 +42,7 @@ def evaluation_parser(description: str, data_sets: tuple[str, ...], skip: int = 
             "--checkpoint",
             required=True,
             metavar="NAME",
-            help="the network: a name under checkpoints/ or of one that ships, or a path",
+            help="the network: the name of a file under checkpoints/ or of one that ships, or a path",
         )
         parser.if_missing["--checkpoint"] = checkpoint.there_are
     part = parser.data.add_mutually_exclusive_group()

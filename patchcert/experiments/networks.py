@@ -31,7 +31,10 @@ LINES = {"Band": "columns", "Row": "rows"}
 def add_joint(parser: Parser, weight: float = 5.0, coarse_windows: str = "none", mirrored: bool = False) -> None:
     """The options of a network for windows beside the one for bands, with these defaults."""
     parser.add_argument(
-        "--windows", required=True, metavar="NAME", help="the network for windows: a name as of --checkpoint, or a path"
+        "--windows",
+        required=True,
+        metavar="NAME",
+        help="the network for windows: a name, as for --checkpoint, or a path",
     )
     parser.if_missing["--windows"] = checkpoint.there_are
     parser.add_argument(
@@ -56,7 +59,7 @@ def add_joint(parser: Parser, weight: float = 5.0, coarse_windows: str = "none",
         "--mirrored",
         action=argparse.BooleanOptionalAction,
         default=mirrored,
-        help="ask both networks of the mirror image, too, and take the mean; this takes twice the time",
+        help="ask both networks about the mirror image, too, and take the mean; this takes twice the time",
     )
 
 
