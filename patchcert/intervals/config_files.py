@@ -51,6 +51,8 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
         if problem:
             raise UsageError("config", path, _instead(path, problem))
         values = json.loads(inputs.content(path, MOST_BYTES), object_pairs_hook=_without_duplicates)
+    except UsageError:  # is a ValueError, too
+        raise
     except (ValueError, RuntimeError) as error:  # RuntimeError: nested too deep, or a link to itself
         raise UsageError("config", path, f"not a config in JSON: {error}") from error
     if not isinstance(values, dict):

@@ -470,3 +470,10 @@ def test_a_wrong_config(text, right, tmp_path):
     (tmp_path / "linked.json").write_text('{"extends": "wrong.json"}')
     with pytest.raises(UsageError, match=right):
         config_files.load(tmp_path / "wrong.json")
+
+
+def test_a_config_that_is_not_there_is_said_once_and_with_the_nearest_names(tmp_path):
+    (tmp_path / "mine.json").write_text("{}")
+    with pytest.raises(UsageError) as refused:
+        config_files.load(tmp_path / "mien.json")
+    assert refused.value.right == f"No such file or directory; {tmp_path}/ has mine.json"
