@@ -36,7 +36,7 @@ def main() -> None:
         "--grad-acc-steps", type=positive_int, default=1, help="parts that a batch is split into"
     )
     parser.engine.add_argument(
-        "--amp", action="store_true", help="compute convolutions of patches' bounds in bfloat16: twice as fast"
+        "--amp", action="store_true", help="compute convolutions of patches' bounds in bfloat16, which is faster"
     )
     options = arguments.parse(parser)
     if options.resume and len(options.models) != 1:

@@ -153,7 +153,7 @@ def _settings(variant: Variant) -> str:
     said = [f"weight {variant.weight:g}"]
     if variant.coarse_windows:
         size, per_side = variant.coarse_windows
-        said.append(f"first {per_side**2} coarse windows of {_square(size)} pixels")
+        said.append(f"{per_side**2} coarse windows of {_square(size)} pixels first")
     if variant.mirrored:
         said.append("each image and its mirror image")
     return f" ({', '.join(said)})"
