@@ -429,7 +429,7 @@ def test_all_configs_of_the_specification_are_there():
     for patch in ("p22", "p55"):
         for places in ("all", "rand1", "rand5", "rand10", "rand20", "guide10", "guide20"):
             names |= {f"{d}_robtrain_{patch}_{places}" for d in ("mnist", "cifar")}
-        names |= {f"cifar_robtrain_{patch}_{places}" for places in ("allpool2", "allpool22")}
+        names |= {f"cifar_robtrain_{patch}_{places}" for places in ("allpool2", "allpool22", "fast")}
     names |= {f"{d}_adveval_patch_{size}" for d in ("mnist", "cifar") for size in ("22", "55")}
     assert {path.stem for path in CONFIGS} == names
 
