@@ -73,9 +73,9 @@ def square(side: int) -> str:
 
 
 def networks() -> Table:
-    """What ships and was counted: certified / clean of two sizes of patch."""
+    """What ships and was counted: certified / clean of two sizes of patch, and how long an image took."""
     sizes = (2, 5)
-    rows = [["`patchcert.load(…)`", "defence", *map(square, sizes), "measured on"]]
+    rows = [["`patchcert.load(…)`", "defence", *map(square, sizes), "seconds", "measured on"]]
     for name, model in json.loads(MODELS.read_text()).items():
         variants = [variant for variant in model["variants"] if (RESULTS / variant["results"]).exists()]
         records = [(read(Path(variant["results"]).stem), variant.get("threshold")) for variant in variants]
@@ -83,7 +83,8 @@ def networks() -> Table:
             found = dict(counts for record in records for counts in headline(*record))
             images = " and ".join(dict.fromkeys(counted_on(record) for record, _ in records))
             cells = [certified_and_clean(found[size]) if size in found else "" for size in sizes]
-            rows.append([f'`"{name}"`', model["defence"], *cells, images])
+            seconds = (f"{record['seconds'] / record['results'][0]['total']:.2g}" for record, _ in records)
+            rows.append([f'`"{name}"`', model["defence"], *cells, " and ".join(seconds), images])
     return rows
 
 
