@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from patchcert import checkpoint
+from patchcert.ablations.windows import WindowPairs
 from patchcert.engines.columns import LinesNetwork, Shape
+from patchcert.small_networks import network_of_copies
+from patchcert.zoo.building import windows_network
 from tests.helpers import run_here
 
 SHIP = "benchmarks/ship_weights.py"
@@ -64,6 +67,24 @@ def test_another_network_is_no_further_training(folder, capsys, other):
     assert f"--towards {other}: expected a further training of the network" in capsys.readouterr().err
     assert run_here(SHIP, *arguments, "--towards", "later.pth", "--share", 2, folder=folder) == 2
     assert "--share: 2: expected a number from 0 to 1" in capsys.readouterr().err
+
+
+def test_a_network_for_windows_may_be_asked_about_others(folder, capsys):
+    trained = network_of_copies("resnet14_half", 2, 10)
+    ablation = WindowPairs(28, 28, 8, 6)
+    about = {"dataset": "mnist", "classes": 10, "ablation": ablation.description(), "network": trained.description}
+    content = {"net": trained.state_dict(), "epoch": 3, "acc": 50.0, "about": about}
+    checkpoint.save(content, folder / "windows.pth")
+    arguments = "--checkpoint", "windows.pth", "--output", "out.pth"
+    assert run_here(SHIP, *arguments, "--windows", "5x7", "--float32", folder=folder) == 0
+    made = torch.load(folder / "out.pth", weights_only=True)
+    assert "acc" not in made and made["about"] == about | {"ablation": WindowPairs(28, 28, 5, 7).description()}
+    assert all(torch.equal(made["net"][name], tensor) for name, tensor in trained.state_dict().items())
+    assert windows_network("windows", folder / "out.pth", 1, 10)[1] == (5, 7)
+    assert run_here(SHIP, *arguments, "--windows", "40x2", folder=folder) == 2
+    assert run_here(SHIP, *arguments, "--windows", "none", folder=folder) == 2
+    assert run_here(SHIP, "--checkpoint", "first.pth", *arguments[2:], "--windows", "5x7", folder=folder) == 2
+    assert "--windows 5x7: first.pth is of no network for hidden windows" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("alone", [("--towards", "later.pth"), ("--share", 0.5)])

@@ -38,7 +38,7 @@ def voting_network(option: str, path: Path, image_channels: int, classes: int) -
 
 
 def windows_network(option: str, path: Path, image_channels: int, classes: int) -> tuple[nn.Module, Windows]:
-    """The network in a checkpoint of train_*_windows.py, and which windows it was trained with.
+    """The network in a checkpoint of train_*_windows.py, and which windows the file names.
 
     Args:
         option: what names the file, for errors.
@@ -66,7 +66,8 @@ def joint(
     """Both networks as one, and its copies.
 
     Args:
-        own: which windows the network for windows was trained with.
+        own: which windows the file of the network for windows names: those that it was trained with, unless
+            benchmarks/ship_weights.py named others.
         coarse: which are hidden first; by default, or where they are the same, its own alone.
         how: the weight of the windows' logits, and `sure` and `mirrored`, as of a `JointNetwork`.
 
