@@ -110,7 +110,7 @@ class PatchBounds:
 
     def _products(self) -> torch.autocast:
         """Inside, products of convolutions and linear layers are of bfloat16, if they may be."""
-        return torch.autocast(self.inputs.device.type, torch.bfloat16, enabled=self.amp)
+        return half_products(self.inputs.device, self.amp)
 
     def without_room(self) -> "PatchBounds":
         """The same bounds without room for rounding."""
@@ -292,6 +292,15 @@ class PatchBounds:
         room = self._room(2 * self.windowed + 1, places)
         radius = widened(torch.bmm(grown(radius, room), sizes).flatten(0, 1), room)
         return Box.around_temporary(centre.flatten(0, 1), radius)
+
+
+def half_products(device: torch.device, amp: bool) -> torch.autocast:
+    """Inside, products are of bfloat16, if `amp`.
+
+    Without a cache: PyTorch keeps converted weights until the outermost autocast ends, and `exact_float32`, which is
+    one, lasts as long as a training. Steps would go on with the weights of the first one.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=amp, cache_enabled=False)
 
 
 def _times(maps: Tensor, weights: Tensor) -> Tensor:

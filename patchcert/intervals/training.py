@@ -16,7 +16,7 @@ from patchcert.intervals.bounds import certified, robust_loss
 from patchcert.intervals.config import Config, Model, require_settings
 from patchcert.intervals.guide import Guide
 from patchcert.intervals.networks import network_of
-from patchcert.intervals.patches import leading_convolutions
+from patchcert.intervals.patches import half_products, leading_convolutions
 from patchcert.intervals.schedules import epsilon_at, lr_factor, optimizer_of, schedule_end
 from patchcert.intervals.training_attacks import ATTACKS, GuidedPlaces
 from patchcert.messages import print_finished_model, print_going_on, print_interval_epoch
@@ -111,7 +111,7 @@ class Run:
     def loss(self, images: Tensor, labels: Tensor, epsilon: float, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss, and for each image (N,) whether it is certified; in natural training none is."""
         if epsilon < NATURAL:
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=self.amp):
+            with half_products(images.device, self.amp):
                 logits = self.network(self.config.scale.inputs(images))
             return F.cross_entropy(logits.float(), labels), labels < 0
         worst, beside = self.attack.worst(images, labels, epsilon, noise)

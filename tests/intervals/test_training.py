@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchcert import program
+from patchcert.arithmetic import exact_float32
 from patchcert.data import augmentation
 from patchcert.data.dataset import Dataset
 from patchcert.errors import UsageError
@@ -128,6 +129,21 @@ def test_half_precision_is_part_of_a_run(tmp_path):
     training.train(run_of(name, "training_params:schedule_start=1", model=1, amp=True), data, data, tmp_path, 5)
     losses = [json.loads(line)["loss"] for line in next(tmp_path.glob("*.log")).open()]
     assert len(losses) == 4 and all(map(math.isfinite, losses))
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.4])
+def test_half_precision_sees_the_weights_of_this_step(epsilon):
+    """Inside `exact_float32`, as scripts train, though it is an autocast of its own."""
+    overrides = "training_params:optimizer=sgd", "training_params:lr=0.05"
+    halves, exact = (run_of("mnist_robtrain_p22_rand5", *overrides, model=1, amp=amp) for amp in (True, False))
+    images, labels = next(few_images().batches(24))
+    with exact_float32():
+        first, *_, last = (halves.step(images, labels, epsilon, torch.Generator().manual_seed(1))[0] for _ in range(5))
+        exact.network.load_state_dict(halves.network.state_dict())
+        noise = exact.attack.noise(images, torch.Generator().manual_seed(1))
+        losses = [run.loss(images, labels, epsilon, noise)[0].detach() for run in (halves, exact)]
+    assert last < first
+    torch.testing.assert_close(*losses, rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize(
