@@ -77,7 +77,8 @@ def train_cnn(name: str, amp: bool, plain_images: int, repetitions: int) -> dict
     torch.manual_seed(0)
     experiment = config_files.load(ROOT / "config" / f"{name}.json")
     run = Run(experiment, experiment.models[3], (3, 32, 32), 10, 2 * 2**30, amp)
-    images, labels = torch.rand(experiment.training_params.batch_size, 3, 32, 32), torch.randint(10, (256,))
+    images = torch.rand(experiment.training_params.batch_size, 3, 32, 32)
+    labels = torch.randint(10, images.shape[:1])
     noise = run.attack.noise(images, torch.Generator().manual_seed(0))
     few = images[:plain_images], labels[:plain_images], 0.9, noise[:plain_images]
 
@@ -101,7 +102,9 @@ def train_cnn(name: str, amp: bool, plain_images: int, repetitions: int) -> dict
     }
 
 
-def plain_loss(run: Run, images: torch.Tensor, labels: torch.Tensor, epsilon: float, noise: torch.Tensor):
+def plain_loss(
+    run: Run, images: torch.Tensor, labels: torch.Tensor, epsilon: float, noise: torch.Tensor
+) -> torch.Tensor:
     """The loss of `Run.loss`, from one full image for each place."""
     method, scale, beside = run.training.method_params, run.config.scale, 0.0
     if isinstance(run.attack, GuidedPlaces):
@@ -169,7 +172,6 @@ def main() -> None:
     parser.add_argument("--eval_batch_size", type=int, default=128, help="images of the evaluation pass")
     parser.add_argument("--places", type=int, default=12, help="places of the evaluation pass")
     parser.add_argument("--sparse_batch_size", type=int, default=64, help="images of the sparse bounds")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the measurements")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the measurements here")
     options = parser.parse_args()
     step = options.plain_images, options.repetitions
@@ -193,8 +195,6 @@ def main() -> None:
     }
     record = result_format.stamp("benchmark")
     for name, measure in found.items():
-        if options.only and name not in options.only:
-            continue
         record[name] = measure()
         print(name, {key: round(value, 6) for key, value in record[name].items()}, flush=True)
     if options.output:
