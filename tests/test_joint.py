@@ -12,7 +12,7 @@ from patchcert.engines.joint import JointNetwork
 from patchcert.engines.mirrored import Mirrored
 from tests import oracle
 
-SIDE, BAND, COARSE, FINE, WEIGHT, SURE = 12, 2, (7, 3), (4, 5), 3.0, 0.2
+SIDE, BAND, COARSE, FINE, WEIGHT, SURE = 9, 2, (6, 2), (4, 4), 3.0, 0.2
 
 
 @pytest.fixture(scope="module")

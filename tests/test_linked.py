@@ -32,7 +32,7 @@ def windows_of(ablation):
 
 
 def sums_by_hand(ablation, patch, scores):
-    """(L, L, K): for pairs of places the bands that neither touches, and the copy that hides both windows alone."""
+    """(L, L, N, K): for pairs of places the bands that neither touches, and the copy that hides both windows alone."""
     bands = oracle.bands(ablation.height, ablation.width, ablation.band_size)
     bands += oracle.rows(ablation.height, ablation.width, ablation.band_size)
     corners = product(range(ablation.height - patch.height + 1), range(ablation.width - patch.width + 1))
@@ -40,11 +40,11 @@ def sums_by_hand(ablation, patch, scores):
     windows = windows_of(ablation)
     numbers = [min(number for number, window in enumerate(windows) if place <= window) for place in places]
     pairs = [set(pair) for pair in oracle.pairs_and_singles(len(windows))]
-    of_bands, of_windows = scores[: len(bands)], scores[len(bands) :]
-    sums = torch.zeros(len(places), len(places), scores.shape[1], dtype=torch.float64)
+    of_bands, of_windows = scores.double().split([len(bands), len(pairs)], dim=1)
+    sums = torch.zeros(len(places), len(places), len(scores), scores.shape[2], dtype=torch.float64)
     for (i, first), (j, second) in product(enumerate(places), repeat=2):
         left = [number for number, band in enumerate(bands) if not band & (first | second)]
-        sums[i, j] = of_bands[left].double().sum(0) + of_windows[pairs.index({numbers[i], numbers[j]})].double()
+        sums[i, j] = of_bands[:, left].sum(1) + of_windows[:, pairs.index({numbers[i], numbers[j]})]
     return sums
 
 
@@ -66,8 +66,7 @@ def test_predictions_and_leads_are_those_of_the_definition(ablation, patch):
     spots = weak_spots.of_scores(ablation, masking, patch, 1, winner, scores)
     alone = weak_spots.of_scores(ablation, masking, patch, 1, winner, scores, alone=True)
     assert len(winner.unique()) > 1
-    for image, own in enumerate(scores):
-        sums = sums_by_hand(ablation, patch, own)
+    for image, sums in enumerate(sums_by_hand(ablation, patch, scores).unbind(dim=2)):
         assert winner[image] == two_rounds_by_hand(sums)
         ahead = sums[..., winner[image], None] - sums
         assert torch.allclose(leads[image], ahead.amin(dim=(0, 1)))
@@ -96,13 +95,13 @@ def test_no_adversary_flips_what_is_certified(ablation, patch):
     assert 5 < proven.sum() < 40
     generator, flips = torch.Generator().manual_seed(0), 0
     values = torch.tensor([-HUGE, -3.0, 0.0, 3.0, HUGE])
-    for image, place in product(range(40), ablation.touched_by(patch).unique(dim=0)):
-        forged = values[torch.randint(5, (20, int(place.sum()), 2), generator=generator)]
-        forged[:2] = torch.tensor([[-HUGE, HUGE], [HUGE, -HUGE]])[:, None]
-        attacked = scores[image].repeat(20, 1, 1)
-        attacked[:, place] = forged
-        flipped = masking.predict(attacked) != winner[image]
-        assert not (proven[image] and flipped.any())
+    for place in ablation.touched_by(patch).unique(dim=0):
+        forged = values[torch.randint(5, (20, 40, int(place.sum()), 2), generator=generator)]
+        forged[:2] = torch.tensor([[-HUGE, HUGE], [HUGE, -HUGE]])[:, None, None]
+        attacked = scores.repeat(20, 1, 1, 1)  # (20, N, A, K)
+        attacked[:, :, place] = forged
+        flipped = masking.predict(attacked.flatten(0, 1)).view(20, 40) != winner
+        assert not (proven & flipped).any()
         flips += int(flipped.sum())
     assert flips > 0
 

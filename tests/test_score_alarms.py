@@ -30,7 +30,7 @@ MARGIN = Margin(0.1, 2.0**-10)
 def answers(ablation, patch, scores):
     """(P, K): what each place leaves of the scores (A, K) of one image."""
     if isinstance(ablation, BandsAndWindows):
-        return sums_by_hand(ablation, patch, scores).diagonal().T
+        return sums_by_hand(ablation, patch, scores[None])[:, :, 0].diagonal().T
     if isinstance(ablation, WindowPairs):
         return scores[-(ablation.side**2) :].double()
     return torch.stack([scores[~place].double().sum(0) for place in ablation.touched_by(patch).unique(dim=0)])
@@ -50,10 +50,10 @@ def test_outputs_are_those_of_the_definition(ablation, patch):
     masking, scores = masking_of(ablation, patch), random_scores(60, ablation.count, 3, seed=1)
     scores += torch.rand(scores.shape, generator=torch.Generator().manual_seed(2)) / 50  # without ties
     found, whole = alarms(masking, scores), scores.sum(dim=1).argmax(dim=1).tolist()
+    left_by_hand = [answers(ablation, patch, own) for own in scores]
     for threshold in RULES:
         output, certified = by_rule(found, threshold)
-        for number, own in enumerate(scores):
-            left = answers(ablation, patch, own)
+        for number, left in enumerate(left_by_hand):
             classes, confidences = left.argmax(dim=1), (masking.temperature * left).softmax(dim=1).amax(dim=1)
             if threshold is None:
                 wanted = int(classes[0]) if (classes == classes[0]).all() else ALARM
@@ -93,13 +93,13 @@ def answers_at(ablation, patch, scores):
 
 
 def forged(scores, touched, generator):
-    """Some scores (V, A, K) that differ from those of one image in the `touched` (A,) copies alone."""
+    """Some scores (N, V, A, K) that differ from those of images (N, A, K) in the `touched` (A,) copies alone."""
     values = torch.tensor([-HUGE, -3.0, 0.0, 3.0, HUGE])
-    classes = scores.shape[1]
-    wished = values[torch.randint(5, (12, int(touched.sum()), classes), generator=generator)]
-    wished[:classes] = (HUGE * (2 * torch.eye(classes) - 1))[:, None]
-    attacked = scores.repeat(12, 1, 1)
-    attacked[:, touched] = wished
+    count, _, classes = scores.shape
+    wished = values[torch.randint(5, (count, 12, int(touched.sum()), classes), generator=generator)]
+    wished[:, :classes] = (HUGE * (2 * torch.eye(classes) - 1))[:, None]
+    attacked = scores[:, None].repeat(1, 12, 1, 1)
+    attacked[:, :, touched] = wished
     return attacked
 
 
@@ -107,11 +107,10 @@ def flips(ablation, patch, scores, outputs, patches=1):
     """How often an adversary gets another class than the first of `outputs` (N,) without an alarm."""
     generator, places, flipped = torch.Generator().manual_seed(3), ablation.touched_by(patch).unique(dim=0), 0
     clean, _ = outputs(scores)
-    for own, y in zip(scores, clean.tolist(), strict=True):
-        for hit in combinations_with_replacement(range(len(places)), patches):
-            touched = places[list(hit)].any(dim=0)
-            found, _ = outputs(forged(own, touched, generator), attacked=True)
-            flipped += int(((found != y) & (found != ALARM)).sum())
+    for hit in combinations_with_replacement(range(len(places)), patches):
+        attacked = forged(scores, places[list(hit)].any(dim=0), generator)
+        found = outputs(attacked.flatten(0, 1), attacked=True)[0].view(len(scores), -1)
+        flipped += int(((found != clean[:, None]) & (found != ALARM)).sum())
     return flipped
 
 
