@@ -28,7 +28,8 @@ SQUARE, BAR = Patch(5, 5), Patch(2, 8)
 
 @pytest.fixture(scope="module")
 def digits():
-    return named.load("digits", Path("unused"), train=False)
+    """Every second of the test images."""
+    return named.load("digits", Path("unused"), train=False).take(slice(None, None, 2))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def look(classifier, dataset, patch=SQUARE):
 def test_no_certified_image_flips_and_flips_are_real(smoothed, digits, patch, search):
     clean = look(smoothed, digits, patch)
     targets = clean.targets()
-    assert len(targets) > 200 and int(targets.certified.sum()) > 2
+    assert len(targets) > 100 and int(targets.certified.sum()) > 1
     run = attacked(smoothed, targets, patch, search=search)  # raises if a certified image flips
     found = run.findings
     assert int(found.flipped.sum()) > 5 and not (found.flipped & targets.certified).any()
@@ -93,12 +94,12 @@ def test_no_certified_image_flips_and_flips_are_real(smoothed, digits, patch, se
 
 
 def votes_of_a_loop(network, image):
-    votes = torch.zeros(10, dtype=torch.int64)
+    copies = []
     for start in range(28):
         mask = torch.zeros(28)
         mask[[(start + k) % 28 for k in range(4)]] = 1
-        votes += network(torch.cat([image * mask, (1 - image) * mask])[None]).softmax(1)[0] >= 0.3
-    return votes
+        copies.append(torch.cat([image * mask, (1 - image) * mask]))
+    return (network(torch.stack(copies)).softmax(1) >= 0.3).sum(0)
 
 
 def test_all_places_find_more_at_the_same_cost(smoothed, digits, monkeypatch):
