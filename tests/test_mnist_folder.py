@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     """A folder with colour pictures of 20 × 20 pixels in shapes/{train,test}/CLASS/."""
     folder = tmp_path_factory.mktemp("shapes")
     for part in ("train", "test"):
-        write_pictures(folder / "shapes" / part, CLASSES, 2, size=20)
+        write_pictures(folder / "shapes" / part, CLASSES, 1, size=20)
     return folder
 
 
@@ -53,9 +53,10 @@ def test_smoothing_of_pictures_in_a_folder(folder, ablation):
     content = torch.load(folder / "checkpoints" / name, weights_only=True)
     assert content["net"]["0.weight"].shape == (64, 2, 4, 4) and len(content["net"]["9.weight"]) == len(CLASSES)
     for script in (ablation, *(f"{ablation}_{other}" for other in others)):
-        asked = [*PICTURES, *sizes, "--checkpoint", name, "--all", "--limit", 3, "--per_image", "rows.csv"]
+        asked = [*PICTURES, *sizes, "--checkpoint", name, "--all", "--limit", 2, "--per_image", "rows.csv"]
+        asked += ["--engine", "dense"] if ablation == "block" and script != "block" else []
         succeed(f"certify_mnist_{script}.py", *asked, folder=folder)
-        assert [int(row["label"]) for row in csv.DictReader((folder / "rows.csv").open())] == [0, 0, 1]
+        assert [int(row["label"]) for row in csv.DictReader((folder / "rows.csv").open())] == [0, 1]
 
 
 @pytest.mark.parametrize("kind", ["baseline", "band", "block"])
@@ -66,7 +67,7 @@ def test_attacks_on_pictures_in_a_folder(folder, kind):
     name = f"shapes_{stem}_lr_0.01_regularization_0.0005_{details}epoch_0.pth"
     effort = ["--steps", 1, "--randomizations", 1, "--skip", 2, "--all", "--per_image", "rows.csv"]
     succeed(f"attack_mnist_{kind}.py", *PICTURES, "--checkpoint", name, *effort, folder=folder)
-    assert [int(row["index"]) for row in csv.DictReader((folder / "rows.csv").open())] == [0, 2, 4]
+    assert [int(row["index"]) for row in csv.DictReader((folder / "rows.csv").open())] == [0, 2]
 
 
 def test_a_folder_that_is_not_laid_out_so_is_one_clear_line(folder, capsys):

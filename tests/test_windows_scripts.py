@@ -254,24 +254,24 @@ def test_alarms_of_windows_cost_one_pass_for_each(folder, networks):
 
 def test_digits_are_certified_and_attacked(tmp_path):
     """By windows alone and by windows and bands: in one test, as both need the network that takes longest to train."""
-    brief = ["--dataset", "digits", "--end_epoch", 3, "--lr", 0.05, "--batch_size", 16, "--subset", 1000]
-    succeed("train_mnist_windows.py", *brief, "--window_size", 14, "--per_side", 3, folder=tmp_path)
+    brief = ["--dataset", "digits", "--end_epoch", 3, "--lr", 0.05, "--batch_size", 16, "--subset", 300]
+    succeed("train_mnist_windows.py", *brief, "--tries", 1, "--window_size", 12, "--per_side", 3, folder=tmp_path)
     small = ["--channels", "8,16", "--blocks", "0,0", "--band_weight", 1]
     succeed("train_mnist_band_masked.py", *brief, *small, folder=tmp_path)
     for kind in ("windows", "masked_band"):
         (path,) = (tmp_path / "checkpoints").glob(f"digits_{kind}_*.pth")
         path.rename(tmp_path / "checkpoints" / f"{kind}.pth")
     images, _ = next(splits.choose_half(named.load("digits", tmp_path, train=False), test=False).batches(32))
-    windows, shown = cifar_resnet("resnet14_half", channels=2).eval(), oracle.window_pairs(28, 28, 14, 3)
+    windows, shown = cifar_resnet("resnet14_half", channels=2).eval(), oracle.window_pairs(28, 28, 12, 3)
     windows.load_state_dict(torch.load(tmp_path / "checkpoints" / "windows.pth", weights_only=True)["net"])
     bands = LinesNetwork.load(tmp_path / "checkpoints" / "masked_band.pth")
     with torch.no_grad():
         hidden = torch.stack([windows(oracle.encoded(image, shown)) for image in images])
         both = torch.cat([bands(images), 5 * hidden], dim=1)
     networks = ["--checkpoint", "windows.pth"]
-    hold_digits(tmp_path, "windows", networks, masking_of(WindowPairs(28, 28, 14, 3), Patch(4, 4)), hidden)
+    hold_digits(tmp_path, "windows", networks, masking_of(WindowPairs(28, 28, 12, 3), Patch(4, 4)), hidden)
     networks = ["--checkpoint", "masked_band.pth", "--windows", "windows.pth", "--coarse_windows", "none"]
-    hold_digits(tmp_path, "joint", networks, masking_of(BandsAndWindows(28, 28, 4, 14, 3), Patch(4, 4)), both)
+    hold_digits(tmp_path, "joint", networks, masking_of(BandsAndWindows(28, 28, 4, 12, 3), Patch(4, 4)), both)
 
 
 def hold_digits(folder, script, networks, masking, scores):
