@@ -40,6 +40,23 @@ def no_waiting_for_the_disk():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def pictures_are_decoded_here():
+    """Starting processes takes far longer than decoding a few small pictures; gives what tells how many there are."""
+    from patchcert import distributed
+
+    with pytest.MonkeyPatch.context() as patch:
+        cores = distributed.cores
+        patch.setattr(distributed, "cores", lambda: 0)
+        yield cores
+
+
+@pytest.fixture
+def workers(pictures_are_decoded_here, monkeypatch):
+    """Pictures are decoded by worker processes, as scripts have it; those that tests start for themselves do, too."""
+    monkeypatch.setattr("patchcert.distributed.cores", pictures_are_decoded_here)
+
+
 @pytest.fixture(scope="session")
 def generated_mnist(tmp_path_factory):
     """A --data folder with MNIST's four files, filled with 300 training and 101 test pictures."""

@@ -199,7 +199,7 @@ def test_pictures_that_a_stopped_run_saw_are_not_decoded_again(tmp_path, monkeyp
     assert list(pictures.shuffled_batches(5, generator(), (changed,), 3, states[2])) == []
 
 
-def test_signals_to_the_whole_group_do_not_end_the_decoding_of_a_step(tmp_path):
+def test_signals_to_the_whole_group_do_not_end_the_decoding_of_a_step(tmp_path, workers):
     write_pictures(tmp_path, ("cat", "dog"), 6)
     pictures = PictureFolder("trainpath", tmp_path, 8)
     batches = pictures.decoded(torch.arange(12).repeat(3).split(1))

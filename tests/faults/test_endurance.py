@@ -47,7 +47,7 @@ def test_smoothing_holds_what_it_held(tmp_path):
     assert all(more <= GROWTH[what] for what, more in growth(curve).items()), growth(curve)
 
 
-def test_worker_processes_leave_nothing_open(tmp_path):
+def test_worker_processes_leave_nothing_open(tmp_path, workers):
     """Threads of queues end a while after their processes."""
     write_pictures(tmp_path / "pictures", ("cat", "dog"), 10)
     pictures = PictureFolder("trainpath", tmp_path / "pictures", 8)

@@ -22,7 +22,7 @@ def test_every_kind_is_tried(victims):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_hostile_files_are_refused_in_one_line_or_do_no_harm(victims, kind):
+def test_hostile_files_are_refused_in_one_line_or_do_no_harm(victims, kind, workers):
     attempts = list(islice(victims.attempts(kind), 0, 120, 4))
     found = {what: victims.attempt(kind, what) for what in attempts}
     assert {what: wrong for what, (_, wrong) in found.items() if wrong} == {}
