@@ -40,7 +40,7 @@ def dataset_for(ablation, count):
 def test_early_decision_changes_no_answer():
     share_spared = []
 
-    @settings(max_examples=100)
+    @settings(max_examples=50)
     @given(st.data())
     def check(data):
         ablation = data.draw(st.sampled_from(ABLATIONS))
@@ -69,7 +69,7 @@ def test_early_decision_changes_no_answer():
         share_spared.append(1 - copies / all_copies)
 
     check()
-    assert max(share_spared) > 0.25 and sum(share > 0 for share in share_spared) > 30
+    assert max(share_spared) > 0.25 and sum(share > 0 for share in share_spared) > 15
 
 
 @pytest.mark.parametrize("kind", ["margin", "exact"])

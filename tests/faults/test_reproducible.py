@@ -9,8 +9,8 @@ from patchcert import arithmetic
 from tests.helpers import succeed
 from tests.test_scripts import save_random_network
 
-CERTIFY = ["--checkpoint", "net.pth", "--limit", 5, "--batch_size", 8, "--certificate", "margin,exact"]
-ATTACK = ["--checkpoint", "net.pth", "--skip", 1, "--limit", 5, "--size_of_attack", 9]
+CERTIFY = ["--checkpoint", "net.pth", "--limit", 3, "--batch_size", 8, "--certificate", "margin,exact"]
+ATTACK = ["--checkpoint", "net.pth", "--skip", 1, "--limit", 3, "--size_of_attack", 9]
 ATTACK += ["--steps", 2, "--randomizations", 2, "--step_size", 0.3]
 RUNS = {
     "windowed": ["certify_mnist_band.py", *CERTIFY, "--engine", "windowed"],
