@@ -124,15 +124,35 @@ def _run_rank(
     """Run a script as one of two processes, adding what it prints to the end of `files`, and end with its exit code."""
     os.environ |= environment | dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
     os.environ |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "2")
+    _print_into(*files)
+    sys.exit(run_here(script, *arguments, folder=folder))
+
+
+def _print_into(*files: Path) -> None:
+    """Add what this process and its children print, and their errors, to the end of two files."""
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
-    sys.exit(run_here(script, *arguments, folder=folder))
 
 
 def succeed_under_torchrun(script: str, *arguments: object, folder: Path) -> str:
     """Run a script as two processes under torchrun in `folder`; it must end with 0. Returns what it printed."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    command = [*torchrun, "--nproc_per_node=2", str(ROOT / script), *map(str, arguments)]
-    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
+    options = ["--standalone", "--local-addr=127.0.0.1", "--nproc_per_node=2"]
+    with tempfile.TemporaryDirectory() as said:
+        files = [Path(said) / name for name in ("out", "err")]
+        run = FORKS.Process(target=_torchrun, args=([*options, ROOT / script, *arguments], files, folder))
+        run.start()
+        run.join(PATIENCE)
+        run.kill()
+        run.join()
+        printed, errors = (file.read_text() for file in files)
+    assert run.exitcode == 0, errors
+    return printed
+
+
+def _torchrun(command: list[object], files: list[Path], folder: Path) -> None:
+    """What torchrun is, in a forked process, which spares importing torch; the processes that it starts import it."""
+    from torch.distributed import run
+
+    _print_into(*files)
+    os.chdir(folder)
+    run.main(list(map(str, command)))

@@ -48,8 +48,8 @@ def printed(capsys, script, *arguments, folder):
         ),
         (
             "certify_mnist_block.py",
-            [*NET, "--limit", 2, "--patches", 2, "--data", "data", "--block_size", 6],
-            "mnist, validation half: the first 2 images; 784 blocks of 6 × 6 pixels, θ = 0.2; two patches, each 5 × 5; "
+            [*NET, "--limit", 1, "--patches", 2, "--data", "data", "--block_size", 6],
+            "mnist, validation half: the first 1 image; 784 blocks of 6 × 6 pixels, θ = 0.2; two patches, each 5 × 5; "
             "margin certificate",
         ),
         (
