@@ -7,14 +7,14 @@ from patchcert.errors import require_count
 
 @dataclass(frozen=True)
 class Patch:
-    """A rectangle of `height` × `width` pixels that an adversary may overwrite anywhere inside the image.
+    """A rectangle of `height` × `width` pixels, anywhere in the image, that an adversary may overwrite.
 
     Args:
-        height: rows, pixels.
-        width: columns, pixels; without it the patch is a square.
+        height: the number of rows.
+        width: the number of columns. If it is left out, the patch is a square.
 
     Raises:
-        UsageError: a side is no whole number from 1 on.
+        UsageError: a side is not a whole number of at least 1.
     """
 
     height: int
@@ -29,7 +29,7 @@ class Patch:
 
     @property
     def size(self) -> int | str:
-        """As people write it, 5 for a square and "2x8" for 2 rows × 8 columns."""
+        """The size as people write it: 5 for a square, and "2x8" for 2 rows × 8 columns."""
         return self.height if self.height == self.width else f"{self.height}x{self.width}"
 
     def __str__(self) -> str:

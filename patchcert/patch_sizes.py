@@ -21,10 +21,10 @@ class Share:
 
 @dataclass(frozen=True)
 class Area:
-    """Every rectangle of at most so many `pixels`: which one is the adversary's choice.
+    """All rectangles of at most `pixels` pixels. The adversary chooses one of them.
 
     Raises:
-        ValueError: that is no whole number from 1 on.
+        ValueError: `pixels` is not a whole number of at least 1.
     """
 
     pixels: int

@@ -38,7 +38,7 @@ class _Shares:
 
 @dataclass(frozen=True)
 class Counts(_Shares):
-    """How many of `total` images are classified correctly, and how many answers are certified, right or wrong."""
+    """How many of `total` images are classified correctly, and how many right and wrong answers are certified."""
 
     total: int
     correct: int

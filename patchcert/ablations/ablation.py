@@ -32,15 +32,14 @@ MOST_PAIRS = 4096
 class Ablation(ABC):
     """A family of `count` ablated copies of an H × W image.
 
-    A subclass says into which cells the image falls and which cells each copy shows. As text it says what copies
-    there are.
+    A subclass says how the image is divided into cells and which cells each copy shows. `str()` describes the copies.
 
     Attributes:
         height, width: H and W, pixels.
         count: A, the number of ablated copies.
-        drawn: how many of them, from the first on, training draws from; None for all.
-        cells: (H, W) int64, the cell that each pixel belongs to; −1 where no copy ever shows the pixel.
-        cell_count: number of cells.
+        drawn: training draws from the first so many copies; None means from all.
+        cells: (H, W) int64, the cell that each pixel belongs to; −1 if no copy ever shows the pixel.
+        cell_count: the number of cells.
     """
 
     height: int
@@ -180,14 +179,14 @@ class Ablation(ABC):
 
 
 class Band(Ablation):
-    """`band_size` (s) adjacent columns, one ablation for every start column, wrapping around the border.
+    """Copies that show `band_size` (s) adjacent columns. One band begins at each column and may wrap around the border.
 
     Args:
         height, width: H and W of the images, pixels.
-        band_size: s, columns that a copy shows.
+        band_size: s, the number of columns that a copy shows.
 
     Raises:
-        UsageError: a size is no whole number from 1 on, or larger than the image.
+        UsageError: a size is not a whole number of at least 1, or is larger than the image.
     """
 
     def __init__(self, height: int, width: int, band_size: int):
@@ -205,16 +204,16 @@ class Band(Ablation):
 
 
 class Row(Ablation):
-    """`band_size` (s) adjacent rows, one ablation for every start row, wrapping around the border.
+    """Copies that show `band_size` (s) adjacent rows. One band begins at each row and may wrap around the border.
 
-    As in the paper, the network sees them as bands of columns of the transposed image; patches and masks are upright.
+    As in the paper, the network sees them as bands of columns of the transposed image. Patches and masks are upright.
 
     Args:
         height, width: H and W of the images, pixels.
-        band_size: s, rows that a copy shows.
+        band_size: s, the number of rows that a copy shows.
 
     Raises:
-        UsageError: a size is no whole number from 1 on, or larger than the image.
+        UsageError: a size is not a whole number of at least 1, or is larger than the image.
     """
 
     def __init__(self, height: int, width: int, band_size: int):
@@ -236,16 +235,16 @@ class Row(Ablation):
 
 
 class BandAndRow(Ablation):
-    """All copies of `Band`, and after them those of `Row`: every band of columns and every band of rows.
+    """All copies of `Band`, followed by all copies of `Row`.
 
-    A place of a patch is a window of columns and a window of rows, each chosen independently.
+    A place of a patch is a range of columns and a range of rows. The two are chosen independently.
 
     Args:
         height, width: H and W of the images, pixels.
-        band_size: s, columns or rows that a copy shows.
+        band_size: s, the number of columns or rows that a copy shows.
 
     Raises:
-        UsageError: a size is no whole number from 1 on, or larger than the image.
+        UsageError: a size is not a whole number of at least 1, or is larger than the image.
     """
 
     def __init__(self, height: int, width: int, band_size: int):
@@ -268,14 +267,16 @@ class BandAndRow(Ablation):
 
 
 class Block(Ablation):
-    """An s × s square (s = `block_size`), one ablation for every corner row-major, wrapping around the border.
+    """Copies that show a square of s × s pixels (s = `block_size`). One square begins at each pixel, row by row.
+
+    Squares may wrap around the border.
 
     Args:
         height, width: H and W of the images, pixels.
-        block_size: s, pixels along a side of the square.
+        block_size: s, the number of pixels along a side of the square.
 
     Raises:
-        UsageError: a size is no whole number from 1 on, or larger than the image.
+        UsageError: a size is not a whole number of at least 1, or is larger than the image.
     """
 
     def __init__(self, height: int, width: int, block_size: int):
@@ -336,16 +337,18 @@ class _Combinations(Ablation):
 
 
 class MultiBand(_Combinations):
-    """`keep` of the ⌊W/b⌋ aligned bands of b = `bandwidth` columns; columns beyond the last band are never shown.
+    """Copies that show `keep` of the ⌊W/b⌋ aligned bands of b columns (b = `bandwidth`).
+
+    Columns beyond the last band are never shown.
 
     Args:
         height, width: H and W of the images, pixels.
-        bandwidth: b, columns of a band.
-        keep: how many bands a copy shows.
+        bandwidth: b, the number of columns in a band.
+        keep: the number of bands that a copy shows.
 
     Raises:
-        UsageError: a size is no whole number from 1 on, or larger than the image; there are fewer bands than `keep`,
-            or more than 10⁸ copies.
+        UsageError: a size is not a whole number of at least 1, or is larger than the image; there are fewer bands than
+            `keep`, or more than 10⁸ copies.
     """
 
     def __init__(self, height: int, width: int, bandwidth: int, keep: int):
@@ -357,16 +360,18 @@ class MultiBand(_Combinations):
 
 
 class MultiBlock(_Combinations):
-    """`keep` of the ⌊H/b⌋·⌊W/b⌋ aligned b × b blocks (b = `block_size`); pixels beyond the grid are never shown.
+    """Copies that show `keep` of the ⌊H/b⌋·⌊W/b⌋ aligned blocks of b × b pixels (b = `block_size`).
+
+    Pixels beyond the last blocks are never shown.
 
     Args:
         height, width: H and W of the images, pixels.
-        block_size: b, pixels along a side of a block.
-        keep: how many blocks a copy shows.
+        block_size: b, the number of pixels along a side of a block.
+        keep: the number of blocks that a copy shows.
 
     Raises:
-        UsageError: a size is no whole number from 1 on, or larger than the image; there are fewer blocks than `keep`,
-            or more than 10⁸ copies.
+        UsageError: a size is not a whole number of at least 1, or is larger than the image; there are fewer blocks than
+            `keep`, or more than 10⁸ copies.
     """
 
     def __init__(self, height: int, width: int, block_size: int, keep: int):
@@ -391,12 +396,12 @@ def parameters(kind: type[Ablation]) -> list[str]:
 
 
 def encode(images: Tensor) -> Tensor:
-    """Images (N, C, H, W) as fully visible inputs (N, 2C, H, W): channels (x, 1 − x), section 4 of the paper.
+    """Encode images (N, C, H, W) as (N, 2C, H, W), with the channels (x, 1 − x) of section 4 of the paper.
 
-    Multiplied by a mask, a hidden pixel becomes (0, 0), which no value of x gives.
+    To get an ablated copy, multiply the result by a mask. A hidden pixel then is (0, 0), which no shown pixel can be.
 
     Raises:
-        ValueError: images hold whole numbers, of which 1 − x would be no pixel.
+        ValueError: the images hold whole numbers, so 1 − x would not be a pixel.
     """
     if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() != 4:
         found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"

@@ -23,8 +23,9 @@ class HiddenWindows:
 
     Attributes:
         height, width: H and W, pixels.
-        rectangles: (M, 4) int64, of each window the first row and the row after the last, and its columns likewise.
-        shapes: the patches that are held: wherever one of them lies, some window covers it.
+        rectangles: (M, 4) int64: for each window the first row, the row after the last, the first column, and the
+            column after the last.
+        shapes: the patches that the windows hold: wherever one of them lies, some window covers it.
     """
 
     def __init__(self, height: int, width: int, rectangles: Tensor, shapes: Sequence[Patch]):
@@ -36,10 +37,12 @@ class HiddenWindows:
 
     @classmethod
     def for_patch(cls, height: int, width: int, patch: Patch | Area, per_side: int) -> "HiddenWindows":
-        """The smallest of k × k windows that hold `patch` everywhere (k = `per_side`); of an area, see `for_shapes`.
+        """The smallest k × k windows (k = `per_side`) that hold `patch` wherever it lies.
+
+        For an area, see `for_shapes`.
 
         Raises:
-            UsageError: the patch does not fit into the image, or leaves nothing of it.
+            UsageError: the patch does not fit into the image, or the windows would hide the whole image.
         """
         require_patch_or_area(patch)
         with called(size_to_certify="patch"):
@@ -47,7 +50,7 @@ class HiddenWindows:
 
     @classmethod
     def for_shapes(cls, height: int, width: int, shapes: Sequence[Patch], per_side: int) -> "HiddenWindows":
-        """The same for several shapes of patches: k × k windows for each that fits into no other shape.
+        """Windows for several shapes of patches: k × k windows for each shape that fits into no other.
 
         Raises:
             UsageError: see `for_patch`.
@@ -70,11 +73,11 @@ class HiddenWindows:
         return f"{self.count} windows of {rows} × {columns} pixels"
 
     def description(self) -> dict[str, str | int]:
-        """What a checkpoint says of them."""
+        """What a checkpoint says about the windows."""
         return {"kind": type(self).__name__, "height": self.height, "width": self.width, "windows": self.count}
 
     def covering(self, patch: Patch) -> Tensor:
-        """(M, rows, columns) bool: whether each window covers `patch` where it begins in that row and column."""
+        """Whether each window covers `patch` if it begins in that row and column, (M, rows, columns) bool."""
         rows, columns = self._covering(patch)
         return rows[:, :, None] & columns[:, None, :]
 
@@ -92,12 +95,12 @@ class HiddenWindows:
         return (top <= rows) & (rows + patch.height <= bottom), (left <= columns) & (columns + patch.width <= right)
 
     def most_hidden(self) -> int:
-        """Pixels of the largest window."""
+        """The number of pixels of the largest window."""
         top, bottom, left, right = self.rectangles.T
         return int(((bottom - top) * (right - left)).max())
 
     def hidden(self, pairs: Tensor) -> Tensor:
-        """(B, H, W) bool: True where the windows `pairs` (B, 2) hide the image; −1 hides nothing."""
+        """The pixels that the windows `pairs` (B, 2) hide, (B, H, W) bool. The number −1 hides nothing."""
         nothing = torch.zeros(1, 4, dtype=torch.int64)
         top, bottom, left, right = torch.cat([self.rectangles, nothing]).to(pairs.device)[pairs].unbind(dim=2)
         rows, columns = (torch.arange(size, device=pairs.device) for size in (self.height, self.width))

@@ -17,22 +17,22 @@ MOST_PER_SIDE = 8
 
 
 class WindowPairs(Ablation):
-    """Everything but one or two of k × k square windows of w × w pixels, which lie evenly over the image.
+    """Copies that hide one or two of k × k square windows of w × w pixels, which lie evenly over the image.
 
-    One ablation for every pair of the k² windows (k = `per_side`) and, after these, one for each window, the masks of
-    PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022). A window hides every patch that it holds, and
-    of any two windows there is a copy that hides both. Patches fit if some window holds them wherever they are.
+    There is a copy for each pair of the k² windows (k = `per_side`), followed by a copy for each single window. These
+    are the masks of PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022). A patch fits if, wherever it
+    lies, some window covers it.
 
     Args:
         height, width: H and W of the images, pixels.
-        window_size: w, pixels along a side of a window.
-        per_side: k, windows along each side of the image.
+        window_size: w, the number of pixels along a side of a window.
+        per_side: k, the number of windows along each side of the image.
 
     Attributes:
-        side: k, windows along each side.
+        side: k, the number of windows along each side of the image.
 
     Raises:
-        UsageError: a number is no whole number from 1 on, windows are larger than the image, or k is not from 2 on.
+        UsageError: a number is not a whole number of at least 1, windows are larger than the image, or k is below 2.
     """
 
     def __init__(self, height: int, width: int, window_size: int, per_side: int):
@@ -45,7 +45,9 @@ class WindowPairs(Ablation):
 
     @classmethod
     def for_patch(cls, height: int, width: int, patch: Patch | Area, per_side: int) -> Self:
-        """The smallest k × k square windows that hold `patch`, or every rectangle of it, anywhere (k = `per_side`).
+        """The smallest k × k square windows (k = `per_side`) that hold `patch` wherever it lies.
+
+        For an `Area` they hold all of its rectangles.
 
         Raises:
             UsageError: the patch does not fit into the image, or only windows larger than the image would hold it.
@@ -73,11 +75,11 @@ class WindowPairs(Ablation):
         return f"{self.count} copies without one or two of {self.per_side**2} windows of {size} × {size} pixels"
 
     def windows(self) -> Tensor:
-        """(k², H, W) bool: True in each window."""
+        """The pixels of each window, (k², H, W) bool."""
         return self._cells_hidden()[:, self.cells]
 
     def hidden(self) -> HiddenWindows:
-        """The same windows as they are hidden of ordinary images; they hold the largest patch that these hold."""
+        """The same windows as `HiddenWindows` of ordinary images. They hold the largest patch that these hold."""
         rows, columns = (torch.stack(self._spans(size), dim=1) for size in (self.height, self.width))
         rectangles = torch.cat([rows.repeat_interleave(self.side, dim=0), columns.repeat(self.side, 1)], dim=1)
         return HiddenWindows(self.height, self.width, rectangles, [Patch(*self._held())])
@@ -99,13 +101,13 @@ class WindowPairs(Ablation):
         return ~(windows[first] | windows[second])
 
     def windows_hidden(self) -> Tensor:
-        """(2, A) int64: the two windows that each copy hides, which may be one."""
+        """The two windows that each copy hides, (2, A) int64. For a single window, both are the same."""
         windows = torch.arange(self.side**2, device=self.cells.device)
         pairs = torch.triu_indices(self.side**2, self.side**2, offset=1, device=self.cells.device)
         return torch.cat([pairs, windows.expand(2, -1)], dim=1)
 
     def copy_numbers(self) -> Tensor:
-        """(k², k²) int64: the number of the copy without two windows, or on the diagonal without one."""
+        """The number of the copy that hides two windows, (k², k²) int64. The diagonal has the copies that hide one."""
         first, second = self.windows_hidden()
         numbers = torch.empty(self.side**2, self.side**2, dtype=torch.int64, device=self.cells.device)
         numbers[first, second] = numbers[second, first] = self._every()
@@ -129,10 +131,11 @@ class WindowPairs(Ablation):
         return tuple(min(size, int((ends[:-1] - starts[1:]).amin()) + 1) for size, starts, ends in sides)
 
     def holding(self, patch: Patch) -> tuple[Tensor, Tensor]:
-        """For each row at which `patch` can begin the first of k rows of windows that hold it, and so for columns.
+        """For each row at which `patch` can begin, the first of the k rows of windows that hold it; likewise for
+        columns.
 
         Raises:
-            UsageError: no window holds it, at some place at least.
+            UsageError: at some place, no window holds it.
         """
         self.require_fits("size_to_certify", patch)
         sides = (self.height, patch.height), (self.width, patch.width)

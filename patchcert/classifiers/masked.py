@@ -25,21 +25,21 @@ from patchcert.votes.certificate import Question
 
 
 class MaskedClassifier(SmoothedClassifier):
-    """The class that double masking gives: wherever the patch lies, copies that it touches are left out.
+    """A classifier that predicts by double masking: it leaves out the copies that a patch could touch, place by place.
 
-    Ballots are scores: logits that are added up over copies, or votes if there is a θ. Copies with hidden windows are
-    asked about one by one, and no more of them than an answer takes. `forward` gives sums (N, K) over all copies, of
-    log-probabilities or of votes. If the answer's sum is not the largest, it is replaced by one more than the largest,
-    or by the next larger float32 where that is further.
+    It adds up scores over copies: logits, or votes if there is a θ. Copies with hidden windows are computed one by one,
+    and only until the answer is known. `forward` returns sums (N, K) over all copies, of log-probabilities or of votes.
+    If the predicted class does not have the largest sum, its sum is raised to one more than the largest. (If float32
+    cannot show a difference of one, to the next larger number.)
 
     Args:
-        network, ablation, threshold, engine, batch_size: as of a `SmoothedClassifier`.
-        patch, at_once: which places there are to leave out, and what the answers are certified against: one such
-            patch anywhere, or two. An area is every rectangle of it.
+        network, ablation, threshold, engine, batch_size: as for `SmoothedClassifier`.
+        patch: the patch, or the `Area`, that the answers are certified against.
+        at_once: how many such patches there may be, 1 or 2.
 
     Raises:
-        ValueError: the patch is none, or does not fit into the image, there are too many pairs of places, `at_once` is
-            neither 1 nor 2, or as above.
+        ValueError: as for `SmoothedClassifier`; or `patch` is not a patch, the patch does not fit into the image, there
+            are too many pairs of places, or `at_once` is neither 1 nor 2.
     """
 
     def __init__(
@@ -76,7 +76,9 @@ class MaskedClassifier(SmoothedClassifier):
 
     @torch.no_grad()
     def predict(self, images: Tensor | ArrayLike, batch_size: int | None = None) -> Tensor:
-        """(N,) int64: the answers. Where all copies without one window agree, they are asked for no others.
+        """The predicted classes, (N,) int64.
+
+        If all copies without one window agree, no other copy is computed.
 
         Raises:
             ValueError: see `every_copy`.
@@ -87,13 +89,13 @@ class MaskedClassifier(SmoothedClassifier):
 
     @torch.no_grad()
     def alarms(self, images: Tensor | ArrayLike, batch_size: int | None = None) -> Alarms:
-        """What a defence with alarms against the patch says of the images; see `Alarms`.
+        """What a defence with alarms answers to these images; see `Alarms`.
 
-        What a share of the magnitudes may change is taken off the leads already, but not ν, which depends on the
-        arithmetic, too. Only `certify` tries the network first, and chooses ν.
+        The share of the magnitudes that rounding may change is already subtracted from the leads. ν is not, because it
+        depends on the arithmetic, too. Only `certify` tests the network first, and chooses ν.
 
         Raises:
-            ValueError: see `every_copy`; or copies vote.
+            ValueError: see `every_copy`; or the copies vote.
         """
         if not self.scores:
             raise UsageError("threshold", self.rule.threshold, "expected none: alarms are of scores, not of votes")

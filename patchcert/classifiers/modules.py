@@ -30,25 +30,25 @@ LEAST = torch.finfo(torch.float32).min
 
 
 class SmoothedClassifier(nn.Module):
-    """The class with most votes of ablated copies; ties go to the lower class.
+    """A classifier whose answer is the class with the most votes of ablated copies. If votes tie, the lower class wins.
 
-    What is kept of a copy is its logits; its ballot, here its votes, follows from them, and the decision from all
-    ballots. The network is put into eval mode whenever it is asked.
+    The network is put into eval mode whenever it runs.
 
     Args:
-        network: base classifier, encoded copies (B, 2C, H, W), with channels (x, 1 − x) and zeros where pixels are
-            hidden, to logits (B, K). Or one of limited reach, which says so by an attribute `limited_reach = True`:
-            images (N, C, H, W) to the logits (N, A, K) of all copies, each from the pixels of its copy alone.
-        ablation: the copies; as any module's device, theirs is that of the images.
-        threshold: θ, a copy votes for every class whose probability is at least this; without it, for its most
-            probable class alone.
-        engine: what answers for the copies, whoever asks, certificates too: "dense", the network as it is, or
-            "windowed", which computes only what differs from the empty image, see docs/engine.md.
-        batch_size: copies per call of the network, unless one image alone has more; images, with limited reach.
+        network: the base classifier. It maps encoded copies (B, 2C, H, W) to logits (B, K). The channels of a copy
+            are x and 1 − x, and both are 0 where a pixel is hidden. A network of limited reach (with an attribute
+            `limited_reach = True`) maps images (N, C, H, W) to logits (N, A, K): for each copy, from its pixels alone.
+        ablation: says what the copies show.
+        threshold: θ. A copy votes for every class whose probability is at least θ. If θ is left out, it votes for its
+            most probable class alone.
+        engine: the code that runs the network, for predictions and for certificates. "dense" runs the network as it
+            is. "windowed" computes only what differs from the empty image (docs/engine.md).
+        batch_size: the number of copies in a batch, or of images if the network has limited reach. If one image alone
+            has more copies, they are one batch.
 
     Raises:
-        ValueError: network or ablation are not such, θ is not from 0 to 1, there is no such engine, or the network's
-            reach is that of other copies.
+        ValueError: the network or the ablation is of another kind, θ is not between 0 and 1, the engine does not
+            exist, or the network answers for other copies than those of the ablation.
     """
 
     usual_patches: tuple[Patch, ...] = ()
@@ -84,7 +84,7 @@ class SmoothedClassifier(nn.Module):
         return f"{self.ablation}, {self.rule}"
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, K): the votes for each class; their gradient is that of the copies' probabilities, summed.
+        """The votes for each class, (N, K). Their gradient is that of the sum of the copies' probabilities.
 
         Raises:
             ValueError: see `every_copy`.
@@ -92,7 +92,7 @@ class SmoothedClassifier(nn.Module):
         return torch.cat([self._totals(logits) for logits in self.every_copy(images, self.batch_size)])
 
     def soft(self) -> "SoftVotes":
-        """A module for attacks that follow a cross entropy; judge what they find by this classifier."""
+        """A module to attack by its cross entropy. Judge what an attack finds by the classifier itself."""
         return SoftVotes(self)
 
     def engine(self, images: Tensor) -> Engine:
@@ -109,9 +109,9 @@ class SmoothedClassifier(nn.Module):
         return own
 
     def logits(self, images: Tensor, rows: Tensor, copies: Tensor) -> Tensor:
-        """(P, K): what the network says of ablations `copies` (P,) of image `rows` (P,) in `images` (R, C, H, W).
+        """The logits (P, K) for the ablations `copies` (P,) of the images `rows` (P,) in `images` (R, C, H, W).
 
-        By the dense engine, whichever is the classifier's own.
+        The dense engine computes them, whatever the engine of the classifier.
         """
         networks.require_eval(self.network)
         if self.limited_reach:
@@ -126,23 +126,24 @@ class SmoothedClassifier(nn.Module):
         return networks.finite(answers.float())
 
     def every_copy(self, images: Tensor | ArrayLike, batch_size: int, engine: Engine | None = None) -> Iterator[Tensor]:
-        """Yield the logits of every copy, (N', A, K), for some of `images` (N, C, H, W) after the other.
+        """Yield the logits of every copy, (N', A, K), for a few of `images` (N, C, H, W) at a time.
 
         Args:
-            batch_size: ablated copies per call of the network, unless one image alone has more; images, where all of
-                their copies take one pass.
-            engine: its own, if it has been made already.
+            batch_size: see `SmoothedClassifier`.
+            engine: the classifier's own engine, if it has been made already.
 
         Raises:
-            ValueError: images are not such or have pixels outside [0, 1], or the network does not take them, gives
-                something else than logits, or no gradient where the images take one.
+            ValueError: the images have another shape or type, or pixels outside [0, 1]; or the network rejects them,
+                does not return logits, or returns no gradient although the images require one.
         """
         return (logits for logits, _ in self.logits_and_magnitudes(images, batch_size, engine))
 
     def logits_and_magnitudes(
         self, images: Tensor | ArrayLike, batch_size: int, engine: Engine | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """What `every_copy` yields, and (N', A): in proportion to what rounding changes each copy's logits.
+        """Yield what `every_copy` yields, and magnitudes (N', A).
+
+        The larger the magnitude of a copy, the more rounding may change its logits.
 
         Raises:
             ValueError: see `every_copy`.
@@ -161,7 +162,7 @@ class SmoothedClassifier(nn.Module):
 
     @torch.no_grad()
     def predict(self, images: Tensor | ArrayLike, batch_size: int | None = None) -> Tensor:
-        """(N,) int64: the hard decisions, from all copies.
+        """The predicted classes, (N,) int64, from all copies.
 
         Raises:
             ValueError: see `every_copy`.

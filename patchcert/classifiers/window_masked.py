@@ -24,12 +24,13 @@ NOTHING = -1
 
 
 class WindowMaskedClassifier(nn.Module):
-    """Answers about images (N, C, H, W) in [0, 1] from what a network says of them without one or two windows.
+    """A classifier that runs a network on images (N, C, H, W) in [0, 1] with one or two windows hidden.
 
     Args:
-        network: images (B, C, H, W) and hidden pixels (B, H, W) bool to logits (B, K), a `PlainNetwork`.
-        windows: one of them hides the patch.
-        batch_size: masked images per call of the network. On a CPU few are fastest, whose maps fit into its caches.
+        network: a `PlainNetwork`. It maps images (B, C, H, W) and their hidden pixels (B, H, W) bool to logits (B, K).
+        windows: `HiddenWindows`, one of which hides the patch.
+        batch_size: the number of masked images in a batch. Small batches are fastest on a CPU, because their feature
+            maps fit into its caches.
     """
 
     def __init__(self, network: nn.Module, windows: HiddenWindows, *, batch_size: int = 4):
@@ -41,22 +42,22 @@ class WindowMaskedClassifier(nn.Module):
 
     @property
     def engine_name(self) -> str:
-        """What results call what answers: folded or dense, see `PlainNetwork`."""
+        """The engine as results name it: folded or dense, see `PlainNetwork`."""
         return getattr(self.network, "engine_name", "dense")
 
     def predict(self, images: Tensor | ArrayLike) -> Tensor:
-        """(N,) int64: the predictions of the two rounds. Where all windows agree, they cost M passes.
+        """The predictions of the two rounds, (N,) int64. If all windows agree, an image takes M passes.
 
         Raises:
-            ValueError: images are not such or have pixels outside [0, 1], or the network does not take them.
+            ValueError: the images have another shape or type, or pixels outside [0, 1]; or the network rejects them.
         """
         found = self.verdicts(images, numerical_margin=0.0, certify=False)
         return torch.tensor([verdict.predicted for verdict in found])
 
     def where(self, images: Tensor | ArrayLike) -> Tensor:
-        """(N, M) bool: the windows without which the answer is another than most.
+        """The windows without which the network gives another class than without most others, (N, M) bool.
 
-        They hint at where an image was tampered with. This is no certificate.
+        They hint at where an image was tampered with. They are no certificate.
         """
         found = torch.zeros(len(images), self.windows.count, dtype=torch.bool)
         for row, verdict in zip(found, self.verdicts(images, numerical_margin=0.0, certify=False), strict=True):
@@ -64,16 +65,16 @@ class WindowMaskedClassifier(nn.Module):
         return found
 
     def weak_spots(self, images: Tensor | ArrayLike, patch: Patch | None = None) -> Tensor:
-        """(N, rows, columns): by how much the answer leads, in logits, with the patch at each place.
+        """For each place of the patch, the lead of the answer in logits, (N, rows, columns).
 
-        Where that is above the numerical margin, no patch at this place changes the answer. It costs a pass for each
+        If it is above the numerical margin, no patch at this place changes the answer. An image takes a pass for each
         window and for each pair of windows.
 
         Args:
-            patch: one that the windows hide; by default that which they were made for.
+            patch: a patch that the windows hide; by default the one that they were made for.
 
         Raises:
-            ValueError: there is no such patch; or see `predict`.
+            ValueError: the windows do not hide this patch; or see `predict`.
         """
         shapes = self.windows.shapes if patch is None else [patch]
         if len(shapes) != 1 or not isinstance(shapes[0], Patch) or not self.windows.holds(shapes[0]):
@@ -95,13 +96,13 @@ class WindowMaskedClassifier(nn.Module):
         note: bool = False,
         everything: bool = False,
     ) -> Iterator[WindowVerdict]:
-        """Predictions and certificates of the images, each of which is left as soon as no certificate is possible.
+        """Predictions and certificates of the images. An image is left as soon as it cannot be certified any more.
 
         Args:
-            numerical_margin: ν, in units of logits; certified leads are larger.
-            certify: whether pairs are asked for where all windows agree, too.
-            note: whether verdicts have all answers, see `noted`.
-            everything: whether pairs that decide nothing are asked for, too; the answers are noted then.
+            numerical_margin: ν, in logits. Certified leads exceed it.
+            certify: whether to ask for pairs of windows if all single windows agree.
+            note: whether verdicts hold all answers, see `noted`.
+            everything: whether to ask for pairs that decide nothing, too. All answers are then noted.
 
         Raises:
             ValueError: see `predict`.
@@ -115,7 +116,9 @@ class WindowMaskedClassifier(nn.Module):
         return ask_all(opened, self._heard, self.batch_size)
 
     def alarms(self, images: Tensor | ArrayLike) -> Alarms:
-        """What a defence with alarms against one patch says of the images; see `Alarms`. It costs M + 1 passes each.
+        """What a defence with alarms against one patch answers to these images; see `Alarms`.
+
+        An image takes M + 1 passes.
 
         Raises:
             ValueError: see `predict`.
@@ -125,7 +128,7 @@ class WindowMaskedClassifier(nn.Module):
         return alarms_of(singles, self.of_whole(images).classes)
 
     def of_whole(self, images: Tensor | ArrayLike) -> Answers:
-        """What the network says of the images with nothing hidden, (N,).
+        """What the network answers if nothing is hidden, (N,).
 
         Raises:
             ValueError: see `predict`.
@@ -137,7 +140,7 @@ class WindowMaskedClassifier(nn.Module):
         return pixels(images, (self.windows.height, self.windows.width))
 
     def of_image(self, image: Tensor, pairs: Tensor) -> Tensor:
-        """(Q, K): what the network says of one image (C, H, W) without the windows `pairs` (Q, 2), on the CPU."""
+        """The logits (Q, K) for one image (C, H, W) without the windows `pairs` (Q, 2), on the CPU."""
         parts = pairs.split(self.batch_size)
         return torch.cat([self._logits(image.expand(len(p), -1, -1, -1), p).cpu() for p in parts])
 
@@ -151,7 +154,7 @@ class WindowMaskedClassifier(nn.Module):
         return Answers.of(self._logits(images, pairs)).cpu()
 
     def logits(self, images: Tensor, pairs: Tensor) -> Tensor:
-        """(B, K): what the network says of images (B, C, H, W) without the windows `pairs` (B, 2), with gradients."""
+        """The logits (B, K) for images (B, C, H, W) without the windows `pairs` (B, 2), with gradients."""
         return self.network(images, self.windows.hidden(pairs.to(images.device)))
 
     @torch.inference_mode()

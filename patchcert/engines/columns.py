@@ -174,11 +174,12 @@ def has_limited_reach(network: nn.Module) -> bool:
 
 
 class LinesNetwork(nn.Module):
-    """Images (N, C, H, W) in [0, 1] to the logits (N, A, K) of all A bands: of columns, rows, or one after the other.
+    """Maps images (N, C, H, W) in [0, 1] to the logits (N, A, K) of all A bands: of columns, of rows, or of both in
+    turn.
 
     Attributes:
         limited_reach: True, as `has_limited_reach` asks.
-        shape: what a checkpoint must know to build it again.
+        shape: what a checkpoint must hold so that the network can be built again.
         families: a `BandNetwork` for each family of bands.
     """
 
@@ -198,12 +199,12 @@ class LinesNetwork(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> "LinesNetwork":
-        """The network in a checkpoint of train_*_band_masked.py or of `--model column`, on the CPU.
+        """Load the network from a checkpoint of train_*_band_masked.py or of `--model column`, on the CPU.
 
-        It is for evaluation alone: folded, as scripts certify it.
+        Its normalisations are folded, as in scripts that certify. So it can no longer be trained.
 
         Raises:
-            UsageError: there is none in this file.
+            UsageError: the file does not hold such a network.
         """
         path = Path(path)
         content = checkpoint.read("path", path)
@@ -235,9 +236,9 @@ class LinesNetwork(nn.Module):
             raise UsageError("dataset", dataset, f"has images of {found}, the network takes {taken}")
 
     def fold(self) -> None:
-        """Turn it into a network for evaluation alone: the same logits up to rounding, sooner.
+        """Prepare the network for evaluation alone. It then is faster, and its logits stay the same up to rounding.
 
-        Each normalisation becomes part of the convolution before it, and weights lie as images do.
+        Each normalisation becomes part of the convolution before it. Weights get the memory layout of the images.
         """
         self.eval()
         for family in self.families:

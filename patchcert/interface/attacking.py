@@ -35,12 +35,12 @@ LEAST_STEP = 0.05
 
 @dataclass(frozen=True)
 class Attacked:
-    """How an attack on N images ended; as text, in one line. All tensors are on the CPU.
+    """The result of an attack on N images. `str()` gives it in one line. All tensors are on the CPU.
 
     Attributes:
-        patch: that was put into them.
-        images: (N, C, H, W) float32, the attacked pictures; the clean one where the answer did not flip.
-        flipped: (N,) bool, whose answer was right and is wrong now. Images that were wrong before are not attacked.
+        patch: the patch that was put into the images.
+        images: (N, C, H, W) float32, the attacked images. Where the answer did not flip, the clean image.
+        flipped: (N,) bool, True if the answer was right and is now wrong. Only images that were right are attacked.
         places: (N, 2) int64, row and column of the patch's upper left corner; −1 where the answer did not flip.
         labels: (N,) int64.
         predicted, predicted_after: (N,) int64, the classes before and after the attack.
@@ -56,12 +56,12 @@ class Attacked:
 
     @property
     def clean_accuracy(self) -> float:
-        """Share of the images that are classified correctly."""
+        """The share of the images that are classified correctly."""
         return float((self.predicted == self.labels).double().mean())
 
     @property
     def attacked_accuracy(self) -> float:
-        """Share of the images that are, after the attack as well. Robust accuracy is at most that."""
+        """The share of the images that are classified correctly after the attack. Robust accuracy is at most that."""
         return float((self.predicted_after == self.labels).double().mean())
 
     def __str__(self) -> str:
@@ -81,27 +81,28 @@ def attack(
     places: str | Sequence[tuple[int, int]] = RANDOM,
     batch_size: int = 128,
 ) -> Attacked:
-    """Put patches into images that flip the answers of a classifier, and judge by these answers alone.
+    """Look for patches that flip the answers of a classifier. Only the classifier's own answers count.
 
-    Projected gradient ascent with sign steps (Levine and Feizi, NeurIPS 2020). What does not flip is not proven to be
-    robust: `certify` does that. The attack on a `WindowMaskedClassifier` begins at the pair of windows that comes
-    nearest to failing. A classifier that gives classes alone, or no gradient, is attacked by random contents, which a
-    note says.
+    The attack is projected gradient ascent with sign steps (Levine and Feizi, NeurIPS 2020). An answer that does not
+    flip is not proven to be robust; `certify` gives proofs. The attack on a `WindowMaskedClassifier` begins at the pair
+    of windows that comes nearest to failing. If a classifier returns only classes, or has no gradient, the attack
+    guesses random contents, and a note says so.
 
     Args:
-        classifier: one of this package's; or any module from pixels in [0, 1], (N, C, H, W), to logits or votes
-            (N, K), the largest for the answer, or to classes (N,). It is put into eval mode.
+        classifier: one of this package; or any module that maps pixels in [0, 1], (N, C, H, W), to logits or votes
+            (N, K), or to classes (N,). The answer is the class with the largest number. The module is put into eval
+            mode.
         images: (N, C, H, W), floats in [0, 1], or uint8.
         labels: (N,) whole numbers.
-        restarts: attempts for each image, each with the patch at a new place.
-        steps: of an attempt.
+        restarts: the number of attempts for each image, each with the patch at a new place.
+        steps: the number of gradient steps in each attempt.
         seed: fixes everything random.
-        places: "random"; "all", coarse to fine; or (row, column) of the patch's upper left corner, or several, which
-            restarts take by turns.
-        batch_size: ablated copies per call of the network; images, for networks of whole images.
+        places: "random"; "all", from a coarse grid to a fine one; or (row, column) of the patch's upper left corner, or
+            several of these, which the restarts take in turn.
+        batch_size: the number of ablated copies in a batch, or of images if the network sees whole images.
 
     Raises:
-        ValueError: images, labels, the patch or another argument are not such; or the classifier fails on the images.
+        ValueError: images, labels, the patch or another argument is not valid; or the classifier fails on the images.
     """
     for name, count in (("restarts", restarts), ("steps", steps), ("batch_size", batch_size)):
         require_count(name, count, "copies or images" if name == "batch_size" else name)

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found for one question about N images: which predictions no such patch can change.
+    """The answer to one question about N images: which predictions no such patch can change.
 
     Attributes:
-        patch: that the adversary may lay anywhere; an area is every rectangle of it.
-        certificate: how it was certified: "margin", "exact", "masking" or "intervals".
-        question: all that was asked, as `--output` has it.
-        verdicts: tensors (N,) on the CPU by name, as `--per_image` has them; `predicted` and `certified` always.
-        labels: (N,) int64, on the CPU; None where they were not given.
+        patch: the patch, anywhere in the image. An `Area` stands for all of its rectangles.
+        certificate: the kind of certificate: "margin", "exact", "masking" or "intervals".
+        question: everything that was asked, as in the JSON of `--output`.
+        verdicts: tensors (N,) on the CPU by name, as in the rows of `--per_image`; always `predicted` and `certified`.
+        labels: (N,) int64, on the CPU; None if there were none.
     """
 
     patch: Patch | Area
@@ -41,11 +41,12 @@ class Answer:
 
     @property
     def counts(self) -> results.Counts:
-        """How many images are classified correctly, how many answers are certified, right or wrong; of a defence with
-        alarms, `results.AlarmCounts`.
+        """How many images are classified correctly, and how many right and wrong answers are certified.
+
+        For a defence with alarms these are `results.AlarmCounts`.
 
         Raises:
-            ValueError: there are no labels, so nobody knows what is right.
+            ValueError: there are no labels.
         """
         if self.labels is None:
             raise ValueError("without labels there are predictions and certificates, but no counts or accuracies")
@@ -54,22 +55,22 @@ class Answer:
 
     @property
     def predicted(self) -> Tensor:
-        """(N,) int64: the classes; −1 is an alarm."""
+        """The predicted classes, (N,) int64; −1 is an alarm."""
         return self.verdicts["predicted"]
 
     @property
     def certified(self) -> Tensor:
-        """(N,) bool: which of these predictions no such patch can change, be they right or wrong."""
+        """Which of these predictions no such patch can change, (N,) bool. They may be right or wrong."""
         return self.verdicts["certified"]
 
     @property
     def clean_accuracy(self) -> float:
-        """Share of the images that are classified correctly; ValueError without labels."""
+        """The share of the images that are classified correctly; ValueError without labels."""
         return self.counts.correct / self.counts.total
 
     @property
     def certified_accuracy(self) -> float:
-        """Share of the images that are classified correctly whatever such a patch shows; ValueError without labels."""
+        """The share of the images that are classified correctly and have a certificate; ValueError without labels."""
         return self.counts.certified_correct / self.counts.total
 
     def __str__(self) -> str:
@@ -91,14 +92,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Certification:
-    """The answers to all questions about N images; as text, one line for each.
+    """The answers to all questions about N images. `str()` gives one line for each.
 
     Attributes:
-        answers: one for each patch and certificate, in the order in which they were asked for.
-        labels: (N,) int64, on the CPU; None where they were not given.
-        seconds: that it took.
+        answers: one for each patch and certificate, in the order in which you asked for them.
+        labels: (N,) int64, on the CPU; None if there were none.
+        seconds: how long it took.
         config: what was certified, and how.
-        arithmetic: what the numbers were computed with, and certificates hold for: precision, engine, processors.
+        arithmetic: precision, engine and processors that computed the certificates. The certificates hold for these.
     """
 
     answers: tuple[Answer, ...]
@@ -109,33 +110,34 @@ class Certification:
 
     @property
     def clean_accuracy(self) -> tuple[float, ...]:
-        """That of each answer; ValueError without labels."""
+        """The clean accuracy of each answer; ValueError without labels."""
         return tuple(answer.clean_accuracy for answer in self.answers)
 
     @property
     def certified_accuracy(self) -> tuple[float, ...]:
-        """That of each answer; ValueError without labels."""
+        """The certified accuracy of each answer; ValueError without labels."""
         return tuple(answer.certified_accuracy for answer in self.answers)
 
     @property
     def passes(self) -> Tensor | None:
-        """(N,) int64: how often the network was asked about each image; None where it is asked about every copy.
+        """How many passes of the network each image took, (N,) int64; None if every copy is always computed.
 
         All answers share them.
         """
         return self.answers[0].verdicts.get("passes")
 
     def to_dict(self) -> dict[str, object]:
-        """What scripts write with `--output`, in JSON's types; ValueError without labels."""
+        """The content of the JSON file that scripts write with `--output`; ValueError without labels."""
         answers: list[tuple[dict[str, object], results.Counts | results.AttackCounts]]
         answers = [(answer.question, answer.counts) for answer in self.answers]
         passes = None if self.passes is None else results.Passes(len(self.passes), int(self.passes.sum()))
         return results.run_record(answers, self.seconds, self.config, self.arithmetic, passes)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per image and question, as scripts write with `--per_image`, less labels that are not known.
+        """A table with one row for each image and question, as in the CSV file that scripts write with `--per_image`.
 
-        It needs pandas. Of counts alone, `pandas.DataFrame(result.to_dict()["results"])` makes a table.
+        Without labels the table has no column for them. This needs pandas. For a table of counts alone, take
+        `pandas.DataFrame(result.to_dict()["results"])`.
         """
         import pandas
 

@@ -36,34 +36,37 @@ def certify(
     numerical_margin: float | None = None,
     batch_size: int = 128,
 ) -> Certification:
-    """Which answers of the classifier no patch can change: those that it gives by `predict`, by its own engine.
+    """Find out which answers of a classifier no patch can change.
 
-    A `MaskedClassifier` is certified by "masking", against the patches that it was made for, a `WindowMaskedClassifier`
-    against all that its windows hide. Where processes of torch.distributed run, all of them call this with the same
-    images, share them out and get the same answers.
+    The answers are those of `predict`, computed by the classifier's own engine. A `MaskedClassifier` is certified by
+    "masking", against the patch that it was made for. A `WindowMaskedClassifier` is certified against any patch that
+    its windows hide. Under torch.distributed, all processes must call this with the same images. They divide the work,
+    and all get the same answers.
 
     Args:
-        classifier: computes on the device of its network.
-        images: (N, C, H, W), floats in [0, 1], computed with as float32, or uint8. Or a DataLoader, or anything else
-            that gives batches of such images, each alone or as (images, labels): it is read once, batch by batch.
-        labels: (N,) whole numbers; without them there are certificates and no accuracies. Batches bring their own.
-        patches: one or several, each a question of its own; an `Area` is every rectangle of so many pixels.
-        certificate: "margin", "exact" or both; "exact" by default, which certifies whatever "margin" does.
-        goal: "recover", the right class, or "alert", that or an alarm (class −1), or both. Alarms are of a
-            `WindowMaskedClassifier`, or of a `MaskedClassifier` without a threshold.
-        confidence: of alarms: "strict", any other class raises one, or τ, only another class with more confidence, or
-            several of them.
-        at_once: 2 for two such patches anywhere; where alarms can be raised, with goal "alert".
-        numerical_margin: ν; votes this close to being decided otherwise are the adversary's, and where scores are added
-            up, leads not above it. By default 0.0001 for votes and 0.001 for leads, a hundred times that where PyTorch
-            may round to TF32 as it is set now, and ten times that where it, or the network by itself, computes in
-            bfloat16 or float16; more where logits differed by more between batches. Besides, leads must exceed a small
-            share of what was added up, see docs/threat-model.md.
-        batch_size: ablated copies per call of the network; images, for networks of limited reach. A
+        classifier: a classifier of this package. It computes on the device of its network.
+        images: (N, C, H, W), floats in [0, 1], which become float32, or uint8. Or a DataLoader, or any other iterable
+            of batches: of such images, or of (images, labels). Batches are read once, one after the other.
+        labels: (N,) whole numbers. Without labels there are certificates, but no accuracies. Batches bring their own.
+        patches: one or several. Each is a question of its own. An `Area` stands for all of its rectangles.
+        certificate: for votes: "exact", "margin" or both. "exact" is the default, and certifies everything that
+            "margin" does.
+        goal: "recover" certifies the right class. "alert" certifies the right class or an alarm (class −1). Or both.
+            Only a `WindowMaskedClassifier`, or a `MaskedClassifier` without a threshold, can raise alarms.
+        confidence: what raises an alarm: "strict", any other class; τ, another class with a confidence above τ; or
+            several of these.
+        at_once: 2 certifies against two such patches anywhere. With a classifier that can raise alarms, this needs goal
+            "alert".
+        numerical_margin: ν. Votes that are this close to being decided otherwise count for the adversary. Where scores
+            are added up, a lead must exceed ν. The default is 0.0001 for votes and 0.001 for leads. It is a hundred
+            times that if PyTorch may round to TF32, ten times that again if anything is computed in bfloat16 or
+            float16, and more if logits differed by more between batches. In addition, leads must exceed a small share
+            of what was added up (docs/threat-model.md).
+        batch_size: the number of ablated copies in a batch, or of images if the network has limited reach. A
             `WindowMaskedClassifier` has its own.
 
     Raises:
-        ValueError: images, labels or the network are not such, or an argument is none of those above.
+        ValueError: images, labels, the network or another argument is not valid.
     """
     require_count("batch_size", batch_size, "copies, or images")
     asked = Asked(patches, certificate, goal, confidence, at_once, numerical_margin, batch_size)

@@ -34,24 +34,25 @@ def interval_bounds(
     batch_size: int = 100,
     max_memory: float = 2e9,
 ) -> Certification:
-    """Which predictions of a network no patch can change, by bounds at every place of the patch.
+    """Find out which predictions of an ordinary network no patch can change, by bounds at every place of the patch.
 
-    Verdicts have a `lead` (N,) besides: the lowest bound of how far the prediction is ahead of another class, in
-    logits; above 0 it is certified. Bounds are float32 with room for rounding, theirs and the network's own.
+    The verdicts also have a `lead` (N,): a lower bound, in logits, of the prediction's lead over every other class. If
+    it is above 0, the prediction is certified. Bounds are float32. They leave room for their own rounding, and for the
+    network's.
 
     Args:
-        network: a Sequential of convolutions, max pooling, ReLU, flatten and linear layers that ends in a linear one,
-            in float32.
-        images: (N, C, H, W), floats in [0, 1], computed with as float32, or uint8.
-        labels: (N,) whole numbers; with None there are certificates and no accuracies.
-        mean, std: the network sees (x − mean) / std of each channel; 0 and 1 where they are not given. Deviations are
-            from 1e-6 to 1e9, means within ± 1e9.
-        batch_size: images at a time.
-        max_memory: for bounds at a time, bytes.
+        network: an `nn.Sequential` of convolutions, max pooling, ReLU, flatten and linear layers, in float32. The last
+            layer is linear.
+        images: (N, C, H, W), floats in [0, 1], which become float32, or uint8.
+        labels: (N,) whole numbers, or None. Without labels there are certificates, but no accuracies.
+        mean, std: the network sees (x − mean) / std of each channel. By default mean is 0 and std is 1. Each std must
+            be from 1e-6 to 1e9, and each mean within ± 1e9.
+        batch_size: the number of images in a batch.
+        max_memory: the number of bytes that bounds may take at a time.
 
     Raises:
-        ValueError: images, labels, the patch or a number are not such; or there is no bound for a layer, or something
-            else than its class says what it computes, such as hooks or a method that was set on it.
+        ValueError: images, labels, the patch or a number is not valid; a layer has no bound; or a layer computes
+            something else than its class says, for example because of hooks or a method that was set on it.
         FloatingPointError: an output of the network is not finite, or numbers in it may be too large for float32.
     """
     if not isinstance(network, nn.Sequential) or not network or not isinstance(network[-1], nn.Linear):

@@ -33,12 +33,12 @@ class Shipped:
     patch: Patch | Area
 
     def describe(self) -> str:
-        """What it is, from which files it is made, and what was counted of it, in several lines."""
+        """Several lines of text: what the classifier is, which files it is made from, and its measured accuracies."""
         return self.model.describe()
 
 
 class ShippedClassifier(Shipped, MaskedClassifier):
-    """A network that ships and is defended by double masking, against one patch."""
+    """A classifier that ships and uses double masking, against one patch."""
 
     def __init__(self, model: Model, patch: Patch):
         variant = model.variant(patch)
@@ -50,7 +50,7 @@ class ShippedClassifier(Shipped, MaskedClassifier):
 
 
 class ShippedVotes(Shipped, SmoothedClassifier):
-    """A network that ships and whose copies vote; `certify` asks about its patch where it is given no others."""
+    """A classifier that ships and whose copies vote. `certify` asks about its patch if you name no others."""
 
     def __init__(self, model: Model, patch: Patch):
         variant = model.variant(patch)
@@ -64,15 +64,18 @@ class ShippedVotes(Shipped, SmoothedClassifier):
 
 
 def load(name: str, patch: Patch | None = None) -> ShippedClassifier | ShippedVotes:
-    """A classifier that ships, ready to predict and to be certified; on the CPU. Loading it executes no code.
+    """Load a classifier that ships. It is ready to predict and to be certified, on the CPU.
+
+    Loading executes no code from the files.
 
     Args:
-        name: such as cifar10-bands-and-windows; `patchcert models` lists them.
-        patch: what its answers are certified against, anywhere in the image; by default 5 × 5 pixels, or the largest
-            square that it holds. Answers by votes do not depend on it, and can be certified against others, too.
+        name: such as "cifar10-bands-and-windows"; `patchcert models` lists all names.
+        patch: the patch that answers are certified against, anywhere in the image. The default is 5 × 5 pixels, or the
+            largest square that the classifier supports, if that is smaller. Answers by votes do not depend on the
+            patch, so these can also be certified against other patches.
 
     Raises:
-        ValueError: there is no such network, or it does not hold such a patch.
+        ValueError: there is no such classifier, or it does not support such a patch.
     """
     model = table.named(name)
     patch = model.usual_patch if patch is None else patch
