@@ -68,7 +68,7 @@ def _of_one(bands: Tensor, windows: Tensor, of_bands: Tensor, of_windows: Tensor
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--images", type=positive_int, default=10, help="pictures whose scores are masked")
+    parser.add_argument("--images", type=positive_int, default=10, help="images whose scores are masked")
     parser.add_argument("--repetitions", type=positive_int, default=3, help="of which medians are taken")
     parser.add_argument("--output", type=output_file, metavar="FILE.json", help="write the numbers here")
     options = parser.parse_args()

@@ -27,7 +27,7 @@ WEIGHTS = ROOT / "checkpoints"
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--images", type=positive_int, default=16, help="pictures, evenly spaced over the test images")
+    parser.add_argument("--images", type=positive_int, default=16, help="images, evenly spaced over the test images")
     parser.add_argument("--repetitions", type=positive_int, default=3, help="of which medians are taken")
     parser.add_argument("--output", type=output_file, metavar="FILE.json", help="write the numbers here")
     options = parser.parse_args()

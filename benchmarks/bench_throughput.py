@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, default=Path("data/cifar10/test"), metavar="DIR", help="ImageFolder")
     parser.add_argument("--image_size", type=positive_int, default=32, help="32: CIFAR-10's ResNet-18, else ImageNet's")
     parser.add_argument("--batch_size", type=positive_int, default=128, help="images in a batch")
-    parser.add_argument("--limit", type=positive_int, default=2000, metavar="N", help="pictures to decode")
+    parser.add_argument("--limit", type=positive_int, default=2000, metavar="N", help="images to decode")
     parser.add_argument("--repeats", type=positive_int, default=3, help="timed runs of each stage")
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu or cuda")
     parser.add_argument("--amp", action="store_true", help="products and convolutions in bfloat16")

@@ -123,7 +123,7 @@ def answers(found: dict[str, Callable], pictures: Tensor) -> dict[str, list[Answ
                 given[name].append(timed(way, picture))
             plain, ours = given["plain"][-1], given["ours"][-1]
             if plain.verdict != ours.verdict:
-                sys.exit(f"picture {number}: the plain way finds {plain.verdict}, ours {ours.verdict}")
+                sys.exit(f"image {number}: the plain way finds {plain.verdict}, ours {ours.verdict}")
             bar.update(1)
     return given
 
@@ -158,7 +158,7 @@ def parsed() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--model", default="examples.efficientnet_lite:lite0", help="as of certify_imagenet_windows.py")
     parser.add_argument("--weights", metavar="FILE", help="of the model, if it does not bring its own")
-    parser.add_argument("--data", type=Path, default=Path("data/imagenet_1000"), metavar="DIR", help="of pictures")
+    parser.add_argument("--data", type=Path, default=Path("data/imagenet_1000"), metavar="DIR", help="of images")
     parser.add_argument("--classes", metavar="FILE", default="imagenet", help="as of certify_imagenet_windows.py")
     parser.add_argument("--pictures", type=positive_int, default=100, help="evenly spaced over the folder")
     parser.add_argument("--size_to_certify", type=patch_sizes, default="2%", help="one patch size")

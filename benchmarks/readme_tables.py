@@ -309,7 +309,7 @@ def counted_on(record: dict) -> str:
     whole = config.get("skip", 1) == 1 and config.get("limit") is None
     part = "the test half" if whole else f"{total} images of the test half"
     chosen = part if config["test"] else "all test images"
-    pictures = {"original": ", original pictures", "copies": ", JPEG copies"}.get(config.get("pictures"), "")
+    pictures = {"original": ", original images", "copies": ", JPEG copies"}.get(config.get("pictures"), "")
     return ("the test half" if "test_half" in record else chosen) + pictures
 
 

@@ -7,7 +7,7 @@ Needs MNIST and CIFAR-10 in the folder of the data sets. What is found lies in t
 is written. By bands and windows together, every hundredth image is certified again, in a minute: all of CIFAR-10's take
 an hour (docs/results.md has the commands). Another processor rounds otherwise, which may move an image across the
 numerical margin: counts that differ by few images are named, and more of them end with exit code 1. Counts of CIFAR-10
-in docs/results are of the original pictures; on copies that went through JPEG they differ, and it says so.
+in docs/results are of the original images; on copies that went through JPEG they differ, and it says so.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def main() -> None:
         difference = largest_difference(found["results"], written["results"])
         print(f"{name}: counts differ from docs/results by {difference} images at most")
         if pictures(found) != pictures(written):
-            print(f"those in docs/results are of {pictures(written)} pictures of CIFAR-10, these of {pictures(found)}")
+            print(f"those in docs/results are of {pictures(written)} images of CIFAR-10, these of {pictures(found)}")
         else:
             worst = max(worst, difference)
     if worst > FEW:

@@ -76,7 +76,7 @@ def page(field: dict) -> str:
 
 
 def _by_patch(numbers: list[dict]) -> list[str]:
-    """For each size of patch a heading, a table and the notes, the smallest part of the picture first."""
+    """For each size of patch a heading, a table and the notes, the smallest part of the image first."""
     parts, groups = [], {}
     for number in sorted(numbers, key=lambda number: number["patch"] / number["pixels"]):
         groups.setdefault((number["patch"], number["pixels"]), []).append(number)
@@ -115,7 +115,7 @@ def _numbers(numbers: list[dict]) -> str:
 
 
 def _defences(defences: dict[str, dict]) -> str:
-    rows = [["defence", "year", "paper", "code", "its licence", "time for a picture", "note"]]
+    rows = [["defence", "year", "paper", "code", "its licence", "time for an image", "note"]]
     for name, known in defences.items():
         links = [f"[{what}]({known[what]})" if what in known else "" for what in ("paper", "code")]
         rows.append([name, str(known["year"]), *links, *(known.get(what, "") for what in ("licence", "time", "note"))])

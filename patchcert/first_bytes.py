@@ -9,21 +9,21 @@ LOOKED_AT = 512
 ZIP, SAFETENSORS = "a zip archive", "a safetensors file"
 
 READABLE = {
-    "a BMP picture": rb"BM.{4}\x00{4}",
-    "a JPEG picture": rb"\xff\xd8\xff",
-    "a PNG picture": rb"\x89PNG\r\n",
-    "a PPM picture": rb"P[1-6]\s",
-    "a TIFF picture": rb"II\*\x00|MM\x00\*",
-    "a WebP picture": rb"RIFF.{4}WEBP",
+    "a BMP image": rb"BM.{4}\x00{4}",
+    "a JPEG image": rb"\xff\xd8\xff",
+    "a PNG image": rb"\x89PNG\r\n",
+    "a PPM image": rb"P[1-6]\s",
+    "a TIFF image": rb"II\*\x00|MM\x00\*",
+    "a WebP image": rb"RIFF.{4}WEBP",
 }
 """Pictures that can be decoded."""
 
 OTHERS = {
-    "a GIF picture": rb"GIF8[79]a",
-    "an AVIF picture": rb".{4}ftypavi[fs]",
-    "a HEIF picture": rb".{4}ftyp(hei|hev|mif1|msf1)",
-    "a JPEG XL picture": rb"\xff\x0a|\x00\x00\x00\x0cJXL ",
-    "a JPEG 2000 picture": rb"\xff\x4f\xff\x51|\x00\x00\x00\x0cjP  ",
+    "a GIF image": rb"GIF8[79]a",
+    "an AVIF image": rb".{4}ftypavi[fs]",
+    "a HEIF image": rb".{4}ftyp(hei|hev|mif1|msf1)",
+    "a JPEG XL image": rb"\xff\x0a|\x00\x00\x00\x0cJXL ",
+    "a JPEG 2000 image": rb"\xff\x4f\xff\x51|\x00\x00\x00\x0cjP  ",
     "a pointer of Git LFS (`git lfs pull` puts the file in its place)": rb"version https://git-lfs",
     "a web page, as a failed download leaves it": rb"(?i)\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)",
     "an SVG or another XML file": rb"\s*<(\?xml|svg)",

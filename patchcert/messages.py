@@ -49,7 +49,7 @@ def print_network(about: dict) -> None:
     parts = [
         " ".join(str(about[name]) for name in ("of", "name") if name in about),
         " ".join(["weights", str(about["weights"]), *([f"(its {about['entry']})"] if "entry" in about else [])]),
-        f"pictures of {height} × {width}" + (f" ({about['geometry']})" if "geometry" in about else ""),
+        f"images of {height} × {width}" + (f" ({about['geometry']})" if "geometry" in about else ""),
         *([] if about["exact"] else ["rounded to 256 levels"]),
         f"mean {numbers['mean']}, std {numbers['std']}" + (f", {about['channels']}" if "channels" in about else ""),
         f"hidden pixels {numbers['hidden']}" + (", tokens of hidden patches dropped" if "tokens" in about else ""),
@@ -192,7 +192,7 @@ def print_other_kind(name: str, trained: str, run: str) -> None:
 
 def print_in_both(root: Path, count: int) -> None:
     """Print, beside the results, how many pictures in `root` are tested on that may have been trained on."""
-    print(f"warning: {one_line(root)}: {count} pictures in test/ are in train/ too, byte for byte", file=sys.stderr)
+    print(f"warning: {one_line(root)}: {count} images in test/ are in train/ too, byte for byte", file=sys.stderr)
 
 
 def print_numbering(root: Path, names: list[str]) -> None:

@@ -184,7 +184,7 @@ def test_networks_whose_tokens_are_not_to_be_dropped_are_refused(make, right):
 def test_pooling_over_nothing_is_refused():
     hidden = torch.ones(2, 32, 32, dtype=torch.bool)
     hidden[0, 3] = False
-    with pytest.raises(ValueError, match=r"all of a picture is hidden; this network pools over what patches show$"):
+    with pytest.raises(ValueError, match=r"all of an image is hidden; this network pools over what patches show$"):
         PlainNetwork(transformer(global_pool="avg"), hidden="drop")(torch.rand(2, 3, 32, 32), hidden)
     PlainNetwork(transformer(), hidden="drop")(torch.rand(2, 3, 32, 32), hidden)  # the class token is left
 

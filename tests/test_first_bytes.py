@@ -68,7 +68,7 @@ FILES = {
     "a safetensors file": safetensors(),
     "an array of NumPy": written(lambda array, file: np.save(file, array), np.ones(3)),
     "a text file": "0.5 — half\n".encode(),
-    "a GIF picture": picture("GIF"),
+    "a GIF image": picture("GIF"),
 }
 ZIPPED = {
     "arrays of NumPy": written(lambda array, file: np.savez(file, array), np.ones(3)),
@@ -79,7 +79,7 @@ ZIPPED = {
 @pytest.mark.parametrize("kind", FORMATS)
 def test_pictures_that_can_be_decoded_are_known(kind):
     found = first_bytes.kind(picture(kind))
-    assert found in first_bytes.READABLE and found.upper() == f"A {kind} PICTURE"
+    assert found in first_bytes.READABLE and found.upper() == f"A {kind} IMAGE"
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FILES if kind != first_bytes.SAFETENSORS])
@@ -112,14 +112,14 @@ def test_what_torch_saves_is_taken_under_any_name(tmp_path, old, name):
 @pytest.mark.parametrize("kind", [kind for kind in FILES if kind != "packed by xz"])
 def test_pictures_that_are_something_else_are_said_to_be_it(tmp_path, kind):
     (tmp_path / "cat.jpg").write_bytes(FILES[kind])
-    with pytest.raises(InputError, match=f"is {kind}.*, expected a picture in BMP, JPEG, PNG, PPM, TIFF or WEBP"):
+    with pytest.raises(InputError, match=f"is {kind}.*, expected an image in BMP, JPEG, PNG, PPM, TIFF or WEBP"):
         decode(str(tmp_path / "cat.jpg"), "RGB")
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow writes no AVIF")
 def test_avif_is_said_to_be_avif(tmp_path):
     (tmp_path / "cat.jpg").write_bytes(picture("AVIF"))
-    with pytest.raises(InputError, match="is an AVIF picture, expected a picture in BMP"):
+    with pytest.raises(InputError, match="is an AVIF image, expected an image in BMP"):
         decode(str(tmp_path / "cat.jpg"), "RGB")
 
 

@@ -228,7 +228,7 @@ def test_normalisations_by_the_batch_are_refused_and_not_folded(norm):
     network = settled(simple(norm=norm))
     with pytest.raises(NotFoldedError, match="no convolution"):
         folded(network)
-    with pytest.raises(ValueError, match="the same answer whatever is asked beside"):
+    with pytest.raises(ValueError, match="the same answer whatever else is in the batch"):
         PlainNetwork(network).fold(IMAGES)
 
 

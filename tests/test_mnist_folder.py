@@ -74,4 +74,4 @@ def test_a_folder_that_is_not_laid_out_so_is_one_clear_line(folder, capsys):
     arguments = ["--dataset", "folder", "--data", "nowhere", "--end_epoch", 0]
     assert run_here("train_mnist_band.py", *arguments, folder=folder) == 2
     message = capsys.readouterr().err
-    assert message.count("\n") == 1 and "--data nowhere: expected a folder with one folder of pictures" in message
+    assert message.count("\n") == 1 and "--data nowhere: expected a folder with one folder of images" in message

@@ -101,7 +101,7 @@ def test_a_transform_of_one_mean_takes_grey_pictures_where_that_is_asked_for():
 @pytest.mark.parametrize(
     ("transform", "right"),
     [
-        (of(transforms.Resize(32), *SCALED), "gives pictures of 35 × 32 and 32 × 35 pixels, .* is a crop missing"),
+        (of(transforms.Resize(32), *SCALED), "gives images of 35 × 32 and 32 × 35 pixels, .* is a crop missing"),
         (of(transforms.RandomCrop(32), *SCALED), "the transform is random"),
         (of(*RESIZED, transforms.Grayscale(3), *SCALED), "does more to colours than"),
         (of(*RESIZED, transforms.ToTensor(), lambda x: x[[0, 0, 0]]), "does more to colours than"),
@@ -110,9 +110,9 @@ def test_a_transform_of_one_mean_takes_grey_pictures_where_that_is_asked_for():
         (of(*RESIZED, transforms.ToTensor(), lambda x: x.clamp(0.1)), "does more to colours than"),
         (of(*RESIZED, transforms.ToTensor(), lambda x: x * 0), "does more to colours than"),
         (of(*RESIZED, transforms.ToTensor(), lambda x: x[:2]), "gives 2 channels, expected 3, or 1"),
-        (of(*RESIZED), "gives Image for a picture, expected a tensor"),
-        (of(*RESIZED, *SCALED, lambda x: x[None]), r"gives \(1, 3, 32, 32\) for a picture"),
-        (of(transforms.Normalize(MEAN, STD)), "fails on a picture: TypeError"),
+        (of(*RESIZED), "gives Image for an image, expected a tensor"),
+        (of(*RESIZED, *SCALED, lambda x: x[None]), r"gives \(1, 3, 32, 32\) for an image"),
+        (of(transforms.Normalize(MEAN, STD)), "fails on an image: TypeError"),
     ],
 )
 def test_transforms_that_cannot_be_taken_apart_are_refused(transform, right):
@@ -131,6 +131,6 @@ def test_of_a_data_set_the_pixels_are_kept():
     preparation = Preparation.of_pixels(scaled, (1, 28, 28))
     assert preparation.mean == pytest.approx((0.13,), abs=1e-6) and preparation.size == (28, 28)
     for moves in (transforms.CenterCrop(24), transforms.RandomHorizontalFlip(1.0), transforms.Resize((32, 32))):
-        with pytest.raises(ValueError, match="the transform resizes or crops pictures of 28 × 28"):
+        with pytest.raises(ValueError, match="the transform resizes or crops images of 28 × 28"):
             Preparation.of_pixels(of(moves, *scaled.transforms), (1, 28, 28))
     assert Preparation.none((3, 32, 32)).mean == (0, 0, 0)

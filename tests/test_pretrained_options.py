@@ -105,7 +105,7 @@ def test_a_folder_without_a_part_to_train_on_is_asked_about(here, capsys):
     assert about == json.loads(json.dumps(about)) and network.description == about and about["classes"] == 3
     line = capsys.readouterr().out
     assert line.count("\n") == 1 and line.startswith(
-        "factories:of_colour; weights its own; pictures of 20 × 20 (Compose("
+        "factories:of_colour; weights its own; images of 20 × 20 (Compose("
     )
     assert "mean 0.4, 0.4, 0.4, std 0.2, 0.2, 0.2; hidden pixels 0.4, 0.4, 0.4" in line
 
@@ -167,7 +167,7 @@ def test_data_sets_with_a_name_are_asked_about_as_they_are(here):
         network, dataset, _ = asked("--model", f"factories:{model}", "--dataset", "digits", "--hidden", "0.5")
         assert dataset.image_shape == (1, 28, 28) and len(dataset) == 360
         assert network.mean.item() == pytest.approx(mean, abs=1e-6) and network.colour.item() == 0.5
-    with pytest.raises(UsageError, match=r"resizes or crops pictures of 28 × 28, .* --dataset folder takes pictures"):
+    with pytest.raises(UsageError, match=r"resizes or crops images of 28 × 28, .* --dataset folder takes images"):
         asked("--model", "factories:of_colour", "--dataset", "digits")
 
 
@@ -193,7 +193,7 @@ def test_rounded_pixels_and_channels_in_another_order_are_said(capsys):
     found = Preparation.of(late).about()
     messages.print_network({"name": "mine", "of": "here 1.0", "weights": "a file", "hidden": [0.5], **found})
     assert capsys.readouterr().out == (
-        "here 1.0 mine; weights a file; pictures of 20 × 24; rounded to 256 levels; "
+        "here 1.0 mine; weights a file; images of 20 × 24; rounded to 256 levels; "
         "mean 0, 0, 0, std 1, 1, 1, channels 2, 1, 0; hidden pixels 0.5\n"
     )
 
@@ -217,7 +217,7 @@ def test_a_part_of_a_folder_is_the_folder_where_it_has_none(tmp_path):
 def test_a_folder_needs_nothing_to_train_on_to_be_tested_on(tmp_path):
     write_pictures(tmp_path / "test", ("cat", "dog"), 2)
     assert len(folders.load_folder(tmp_path, train=False, image_size=8)) == 4 and not listing.count_in_both(tmp_path)
-    with pytest.raises(UsageError, match="expected a folder with one folder of pictures for each class"):
+    with pytest.raises(UsageError, match="expected a folder with one folder of images for each class"):
         folders.load_folder(tmp_path, train=True, image_size=8)
     write_pictures(tmp_path / "train", ("cat", "eel"), 2)
     with pytest.raises(UsageError, match=r"the same classes in train/ and test/, .*test has no eel"):

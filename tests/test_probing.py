@@ -86,10 +86,10 @@ def dynamically_quantised():
     [
         (Noisy, "the same answer each time"),
         (CountingUp, "the same answer each time"),
-        (ScaledByItsBatch, "the same answer whatever is asked beside it"),
-        (OfItsNeighbours, "the same answer whatever is asked beside it"),
-        (OfFew, "the same answer whatever is asked beside it"),
-        (dynamically_quantised, "the same answer whatever is asked beside it"),
+        (ScaledByItsBatch, "the same answer whatever else is in the batch"),
+        (OfItsNeighbours, "the same answer whatever else is in the batch"),
+        (OfFew, "the same answer whatever else is in the batch"),
+        (dynamically_quantised, "the same answer whatever else is in the batch"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*quantized tensor creation")
@@ -123,7 +123,7 @@ def after_black_ones(black):
 @pytest.mark.parametrize("kind", [SmoothedClassifier, MaskedClassifier])
 def test_a_network_that_behaves_on_the_first_images_alone_is_refused(kind, black, batch_size, wrong):
     classifier = kind(OfLight(wrong), BAND, *[Patch(2, 2)] * (kind is MaskedClassifier))
-    with pytest.raises(ValueError, match="the same answer whatever is asked beside it"):
+    with pytest.raises(ValueError, match="the same answer whatever else is in the batch"):
         certify(classifier, after_black_ones(black), LABELS, Patch(2, 2), batch_size=batch_size)
 
 
@@ -155,7 +155,7 @@ class AllBands(nn.Module):
     ("wrong", "message"),
     [
         (lambda images: images.mean(dim=(1, 2, 3))[:, None, None], "a copy's answer must come from its own pixels"),
-        (lambda images: 1e-5 * images.amax(), "the same answer whatever is asked beside it"),
+        (lambda images: 1e-5 * images.amax(), "the same answer whatever else is in the batch"),
     ],
 )
 @pytest.mark.parametrize(("black", "batch_size"), [(1, 128), (10, 4)])

@@ -339,7 +339,7 @@ def test_labels_in_a_column_are_those_in_a_row():
         ({"classifier": nn.Flatten()}, "classifier Flatten: expected a SmoothedClassifier"),
         ({"classifier": SmoothedClassifier(nn.Flatten(), Band(3, WIDTH, 2))}, "expected .N, C, 3, 7."),
         ({"classifier": SmoothedClassifier(nn.ReLU(), BAND)}, r"gives \(7, 2, 2, 7\) for copies .* logits \(7, K\)"),
-        ({"classifier": SmoothedClassifier(of_batches(), BAND)}, "the same answer whatever is asked beside it"),
+        ({"classifier": SmoothedClassifier(of_batches(), BAND)}, "the same answer whatever else is in the batch"),
         ({"classifier": SmoothedClassifier(Noisy(), BAND)}, "the same answer"),
         ({"classifier": SmoothedClassifier(Leaking(), BAND), "labels": LABELS % 2}, "from its own pixels alone"),
         ({"classifier": SmoothedClassifier(Noisy(), BAND, engine="windowed")}, "^engine windowed: the network uses"),

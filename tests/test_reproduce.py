@@ -51,7 +51,7 @@ def test_more_than_rounding_fails(reproduced):
 
 def test_original_pictures_are_not_held_against_copies(reproduced, capsys):
     reproduced(more=100, pictures="copies")
-    assert "are of original pictures of CIFAR-10, these of copies" in capsys.readouterr().out
+    assert "are of original images of CIFAR-10, these of copies" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("target", ["results", "results-locked"])

@@ -121,8 +121,8 @@ def test_the_margin_grows_with_what_batches_change():
         ({"numerical_margin": -1}, "numerical_margin -1: expected a number of at least 0"),
         ({"patches": 1}, "patches 1: expected a Patch"),
         ({"classifier": WindowMaskedClassifier(Majority(), WINDOWS)}, "the network is in training mode"),
-        ({"classifier": classifier(Drifting())}, "the same answer whatever is asked beside it"),
-        ({"classifier": classifier(DriftingInLight())}, "the same answer whatever is asked beside it"),
+        ({"classifier": classifier(Drifting())}, "the same answer whatever else is in the batch"),
+        ({"classifier": classifier(DriftingInLight())}, "the same answer whatever else is in the batch"),
         ({"classifier": classifier(Halved())}, "computes in bfloat16 or float16 by itself, expected float32"),
         (
             {"classifier": classifier(PlainNetwork(nn.Sequential(nn.Flatten(), nn.Linear(9, 2)).eval()))},

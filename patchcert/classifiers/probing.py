@@ -39,7 +39,7 @@ ENGINES_APART = 32
 
 OF_WINDOWS = "images in which a window is hidden"
 
-BESIDE = "a network must give a copy the same answer whatever is asked beside it"
+BESIDE = "a network must give a copy the same answer whatever else is in the batch"
 EITHER_ENGINE = "a network must give the same answer by either engine"
 WITHIN_REACH = "with limited reach a copy's answer must come from its own pixels alone"
 

@@ -15,7 +15,7 @@ FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 """What Pillow calls pictures of which it knows how they look in colour and in grey."""
 
-DAMAGED = "a damaged picture; mend it or take it away"
+DAMAGED = "a damaged image; mend it or take it away"
 
 
 def decode(path: str, mode: str) -> Image.Image:
@@ -39,7 +39,7 @@ def decode(path: str, mode: str) -> Image.Image:
                 _require_plain(picture)
                 return _in_mode(picture, mode)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise InputError(f"a picture of more than {Image.MAX_IMAGE_PIXELS} pixels") from error
+            raise InputError(f"an image of more than {Image.MAX_IMAGE_PIXELS} pixels") from error
         except InputError:
             raise
         except Exception as error:  # Pillow has every kind of them for damaged files
@@ -50,21 +50,21 @@ def _why_not(path: str) -> str:
     """Why there is no picture in a file that Pillow cannot read."""
     with open(path, "rb") as file:
         kind = first_bytes.kind(file.read(first_bytes.LOOKED_AT))
-    wanted = f"a picture in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    wanted = f"an image in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
     return DAMAGED if kind is None or kind in first_bytes.READABLE else f"is {kind}, expected {wanted}"
 
 
 def _require_plain(picture: Image.Image) -> None:
     """Raise InputError unless it is one picture that hides nothing; the second one of a camera's JPEG is a preview."""
     if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
-        raise InputError(f"{picture.n_frames} pictures in one file, expected one")
+        raise InputError(f"{picture.n_frames} images in one file, expected one")
     if picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema()[0] < 255:
-        raise InputError("a transparent picture: what shows through it is unknown")
+        raise InputError("a transparent image: what shows through it is unknown")
 
 
 def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
     if picture.mode.startswith("I;16"):
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode not in EIGHT_BITS:
-        raise InputError(f"a picture of mode {picture.mode}, expected 8 or 16 bits for each value")
+        raise InputError(f"an image of mode {picture.mode}, expected 8 or 16 bits for each value")
     return picture.copy() if picture.mode == mode else picture.convert(mode)

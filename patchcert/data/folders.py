@@ -231,7 +231,7 @@ def _require_room(pictures: PictureFolder, option: str, value: object) -> None:
     needed = 2 * len(pictures) * math.prod(pictures.image_shape)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
-        right = f"{len(pictures)} such pictures take {needed / 1e9:.0f} GB, this machine has {memory / 1e9:.0f}"
+        right = f"{len(pictures)} such images take {needed / 1e9:.0f} GB, this machine has {memory / 1e9:.0f}"
         raise UsageError(option, value, right)
 
 

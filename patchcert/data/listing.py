@@ -29,7 +29,7 @@ def class_names(option: str, root: Path) -> list[str]:
     except OSError:
         names = []
     if not names:
-        raise UsageError(option, root, "expected a folder with one folder of pictures for each class")
+        raise UsageError(option, root, "expected a folder with one folder of images for each class")
     return names
 
 
@@ -46,7 +46,7 @@ def pictures(option: str, root: Path) -> list[list[str]]:
             folders[:] = filter(_is_meant, folders)
             place = os.path.realpath(folder)
             if place in seen:
-                raise UsageError(option, folder, "its pictures are there twice: links lead to this folder once more")
+                raise UsageError(option, folder, "its images are there twice: links lead to this folder once more")
             seen.add(place)
             files = sorted(filter(_is_meant, files))
             inside.append((folder, [file for file in files if file.lower().endswith(IMG_EXTENSIONS)]))
@@ -54,7 +54,7 @@ def pictures(option: str, root: Path) -> list[list[str]]:
         found[name] = [os.path.join(folder, file) for folder, files in sorted(inside) for file in files]
         if not found[name]:
             there = f" but {other[0]}" if other else ""
-            wanted = f"expected pictures ({', '.join(IMG_EXTENSIONS)}) in each class's folder"
+            wanted = f"expected images ({', '.join(IMG_EXTENSIONS)}) in each class's folder"
             raise UsageError(option, root, f"{wanted}, there are none in {name}{there}")
     return list(found.values())
 

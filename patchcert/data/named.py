@@ -155,7 +155,7 @@ def _original(path: Path, md5: str) -> bytes:
     """
     content = inputs.content(path, MOST_BYTES)
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        wanted = "the original file and is not trusted; --dataset folder takes pictures of any origin"
+        wanted = "the original file and is not trusted; --dataset folder takes images of any origin"
         raise InputError(f"{path.name} {first_bytes.otherwise(content[: first_bytes.LOOKED_AT], wanted)}")
     return content
 

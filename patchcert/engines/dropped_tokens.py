@@ -61,7 +61,7 @@ class KeptTokens(nn.Module):
             hidden: (B, H, W) bool.
 
         Raises:
-            ValueError: all of a picture is hidden, and the network pools over the patches' tokens.
+            ValueError: all of an image is hidden, and the network pools over the patches' tokens.
         """
         if hidden is None:
             return self.network(shown)
@@ -83,7 +83,7 @@ class KeptTokens(nn.Module):
         showing = (~hidden).float()[:, None]
         kept = F.max_pool2d(showing, embedding.patch_size, ceil_mode=embedding.dynamic_img_pad).flatten(1) > 0
         if self.network.global_pool != "token" and not kept.any(dim=1).all():
-            raise ValueError("all of a picture is hidden; this network pools over what patches show")
+            raise ValueError("all of an image is hidden; this network pools over what patches show")
         return F.pad(kept, (first, 0), value=True)
 
     def _answer(self, tokens: Tensor) -> Tensor:

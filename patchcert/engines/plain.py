@@ -16,29 +16,29 @@ from patchcert.engines.folding import Folded, NotFoldedError, folded
 MEAN = "mean"
 """The colour that a network's normalisation takes to 0."""
 
-BESIDE = "a network must give a picture the same answer whatever is asked beside"
+BESIDE = "a network must give an image the same answer whatever else is in the batch"
 
 OFF_ONE = 1e-4
 """So much do probabilities in float32 add up to more or less than 1, and logits hardly ever."""
 
 
 class PlainNetwork(nn.Module):
-    """Pixels in [0, 1], (B, C, H, W), of which some may be hidden, to logits (B, K) float32.
+    """Maps pixels (B, C, H, W) in [0, 1], some of which may be hidden, to logits (B, K) float32.
 
-    Nothing of the network is changed. What it is given is a tensor of its own: it may work in place.
+    The network itself stays unchanged. It gets a tensor of its own, so it may work in place.
 
     Args:
-        network: normalised images (B, C, H, W) to logits (B, K), in eval mode, with weights in float32. It may also
-            give an object with the logits as an attribute `logits`, or a dict or tuple with the logits first.
-        mean, std: it is shown (x − mean) / std; a number, or one for each channel.
-        hidden: the colour that is shown in place of hidden pixels, in [0, 1]: a number, or one for each channel, or
-            "mean", which becomes 0 before the network. "drop" takes the mean, too, and leaves out
-            the tokens of patches that are wholly hidden, of timm's `VisionTransformer` alone: another classifier.
-        size: (H, W) of the images, if only these will do.
+        network: maps normalised images (B, C, H, W) to logits (B, K). It is in eval mode and has float32 weights. It
+            may also return an object with an attribute `logits`, or a dict or tuple with the logits first.
+        mean, std: the network sees (x − mean) / std. Each is a number, or one for each channel.
+        hidden: the colour of hidden pixels, in [0, 1]: a number, or one for each channel. "mean" is the colour that
+            normalises to 0. "drop" shows the mean, too, and also leaves out the tokens of patches that are wholly
+            hidden. That is another classifier, and only timm's `VisionTransformer` supports it.
+        size: (H, W) of the images, if the network takes only one size.
 
     Raises:
-        ValueError: the network is in training mode, gives features and no classes, or its weights are of another type;
-            `mean`, `std` or `hidden` are no such numbers; tokens are to be dropped of a network that has none.
+        ValueError: the network is in training mode, returns features in place of classes, or has weights of another
+            type; `mean`, `std` or `hidden` is not valid; or `hidden` is "drop" and the network has no tokens.
     """
 
     mean: Tensor  # (C or 1, 1, 1), as are std and colour
@@ -78,13 +78,13 @@ class PlainNetwork(nn.Module):
         return ", ".join([*said, f"size={self.size}"])
 
     def forward(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """(B, K) float32: the logits of `images` (B, C, H, W) in [0, 1].
+        """The logits (B, K) float32 of `images` (B, C, H, W) in [0, 1].
 
         Args:
-            hidden: (B, H, W) bool, the pixels that are not shown.
+            hidden: (B, H, W) bool, the pixels that are hidden.
 
         Raises:
-            ValueError: the network does not take such images, is in training mode, or gives something else than logits.
+            ValueError: the network rejects such images, is in training mode, or does not return logits.
             FloatingPointError: a logit is not finite.
         """
         self._require_images(images, hidden)
@@ -96,38 +96,38 @@ class PlainNetwork(nn.Module):
         return networks.finite(logits.float())
 
     def ask(self, network: nn.Module, images: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """(B, K): the logits of a network in place of this one, which may be in training mode; nothing is checked.
+        """The logits (B, K) of another network in place of this one. It may be in training mode. Nothing is checked.
 
         Args:
-            images, hidden: as of `forward`.
+            images, hidden: as for `forward`.
         """
         return _logits(network(self._shown(images, hidden)))
 
     @property
     def drops_tokens(self) -> bool:
-        """Whether tokens of hidden patches are dropped, in place of painted."""
+        """Whether hidden patches lose their tokens, in place of being shown in a colour."""
         return isinstance(self.network, KeptTokens)
 
     @property
     def engine_name(self) -> str:
-        """What results call what answers: folded, after `fold`, or dense, the network as it is."""
+        """The engine as results name it: folded after `fold`, otherwise dense, which is the network as it is."""
         return "folded" if isinstance(self.network, Folded) else "dense"
 
     @torch.no_grad()
     def fold(self, images: Tensor) -> str | None:
-        """Ask from now on a copy of the network in which normalisations are part of the convolutions before them.
+        """From now on, use a copy of the network in which normalisations are part of the convolutions before them.
 
-        It gives the same logits up to rounding, sooner, and hands gradients on. The network that was given stays as it
-        is, and what becomes of it later changes nothing here. Networks that cannot be folded are asked as they are.
+        The copy is faster. It gives the same logits up to rounding, and it has gradients. Your network stays as it is,
+        and later changes to it do not reach the copy. If a network cannot be folded, it is used as it is.
 
         Args:
-            images: as of `forward`, on which it is tried.
+            images: as for `forward`. The copy is tested on them.
 
         Returns:
-            Why the network is asked as it is, in words; None if it is folded.
+            The reason why the network could not be folded, in words; None if it was folded.
 
         Raises:
-            ValueError: as `forward`; or an answer depends on what else is asked, or on chance.
+            ValueError: as for `forward`; or an answer depends on the rest of the batch, or on chance.
         """
         if isinstance(self.network, Folded):
             return None
@@ -150,10 +150,12 @@ class PlainNetwork(nn.Module):
 
     @torch.no_grad()
     def classes(self, images: Tensor) -> int:
-        """K, found by asking about some `images` (B, C, H, W), two or more, half of which are half hidden.
+        """K, the number of classes.
+
+        It is found by running some `images` (B, C, H, W), two or more. Half of them are half hidden.
 
         Raises:
-            ValueError: as `forward`; or an answer depends on what else is asked, or on chance.
+            ValueError: as for `forward`; or an answer depends on the rest of the batch, or on chance.
         """
         hidden = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool, device=images.device)
         hidden[::2, :, : images.shape[3] // 2] = True

@@ -128,7 +128,7 @@ def _preparation(options: argparse.Namespace, found: Found) -> Preparation:
     if options.dataset == "folder":
         if found.transform is None:
             right = (
-                "expected an attribute `preparation` of the network, a transform from a picture to a tensor (C, H, W)"
+                "expected an attribute `preparation` of the network, a transform from an image to a tensor (C, H, W)"
             )
             raise UsageError("model", options.model, right)
         return Preparation.of(found.transform, options.image_channels)
@@ -138,7 +138,7 @@ def _preparation(options: argparse.Namespace, found: Found) -> Preparation:
     try:
         return Preparation.of_pixels(found.transform, shape)
     except ValueError as error:
-        right = f"{error}; --dataset folder takes pictures of any size"
+        right = f"{error}; --dataset folder takes images of any size"
         raise UsageError("model", options.model, right) from error
 
 

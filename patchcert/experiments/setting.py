@@ -126,7 +126,7 @@ def class_count(options: argparse.Namespace) -> int:
 def _told_apart(option: str, root: Path) -> int:
     found = len(listing.class_names(option, root))
     if found < 2:
-        raise UsageError(option, root, "has one class alone, expected a folder of pictures for each of several")
+        raise UsageError(option, root, "has one class alone, expected a folder of images for each of several")
     return found
 
 

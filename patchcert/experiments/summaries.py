@@ -149,7 +149,7 @@ def of_window_attack(options: argparse.Namespace, count: int, windows: HiddenWin
 def _images(config: dict, count: int) -> str:
     """Data set, part of it and number of images."""
     named = f"folder {config['data']}" if config["dataset"] == "folder" and config.get("data") else config["dataset"]
-    which = {"original": " (original pictures)", "copies": " (not the original pictures)"}
+    which = {"original": " (original images)", "copies": " (not the original images)"}
     parts = [one_line(named) + which.get(config.get("pictures"), ""), _part(config)]
     if (config.get("skip") or 1) > 1:
         parts.append(f"one image in {config['skip']}")
@@ -162,7 +162,7 @@ def _images(config: dict, count: int) -> str:
 def _part(config: dict) -> str:
     half = "test" if config.get("test") else "validation"
     if config["dataset"] == "imagenet":
-        return f"{half} pictures, from number {(config.get('skip') or 1) // 2 if config.get('test') else 0} on"
+        return f"{half} images, from number {(config.get('skip') or 1) // 2 if config.get('test') else 0} on"
     if config.get("all"):
         return "both halves"
     return f"{half} half" + (f" of {one_line(config['split_file'])}" if config.get("split_file") else "")

@@ -72,7 +72,7 @@ class Preparation:
         ]
         if sizes[0] != sizes[1]:
             found = " and ".join(f"{height} × {width}" for _, height, width in sizes)
-            raise ValueError(f"the transform gives pictures of {found} pixels, expected one size: is a crop missing?")
+            raise ValueError(f"the transform gives images of {found} pixels, expected one size: is a crop missing?")
         return cls._of(transform, mode, TRIED)
 
     @classmethod
@@ -87,7 +87,7 @@ class Preparation:
         kept = found.size == tuple(size) and found.pixels(picture).equal(pil_to_tensor(picture))
         if not kept:
             height, width = size
-            raise ValueError(f"the transform resizes or crops pictures of {height} × {width}, expected it to keep them")
+            raise ValueError(f"the transform resizes or crops images of {height} × {width}, expected it to keep them")
         return found
 
     @classmethod
@@ -162,10 +162,10 @@ def _run(transform: Transform, picture: Image.Image) -> Tensor:
     try:
         numbers = transform(picture)
     except Exception as error:  # other people's code fails in every way there is
-        raise ValueError(f"the transform fails on a picture: {type(error).__name__}: {error}") from error
+        raise ValueError(f"the transform fails on an image: {type(error).__name__}: {error}") from error
     if not isinstance(numbers, Tensor) or numbers.dim() != 3:
         found = tuple(numbers.shape) if isinstance(numbers, Tensor) else type(numbers).__name__
-        raise ValueError(f"the transform gives {found} for a picture, expected a tensor (C, H, W)")
+        raise ValueError(f"the transform gives {found} for an image, expected a tensor (C, H, W)")
     return numbers.double()
 
 
