@@ -30,7 +30,7 @@ def main() -> None:
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", type=Path, metavar="FILE", help="checkpoint to go on from: MODEL_ID.pth")
     start.add_argument(
-        "--overwrite", action="store_true", help="train anew, in place of what earlier runs of these models left"
+        "--overwrite", action="store_true", help="train again, and replace what earlier runs of these models left"
     )
     parser.engine.add_argument(
         "--grad-acc-steps", type=positive_int, default=1, help="parts that a batch is split into"

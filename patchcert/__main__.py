@@ -139,7 +139,7 @@ def help_on(command: str) -> str:
     width = max(map(len, WAYS[command]))
     for way, (_, summary, _) in WAYS[command].items():
         lines.append(f"    patchcert {command} {way.ljust(width)}   {summary}")
-    lines += ["", "Add --help to any of them to see its options. Where none is named, votes is meant."]
+    lines += ["", "Add --help to any of them to see its options. If you name none, it is votes."]
     return "\n".join(lines) + "\n"
 
 

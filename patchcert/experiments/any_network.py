@@ -42,9 +42,9 @@ def add_any_network(parser: Parser) -> None:
         "--model",
         required=True,
         metavar="MODULE:FACTORY",
-        help="what makes a network of encoded copies, in your own code: imported from the current folder or "
-        "PYTHONPATH, called without arguments. Or timm:NAME, torchvision:NAME or hf:FOLDER: a network of whole "
-        "images, as it is; images are prepared as it wants them, and hidden pixels are shown as a colour",
+        help="a function of your own that returns a network of encoded copies. It is imported from the current folder "
+        "or PYTHONPATH, and called without arguments. Or timm:NAME, torchvision:NAME or hf:FOLDER: a network of whole "
+        "images, unchanged. Its images are prepared by its own transform, and hidden pixels are shown in a colour",
     )
     parser.add_argument("--ablation", required=True, metavar="KIND:SIZE", help=FORMS)
     add_hidden_and_classes(parser)

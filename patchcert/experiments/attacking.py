@@ -90,7 +90,7 @@ def add_climbing(parser: Parser, steps: int, step_size: str, momentum: float, lo
         help="how far a step moves a pixel; 1 is from black to white",
     )
     parser.attack.add_argument(
-        "--momentum", type=fraction, default=momentum, help="share of the earlier gradients that a step keeps"
+        "--momentum", type=fraction, default=momentum, help="share of the earlier gradients that each step keeps"
     )
     parser.attack.add_argument(
         "--loss",

@@ -82,7 +82,7 @@ def votes_parser(description: str) -> Parser:
     parser.certificate.add_argument(
         "--size_to_certify",
         type=option_values.patch_sizes,
-        help="patch sizes: 5, 1-10, 2,5, 2x8 or area:25; of hidden windows 2%%, too (default: 5; of hidden windows "
+        help="patch sizes: 5, 1-10, 2,5, 2x8 or area:25; for hidden windows also 2%% (default: 5; for hidden windows "
         "what these are made for)",
     )
     parser.certificate.add_argument("--patches", type=int, choices=(1, 2), default=1, help=PATCHES)
@@ -90,23 +90,23 @@ def votes_parser(description: str) -> Parser:
         "--numerical_margin",
         type=option_values.numerical_margin,
         metavar="NU",
-        help="ν: of votes as in the script that wrote them (default: 0); of hidden windows in units of logits "
+        help="ν: for votes, as in the script that wrote them (default: 0); for hidden windows, in units of logits "
         "(default: that of the run)",
     )
     parser.certificate.add_argument(
-        "--certificate", type=certificates, help="of votes: margin, exact, masking, or several (default: margin)"
+        "--certificate", type=certificates, help="for votes: margin, exact, masking, or several (default: margin)"
     )
     add_vote(parser)
     parser.certificate.add_argument(
         "--goal",
         type=goals,
-        help="of hidden windows: recover, alert or both: recover,alert (default: recover; of two patches alert)",
+        help="for hidden windows: recover, alert or recover,alert (default: recover; for two patches alert)",
     )
     parser.certificate.add_argument(
         "--confidence",
         type=option_values.alarm_thresholds,
         metavar="TAU",
-        help="of hidden windows' alarms: strict, τ, or several: strict,0,0.5,0.9 (default: strict)",
+        help="for alarms of hidden windows: strict, τ, or several: strict,0,0.5,0.9 (default: strict)",
     )
     parser.set_defaults(threshold=None)
     add_outputs(parser)

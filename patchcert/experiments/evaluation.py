@@ -35,7 +35,9 @@ def evaluation_parser(description: str, data_sets: tuple[str, ...], skip: int = 
     parser = about.CheckpointParser(description, "weights" if data_sets == ANY else "checkpoint")
     if data_sets == ANY:
         parser.add_argument(
-            "--weights", metavar="FILE", help="the network's: a state_dict, or a checkpoint with one (default: its own)"
+            "--weights",
+            metavar="FILE",
+            help="the weights: a state_dict, or a checkpoint with one (default: the network's own)",
         )
     else:
         parser.add_argument(
@@ -82,14 +84,14 @@ def add_outputs(parser: Parser, report: bool = True) -> None:
         "--output",
         type=output_file,
         metavar="FILE.json",
-        help="write the results here. Until then FILE.json.partial keeps what is done, and the same command "
+        help="write the results here. Until then FILE.json.partial keeps what is done, so the same command "
         "goes on from there after an interruption. Without --output it starts again",
     )
     parser.output.add_argument(
         "--per_image", type=output_file, metavar="FILE.csv", help="write a row for each image and question here"
     )
     if report:
-        page = "write a report to look at here: index.html"
+        page = "write a report here, to look at: index.html"
         parser.output.add_argument("--report", type=folder, metavar="DIR", help=page)
     parser.output.add_argument(
         "--overwrite", action="store_true", help="start again, and replace what an interrupted run left beside --output"

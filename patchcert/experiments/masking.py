@@ -43,7 +43,7 @@ from patchcert.progress import progress_bar
 from patchcert.reports.exhibits import Views
 from patchcert.votes import saved_answers
 
-BATCH = "images per call of the network where it answers for all of their copies, else ablated copies"
+BATCH = "ablated copies in a batch, or images if the network answers for all their copies in one pass"
 
 
 def masked_certification_parser(description: str, data_sets: tuple[str, ...]) -> Parser:

@@ -103,7 +103,7 @@ def add_save_every(parser: Parser) -> None:
         type=nonnegative_float,
         default=SAVE_EVERY,
         metavar="MINUTES",
-        help="inside an epoch, for an interrupted run to go on from; 0 saves after epochs only",
+        help="save the run this often inside an epoch, too, so that it can be continued; 0: only after epochs",
     )
 
 

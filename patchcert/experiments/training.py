@@ -79,7 +79,7 @@ def training_parser(
         "--end_epoch",
         type=index,
         default=end_epoch,
-        help="number of the last epoch; epochs count from 0, so that 9 means ten of them",
+        help="number of the last epoch; epochs count from 0, so 9 means ten epochs",
     )
     length.add_argument(
         "--epochs",
@@ -87,7 +87,7 @@ def training_parser(
         dest="end_epoch",
         default=argparse.SUPPRESS,
         metavar="N",
-        help="how many epochs, with those before --resume: --end_epoch is N - 1",
+        help="number of epochs, including those before --resume; the same as --end_epoch N-1",
     )
     parser.add_argument("--resume", metavar="NAME", help="start from the weights of this checkpoint: its name or path")
     parser.add_argument(

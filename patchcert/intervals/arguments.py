@@ -31,7 +31,7 @@ def shared_parser(description: str) -> cli.Parser:
     parser.engine.add_argument("--seed", type=seed, default=2019, help="seed of all random numbers")
     parser.engine.add_argument("--deterministic", action="store_true", help=arithmetic.REPEATABLE)
     parser.engine.add_argument("--gpu", metavar="0,1", help="run on these GPUs, one process each")
-    parser.what.add_argument("overrides", nargs="*", metavar="section:key=value", help="values instead of the config's")
+    parser.what.add_argument("overrides", nargs="*", metavar="section:key=value", help="replaces a value of the config")
     return parser
 
 
