@@ -149,9 +149,10 @@ def draw_margin(digits: Digits) -> tuple[Figure, str]:
     axes["votes"].set_xticks(range(10))
     plain(axes["votes"], f"lead {votes[winner] - votes[second]}, needed: more than {2 * most}", "class", "votes")
     return figure, (
-        f"A {winner}: of {BANDS.count} copies {votes[winner]} vote for it and {votes[second]} for the runner-up. "
-        f"A patch touches at most Δ = {most} copies, here the red ones, and moves a lead by {2 * most} at most. "
-        f"{int(digits.certified('margin').sum())} of {len(digits.images)} digits are certified like this."
+        f"The digit is a {winner}. Of {BANDS.count} copies, {votes[winner]} vote for {winner}, and {votes[second]} "
+        f"vote for the runner-up. A patch touches at most Δ = {most} copies, here the red ones, and changes a lead by at "
+        f"most {2 * most}. {int(digits.certified('margin').sum())} of {len(digits.images)} digits are certified in "
+        f"this way."
     )
 
 
@@ -177,9 +178,10 @@ def draw_exact(digits: Digits) -> tuple[Figure, str]:
     axes[1].legend(frameon=False, fontsize=9, ncols=2, loc="upper center")
     plain(axes[1], "", "column where the patch begins", "votes")
     return figure, (
-        f"A {winner} that leads by {lead} votes, fewer than 2Δ = {2 * BANDS.most_touched(PATCH)}: its margin proves "
-        f"nothing. But at no place does a rival get more than the votes that are left, and of a tie the lower class "
-        f"is the winner. Of {len(digits.images)} digits, {int(gained.sum())} is certified like this and not by margin."
+        f"This {winner} leads by {lead} votes. That is fewer than 2Δ = {2 * BANDS.most_touched(PATCH)}, so `margin` "
+        f"proves nothing. But wherever the patch lies, no rival gets more votes than the {winner} keeps, and the lower "
+        f"class wins a tie. Of {len(digits.images)} digits, {int(gained.sum())} is certified by `exact` and not by "
+        f"`margin`."
     )
 
 
@@ -205,9 +207,10 @@ def draw_masking(digits: Digits) -> tuple[Figure, str]:
     axes[2].add_patch(Rectangle((worst[1] - 0.5, worst[0] - 0.5), 1, 1, fill=False, edgecolor=RED, linewidth=2.5))
     plain(axes[2], "", "one place is left out", "and another")
     return figure, (
-        f"A {winner}. Leaving out the bands that are touched at columns {worst[0]} and {worst[1]} hurts it most; it "
-        f"then leads by {verdicts.lead[number]:.2f}. Other pairs, and single places (the diagonal), leave it more. "
-        f"{int(certified.sum())} of {len(digits.images)} digits are certified like this."
+        f"This is a {winner}. The worst pair of places begins at columns {worst[0]} and {worst[1]}: if the bands that "
+        f"are touched there are left out, the {winner} still leads by {verdicts.lead[number]:.2f}. After any other "
+        f"pair, or a single place (the diagonal), it leads by more. {int(certified.sum())} of {len(digits.images)} digits "
+        f"are certified in this way."
     )
 
 
@@ -229,8 +232,8 @@ def draw_randomized(digits: Digits) -> tuple[Figure, str]:
     axes.legend(frameon=False, fontsize=9, loc="lower right")
     plain(axes, "", "samples", "lower bound of the share")
     return figure, (
-        f"Where every copy votes for the class, {reached[0]} samples are enough at α = {ALPHA}. Where 7 of 8 do, "
-        f"no number of samples is: their share is {needed}, not more."
+        f"If every copy votes for the class, {reached[0]} samples are enough at α = {ALPHA}. If 7 of 8 copies do, no "
+        f"number of samples is enough: their share is {needed}, and it would have to be larger."
     )
 
 
@@ -260,10 +263,11 @@ def draw_intervals(digits: Digits) -> tuple[Figure, str]:
     figure.colorbar(shown, ax=axes[2], label="lowest margin")
     plain(axes[2], "every place", "column", "row")
     return figure, (
-        f"A {label}. At its worst place the lead over {int(bounds[place, number].argsort()[1])} falls from "
-        f"{float(clean[label] - clean[bounds[place, number].argsort()[1]]):.2f} to no less than "
-        f"{float(lowest[place, number]):.2f}, and at every other place more is left. "
-        f"{int((lowest.amin(dim=0) > 0).sum())} of {len(digits.images)} digits are certified like this."
+        f"This is a {label}. At the worst place of the patch, its lead over "
+        f"{int(bounds[place, number].argsort()[1])} may fall from "
+        f"{float(clean[label] - clean[bounds[place, number].argsort()[1]]):.2f}, but not below "
+        f"{float(lowest[place, number]):.2f}. At every other place it keeps more. "
+        f"{int((lowest.amin(dim=0) > 0).sum())} of {len(digits.images)} digits are certified in this way."
     )
 
 
