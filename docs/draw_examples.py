@@ -150,8 +150,8 @@ def draw_margin(digits: Digits) -> tuple[Figure, str]:
     plain(axes["votes"], f"lead {votes[winner] - votes[second]}, needed: more than {2 * most}", "class", "votes")
     return figure, (
         f"The digit is a {winner}. Of {BANDS.count} copies, {votes[winner]} vote for {winner}, and {votes[second]} "
-        f"vote for the runner-up. A patch touches at most Δ = {most} copies, here the red ones, and changes a lead by at "
-        f"most {2 * most}. {int(digits.certified('margin').sum())} of {len(digits.images)} digits are certified in "
+        f"vote for the runner-up. A patch touches at most Δ = {most} copies, here the red ones, and changes a lead by "
+        f"at most {2 * most}. {int(digits.certified('margin').sum())} of {len(digits.images)} digits are certified in "
         f"this way."
     )
 
@@ -209,8 +209,8 @@ def draw_masking(digits: Digits) -> tuple[Figure, str]:
     return figure, (
         f"This is a {winner}. The worst pair of places begins at columns {worst[0]} and {worst[1]}: if the bands that "
         f"are touched there are left out, the {winner} still leads by {verdicts.lead[number]:.2f}. After any other "
-        f"pair, or a single place (the diagonal), it leads by more. {int(certified.sum())} of {len(digits.images)} digits "
-        f"are certified in this way."
+        f"pair, or a single place (the diagonal), it leads by more. {int(certified.sum())} of {len(digits.images)} "
+        f"digits are certified in this way."
     )
 
 
