@@ -3,11 +3,11 @@
     python3 benchmarks/reproduce.py
     python3 benchmarks/reproduce.py --data DIR --output results
 
-Needs MNIST and CIFAR-10 in the folder of the data sets. What is found lies in the output folder; nothing that git keeps
-is written. By bands and windows together, every hundredth image is certified again, in a minute: all of CIFAR-10's take
-an hour (docs/results.md has the commands). Another processor rounds otherwise, which may move an image across the
-numerical margin: counts that differ by few images are named, and more of them end with exit code 1. Counts of CIFAR-10
-in docs/results are of the original images; on copies that went through JPEG they differ, and it says so.
+MNIST and CIFAR-10 must be in the folder of the data sets. The results go into the output folder. Files that git tracks
+are not changed. With bands and windows together, it certifies only every hundredth image, in a minute. All images of
+CIFAR-10 take an hour (docs/results.md has the commands). Other processors round differently, and this may move an
+image across the numerical margin. So counts may differ by a few images. If they differ by more, the exit code is 1.
+The counts of CIFAR-10 in docs/results are for the original images. On JPEG copies they differ, and a line says so.
 """
 
 import argparse
@@ -59,9 +59,15 @@ def pictures(record: dict) -> str | None:
 
 
 def certify_again(command: str, data: Path, output: Path) -> dict:
-    """Run a command of `COMMANDS` and give what it found; it goes on where an earlier one was interrupted."""
+    """Run a command of `COMMANDS` and give what it found; it goes on where an earlier one was interrupted.
+
+    Raises:
+        SystemExit: the command failed, and has said why; with its exit code.
+    """
     where = ["--data", str(data), "--output", str(output)]
-    subprocess.run([sys.executable, *shlex.split(command), *where], cwd=ROOT, check=True)
+    run = subprocess.run([sys.executable, *shlex.split(command), *where], cwd=ROOT)
+    if run.returncode:
+        sys.exit(run.returncode)
     return json.loads(output.read_text())
 
 
@@ -78,13 +84,13 @@ def main() -> None:
         found = certify_again(command, options.data.resolve(), output / name)
         written = json.loads((ROOT / "docs" / "results" / name).read_text())
         difference = largest_difference(found["results"], written["results"])
-        print(f"{name}: counts differ from docs/results by {difference} images at most")
+        print(f"{name}: counts differ from docs/results by at most {difference} images")
         if pictures(found) != pictures(written):
-            print(f"those in docs/results are of {pictures(written)} images of CIFAR-10, these of {pictures(found)}")
+            print(f"docs/results counted {pictures(written)} images of CIFAR-10, this run {pictures(found)}")
         else:
             worst = max(worst, difference)
     if worst > FEW:
-        sys.exit(f"more than {FEW}: not by rounding alone")
+        sys.exit(f"counts differ by more than {FEW} images, so not by rounding alone")
 
 
 if __name__ == "__main__":

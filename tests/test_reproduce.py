@@ -17,7 +17,7 @@ def reproduced(monkeypatch, tmp_path):
     def run(more=0, **config):
         commands = []
 
-        def script(command, cwd, check):
+        def script(command, cwd):
             commands.append(command)
             output = command[command.index("--output") + 1]
             found = json.loads((ROOT / "docs" / "results" / output.rpartition("/")[2]).read_text())
@@ -25,6 +25,7 @@ def reproduced(monkeypatch, tmp_path):
             found["config"] |= config
             with open(output, "w") as file:
                 json.dump(found, file)
+            return subprocess.CompletedProcess(command, 0)
 
         monkeypatch.setattr(reproduce.subprocess, "run", script)
         monkeypatch.setattr(sys, "argv", ["reproduce.py", "--data", "elsewhere", "--output", str(tmp_path / "results")])
@@ -45,13 +46,19 @@ def test_what_is_found_lies_in_the_output_folder_and_comes_from_the_data_that_we
 
 
 def test_more_than_rounding_fails(reproduced):
-    with pytest.raises(SystemExit, match="more than 3: not by rounding alone"):
+    with pytest.raises(SystemExit, match="more than 3 images, so not by rounding alone"):
         reproduced(more=reproduce.FEW + 1)
+
+
+def test_a_command_that_fails_has_said_why_so_its_exit_code_is_all_that_follows(tmp_path):
+    with pytest.raises(SystemExit) as left:
+        reproduce.certify_again("-c 'raise SystemExit(2)'", tmp_path, tmp_path / "found.json")
+    assert left.value.code == 2
 
 
 def test_original_pictures_are_not_held_against_copies(reproduced, capsys):
     reproduced(more=100, pictures="copies")
-    assert "are of original images of CIFAR-10, these of copies" in capsys.readouterr().out
+    assert "counted original images of CIFAR-10, this run copies" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("target", ["results", "results-locked"])
