@@ -185,7 +185,7 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
                 return weak_spots.of_scores(ablation, maskings[patch], patch, at_once, winner, scores, alone)
 
             look = partial(_look, options, classifier, dataset, patch=patch, spots=spots)
-            leads_are = "lead at the worst mask" if alone else "lead at the worst pair of masks that was asked for"
+            leads_are = "smallest lead over the masks" if alone else "smallest lead over the pairs of masks"
             leads = columns[number]["lead"]
             return reporting.Subject(about, str(ablation), patch, look, leads, margin, leads_are, "logits")
 

@@ -17,10 +17,10 @@ MOST_COPIES = 1100
 OUTCOMES = {
     "wrong, certified": "a wrong answer that no patch changes",
     "flipped": "right until the attack",
-    "false alarm": "an alarm while nobody attacks, or too little is known to answer",
+    "false alarm": "an alarm although nobody attacks, or too little is known to answer",
     "wrong": "a wrong answer",
-    "uncertified": "right, but no proof that it stays so",
-    "certified": "right, with the proof that no patch changes that",
+    "uncertified": "a right answer without a certificate",
+    "certified": "a right answer that no patch changes",
 }
 """Of an image, the least common and most telling first."""
 
