@@ -108,7 +108,7 @@ def print_models(about: str, rows: list[dict], summary: dict[str, dict[str, floa
     print(about)
     for row in rows:
         found = ", ".join(f"{error.replace('_', ' ')} {row[error]:.2%}" for error in summary)
-        taken = f"certificates that rounding took: {row['within_rounding']}"
+        taken = f"certificates lost to rounding: {row['within_rounding']}"
         print(f"{row['model_id']}: {found}, {taken}  ({row['total']} images in {row['seconds']:.1f} s)")
     for error, values in summary.items():
         print(f"{error.replace('_', ' '):15s}  " + "  ".join(f"{name} {value:.2%}" for name, value in values.items()))
@@ -148,8 +148,8 @@ def print_going_on_with(what: str, source: Path) -> None:
 
 def print_other_processor(path: Path, others: list[str], here: str) -> None:
     """Print, beside the results, that what a run goes on with was computed on `others`."""
-    said = f"{path} was counted by {', '.join(others)}, {here} goes on: certificates hold for what counted them"
-    print(f"note: {said}", file=sys.stderr)
+    said = f"{path} was computed by {', '.join(others)}, and {here} continues"
+    print(f"note: {said}: a certificate holds for the processor that computed it", file=sys.stderr)
 
 
 def print_not_compared(model: str) -> None:
@@ -161,7 +161,8 @@ def print_not_compared(model: str) -> None:
 def print_other_modules(path: Path, names: list[str]) -> None:
     """Print, beside the results, by which modules a training goes on that are not those by which it began."""
     shown = ", ".join(map(one_line, names[:NUMBERED])) + (" …" if len(names) > NUMBERED else "")
-    print(f"note: {path} was trained by other code, in {shown}: the weights will be of both", file=sys.stderr)
+    both = "the weights will come from both versions"
+    print(f"note: {path} was trained by other code, in {shown}: {both}", file=sys.stderr)
 
 
 def print_not_kept(path: Path, reason: str) -> None:

@@ -88,11 +88,11 @@ class AttackCounts(_Shares):
         attacked = f"{self.attacked_correct / self.total:.2%}"
         bounds = [count for count in (self.certified_correct, self.certified_correct_exact) if count is not None]
         if not bounds:
-            return f"robust accuracy is at most the attacked, {attacked}; no certificate bounds it from below"
+            return f"robust accuracy is at most {attacked} (attacked); no certificate gives a lower bound"
         certified, between = max(bounds), self.attacked_correct - max(bounds)
         return (
-            f"robust accuracy is at least the certified, {certified / self.total:.2%}, and at most the attacked, "
-            f"{attacked}: {between} of {self.total} images lie between, neither certified nor flipped"
+            f"robust accuracy lies between {certified / self.total:.2%} (certified) and {attacked} (attacked); "
+            f"{between} of {self.total} images are neither certified nor flipped"
         )
 
     def as_json(self) -> dict:

@@ -62,7 +62,7 @@ def test_a_run_that_goes_on_by_other_modules_says_so(tmp_path, monkeypatch, caps
             stop_before(patch, len(notes) + 1)
             train(path)
         notes.append(capsys.readouterr().err)
-    said = "was trained by other code, in mine: the weights will be of both"
+    said = "was trained by other code, in mine: the weights will come from both versions"
     assert notes == ["", "", f"note: {path}.partial {said}\n"]
 
 

@@ -320,7 +320,7 @@ def test_on_another_processor_it_goes_on_and_says_so(folder, stop, monkeypatch, 
     monkeypatch.setattr(arithmetic, "processor", lambda device: "AVX512 + VNNI")
     assert stop.run(*PLAIN, folder=folder) == (0, 2)
     (said,) = (line for line in capsys.readouterr().err.splitlines() if "AVX2" in line)
-    assert said.startswith("note: run.json.partial was counted by AVX2, AVX512 + VNNI goes on: certificates hold for")
+    assert said.startswith("note: run.json.partial was computed by AVX2, and AVX512 + VNNI continues: a certificate")
     record = json.loads((folder / "run.json").read_text())
     wanted = {"precision": "float32", "engine": "dense", "processors": ["AVX2", "AVX512 + VNNI"]}
     assert record["arithmetic"] == wanted

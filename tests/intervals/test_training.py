@@ -345,7 +345,7 @@ def test_a_run_that_goes_on_by_other_modules_says_so(tmp_path, monkeypatch, caps
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             stop_before(patch, epoch)
             trained(tmp_path, "mnist_robtrain_p22_guide10")
-    said = "was trained by other code, in mine: the weights will be of both"
+    said = "was trained by other code, in mine: the weights will come from both versions"
     assert capsys.readouterr().err == f"note: {tmp_path / 'mlp_255.pth'} {said}\n"
 
 
