@@ -1,5 +1,7 @@
 """However float32 rounds, in whatever order sums are taken, executions stay within bounds that leave room for it."""
 
+import ctypes
+import platform
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -423,3 +425,18 @@ def test_convolutions_are_sums_of_products_only_inside():
         assert state() == (False, (False,))
         raise KeyError
     assert state() == before
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of modes are those of x86-64")
+@pytest.mark.parametrize("mode", [0x400, 0x800, 0xC00])  # down, up, towards zero
+def test_nothing_is_certified_unless_numbers_are_rounded_to_the_nearest(mode):
+    libm = ctypes.CDLL(None)
+    with sums_of_products():
+        pass
+    before = libm.fegetround()
+    try:
+        assert libm.fesetround(mode) == 0
+        with pytest.raises(FloatingPointError, match="not rounded to nearest"), sums_of_products():
+            pass
+    finally:
+        libm.fesetround(before)
