@@ -75,7 +75,5 @@ def largest(patches: Sequence[Patch]) -> list[Patch]:
     return [
         patch
         for patch in dict.fromkeys(patches)
-        if not any(
-            patch != other and patch.height <= other.height and patch.width <= other.width for other in patches
-        )
+        if not any(patch != other and patch.height <= other.height and patch.width <= other.width for other in patches)
     ]

@@ -362,9 +362,7 @@ def test_wrong_folders_are_named_in_one_line(folder, tmp_path, capsys, workers):
     assert "expected the same classes in train/ and test/, " in refused(
         *checkpointed, "odd", folder=tmp_path, capsys=capsys
     )
-    assert f"torn/test/b/{torn.name}: a damaged image" in refused(
-        *checkpointed, "torn", folder=tmp_path, capsys=capsys
-    )
+    assert f"torn/test/b/{torn.name}: a damaged image" in refused(*checkpointed, "torn", folder=tmp_path, capsys=capsys)
     assert "one folder of images for each class" in refused(*checkpointed, "none", folder=tmp_path, capsys=capsys)
 
 

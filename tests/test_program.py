@@ -21,9 +21,7 @@ def here(tmp_path, monkeypatch):
 def own():
     """The modules of a program that is no test."""
     names = ("users", "imported")
-    return {
-        name: digest for name, digest in program.own_modules().items() if name.partition(".")[0] in names
-    }
+    return {name: digest for name, digest in program.own_modules().items() if name.partition(".")[0] in names}
 
 
 def test_modules_of_the_user_count_with_those_that_they_import(here):

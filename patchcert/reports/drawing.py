@@ -98,9 +98,7 @@ def _enlarged(found: np.ndarray, times: int, mode: str = "RGB") -> Image.Image:
     return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
 
 
-def _outline(
-    picture: Image.Image, patch: Rectangle | None, times: int, colour: tuple[int, int, int] = MARKED
-) -> None:
+def _outline(picture: Image.Image, patch: Rectangle | None, times: int, colour: tuple[int, int, int] = MARKED) -> None:
     if patch is not None:
         top, left, height, width = (times * side for side in patch)
         ImageDraw.Draw(picture).rectangle((left, top, left + width - 1, top + height - 1), outline=colour, width=2)
