@@ -53,8 +53,8 @@ def interval_bounds(
     Raises:
         ValueError: images, labels, the patch or a number is not valid; a layer has no bound; or a layer computes
             something else than its class says, for example because of hooks or a method that was set on it.
-        FloatingPointError: an output of the network is not finite, or numbers in it may be too large for float32, or the
-            processor does not round to nearest.
+        FloatingPointError: an output of the network is not finite, or numbers in it may be too large for float32,
+            or the processor does not round to nearest.
     """
     if not isinstance(network, nn.Sequential) or not network or not isinstance(network[-1], nn.Linear):
         raise ValueError(f"the network is a {type(network).__name__}, expected a Sequential with a Linear layer last")
