@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from patchcert.intervals.bounds import Box, Room, grown, margins, through, widened
 from patchcert.intervals.places import Places, Scale, Threat
 from patchcert.intervals.rounding import Rounding
-from patchcert.intervals.windows import Axis, RowsOfChannels, Windows
+from patchcert.intervals.windows import Axis, Kernel, RowsOfChannels, Windows
 
 CACHE = 4 * 2**20
 """Bytes of one activation of a chunk on the CPU, which then stays in cache from layer to layer."""
@@ -116,7 +116,14 @@ class PatchBounds:
         """The same bounds without room for rounding."""
         plain = copy.copy(self)
         plain.rooms = _Rooms()
+        plain.__dict__.pop("kernels", None)
         return plain
+
+    @cached_property
+    def kernels(self) -> list[Kernel]:
+        """Of the convolutions that are computed inside windows."""
+        layers, dtype = self.network[: 2 * self.windowed : 2], torch.bfloat16 if self.amp else self.inputs.dtype
+        return [Kernel.of(layer, self.rooms.behind.get(2 * i), dtype) for i, layer in enumerate(layers)]
 
     @cached_property
     def weight_rows(self) -> Tensor:
@@ -193,13 +200,12 @@ class PatchBounds:
         columns = len(places.images)
         if not self.windowed and self.linear is not None:
             return self._merged(1, self._linear_on_patches(places), columns), 2
-        windows, done = self._patch_windows(places), 0
-        for layer, before_relu in zip(self.network[: 2 * self.windowed : 2], self.clean, strict=True):
-            with self._products():
-                windows = windows.convolved(layer, self.rooms.behind.get(done))
+        windows, done = self.patch_windows(places), 0
+        for kernel, before_relu in zip(self.kernels, self.clean, strict=True):
+            windows = windows.ready_for(kernel).multiplied()
             pixels = before_relu.index(windows.rows, windows.columns, places.images)
             beside = self.rooms.rows[done].at(pixels) if self.rooms.rows else None
-            windows = windows.rectified(before_relu.at(pixels), beside)
+            windows = windows.between(*windows.ends(before_relu.at(pixels), beside))
             windows = windows.merged(self.neighbor.get(done, 1) ** 2)
             done += 2
             if windows.cover:
@@ -218,14 +224,14 @@ class PatchBounds:
         return Box(lower.amin(dim=1).flatten(0, 1), upper.amax(dim=1).flatten(0, 1))
 
     def _axes(self, places: Places) -> tuple[Axis, Axis]:
-        """Windows on the input around the patches, beginning at multiples of all strides together."""
+        """Windows on the input around the patches, which meet all strides in the same phase."""
         found = []
         for axis, (length, extent) in enumerate(zip(astuple(self.patch), self.image_size, strict=True)):
             scale = math.prod(layer.stride[axis] for layer in self.network[: 2 * self.windowed : 2])
-            found.append(Axis(places.corners[..., axis] // scale, scale, 0, length + scale - 1, extent))
+            found.append(Axis.around(places.corners[..., axis], length, scale, extent))
         return tuple(found)
 
-    def _patch_windows(self, places: Places) -> Windows:
+    def patch_windows(self, places: Places) -> Windows:
         """The input's differences: those of the pixels under each patch."""
         axes, under_patch = self._axes(places), []
         for axis, length in enumerate(astuple(self.patch)):
@@ -241,8 +247,9 @@ class PatchBounds:
     def _linear_on_windows(self, windows: Windows, places: Places) -> Box:
         """(P·B, D) boxes after flatten and linear."""
         room = self._room(2 * self.windowed + 1, places)
-        shift, radius = windows.on_maps(len(places.images))
-        weights, sizes = self.weights_by_pixel
+        band = windows.rows.band, windows.columns.band
+        shift, radius = windows.on_maps(len(places.images), *band)
+        weights, sizes = (x[:, *band].contiguous() for x in self.weights_by_pixel)
         shift = _times(shift.to(weights.dtype), weights)
         radius = _times(grown(radius.to(weights.dtype), room), sizes)
         centre = shift.unflatten(0, (-1, len(places.images))) + self.clean_linear[places.images]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchcert.intervals.bounds import Box, Room, absolute_convolution
+from patchcert.intervals.bounds import Box, Room, grown
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Axis:
 
     Attributes:
         t: (P, B) int64, or (P, 1) where all columns share their places; it stays the same from layer to layer.
+        least, most: of all t.
     """
 
     t: Tensor
@@ -25,6 +26,21 @@ class Axis:
     offset: int
     size: int
     extent: int
+    least: int
+    most: int
+
+    @classmethod
+    def around(cls, corners: Tensor, length: int, scale: int, extent: int) -> "Axis":
+        """The smallest windows around patches that begin at `corners` (P, B) and are `length` long."""
+        t, phase = corners // scale, corners % scale
+        first, last, least, most = torch.stack([phase.min(), phase.max(), t.min(), t.max()]).tolist()
+        return cls(t, scale, first, last - first + length, extent, least, most)
+
+    @property
+    def band(self) -> slice:
+        """What any of the windows covers of the map."""
+        first, last = self.scale * self.least + self.offset, self.scale * self.most + self.offset + self.size
+        return slice(max(first, 0), min(last, self.extent))
 
     def positions(self) -> Tensor:
         """(P, B, size) int64: what the windows cover. Some of it may lie outside the map."""
@@ -34,19 +50,25 @@ class Axis:
     def through(self, layer: nn.Conv2d, dimension: int) -> tuple["Axis", int, int]:
         """The windows that a convolution reaches along its dimension 0 (rows) or 1 (columns).
 
+        What lies outside the map in every window is left out.
+
         Returns:
             them, and how many zeros to put before and after the present windows so that the result is just these.
         """
         stride, padding = layer.stride[dimension], layer.padding[dimension]
         beyond = layer.dilation[dimension] * (layer.kernel_size[dimension] - 1)
         last = self.offset + self.size - 1
+        scale, extent = self.scale // stride, (self.extent + 2 * padding - beyond - 1) // stride + 1
         first_reached = -((beyond - padding - self.offset) // stride)  # rounded up
-        last_reached = (last + padding) // stride
+        first_reached = max(first_reached, -scale * self.most)
+        last_reached = min((last + padding) // stride, extent - 1 - scale * self.least)
+        last_reached = max(last_reached, first_reached)  # a window of one pixel where the kernel skips all
         before = self.offset + padding - stride * first_reached
         after = stride * last_reached - padding + beyond - last
-        extent = (self.extent + 2 * padding - beyond - 1) // stride + 1
-        size = last_reached - first_reached + 1
-        return Axis(self.t, self.scale // stride, first_reached, size, extent), before, after
+        reached = replace(
+            self, scale=scale, offset=first_reached, size=last_reached - first_reached + 1, extent=extent
+        )
+        return reached, before, after
 
 
 class RowsOfChannels:
@@ -89,6 +111,25 @@ def pixels_of(rows: Axis, columns: Axis) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """What a convolution multiplies differences with.
+
+    Attributes:
+        weight: W, which multiplies shifts, in the type that products are taken in.
+        sizes: |W|, which multiplies radii, with the factor of the room for rounding.
+    """
+
+    layer: nn.Conv2d
+    weight: Tensor
+    sizes: Tensor
+
+    @classmethod
+    def of(cls, layer: nn.Conv2d, room: Room | None, dtype: torch.dtype) -> "Kernel":
+        """Of the room for rounding, only the factor; what is beside comes with the next ReLU."""
+        return cls(layer, layer.weight.to(dtype), grown(layer.weight.abs(), room).to(dtype))
+
+
+@dataclass(frozen=True)
 class Windows:
     """How far a lattice of boxes is from the clean activations: centre = clean + shift, ends = centre ± radius.
 
@@ -107,33 +148,32 @@ class Windows:
         """Whether a window is as large as the map, so that there is nothing to save."""
         return self.rows.size * self.columns.size >= self.rows.extent * self.columns.extent
 
-    def convolved(self, layer: nn.Conv2d, room: Room | None = None) -> "Windows":
-        """The differences after a convolution, W ∗ shift and |W| ∗ radius, in the larger windows it reaches.
-
-        Of the room for rounding, only the factor; what is beside comes with the next ReLU.
-        """
-        rows, top, bottom = self.rows.through(layer, 0)
-        columns, left, right = self.columns.through(layer, 1)
-        shift, radius, padding = self.shift, self.radius, (top, left)
+    def ready_for(self, kernel: Kernel) -> "Factors":
+        """These windows as the convolution needs them: in the kernel's type, with zeros beside them where need be."""
+        rows, top, bottom = self.rows.through(kernel.layer, 0)
+        columns, left, right = self.columns.through(kernel.layer, 1)
+        shift, radius, padding, beside = self.shift, self.radius, (top, left), (0, 0, 0, 0)
         if (top, left) != (bottom, right) or min(top, left) < 0:
-            shift, radius = (F.pad(x, (left, right, top, bottom)) for x in (shift, radius))
-            padding = (0, 0)
-        shift = F.conv2d(shift, layer.weight, None, layer.stride, padding, layer.dilation, layer.groups)
-        return Windows(shift, absolute_convolution(layer, radius, padding, room), rows, columns)
+            padding, beside = (0, 0), (left, right, top, bottom)
+        shift, radius = (F.pad(x.to(kernel.weight.dtype), beside) for x in (shift, radius))
+        return Factors(kernel, shift, radius, rows, columns, padding, beside)
 
-    def rectified(self, clean: Tensor, beside: Tensor | None = None) -> "Windows":
-        """The differences after a ReLU, given the clean activations before it (P·B, C, a, b).
-
-        Clean activations outside the map are −∞: the ReLU makes both differences zero there.
+    def ends(self, clean: Tensor, beside: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What a ReLU makes of the lower ends, of the upper ends and of the clean activations before it.
 
         Args:
-            beside: (P·B, C, a, b), for rounding, of which this function disposes.
+            clean: (P·B, C, a, b), −∞ outside the map, so that all three are zero there.
+            beside: (P·B, C, a, b), for rounding.
+
+        Without gradients the caller has no more use for either.
         """
-        in_place = not torch.is_grad_enabled()  # all tensors below are this function's own, but for self's
         centre, radius = clean + self.shift, self.radius if beside is None else beside.add_(self.radius)
-        lower, upper = F.relu(centre - radius, in_place), F.relu(centre + radius, in_place)
-        middle, radius = torch.lerp(lower, upper, 0.5), (upper - lower) / 2
-        return replace(self, shift=middle - clean.relu(), radius=radius)
+        lower, upper = (centre - radius).relu_(), (centre + radius).relu_()
+        return lower, upper, clean.relu() if torch.is_grad_enabled() else clean.relu_()
+
+    def between(self, lower: Tensor, upper: Tensor, clean: Tensor) -> "Windows":
+        """The differences of these ends from the clean activations."""
+        return replace(self, shift=torch.lerp(lower, upper, 0.5).sub_(clean), radius=(upper - lower).div_(2))
 
     def merged(self, group: int) -> "Windows":
         """One window for each `group` windows that follow each other in the lattice: the smallest box around all.
@@ -159,19 +199,35 @@ class Windows:
         box = Box(lower.amin(dim=1).flatten(0, 1), upper.amax(dim=1).flatten(0, 1))
         return Windows(box.centre, box.radius, rows, columns)
 
-    def on_maps(self, count: int) -> tuple[Tensor, Tensor]:
-        """Shift and radius as whole maps, both (P·B, H, W, C), for B = `count` columns."""
-        pixels, on_map = pixels_of(self.rows, self.columns)
+    def on_maps(self, count: int, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        """Shift and radius on these rows and columns of whole maps, which hold all windows, for B = `count` columns.
+
+        Both (P·B, H', W', C).
+        """
         boxes, channels = self.shift.shape[:2]
-        size = self.rows.extent * self.columns.extent
-        first = size * torch.arange(boxes, device=pixels.device).view(-1, count, 1, 1)
-        index = (first + pixels).where(on_map, size * boxes).flatten()  # the last row is for what is on no map
-        maps = []
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        size = height * width
+        first = size * torch.arange(boxes, device=self.shift.device)
+        index, maps = self.pixels_on(first, size * boxes, rows, columns).flatten(), []
         for windows in (self.shift, self.radius):
-            rows = windows.permute(0, 2, 3, 1).reshape(-1, channels)
-            rows = rows.new_zeros(size * boxes + 1, channels).index_copy_(0, index, rows)[:-1]
-            maps.append(rows.view(boxes, self.rows.extent, self.columns.extent, channels))
+            pixels = windows.permute(0, 2, 3, 1).reshape(-1, channels)
+            pixels = pixels.new_zeros(size * boxes + 1, channels).index_copy_(0, index, pixels)[:-1]
+            maps.append(pixels.view(boxes, height, width, channels))
         return tuple(maps)
+
+    def pixels_on(self, first: Tensor, nowhere: int, rows: slice, columns: slice) -> Tensor:
+        """(P·B, a, b) int64: where each pixel is in a list of maps of these rows and columns.
+
+        Args:
+            first: (P·B,), where each box's map begins in the list.
+            nowhere: the index of what is on no map.
+        """
+        row, column = self.rows.positions() - rows.start, self.columns.positions() - columns.start
+        row, column = row[..., :, None], column[..., None, :]
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        on_map = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        first = first.view(len(row), -1, 1, 1)
+        return (first + row * width + column).where(on_map, nowhere).flatten(0, 1)
 
     def around(self, clean: Tensor, images: Tensor, error: Tensor | None = None) -> Box:
         """The boxes as whole maps (P·B, C, H, W), given the clean activations (N, C, H, W) of `images` (B,).
@@ -179,11 +235,39 @@ class Windows:
         Args:
             error: (N, C, H, W), how far executions on the clean images may be from these activations.
         """
-        centre, radius = (x.permute(0, 3, 1, 2).unflatten(0, (-1, len(images))) for x in self.on_maps(len(images)))
+        maps = self.on_maps(len(images), slice(0, self.rows.extent), slice(0, self.columns.extent))
+        centre, radius = (x.permute(0, 3, 1, 2).unflatten(0, (-1, len(images))) for x in maps)
         centre = centre + clean[images]
         if error is not None:
             radius = radius + error[images]
         return Box.around(centre.flatten(0, 1), radius.flatten(0, 1))
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What a convolution multiplies, and where the result goes.
+
+    Attributes:
+        shift, radius: (P·B, C, a, b), in the kernel's type.
+        rows, columns: of the result.
+        padding: (rows, columns), what the convolution adds.
+        beside: (left, right, top, bottom), what is already part of shift and radius.
+    """
+
+    kernel: Kernel
+    shift: Tensor
+    radius: Tensor
+    rows: Axis
+    columns: Axis
+    padding: tuple[int, int]
+    beside: tuple[int, int, int, int]
+
+    def multiplied(self) -> Windows:
+        """The differences after the convolution, W ∗ shift and |W| ∗ radius, in the larger windows it reaches."""
+        layer = self.kernel.layer
+        how = None, layer.stride, self.padding, layer.dilation, layer.groups
+        shift, radius = F.conv2d(self.shift, self.kernel.weight, *how), F.conv2d(self.radius, self.kernel.sizes, *how)
+        return Windows(shift, radius, self.rows, self.columns)
 
 
 def _union(axis: Axis, group: int) -> tuple[Axis, Tensor]:
@@ -194,6 +278,6 @@ def _union(axis: Axis, group: int) -> tuple[Axis, Tensor]:
     t = axis.t.unflatten(0, (-1, group))  # (P / group, group, B)
     first = t.amin(dim=1)
     later = axis.scale * (t - first[:, None]).flatten(0, 1)
-    union = replace(axis, t=first, size=axis.size + int(later.max()))
+    union = replace(axis, t=first, size=axis.size + int(later.max()), most=int(first.max()))
     index = torch.arange(union.size, device=t.device) - later[..., None]
     return union, index.where((index >= 0) & (index < axis.size), -1)
