@@ -11,7 +11,7 @@ perceptron are the patch. From there on boxes go through the rules of `bounds`.
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -135,8 +135,14 @@ class PatchBounds:
 
         Where boxes are merged, P counts what is left of them.
         """
+        return self._margins_behind(*self._first_layers(places), places)
+
+    def margins_behind(self, box: Box, places: Places) -> Tensor:
+        """(P, B, K): `margins` that follow from boxes (P·B, D) behind the linear layer that the windows lead to."""
+        return self._margins_behind(box, 2 * self.windowed + 2, places)
+
+    def _margins_behind(self, box: Box, done: int, places: Places) -> Tensor:
         columns = len(places.images)
-        box, done = self._first_layers(places)
         for index, layer in enumerate(self.network[done:-1], start=done):
             box = _rectified(box) if isinstance(layer, nn.ReLU) else through(layer, box, self._room(index, places))
             box = self._merged(index, box, columns)
@@ -163,10 +169,15 @@ class PatchBounds:
 
         Gradients need all activations to be kept, bounds only the largest.
         """
-        clean, (box, _) = self.inputs.element_size() * sum(self._activation_sizes), self._bytes_per_place(places)
+        box, _ = self._bytes_per_place(places)
         if not with_gradients:
-            return 2 * clean + LIVE * max(box)
-        return LIVE * (clean + (self.network[-1].out_features - 1) * places.group * sum(box))
+            return 2 * self.clean_bytes + LIVE * max(box)
+        return LIVE * (self.clean_bytes + (self.network[-1].out_features - 1) * places.group * sum(box))
+
+    @property
+    def clean_bytes(self) -> int:
+        """Of the clean activations of one image."""
+        return self.inputs.element_size() * sum(self._activation_sizes)
 
     def _bytes_per_place(self, places: Places) -> tuple[list[int], int]:
         """The bytes of the activations of one box, and of the weights that are gathered for one place."""
@@ -223,17 +234,33 @@ class PatchBounds:
         lower, upper = box.lower.unflatten(0, groups), box.upper.unflatten(0, groups)
         return Box(lower.amin(dim=1).flatten(0, 1), upper.amax(dim=1).flatten(0, 1))
 
-    def _axes(self, places: Places) -> tuple[Axis, Axis]:
-        """Windows on the input around the patches, which meet all strides in the same phase."""
+    def stride(self, axis: int) -> int:
+        """Of all convolutions that are computed inside windows together, along rows (0) or columns (1)."""
+        return math.prod(layer.stride[axis] for layer in self.network[: 2 * self.windowed : 2])
+
+    def _axes(self, places: Places, everywhere: bool = False) -> tuple[Axis, Axis]:
+        """Windows on the input around the patches, which meet all strides in the same phase.
+
+        Args:
+            everywhere: whether they are to be as large as windows of the same phase anywhere on the map.
+        """
         found = []
         for axis, (length, extent) in enumerate(zip(astuple(self.patch), self.image_size, strict=True)):
-            scale = math.prod(layer.stride[axis] for layer in self.network[: 2 * self.windowed : 2])
-            found.append(Axis.around(places.corners[..., axis], length, scale, extent))
+            scale = self.stride(axis)
+            windows = Axis.around(places.corners[..., axis], length, scale, extent)
+            found.append(replace(windows, least=0, most=(extent - length) // scale) if everywhere else windows)
         return tuple(found)
 
-    def patch_windows(self, places: Places) -> Windows:
-        """The input's differences: those of the pixels under each patch."""
-        axes, under_patch = self._axes(places), []
+    def last_axis(self, places: Places, axis: int) -> Axis:
+        """The rows (0) or columns (1) of the windows behind the last of these convolutions."""
+        found = self._axes(places)[axis]
+        for layer in self.network[: 2 * self.windowed : 2]:
+            found, _, _ = found.through(layer, axis)
+        return found
+
+    def patch_windows(self, places: Places, everywhere: bool = False) -> Windows:
+        """The input's differences: those of the pixels under each patch, in windows as `_axes` has them."""
+        axes, under_patch = self._axes(places, everywhere), []
         for axis, length in enumerate(astuple(self.patch)):
             from_corner = axes[axis].positions() - places.corners[..., axis, None]
             under_patch.append((from_corner >= 0) & (from_corner < length))  # (P, B, a)
@@ -250,8 +277,8 @@ class PatchBounds:
         band = windows.rows.band, windows.columns.band
         shift, radius = windows.on_maps(len(places.images), *band)
         weights, sizes = (x[:, *band].contiguous() for x in self.weights_by_pixel)
-        shift = _times(shift.to(weights.dtype), weights)
-        radius = _times(grown(radius.to(weights.dtype), room), sizes)
+        shift = times_maps(shift.to(weights.dtype), weights)
+        radius = times_maps(grown(radius.to(weights.dtype), room), sizes)
         centre = shift.unflatten(0, (-1, len(places.images))) + self.clean_linear[places.images]
         return Box.around_temporary(centre.flatten(0, 1), widened(radius, room))
 
@@ -310,13 +337,13 @@ def half_products(device: torch.device, amp: bool) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=amp, cache_enabled=False)
 
 
-def _times(maps: Tensor, weights: Tensor) -> Tensor:
+def times_maps(maps: Tensor, weights: Tensor) -> Tensor:
     """(B, D), of maps (B, H, W, C) and weights (D, H, W, C): a linear layer.
 
     As a convolution whose kernel is as large as the map, this product is twice as fast in float32 on AMD processors;
-    its gradients are slower.
+    its gradients are slower, and in bfloat16 it is not faster.
     """
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or maps.dtype == torch.bfloat16:
         return F.linear(maps.flatten(1), weights.flatten(1))
     return F.conv2d(maps.permute(0, 3, 1, 2), weights.permute(0, 3, 1, 2)).flatten(1)
 

@@ -65,9 +65,7 @@ class Axis:
         last_reached = max(last_reached, first_reached)  # a window of one pixel where the kernel skips all
         before = self.offset + padding - stride * first_reached
         after = stride * last_reached - padding + beyond - last
-        reached = replace(
-            self, scale=scale, offset=first_reached, size=last_reached - first_reached + 1, extent=extent
-        )
+        reached = replace(self, scale=scale, offset=first_reached, size=last_reached - first_reached + 1, extent=extent)
         return reached, before, after
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from patchcert.intervals import bands
 from patchcert.intervals.patches import PatchBounds
 from patchcert.intervals.places import Places, Scale, Threat
 
@@ -54,8 +55,11 @@ class Batch:
     def split(self, places: Places, with_gradients: bool) -> Iterator[slice]:
         """Yield slices of the images that can be computed together within `max_memory`."""
         with torch.no_grad():
-            size = self.of(slice(0, 1)).bounds().bytes_per_image(places, with_gradients)
-        count = max(self.max_memory // size, 1)
+            bounds = self.of(slice(0, 1)).bounds()
+            in_bands = with_gradients and bands.applies(bounds, places)
+            size = bands.bytes_per_image(bounds) if in_bands else bounds.bytes_per_image(places, with_gradients)
+        parts = -(-len(self.images) // max(self.max_memory // size, 1))
+        count = max(-(-len(self.images) // max(parts, 1)), 1)
         for start in range(0, len(self.images), count):
             yield slice(start, start + count)
 
@@ -69,6 +73,9 @@ def double(network: nn.Sequential) -> nn.Sequential:
 def margins_at(batch: Batch, places: Places) -> Iterator[Tensor]:
     """Yield the margin bounds (P', N, K) of the places, chunk by chunk."""
     bounds = batch.bounds()
+    if bands.applies(bounds, places):
+        yield bands.margins(bounds, places, batch.max_memory)
+        return
     for chunk in places.split(bounds.places_at_once(places, batch.max_memory)):
         yield bounds.margins(chunk)
 
@@ -127,11 +134,20 @@ class _AtWorstPlaces(torch.autograd.Function):
         for images in ctx.batch.split(ctx.places, with_gradients=True):
             batch, places = ctx.batch.of(images), ctx.places.of(images)
             columns, weights = _distinct(places, ctx.place[images], gradient[images], batch.labels)
-            with torch.enable_grad():
-                value = (batch.bounds().margins(columns)[0] * weights).sum()
-            for sum_so_far, part in zip(total, torch.autograd.grad(value, ctx.parameters), strict=True):
+            for sum_so_far, part in zip(total, _gradients(batch, columns, weights, ctx.parameters), strict=True):
                 sum_so_far += part
         return None, None, None, None, *total
+
+
+@torch.enable_grad()
+def _gradients(batch: Batch, columns: Places, weights: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Those of the margins at columns (G, B) of places, times `weights` (B, K), summed."""
+    bounds = batch.bounds()
+    if not bands.applies(bounds, columns):
+        return torch.autograd.grad((bounds.margins(columns)[0] * weights).sum(), parameters)
+    gradients = bands.Gradients(bounds)
+    gradients.add(columns, weights, batch.max_memory)
+    return gradients.of(parameters)
 
 
 def _distinct(places: Places, place: Tensor, gradient: Tensor, labels: Tensor) -> tuple[Places, Tensor]:

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from patchcert.errors import UsageError
-from patchcert.intervals import config_files
+from patchcert.intervals import bands, config_files
 from patchcert.intervals.bounds import robust_loss
 from patchcert.intervals.config import Method
 from patchcert.intervals.guide import Guide, guide_loss, likeliest
 from patchcert.intervals.networks import build
 from patchcert.intervals.places import Scale, Threat, all_places, corners_of, own_places
 from patchcert.intervals.training_attacks import ATTACKS
+from patchcert.intervals.windows import Axis
 from patchcert.intervals.worst_places import Batch, all_margins, lowest_margins, worst_margins
 from patchcert.patch import Patch
 from tests.intervals.oracle import plain_boxes, plain_margins
@@ -150,6 +151,41 @@ def test_a_step_by_windows_is_the_plain_step_in_float64(name, neighbor):
     torch.testing.assert_close(*losses, atol=0, rtol=1e-12)
     for one, other in zip(*(gradients(loss, batch) for loss in losses), strict=True):
         torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["cnn_2layer", "cnn_5layer", "kernels smaller than strides", "uneven kernels"])
+@pytest.mark.parametrize("memory", [1, 2**30])
+def test_each_images_own_places_in_bands_are_the_plain_step_in_float64(name, memory, monkeypatch):
+    """Every place, of each image in another order, in bands of a few boxes, and in groups full and not full."""
+    for constant, value in (("BANDS", 99), ("PER_BAND", 17), ("BOXES", 4), ("FEW", 2)):
+        monkeypatch.setattr(bands, constant, value)
+    torch.manual_seed(0)
+    network = small(name, size=8) if name in SMALL else UNUSUAL[name]()
+    size = 8 if name in SMALL else 12
+    batch = problem(network, Patch(3, 2), 0.7, count=2, size=size, max_memory=memory).in_double()
+    every = plain(batch)
+    drawn = torch.stack([torch.randperm(len(every)) for _ in range(2)], dim=1)
+    places = own_places(batch.images, Patch(3, 2), drawn)
+    assert bands.applies(batch.bounds(), places)
+    torch.testing.assert_close(all_margins(batch, places), every[drawn, torch.arange(2)], atol=1e-12, rtol=1e-10)
+    weights = torch.rand_like(every[0])
+    sums = (every.amin(0) * weights).sum(), (worst_margins(batch, places) * weights).sum()
+    for one, other in zip(*(gradients(total, batch) for total in sums), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("extent", "corner"), [(7, corner) for corner in range(6)] + [(8, 6)])
+def test_windows_are_what_a_patch_reaches(corner, extent):
+    """Behind a strided convolution and a plain one, of a single place: nothing more, nothing outside the map."""
+    axis = Axis.around(torch.tensor([[corner]]), 2, 2, extent)
+    touched = torch.zeros(1, 1, extent, extent)
+    touched[..., corner : corner + 2, :] = 1
+    for layer in (nn.Conv2d(1, 1, 3, stride=2, padding=1), nn.Conv2d(1, 1, 3, padding=1)):
+        axis, _, _ = axis.through(layer, 0)
+        touched = F.conv2d(touched, torch.ones(1, 1, 3, 3), stride=layer.stride, padding=1)
+        reached = touched[0, 0].sum(dim=1).nonzero().flatten()
+        assert axis.positions().flatten().tolist() == reached.tolist()
+        assert axis.band == slice(int(reached[0]), int(reached[-1]) + 1)
 
 
 @pytest.mark.parametrize("attack_type", ["patch-random", "patch-nn"])
