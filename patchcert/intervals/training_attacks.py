@@ -74,7 +74,8 @@ class GuidedPlaces(Attack):
         height, width = images.shape[2] - patch.height + 1, images.shape[3] - patch.width + 1
         predicted = predicted[:, :, :height, :width].flatten(2)
         drawn = likeliest(predicted, self.method.T, noise, self.method.patch_count)  # (P, N)
-        batch, places = self._batch(images, labels, epsilon), own_places(images, patch, drawn)
+        places = own_places(images, patch, drawn)
+        batch = self._batch(images, labels, epsilon).keeping(places)
         found = all_margins(batch, places)
         return with_gradients(batch, places, *found.min(dim=0)), guide_loss(predicted, drawn, found)
 

@@ -28,6 +28,7 @@ class Batch:
         max_memory: bytes that the bounds may take at a time.
         rounded: whether bounds hold for whatever rounding makes of the network, see `rounding`.
         amp: whether products may be in bfloat16, see `PatchBounds`.
+        kept: the bounds, once they are made, see `keeping`.
     """
 
     network: nn.Sequential
@@ -39,18 +40,33 @@ class Batch:
     max_memory: int = 2 * 2**30
     rounded: bool = False
     amp: bool = False
+    kept: PatchBounds | None = None
 
     def bounds(self) -> PatchBounds:
+        if self.kept is not None:
+            return self.kept
         how = self.neighbor, self.rounded, self.amp
         return PatchBounds(self.network, self.images, self.labels, self.threat, self.scale, *how)
 
     def in_double(self) -> "Batch":
         """The same batch in float64."""
-        return replace(self, network=double(self.network), images=self.images.double())
+        return replace(self, network=double(self.network), images=self.images.double(), kept=None)
 
     def of(self, images: Tensor | slice) -> "Batch":
         """The batch of these images only."""
-        return replace(self, images=self.images[images], labels=self.labels[images])
+        if isinstance(images, slice) and images == slice(0, len(self.images)):
+            return self
+        return replace(self, images=self.images[images], labels=self.labels[images], kept=None)
+
+    def keeping(self, places: Places) -> "Batch":
+        """The same batch, whose clean images are looked at only once for bounds and gradients, if they fit in memory.
+
+        After its gradients were computed, it is of no more use.
+        """
+        if not torch.is_grad_enabled() or any(len([*self.split(places, gradients)]) > 1 for gradients in (False, True)):
+            return self
+        bounds = self.bounds()
+        return replace(self, kept=bounds) if bands.applies(bounds, places) else self
 
     def split(self, places: Places, with_gradients: bool) -> Iterator[slice]:
         """Yield slices of the images that can be computed together within `max_memory`."""
@@ -61,7 +77,7 @@ class Batch:
         parts = -(-len(self.images) // max(self.max_memory // size, 1))
         count = max(-(-len(self.images) // max(parts, 1)), 1)
         for start in range(0, len(self.images), count):
-            yield slice(start, start + count)
+            yield slice(start, min(start + count, len(self.images)))
 
 
 def double(network: nn.Sequential) -> nn.Sequential:
@@ -108,6 +124,7 @@ def _lowest(chunks: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
 
 def worst_margins(batch: Batch, places: Places) -> Tensor:
     """(N, K): the lowest margin bound of each class over the places, with gradients for the network's parameters."""
+    batch = batch.keeping(places)
     return with_gradients(batch, places, *lowest_margins(batch, places))
 
 
