@@ -21,7 +21,7 @@ BANDS, PER_BAND = 4, 320
 """At most as many bands, and at least as many boxes in one: weights are read, and gradients added, for each band."""
 
 BOXES, FEW = 64, 16
-"""How many boxes a group has, so that they stay in the cache; those that are left are in groups of fewer.
+"""How many boxes a group has on the CPU, so that they stay in the cache; those that are left are in groups of fewer.
 
 There are no other numbers: for each, PyTorch prepares its products anew, and it forgets them if there are too many.
 """
@@ -106,26 +106,29 @@ def _bands(bounds: PatchBounds, places: Places, max_memory: int) -> Iterator[_Ba
     for boxes in order.split(min(max(-(-len(order) // BANDS), PER_BAND), at_once)):
         boxes = boxes[phase[boxes].argsort(stable=True)]
         groups, start = [], 0
-        for part in _parts(phase[boxes]):
+        for part, size in _parts(phase[boxes]):
             some = boxes[start : start + part]
-            filled = some[torch.arange(BOXES if part > FEW else FEW, device=some.device).clamp(max=part - 1)]
+            filled = some[torch.arange(size, device=some.device).clamp(max=part - 1)]
             groups.append(_Group(start, part, _chosen(places, filled)))
             start += part
         own = _chosen(places, boxes)
         yield _Band(boxes, own, groups, bounds.last_axis(own, 0).band)
 
 
-def _parts(phases: Tensor) -> Iterator[int]:
-    """How many of the boxes that follow each other are a group, given their sorted phases (B,)."""
+def _parts(phases: Tensor) -> Iterator[tuple[int, int]]:
+    """How many of the boxes that follow each other are a group, given their sorted phases (B,), and its size."""
     for count in phases.unique_consecutive(return_counts=True)[1].tolist():
-        yield from [BOXES] * (count // BOXES)
+        if phases.device.type != "cpu":
+            yield count, count
+            continue
+        yield from [(BOXES, BOXES)] * (count // BOXES)
         left = count % BOXES
         if left > BOXES - FEW:
-            yield left
+            yield left, BOXES
         else:
-            yield from [FEW] * (left // FEW)
+            yield from [(FEW, FEW)] * (left // FEW)
             if left % FEW:
-                yield left % FEW
+                yield left % FEW, FEW
 
 
 def _chosen(places: Places, columns: Tensor) -> Places:
