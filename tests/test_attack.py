@@ -77,7 +77,7 @@ def test_no_certified_image_flips_and_flips_are_real(smoothed, digits, patch, se
     assert len(targets) > 100 and int(targets.certified.sum()) > 1
     run = attacked(smoothed, targets, patch, search=search)  # raises if a certified image flips
     found = run.findings
-    assert int(found.flipped.sum()) > 5 and not (found.flipped & targets.certified).any()
+    assert int(found.flipped.sum()) > 2 and not (found.flipped & targets.certified).any()
     assert ((found.images >= 0) & (found.images <= 1)).all()
     assert torch.equal(found.images[~found.flipped], targets.images[~found.flipped])
     for number in found.flipped.nonzero().squeeze(1).tolist():

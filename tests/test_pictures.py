@@ -356,7 +356,7 @@ def test_wrong_folders_are_named_in_one_line(folder, tmp_path, capsys, workers):
     torn.write_bytes(torn.read_bytes()[:-200])
     message = refused(*checkpointed, "four", folder=tmp_path, capsys=capsys)
     assert "tells 3 classes apart, the data set has 4" in message
-    assert "expected pictures" in refused(
+    assert "expected images" in refused(
         "train_cifar_band.py", *certify[1:], "--data", "empty", folder=tmp_path, capsys=capsys
     )
     assert "expected the same classes in train/ and test/, " in refused(
