@@ -28,8 +28,7 @@ SQUARE, BAR = Patch(5, 5), Patch(2, 8)
 
 @pytest.fixture(scope="module")
 def digits():
-    """Every second of the test images."""
-    return named.load("digits", Path("unused"), train=False).take(slice(None, None, 2))
+    return named.load("digits", Path("unused"), train=False)
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +73,10 @@ def look(classifier, dataset, patch=SQUARE):
 def test_no_certified_image_flips_and_flips_are_real(smoothed, digits, patch, search):
     clean = look(smoothed, digits, patch)
     targets = clean.targets()
-    assert len(targets) > 100 and int(targets.certified.sum()) > 1
+    assert len(targets) > 200 and int(targets.certified.sum()) > 2
     run = attacked(smoothed, targets, patch, search=search)  # raises if a certified image flips
     found = run.findings
-    assert int(found.flipped.sum()) > 2 and not (found.flipped & targets.certified).any()
+    assert int(found.flipped.sum()) > 5 and not (found.flipped & targets.certified).any()
     assert ((found.images >= 0) & (found.images <= 1)).all()
     assert torch.equal(found.images[~found.flipped], targets.images[~found.flipped])
     for number in found.flipped.nonzero().squeeze(1).tolist():
