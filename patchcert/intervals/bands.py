@@ -15,7 +15,7 @@ from torch import Tensor
 from patchcert.intervals.bounds import Box
 from patchcert.intervals.patches import LIVE, PatchBounds, times_maps
 from patchcert.intervals.places import Places
-from patchcert.intervals.windows import Factors, Windows
+from patchcert.intervals.windows import Factors, Windows, pixels_of
 
 BANDS, PER_BAND = 4, 320
 """At most as many bands, and at least as many boxes in one: weights are read, and gradients added, for each band."""
@@ -164,7 +164,8 @@ class _Maps:
     def index(self, group: _Group, windows: Windows) -> Tensor:
         """(B·a·b,) int64: where the pixels of a group's windows are; nowhere for boxes that fill it up."""
         box = torch.arange(len(windows.shift), device=windows.shift.device)
-        index = windows.pixels_on(self.size * (group.start + box), self.nowhere, self.band.rows, self.columns)
+        first = self.size * (group.start + box)[None]
+        index = pixels_of(windows.rows, windows.columns, first, self.nowhere, self.band.rows, self.columns)
         return index.where((box < group.count)[:, None, None], self.nowhere).flatten()
 
     def take(self, group: _Group, windows: Windows) -> None:

@@ -91,21 +91,27 @@ class RowsOfChannels:
 
     def index(self, rows: Axis, columns: Axis, images: Tensor) -> Tensor:
         """(P·B, a, b) int64: the row of each pixel of the windows in the maps of `images` (B,)."""
-        pixels, on_map = pixels_of(rows, columns)
         _, height, width, _ = self.shape
-        index = images[:, None, None] * (height * width) + pixels
-        return index.where(on_map, len(self.rows) - 1).flatten(0, 1)
+        whole = slice(0, height), slice(0, width)
+        return pixels_of(rows, columns, images[None] * (height * width), len(self.rows) - 1, *whole)
 
     def at(self, index: Tensor) -> Tensor:
         """(P·B, C, a, b): what stands at an `index`."""
         return self.rows.index_select(0, index.flatten()).view(*index.shape, -1).permute(0, 3, 1, 2)
 
 
-def pixels_of(rows: Axis, columns: Axis) -> tuple[Tensor, Tensor]:
-    """The index of each window's pixels in the flattened map, and which are on the map: both (P, B, a, b)."""
-    row, column = rows.positions()[..., :, None], columns.positions()[..., None, :]
-    on_map = (row >= 0) & (row < rows.extent) & (column >= 0) & (column < columns.extent)
-    return row * columns.extent + column, on_map
+def pixels_of(rows: Axis, columns: Axis, first: Tensor, nowhere: int, on_rows: slice, on_columns: slice) -> Tensor:
+    """(P·B, a, b) int64: where each pixel of the windows is in a list of maps of these rows and columns.
+
+    Args:
+        first: (P, B) or (1, B), where each box's map begins in the list.
+        nowhere: the index of what is on no map.
+    """
+    row, column = rows.positions() - on_rows.start, columns.positions() - on_columns.start
+    row, column = row[..., :, None], column[..., None, :]
+    height, width = on_rows.stop - on_rows.start, on_columns.stop - on_columns.start
+    on_map = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return (first[..., None, None] + row * width + column).where(on_map, nowhere).flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -205,27 +211,13 @@ class Windows:
         boxes, channels = self.shift.shape[:2]
         height, width = rows.stop - rows.start, columns.stop - columns.start
         size = height * width
-        first = size * torch.arange(boxes, device=self.shift.device)
-        index, maps = self.pixels_on(first, size * boxes, rows, columns).flatten(), []
+        first = size * torch.arange(boxes, device=self.shift.device).view(-1, count)
+        index, maps = pixels_of(self.rows, self.columns, first, size * boxes, rows, columns).flatten(), []
         for windows in (self.shift, self.radius):
             pixels = windows.permute(0, 2, 3, 1).reshape(-1, channels)
             pixels = pixels.new_zeros(size * boxes + 1, channels).index_copy_(0, index, pixels)[:-1]
             maps.append(pixels.view(boxes, height, width, channels))
         return tuple(maps)
-
-    def pixels_on(self, first: Tensor, nowhere: int, rows: slice, columns: slice) -> Tensor:
-        """(P·B, a, b) int64: where each pixel is in a list of maps of these rows and columns.
-
-        Args:
-            first: (P·B,), where each box's map begins in the list.
-            nowhere: the index of what is on no map.
-        """
-        row, column = self.rows.positions() - rows.start, self.columns.positions() - columns.start
-        row, column = row[..., :, None], column[..., None, :]
-        height, width = rows.stop - rows.start, columns.stop - columns.start
-        on_map = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        first = first.view(len(row), -1, 1, 1)
-        return (first + row * width + column).where(on_map, nowhere).flatten(0, 1)
 
     def around(self, clean: Tensor, images: Tensor, error: Tensor | None = None) -> Box:
         """The boxes as whole maps (P·B, C, H, W), given the clean activations (N, C, H, W) of `images` (B,).
