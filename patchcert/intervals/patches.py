@@ -274,9 +274,9 @@ class PatchBounds:
     def _linear_on_windows(self, windows: Windows, places: Places) -> Box:
         """(P·B, D) boxes after flatten and linear."""
         room = self._room(2 * self.windowed + 1, places)
-        band = windows.rows.band, windows.columns.band
-        shift, radius = windows.on_maps(len(places.images), *band)
-        weights, sizes = (x[:, *band].contiguous() for x in self.weights_by_pixel)
+        strip = windows.rows.strip, windows.columns.strip
+        shift, radius = windows.on_maps(len(places.images), *strip)
+        weights, sizes = (x[:, *strip].contiguous() for x in self.weights_by_pixel)
         shift = times_maps(shift.to(weights.dtype), weights)
         radius = times_maps(grown(radius.to(weights.dtype), room), sizes)
         centre = shift.unflatten(0, (-1, len(places.images))) + self.clean_linear[places.images]

@@ -37,7 +37,7 @@ class Axis:
         return cls(t, scale, first, last - first + length, extent, least, most)
 
     @property
-    def band(self) -> slice:
+    def strip(self) -> slice:
         """What any of the windows covers of the map."""
         first, last = self.scale * self.least + self.offset, self.scale * self.most + self.offset + self.size
         return slice(max(first, 0), min(last, self.extent))

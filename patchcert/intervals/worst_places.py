@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from patchcert.intervals import bands
+from patchcert.intervals import strips
 from patchcert.intervals.patches import PatchBounds
 from patchcert.intervals.places import Places, Scale, Threat
 
@@ -66,14 +66,14 @@ class Batch:
         if not torch.is_grad_enabled() or any(len([*self.split(places, gradients)]) > 1 for gradients in (False, True)):
             return self
         bounds = self.bounds()
-        return replace(self, kept=bounds) if bands.applies(bounds, places) else self
+        return replace(self, kept=bounds) if strips.applies(bounds, places) else self
 
     def split(self, places: Places, with_gradients: bool) -> Iterator[slice]:
         """Yield slices of the images that can be computed together within `max_memory`."""
         with torch.no_grad():
             bounds = self.of(slice(0, 1)).bounds()
-            in_bands = with_gradients and bands.applies(bounds, places)
-            size = bands.bytes_per_image(bounds) if in_bands else bounds.bytes_per_image(places, with_gradients)
+            in_strips = with_gradients and strips.applies(bounds, places)
+            size = strips.bytes_per_image(bounds) if in_strips else bounds.bytes_per_image(places, with_gradients)
         parts = -(-len(self.images) // max(self.max_memory // size, 1))
         count = max(-(-len(self.images) // max(parts, 1)), 1)
         for start in range(0, len(self.images), count):
@@ -89,8 +89,8 @@ def double(network: nn.Sequential) -> nn.Sequential:
 def margins_at(batch: Batch, places: Places) -> Iterator[Tensor]:
     """Yield the margin bounds (P', N, K) of the places, chunk by chunk."""
     bounds = batch.bounds()
-    if bands.applies(bounds, places):
-        yield bands.margins(bounds, places, batch.max_memory)
+    if strips.applies(bounds, places):
+        yield strips.margins(bounds, places, batch.max_memory)
         return
     for chunk in places.split(bounds.places_at_once(places, batch.max_memory)):
         yield bounds.margins(chunk)
@@ -160,9 +160,9 @@ class _AtWorstPlaces(torch.autograd.Function):
 def _gradients(batch: Batch, columns: Places, weights: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
     """Those of the margins at columns (G, B) of places, times `weights` (B, K), summed."""
     bounds = batch.bounds()
-    if not bands.applies(bounds, columns):
+    if not strips.applies(bounds, columns):
         return torch.autograd.grad((bounds.margins(columns)[0] * weights).sum(), parameters)
-    gradients = bands.Gradients(bounds)
+    gradients = strips.Gradients(bounds)
     gradients.add(columns, weights, batch.max_memory)
     return gradients.of(parameters)
 

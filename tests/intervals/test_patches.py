@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from patchcert.errors import UsageError
-from patchcert.intervals import bands, config_files
+from patchcert.intervals import config_files, strips
 from patchcert.intervals.bounds import robust_loss
 from patchcert.intervals.config import Method
 from patchcert.intervals.guide import Guide, guide_loss, likeliest
@@ -155,10 +155,10 @@ def test_a_step_by_windows_is_the_plain_step_in_float64(name, neighbor):
 
 @pytest.mark.parametrize("name", ["cnn_2layer", "cnn_5layer", "kernels smaller than strides", "uneven kernels"])
 @pytest.mark.parametrize("memory", [1, 2**30])
-def test_each_images_own_places_in_bands_are_the_plain_step_in_float64(name, memory, monkeypatch):
-    """Every place, of each image in another order, in bands of a few boxes, and in groups full and not full."""
-    for constant, value in (("BANDS", 99), ("PER_BAND", 17), ("BOXES", 4), ("FEW", 2)):
-        monkeypatch.setattr(bands, constant, value)
+def test_each_images_own_places_in_strips_are_the_plain_step_in_float64(name, memory, monkeypatch):
+    """Every place, of each image in another order, in strips of a few boxes, and in groups full and not full."""
+    for constant, value in (("STRIPS", 99), ("PER_STRIP", 17), ("BOXES", 4), ("FEW", 2)):
+        monkeypatch.setattr(strips, constant, value)
     torch.manual_seed(0)
     network = small(name, size=8) if name in SMALL else UNUSUAL[name]()
     size = 8 if name in SMALL else 12
@@ -166,7 +166,7 @@ def test_each_images_own_places_in_bands_are_the_plain_step_in_float64(name, mem
     every = plain(batch)
     drawn = torch.stack([torch.randperm(len(every)) for _ in range(2)], dim=1)
     places = own_places(batch.images, Patch(3, 2), drawn)
-    assert bands.applies(batch.bounds(), places)
+    assert strips.applies(batch.bounds(), places)
     torch.testing.assert_close(all_margins(batch, places), every[drawn, torch.arange(2)], atol=1e-12, rtol=1e-10)
     weights = torch.rand_like(every[0])
     sums = (every.amin(0) * weights).sum(), (worst_margins(batch, places) * weights).sum()
@@ -185,7 +185,7 @@ def test_windows_are_what_a_patch_reaches(corner, extent):
         touched = F.conv2d(touched, torch.ones(1, 1, 3, 3), stride=layer.stride, padding=1)
         reached = touched[0, 0].sum(dim=1).nonzero().flatten()
         assert axis.positions().flatten().tolist() == reached.tolist()
-        assert axis.band == slice(int(reached[0]), int(reached[-1]) + 1)
+        assert axis.strip == slice(int(reached[0]), int(reached[-1]) + 1)
 
 
 @pytest.mark.parametrize("attack_type", ["patch-random", "patch-nn"])

@@ -1,7 +1,7 @@
 """Margin bounds where each place belongs to one image, as training draws them: windows of one phase together.
 
-Places are sorted into bands of neighbouring rows, and those of a band into groups that meet all strides in the same
-phase. Windows of a group then fit closely. The linear layer behind the windows multiplies the rows of a band, for all
+Places are sorted into strips of neighbouring rows, and those of a strip into groups that meet all strides in the same
+phase. Windows of a group then fit closely. The linear layer behind the windows multiplies the rows of a strip, for all
 of its boxes at once.
 """
 
@@ -17,19 +17,19 @@ from patchcert.intervals.patches import LIVE, PatchBounds, times_maps
 from patchcert.intervals.places import Places
 from patchcert.intervals.windows import Factors, Windows, pixels_of
 
-BANDS, PER_BAND = 4, 320
-"""At most as many bands, and at least as many boxes in one: weights are read, and gradients added, for each band."""
+STRIPS, PER_STRIP = 4, 320
+"""At most as many strips, and at least as many boxes in one: weights are read, and gradients added, for each strip."""
 
 BOXES, FEW = 64, 16
 """How many boxes a group has on the CPU, so that they stay in the cache; those that are left are in groups of fewer.
 
-There are no other numbers: for each, PyTorch prepares its products anew, and it forgets them if there are too many.
+There are no other numbers: with groups of many sizes, all of their convolutions together were slower.
 """
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Boxes start, …, start + count − 1 of a band, in one phase.
+    """Boxes start, …, start + count − 1 of a strip, in one phase.
 
     Attributes:
         places: (1, B), theirs, and the last one again until the group is full.
@@ -41,7 +41,7 @@ class _Group:
 
 
 @dataclass(frozen=True)
-class _Band:
+class _Strip:
     """Boxes whose maps have differences from clean activations on these rows alone.
 
     Attributes:
@@ -67,7 +67,7 @@ class _Step:
 
 
 def applies(bounds: PatchBounds, places: Places) -> bool:
-    """Whether these places can be computed in bands."""
+    """Whether these places can be computed in strips."""
     return bool(
         bounds.windowed and bounds.linear and not bounds.neighbor and not places.shared and not bounds.rooms.behind
     )
@@ -83,11 +83,11 @@ def margins(bounds: PatchBounds, places: Places, max_memory: int) -> Tensor:
     """(P, B, K): `PatchBounds.margins` of all of the places, in about `max_memory` bytes."""
     count, columns = places.corners.shape[:2]
     found = bounds.clean_linear.new_empty(count * columns, bounds.network[-1].out_features)
-    for band in _bands(bounds, _in_a_row(places), max_memory):
-        maps = _Maps(bounds, band)
-        for group in band.groups:
+    for strip in _strips(bounds, _in_a_row(places), max_memory):
+        maps = _Maps(bounds, strip)
+        for group in strip.groups:
             maps.take(group, _through_windows(bounds, group, None))
-        found[band.boxes] = bounds.margins_behind(maps.box(), band.places)[0]
+        found[strip.boxes] = bounds.margins_behind(maps.box(), strip.places)[0]
     return found.unflatten(0, (count, columns))
 
 
@@ -96,14 +96,14 @@ def _in_a_row(places: Places) -> Places:
     return Places(places.corners.flatten(0, 1)[None], places.images.repeat(len(places.corners)))
 
 
-def _bands(bounds: PatchBounds, places: Places, max_memory: int) -> Iterator[_Band]:
-    """The boxes of columns (1, B) in bands."""
+def _strips(bounds: PatchBounds, places: Places, max_memory: int) -> Iterator[_Strip]:
+    """The boxes of columns (1, B) in strips."""
     corners, strides = places.corners[0], torch.tensor([bounds.stride(0), bounds.stride(1)]).to(places.corners)
     phases = corners % strides
     phase = phases[:, 0] * strides[1] + phases[:, 1]
     order = corners[:, 0].argsort(stable=True)
     at_once = max(max_memory // (LIVE * bounds.clean[-1].maps()[0].nbytes), 1)
-    for boxes in order.split(min(max(-(-len(order) // BANDS), PER_BAND), at_once)):
+    for boxes in order.split(min(max(-(-len(order) // STRIPS), PER_STRIP), at_once)):
         boxes = boxes[phase[boxes].argsort(stable=True)]
         groups, start = [], 0
         for part, size in _parts(phase[boxes]):
@@ -112,7 +112,7 @@ def _bands(bounds: PatchBounds, places: Places, max_memory: int) -> Iterator[_Ba
             groups.append(_Group(start, part, _chosen(places, filled)))
             start += part
         own = _chosen(places, boxes)
-        yield _Band(boxes, own, groups, bounds.last_axis(own, 0).band)
+        yield _Strip(boxes, own, groups, bounds.last_axis(own, 0).strip)
 
 
 def _parts(phases: Tensor) -> Iterator[tuple[int, int]]:
@@ -150,22 +150,22 @@ def _through_windows(bounds: PatchBounds, group: _Group, steps: list[_Step] | No
 
 
 class _Maps:
-    """Shifts and radii of a band's boxes on the rows of the band, whole rows, as the linear layer multiplies them."""
+    """Shifts and radii of a strip's boxes on the rows of the strip, whole rows, as the linear layer multiplies them."""
 
-    def __init__(self, bounds: PatchBounds, band: _Band):
-        self.bounds, self.band = bounds, band
+    def __init__(self, bounds: PatchBounds, strip: _Strip):
+        self.bounds, self.strip = bounds, strip
         weights, sizes = bounds.weights_by_pixel
-        self.factors = weights[:, band.rows], sizes[:, band.rows]  # (D, a, W, C)
-        self.shape = (len(band.boxes), *self.factors[0].shape[1:])
+        self.factors = weights[:, strip.rows], sizes[:, strip.rows]  # (D, a, W, C)
+        self.shape = (len(strip.boxes), *self.factors[0].shape[1:])
         self.size, self.columns = self.shape[1] * self.shape[2], slice(0, self.shape[2])
-        self.nowhere = len(band.boxes) * self.size
+        self.nowhere = len(strip.boxes) * self.size
         self.pixels = [weights.new_zeros(self.nowhere + 1, self.shape[3]) for _ in range(2)]
 
     def index(self, group: _Group, windows: Windows) -> Tensor:
         """(B·a·b,) int64: where the pixels of a group's windows are; nowhere for boxes that fill it up."""
         box = torch.arange(len(windows.shift), device=windows.shift.device)
         first = self.size * (group.start + box)[None]
-        index = pixels_of(windows.rows, windows.columns, first, self.nowhere, self.band.rows, self.columns)
+        index = pixels_of(windows.rows, windows.columns, first, self.nowhere, self.strip.rows, self.columns)
         return index.where((box < group.count)[:, None, None], self.nowhere).flatten()
 
     def take(self, group: _Group, windows: Windows) -> None:
@@ -180,7 +180,7 @@ class _Maps:
             times_maps(pixels[:-1].view(self.shape), weights)
             for pixels, weights in zip(self.pixels, self.factors, strict=True)
         )
-        return Box.around(self.bounds.clean_linear[self.band.places.images] + centre, radius)
+        return Box.around(self.bounds.clean_linear[self.strip.places.images] + centre, radius)
 
 
 class Gradients:
@@ -208,24 +208,24 @@ class Gradients:
 
     def add(self, places: Places, weights: Tensor, max_memory: int) -> None:
         """Add those of margins at columns (1, B) of places, times `weights` (B, K)."""
-        for band in _bands(self.bounds, places, max_memory):
-            self._add_band(band, weights[band.boxes])
+        for strip in _strips(self.bounds, places, max_memory):
+            self._add_strip(strip, weights[strip.boxes])
 
     @torch.no_grad()
-    def _add_band(self, band: _Band, weights: Tensor) -> None:
-        maps, taken = _Maps(self.bounds, band), []
-        for group in band.groups:
+    def _add_strip(self, strip: _Strip, weights: Tensor) -> None:
+        maps, taken = _Maps(self.bounds, strip), []
+        for group in strip.groups:
             windows = _through_windows(self.bounds, group, steps := [])
             maps.take(group, windows)
             taken.append((steps, maps.index(group, windows), windows))
         ends = maps.box()
         with torch.enable_grad():
             box = Box(ends.lower.requires_grad_(), ends.upper.requires_grad_())
-            value = (self.bounds.margins_behind(box, band.places)[0] * weights).sum()
+            value = (self.bounds.margins_behind(box, strip.places)[0] * weights).sum()
             lower, upper, *rest = torch.autograd.grad(value, [box.lower, box.upper, *self.of_rest])
         for total, part in zip(self.of_rest.values(), rest, strict=True):
             total += part
-        self.of_clean_linear.index_add_(0, band.places.images, lower + upper)
+        self.of_clean_linear.index_add_(0, strip.places.images, lower + upper)
         halves = self._through_linear(maps, lower + upper, upper - lower)
         for steps, index, windows in taken:
             of_windows = []
@@ -240,7 +240,7 @@ class Gradients:
         for gradient, pixels, weights, total in zip(gradients, maps.pixels, maps.factors, self.of_linear, strict=True):
             gradient = gradient.to(pixels.dtype)
             flat = pixels[:-1].view(len(gradient), -1)
-            total[:, maps.band.rows].flatten(1).add_(gradient.t() @ flat)
+            total[:, maps.strip.rows].flatten(1).add_(gradient.t() @ flat)
             torch.mm(gradient / 2, weights.flatten(1), out=flat)  # the maps are of no more use
             halves.append(pixels.index_fill_(0, torch.tensor(maps.nowhere, device=pixels.device), 0))
         return halves
