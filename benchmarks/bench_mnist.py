@@ -79,7 +79,7 @@ def one_epoch(network: nn.Module, data: Dataset) -> None:
 def peak_megabytes(ablation: str, engine: str) -> float:
     """Peak memory of a fresh process that certifies 2 images under `ablation`, a Python expression."""
     certify_two = f"b.certify(b.mnist_network(), b.random_pictures(2), {ablation}, {engine!r}); b.print_peak()"
-    code = f"import bench_mnist as b; from patchcert.ablations.ablation import *; {certify_two}"
+    code = f"import bench_mnist as b; from patchcert import Band, MultiBlock; {certify_two}"
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     return float(run.stdout)

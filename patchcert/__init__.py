@@ -10,7 +10,8 @@ from importlib import import_module
 INTERFACE = {
     "patch": ("Patch",),
     "patch_sizes": ("Area",),
-    "ablations.ablation": ("Band", "BandAndRow", "Block", "MultiBand", "MultiBlock", "Row", "encode"),
+    "ablations.ablation": ("Band", "BandAndRow", "Block", "Row", "encode"),
+    "ablations.choices": ("MultiBand", "MultiBlock"),
     "classifiers.masked": ("MaskedClassifier",),
     "classifiers.modules": ("SmoothedClassifier",),
     "classifiers.window_masked": ("WindowMaskedClassifier",),

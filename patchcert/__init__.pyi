@@ -3,10 +3,10 @@
 from patchcert.ablations.ablation import Band as Band
 from patchcert.ablations.ablation import BandAndRow as BandAndRow
 from patchcert.ablations.ablation import Block as Block
-from patchcert.ablations.ablation import MultiBand as MultiBand
-from patchcert.ablations.ablation import MultiBlock as MultiBlock
 from patchcert.ablations.ablation import Row as Row
 from patchcert.ablations.ablation import encode as encode
+from patchcert.ablations.choices import MultiBand as MultiBand
+from patchcert.ablations.choices import MultiBlock as MultiBlock
 from patchcert.ablations.hidden_windows import HiddenWindows as HiddenWindows
 from patchcert.ablations.windows import WindowPairs as WindowPairs
 from patchcert.classifiers.masked import MaskedClassifier as MaskedClassifier

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchcert.ablations.ablation import Band, Block, MultiBand, MultiBlock, Row, encode
+from patchcert.ablations.ablation import Band, Block, Row, encode
+from patchcert.ablations.choices import MultiBand, MultiBlock
 from patchcert.ablations.windows import WindowPairs
 from patchcert.errors import UsageError
 from patchcert.patch import Patch

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from patchcert import checkpoint
-from patchcert.ablations import ablation, kinds, windows
+from patchcert.ablations import ablation, choices, kinds, windows
 from patchcert.experiments import about
 from patchcert.networks import mnist_network
 from patchcert.version import VERSION
@@ -200,8 +200,8 @@ def test_every_ablation_can_be_described():
         (ablation.Band(6, 8, 3), {"band_size": 3}),
         (ablation.Row(6, 8, 3), {"band_size": 3}),
         (ablation.Block(6, 8, 2), {"block_size": 2}),
-        (ablation.MultiBand(6, 8, 2, 3), {"bandwidth": 2, "keep": 3}),
-        (ablation.MultiBlock(6, 8, 2, 3), {"block_size": 2, "keep": 3}),
+        (choices.MultiBand(6, 8, 2, 3), {"bandwidth": 2, "keep": 3}),
+        (choices.MultiBlock(6, 8, 2, 3), {"block_size": 2, "keep": 3}),
         (windows.WindowPairs(6, 8, 5, 2), {"window_size": 5, "per_side": 2}),
         (
             windows.BandsAndWindows(6, 8, 2, 5, 2),

@@ -8,7 +8,8 @@ import time
 import pytest
 import torch
 
-from patchcert.ablations.ablation import Band, BandAndRow, Block, MultiBand, Row, Whole
+from patchcert.ablations.ablation import Band, BandAndRow, Block, Row, Whole
+from patchcert.ablations.choices import MultiBand
 from patchcert.ablations.windows import WindowPairs
 from patchcert.experiments import certifying
 from patchcert.experiments.any_network import ablation_of

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchcert.ablations.ablation import Band, Block, MultiBand, MultiBlock, Row
+from patchcert.ablations.ablation import Band, Block, Row
+from patchcert.ablations.choices import MultiBand, MultiBlock
 from patchcert.errors import UsageError
 from patchcert.patch import Patch
 from patchcert.votes.certificate import Certifier, Question, predict, runner_up, safe_lead

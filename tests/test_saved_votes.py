@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchcert import arithmetic
-from patchcert.ablations.ablation import Band, Block, MultiBand, MultiBlock, Row
+from patchcert.ablations.ablation import Band, Block, Row
+from patchcert.ablations.choices import MultiBand, MultiBlock
 from patchcert.data.dataset import Dataset
 from patchcert.engines import batching
 from patchcert.engines.asking import DenseNetwork

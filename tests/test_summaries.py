@@ -5,7 +5,8 @@ import json
 import pytest
 
 from patchcert import checkpoint
-from patchcert.ablations.ablation import Ablation, Band, Block, MultiBand, MultiBlock, Row, Whole
+from patchcert.ablations.ablation import Ablation, Band, Block, Row, Whole
+from patchcert.ablations.choices import MultiBand, MultiBlock
 from patchcert.networks import mnist_network
 from patchcert.results import AttackCounts
 from tests.helpers import succeed, succeed_under_torchrun

@@ -5,7 +5,8 @@ from itertools import product
 import pytest
 import torch
 
-from patchcert.ablations.ablation import Band, BandAndRow, Block, MultiBand, Row
+from patchcert.ablations.ablation import Band, BandAndRow, Block, Row
+from patchcert.ablations.choices import MultiBand
 from patchcert.ablations.windows import WindowPairs
 from patchcert.classifiers import weak_spots
 from patchcert.masking.double_masking import DoubleMasking

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from patchcert.ablations.ablation import Ablation, Band, Block, MultiBand, MultiBlock, Row, encode
+from patchcert.ablations.ablation import Ablation, Band, Block, Row, encode
+from patchcert.ablations.choices import MultiBand, MultiBlock
 from patchcert.engines import asking
 from patchcert.engines.windowed import WindowedNetwork
 from patchcert.engines.windowed.geometry import Window, windows_of

@@ -1,6 +1,7 @@
 """All kinds of ablations, by the names under which files describe them."""
 
-from patchcert.ablations.ablation import Ablation, Band, BandAndRow, Block, MultiBand, MultiBlock, Row, Whole
+from patchcert.ablations.ablation import Ablation, Band, BandAndRow, Block, Row, Whole
+from patchcert.ablations.choices import MultiBand, MultiBlock
 from patchcert.ablations.windows import BandsAndWindows, RefinedPairs, WindowPairs
 
 KINDS = {
