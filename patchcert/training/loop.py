@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import torch
 from torch import nn
@@ -73,49 +74,66 @@ def train(
     """
     measured = objective.measured.replace("test", measured_on.replace("_", " "))
     known = {"subset": len(train_set), "data": train_set.fingerprint(), "resume": start, "file": path.name}
-    settings, log = recipe.settings() | objective.settings(network) | known, path.with_suffix(".jsonl")
-    partial, partial_log = (file.with_name(file.name + ".partial") for file in (path, log))
-    earlier, source = distributed.from_first(earlier_run(path, partial, settings, overwrite))
+    settings, files = recipe.settings() | objective.settings(network) | known, _Files.of(path)
+    earlier, source = distributed.from_first(earlier_run(path, files.partial, settings, overwrite))
     if source == path:
         if distributed.is_first():
             print_finished(path, earlier, measured)
         return earlier
     position = position_in(earlier, source, train_set.labels.device) if earlier else None
     state = earlier or distributed.from_first(resumed or {"epoch": -1})
-    run = _Run(network, recipe, settings, about)
+    run = _Run(network, objective, recipe, settings, about)
     run.load(state, source or origin or path)
     _require_no_lonely_image(network, objective, train_set, recipe)
+    first, last = state["epoch"] + 1, recipe.end_epoch
     if distributed.is_first():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        keep_log_until(partial_log, state["epoch"])
-        if (state["epoch"] >= 0 or position) and state["epoch"] < recipe.end_epoch:
-            print_going_on(state["epoch"] + 1, recipe.end_epoch, source, position)
+        files.begin(first)
+        if (first > 0 or position) and first <= last:
+            print_going_on(first, last, source, position)
             if earlier:
                 say_if_another_program(earlier, source)
     model = distributed.parallel(torch.compile(network) if compiled else network)
 
     def save(position: dict) -> None:
-        save_inside(run.state_after(steps.epoch - 1) | {"position": position}, steps, partial)
+        save_inside(run.state_after(steps.epoch - 1) | {"position": position}, steps, files.partial)
 
     with stopping.after_a_step() as request:
         steps = Steps(recipe.batch_size, recipe.seed, train_set.labels.device, save, save_every, request)
-        for epoch in range(state["epoch"] + 1, recipe.end_epoch + 1):
-            steps.begin(epoch, recipe.end_epoch, len(train_set), position)
-            objective.begin(epoch)
-            position = None
-            row = train_epoch(model, run.averaged, run.optimizers, objective, train_set, recipe, steps)
-            distributed.copy_from_first(run.averaged.buffers())
-            row[f"{measured_on}_accuracy"] = accuracy = measure(run.averaged, objective, test_set, recipe, steps)
-            state = run.state_after(epoch) | {"acc": 100 * accuracy}
+        for epoch in range(first, last + 1):
+            steps.begin(epoch, last, len(train_set), position if epoch == first else None)
+            row, state = run.epoch(model, train_set, test_set, steps, measured_on)
             if distributed.is_first():
-                record_epoch(row, partial_log, state, [partial])
-                print_epoch(row, recipe.end_epoch, measured)
+                record_epoch(row, files.partial_log, state, [files.partial])
+                print_epoch(row, last, measured)
         if distributed.is_first():
-            if partial_log.exists():
-                rename(partial_log, log)
-            rename(partial, path)
+            files.finish()
             print_training(path, state, measured)
     return state
+
+
+class _Files(NamedTuple):
+    """Where a run is kept: a checkpoint and a log, which have other names until the run is finished."""
+
+    path: Path
+    log: Path
+    partial: Path
+    partial_log: Path
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        finished = path, path.with_suffix(".jsonl")
+        return cls(*finished, *(file.with_name(file.name + ".partial") for file in finished))
+
+    def begin(self, epoch: int) -> None:
+        """Make room for a run that `epoch` is the next of."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        keep_log_until(self.partial_log, epoch - 1)
+
+    def finish(self) -> None:
+        """Give checkpoint and log their names. The log may have its own from a call that ended in between."""
+        if self.partial_log.exists():
+            rename(self.partial_log, self.log)
+        rename(self.partial, self.path)
 
 
 def _require_no_lonely_image(network: nn.Module, objective: Objective, train_set: Images, recipe: Recipe) -> None:
@@ -150,8 +168,9 @@ class _Run:
         network, averaged: that which steps change, and the one that is evaluated; the same where nothing is averaged.
     """
 
-    def __init__(self, network: nn.Module, recipe: Recipe, settings: dict, about: dict | None):
-        self.network, self.settings, self.about = network, settings, about
+    def __init__(self, network: nn.Module, objective: Objective, recipe: Recipe, settings: dict, about: dict | None):
+        self.network, self.objective, self.recipe = network, objective, recipe
+        self.settings, self.about = settings, about
         self.averaged = copy.deepcopy(network) if recipe.average else network
         self.optimizers = Optimizers(network, recipe)
 
@@ -161,6 +180,21 @@ class _Run:
             checkpoint.fill("resume", origin, self.network, state, "trained")
             checkpoint.fill("resume", origin, self.averaged, state)
         self.optimizers.load(state, origin)
+
+    def epoch(
+        self, model: nn.Module, train_set: Images, test_set: Images, steps: Steps, measured_on: str
+    ) -> tuple[dict, dict]:
+        """Train for what is left of an epoch by `model`, the network as this process runs it.
+
+        Returns:
+            what the log says of the epoch, and the checkpoint after it.
+        """
+        self.objective.begin(steps.epoch)
+        row = train_epoch(model, self.averaged, self.optimizers, self.objective, train_set, self.recipe, steps)
+        distributed.copy_from_first(self.averaged.buffers())
+        accuracy = measure(self.averaged, self.objective, test_set, self.recipe, steps)
+        row[f"{measured_on}_accuracy"] = accuracy
+        return row, self.state_after(steps.epoch) | {"acc": 100 * accuracy}
 
     def state_after(self, epoch: int) -> dict:
         return {
