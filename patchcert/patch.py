@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from patchcert.errors import require_count
+from patchcert.errors import UsageError, require_count
 
 
 @dataclass(frozen=True)
@@ -34,3 +34,16 @@ class Patch:
 
     def __str__(self) -> str:
         return str(self.size)
+
+
+def require_fits(option: str, patch: Patch, height: int, width: int) -> None:
+    """Raise UsageError unless `patch`, which an option or argument names, fits into images of height × width pixels."""
+    if patch.height > height or patch.width > width:
+        raise UsageError(option, patch, f"expected a patch that fits into {height} × {width} pixels")
+
+
+def require_patch(patch: object, height: int, width: int) -> None:
+    """Raise UsageError unless the argument `patch` is a `Patch`, and fits into images of height × width pixels."""
+    if not isinstance(patch, Patch):
+        raise UsageError("patch", patch, "expected a Patch(height, width)")
+    require_fits("patch", patch, height, width)

@@ -186,7 +186,7 @@ def test_a_gradient_that_is_zero_is_said():
         ({"labels": None}, "labels None: expected whole numbers"),
         ({"labels": torch.arange(12)}, "labels go from 0 to 11, expected 0 to 2"),
         ({"patch": 5}, "patch 5: expected a Patch"),
-        ({"patch": Patch(9, 2)}, "patch 9x2: expected one that fits into images of 8 × 8 pixels"),
+        ({"patch": Patch(9, 2)}, "patch 9x2: expected a patch that fits into 8 × 8 pixels"),
         ({"restarts": 0}, "restarts 0: expected a whole number from 1"),
         ({"steps": 2.5}, "steps 2.5: expected a whole number from 1"),
         ({"seed": "0"}, "seed '0': expected a whole number"),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from patchcert.errors import UsageError, require_count, require_within
-from patchcert.patch import Patch
+from patchcert.patch import Patch, require_fits
 from patchcert.patch_sizes import Area, shapes
 
 CHUNK = 4096
@@ -97,8 +97,7 @@ class Ablation(ABC):
 
     def require_fits(self, option: str, patch: Patch) -> None:
         """Raise UsageError unless `patch`, which an option names, fits into the image."""
-        if not (1 <= patch.height <= self.height and 1 <= patch.width <= self.width):
-            raise UsageError(option, patch, f"expected a patch that fits into {self.height} × {self.width} pixels")
+        require_fits(option, patch, self.height, self.width)
 
     def require_size(self, images: Tensor) -> None:
         """Raise ValueError unless `images` (…, H, W) have the size of those that the copies are made of."""

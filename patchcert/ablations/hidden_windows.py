@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from patchcert.errors import UsageError, called, require_within
-from patchcert.patch import Patch
+from patchcert.patch import Patch, require_fits
 from patchcert.patch_sizes import Area, largest, require_patch_or_area, shapes
 
 MOST_PER_SIDE = 16
@@ -111,8 +111,7 @@ class HiddenWindows:
 
 def _grid(height: int, width: int, patch: Patch, per_side: int) -> Tensor:
     """(k², 4) int64: the windows for one shape, row by row."""
-    if not (1 <= patch.height <= height and 1 <= patch.width <= width):
-        raise UsageError("size_to_certify", patch, f"expected a patch that fits into {height} × {width} pixels")
+    require_fits("size_to_certify", patch, height, width)
     if (patch.height, patch.width) == (height, width):
         raise UsageError("size_to_certify", patch, "expected a patch smaller than the image")
     rows, columns = (

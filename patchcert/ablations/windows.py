@@ -9,7 +9,7 @@ from torch import Tensor
 from patchcert.ablations.ablation import Ablation, BandAndRow, require_sides
 from patchcert.ablations.hidden_windows import HiddenWindows, even_spans, shortest_length
 from patchcert.errors import UsageError, require_within
-from patchcert.patch import Patch
+from patchcert.patch import Patch, require_fits
 from patchcert.patch_sizes import Area, require_patch_or_area, shapes
 
 MOST_PER_SIDE = 8
@@ -56,8 +56,7 @@ class WindowPairs(Ablation):
         require_within("per_side", per_side, 2, MOST_PER_SIDE, "windows along each side")
         lengths = []
         for shape in shapes(patch, height, width):
-            if not (1 <= shape.height <= height and 1 <= shape.width <= width):
-                raise UsageError("patch", patch, f"expected a patch that fits into {height} × {width} pixels")
+            require_fits("patch", shape, height, width)
             sides = ((height, shape.height), (width, shape.width))
             lengths += [shortest_length(*side, per_side) for side in sides]
         return cls(height, width, max(lengths), per_side)

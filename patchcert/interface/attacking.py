@@ -24,7 +24,7 @@ from patchcert.data.given import given, require_classes
 from patchcert.engines.plain import PlainNetwork
 from patchcert.errors import Note, UsageError, called, require_count, require_within
 from patchcert.interface.examiners import SOON, device_of
-from patchcert.patch import Patch
+from patchcert.patch import Patch, require_patch
 from patchcert.progress import progress_bar
 
 RANDOM, ALL = "random", "all"
@@ -286,12 +286,9 @@ def _size_of(classifier: nn.Module) -> tuple[int, int] | None:
 
 def _threat(patch: Patch, dataset: Dataset) -> PatchThreat:
     """The patch in these images; UsageError if it is none, or does not fit."""
-    height, width = dataset.image_shape[1:]
-    if not isinstance(patch, Patch):
-        raise UsageError("patch", patch, "expected a Patch(height, width)")
-    if patch.height > height or patch.width > width:
-        raise UsageError("patch", patch, f"expected one that fits into images of {height} × {width} pixels")
-    return PatchThreat(patch, Whole(height, width))
+    sides = dataset.image_shape[1:]
+    require_patch(patch, *sides)
+    return PatchThreat(patch, Whole(*sides))
 
 
 def _numbers_of(places: str | Sequence[tuple[int, int]], threat: PatchThreat) -> list[int]:

@@ -18,7 +18,7 @@ from patchcert.intervals.layers import require_bounded
 from patchcert.intervals.places import Scale, Threat, all_places
 from patchcert.intervals.rounding import sums_of_products
 from patchcert.intervals.worst_places import Batch, lowest_margins
-from patchcert.patch import Patch
+from patchcert.patch import Patch, require_patch
 from patchcert.progress import progress_bar
 
 
@@ -62,7 +62,7 @@ def interval_bounds(
     require_bounded(network)
     dataset = given(images, labels).to(network[-1].weight.device)
     scale = _scale(mean, std, dataset.channels)
-    _require_fitting(patch, dataset.image_shape)
+    require_patch(patch, *dataset.image_shape[1:])
     require_count("batch_size", batch_size, "images")
     require_number("max_memory", max_memory, 1, math.inf)
     started, predicted, lowest = time.perf_counter(), [], []
@@ -98,12 +98,3 @@ def _scale(mean: Sequence[float] | None, std: Sequence[float] | None, channels: 
         if len(numbers[-1]) != channels:
             raise UsageError(name, given_numbers, f"expected {channels} numbers, one for each channel")
     return Scale(*numbers)
-
-
-def _require_fitting(patch: Patch, image_shape: tuple[int, int, int]) -> None:
-    """Raise ValueError unless `patch` is one that fits into images of (C, H, W)."""
-    _, height, width = image_shape
-    if not isinstance(patch, Patch):
-        raise UsageError("patch", patch, "expected a Patch(height, width)")
-    if patch.height > height or patch.width > width:
-        raise UsageError("patch", patch, f"expected one that fits into images of {height} × {width} pixels")

@@ -263,7 +263,7 @@ def test_weights_that_overflow_certify_nothing(weight, at):
             "the network fails on images, normalised, (1, 1, 2, 7): RuntimeError",
         ),
         ({"labels": LABELS + 9}, "labels go from 9 to 11, expected 0 to 2"),
-        ({"patch": Patch(3, 3)}, "patch 3: expected one that fits into images of 2 × 7 pixels"),
+        ({"patch": Patch(3, 3)}, "patch 3: expected a patch that fits into 2 × 7 pixels"),
         ({"patch": 5}, "patch 5: expected a Patch(height, width)"),
         ({"mean": [0.5, 0.5]}, "mean [0.5, 0.5]: expected 1 numbers, one for each channel"),
         ({"mean": ["grey"]}, "mean ['grey']: expected 1 numbers"),
