@@ -135,7 +135,7 @@ def print_note(text: str) -> None:
     print(f"note: {one_line(text, MOST_OF_RIGHT)}", file=sys.stderr)
 
 
-def print_going_on(epoch: int, end_epoch: int, source: Path | None = None, position: dict | None = None) -> None:
+def print_going_on(epoch: int, end_epoch: int, source: Path | None, position: dict | None) -> None:
     """Print that training goes on with `epoch`, or inside of it, from the file `source`, unless `--resume` named it."""
     inside = f" after step {position['step']} of {position['of']}" if position else ""
     say(f"going on with epoch {epoch} of {end_epoch}{inside}" + (f" from {source}" if source else ""))

@@ -125,18 +125,17 @@ class SmoothedClassifier(nn.Module):
         networks.require_gradient(answers, shown)
         return networks.finite(answers.float())
 
-    def every_copy(self, images: Tensor | ArrayLike, batch_size: int, engine: Engine | None = None) -> Iterator[Tensor]:
+    def every_copy(self, images: Tensor | ArrayLike, batch_size: int) -> Iterator[Tensor]:
         """Yield the logits of every copy, (N', A, K), for a few of `images` (N, C, H, W) at a time.
 
         Args:
             batch_size: see `SmoothedClassifier`.
-            engine: the classifier's own engine, if it has been made already.
 
         Raises:
             ValueError: the images have another shape or type, or pixels outside [0, 1]; or the network rejects them,
                 does not return logits, or returns no gradient although the images require one.
         """
-        return (logits for logits, _ in self.logits_and_magnitudes(images, batch_size, engine))
+        return (logits for logits, _ in self.logits_and_magnitudes(images, batch_size))
 
     def logits_and_magnitudes(
         self, images: Tensor | ArrayLike, batch_size: int, engine: Engine | None = None
@@ -144,6 +143,9 @@ class SmoothedClassifier(nn.Module):
         """Yield what `every_copy` yields, and magnitudes (N', A).
 
         The larger the magnitude of a copy, the more rounding may change its logits.
+
+        Args:
+            engine: the classifier's own engine, if it has been made already.
 
         Raises:
             ValueError: see `every_copy`.

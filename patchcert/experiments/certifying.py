@@ -166,14 +166,14 @@ def _add_engine(parser: Parser) -> None:
     )
 
 
-def add_threshold(parser: Parser, default: float = THRESHOLD) -> None:
+def add_threshold(parser: Parser) -> None:
     """θ, in both spellings that published commands use."""
-    _add_threshold(parser.certificate, default)
+    _add_threshold(parser.certificate)
 
 
-def _add_threshold(group: argparse._ArgumentGroup, default: float = THRESHOLD) -> None:
+def _add_threshold(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--threshold", "--threshhold", type=fractions, default=str(default), help="θ of the vote, or several: 0.1,0.2"
+        "--threshold", "--threshhold", type=fractions, default=str(THRESHOLD), help="θ of the vote, or several: 0.1,0.2"
     )
 
 

@@ -122,16 +122,7 @@ def times_absolute(layer: nn.Linear | nn.Conv2d, sizes: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):
         return F.linear(sizes, layer.weight.abs())
     require_zero_padding(layer)
-    return absolute_convolution(layer, sizes)
-
-
-def absolute_convolution(
-    layer: nn.Conv2d, radius: Tensor, padding: int | tuple | str | None = None, room: Room | None = None
-) -> Tensor:
-    """|W| ∗ radius with the layer's stride and, unless another is given, its padding."""
-    padding = layer.padding if padding is None else padding
-    weight = grown(layer.weight.abs(), room)  # smaller than the radius
-    return F.conv2d(radius, weight, None, layer.stride, padding, layer.dilation, layer.groups)
+    return F.conv2d(sizes, layer.weight.abs(), None, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
 def margins(last: nn.Linear, box: Box, labels: Tensor, room: Room | None = None) -> Tensor:
