@@ -8,18 +8,12 @@ networks, attack and schedule. Writes MODELS_PATH/MODEL_ID.pth, MODEL_ID_best.pt
 interruption, run the same command again: it continues, and does not repeat what is finished.
 """
 
-import argparse
 from pathlib import Path
 
-import torch
-
-from patchcert import cli, distributed, messages
-from patchcert.arithmetic import exact_float32
-from patchcert.data import named, splits
-from patchcert.epochs import no_other_run
-from patchcert.errors import UsageError
+from patchcert import cli
+from patchcert.experiments.intervals import train_with_bounds
 from patchcert.experiments.setting import add_save_every, add_subset
-from patchcert.intervals import arguments, training
+from patchcert.intervals import arguments
 from patchcert.option_values import positive_int
 
 
@@ -38,43 +32,7 @@ def main() -> None:
     parser.engine.add_argument(
         "--amp", action="store_true", help="compute convolutions of patches' bounds in bfloat16, which is faster"
     )
-    options = arguments.parse(parser)
-    if options.resume and len(options.models) != 1:
-        raise UsageError("resume", options.resume, "goes with one model: choose it with --model_subset")
-    arguments.require_models_folder(options.folder)
-    with no_other_run(training.files(options.folder, model)[0] for model in options.models):
-        train(options)
-
-
-def train(options: argparse.Namespace) -> None:
-    parts = [named.load(options.experiment.dataset, options.data, train=part) for part in (True, False)]
-    train_set, test_set = (splits.spread(part, options.subset).to(options.device) for part in parts)
-    distributed.require_images(min(len(train_set), len(test_set)))
-    runs = []
-    for model in options.models:
-        torch.manual_seed(options.seed)
-        shape, asked = train_set.images.shape[1:], (options.bytes, options.amp)
-        runs.append(training.Run(options.experiment, model, shape, named.CLASSES, *asked))
-    if not (options.resume or options.overwrite):
-        for run in runs:  # before the first of them trains for hours
-            path, _ = training.files(options.folder, run.model)
-            training.left_by_earlier(run, path, training.settings_of(run, train_set, options.seed))
-    for run in runs:
-        with exact_float32():
-            training.train(
-                run,
-                train_set,
-                test_set,
-                options.folder,
-                options.seed,
-                options.grad_acc_steps,
-                options.resume,
-                options.overwrite,
-                options.save_every,
-            )
-    if distributed.is_first():
-        for run in runs:
-            messages.print_networks(*training.outcome(run, options.folder))
+    train_with_bounds(arguments.parse(parser))
 
 
 if __name__ == "__main__":
