@@ -63,3 +63,14 @@ def generated_mnist(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     write_idx_files(root / "MNIST" / "raw")
     return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, generated_mnist):
+    """A folder with MNIST's files in data/ and a network of random weights; modules that need more have their own."""
+    from tests.networks import save_random_network
+
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "data").symlink_to(generated_mnist)
+    save_random_network(folder)
+    return folder

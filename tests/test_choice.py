@@ -16,7 +16,7 @@ from patchcert.experiments import evaluation
 from patchcert.intervals import config_files
 from patchcert.intervals.networks import build
 from tests.helpers import ROOT, run_here, succeed, write_idx_files
-from tests.test_scripts import save_random_network
+from tests.networks import save_random_network
 
 CERTIFY = ("certify_mnist_band.py", "--checkpoint", "net.pth", "--all", "--batch_size", 512)
 BOUNDS = ROOT / "config" / "mnist_adveval_patch_22.json"

@@ -10,15 +10,6 @@ import pytest
 
 from patchcert import cli
 from tests.helpers import FORKS, PATIENCE, ROOT, run_here
-from tests.test_scripts import save_random_network
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, generated_mnist):
-    folder = tmp_path_factory.mktemp("line")
-    (folder / "data").symlink_to(generated_mnist)
-    save_random_network(folder)
-    return folder
 
 
 def unread() -> int:

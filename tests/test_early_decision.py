@@ -14,7 +14,7 @@ from patchcert.patch import Patch
 from patchcert.votes.certificate import Certifier, Question, certify
 from patchcert.votes.rules import ThresholdVote, TopOneVote
 from tests.helpers import succeed
-from tests.test_scripts import save_random_network
+from tests.networks import save_random_network
 
 ABLATIONS = [Band(5, 12, 2), Row(10, 4, 3), Block(4, 5, 2), MultiBand(4, 9, 1, 2), MultiBlock(6, 7, 2, 2)]
 

@@ -32,7 +32,6 @@ from patchcert.engines.columns import Shape
 from patchcert.networks import mnist_network
 from tests import oracle
 from tests.helpers import ROOT, succeed
-from tests.test_scripts import save_random_network
 
 SHIPPED = ROOT / "checkpoints" / "mnist_masked_band.pth"
 HEIGHT, WIDTH = 2, 7
@@ -101,14 +100,6 @@ def test_nothing_that_a_patch_shows_changes_a_certified_answer(name, patch):
     flipped = (after != answer.predicted[:, None]).any(dim=1)
     assert not (flipped & answer.certified).any()
     assert int(answer.certified.sum()) > 2 and int(flipped.sum()) > 2
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, generated_mnist):
-    folder = tmp_path_factory.mktemp("interface")
-    (folder / "data").symlink_to(generated_mnist)
-    save_random_network(folder)
-    return folder
 
 
 def by_script(folder, script, *options):

@@ -19,7 +19,7 @@ from patchcert.experiments import reporting
 from patchcert.reports import drawing, figures
 from patchcert.reports.exhibits import MOST_IMAGES, OUTCOMES, Decisions
 from tests.helpers import run_here, succeed, write_idx_files
-from tests.test_scripts import save_random_network
+from tests.networks import save_random_network
 
 NET = ["--checkpoint", "net.pth", "--band_size", 4]
 QUESTIONS = ["--size_to_certify", "2,4,3x6", "--threshold", "0.2,0.3", "--certificate", "margin,exact"]

@@ -12,7 +12,7 @@ from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.patch import Patch
 from tests import oracle
 from tests.helpers import run_here, succeed
-from tests.test_scripts import save_random_network
+from tests.networks import save_random_network
 
 ROWS = [Row(28, 28, 5), Row(6, 9, 2)]
 

@@ -23,7 +23,7 @@ from patchcert.votes import saved_votes
 from patchcert.votes.certificate import Certifier, Question
 from patchcert.votes.rules import ThresholdVote, TopOneVote
 from tests.helpers import run_here, succeed
-from tests.test_scripts import save_random_network
+from tests.networks import save_random_network
 
 ABLATIONS = [Band(5, 6, 2), Row(4, 5, 3), Block(3, 4, 2), MultiBand(4, 7, 2, 2), MultiBlock(5, 5, 2, 2)]
 CONFIG = {"dataset": "mnist", "threshold": [0.2]}

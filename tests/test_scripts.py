@@ -12,8 +12,8 @@ from patchcert import checkpoint
 from patchcert.data import named
 from patchcert.engines.asking import DenseNetwork
 from patchcert.engines.windowed import WindowedNetwork
-from patchcert.networks import mnist_network
 from tests.helpers import ROOT, run_here, succeed
+from tests.networks import save_random_network
 
 FIRST = "mnist_one_band_lr_0.01_regularization_0.0005_band_4_epoch_1.pth"
 SECOND = f"mnist_one_band_lr_0.001_regularization_0.0005_band_4_epoch_3_resume_{FIRST}.pth"
@@ -30,19 +30,6 @@ def trained(tmp_path_factory, generated_mnist):
     ):
         succeed("train_mnist_band.py", *arguments, "--subset", 64, folder=folder)
     return folder
-
-
-def save_random_network(folder, name="net.pth", seed=0):
-    """A checkpoint of a network without training whose votes differ between images and between ablations."""
-    torch.manual_seed(seed)
-    network = mnist_network()
-    for layer in (0, 2, 5, 7):
-        network[layer].weight.data *= 1.7
-        network[layer].bias.data *= 0.3
-    network[9].weight.data *= 60
-    network[9].bias.data[3] += 1
-    checkpoint.save({"net": network.state_dict(), "acc": 0.0, "epoch": 0}, folder / "checkpoints" / name)
-    return network.eval()
 
 
 def test_training_writes_the_promised_names_and_goes_on(trained):

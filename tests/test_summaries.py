@@ -10,7 +10,6 @@ from patchcert.ablations.choices import MultiBand, MultiBlock
 from patchcert.networks import mnist_network
 from patchcert.results import AttackCounts
 from tests.helpers import succeed, succeed_under_torchrun
-from tests.test_scripts import save_random_network
 
 NET = ["--checkpoint", "net.pth"]
 PATCH = ["--steps", 2, "--randomizations", 3, "--limit", 4]
@@ -18,11 +17,8 @@ COUNTS = ["total", "correct", "certified correct", "certified wrong"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, generated_mnist):
-    """A folder with networks of random weights, MNIST's files, and votes of 12 images of the test half."""
-    folder = tmp_path_factory.mktemp("summaries")
-    (folder / "data").symlink_to(generated_mnist)
-    save_random_network(folder)
+def folder(folder):
+    """In addition, an undefended network of random weights, and votes of 12 images of the test half."""
     checkpoint.save({"net": mnist_network(channels=1).state_dict()}, folder / "checkpoints" / "whole.pth")
     succeed("certify_mnist_band.py", *NET, "--test", "--limit", 12, "--save_votes", "votes.npz", folder=folder)
     return folder

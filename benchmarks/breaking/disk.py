@@ -24,7 +24,7 @@ from patchcert import files
 from patchcert.votes import saved_votes
 from tests.faults.small_disk import SmallDisk
 from tests.helpers import ROOT, run_here, write_idx_files
-from tests.test_scripts import save_random_network
+from tests.networks import save_random_network
 
 P22 = ROOT / "config" / "mnist_robtrain_p22_all.json"
 EPOCHS = 4

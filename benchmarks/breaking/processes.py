@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.breaking import Row
 from tests.faults.trainings import difference
 from tests.helpers import ROOT, without_times, write_idx_files
-from tests.test_scripts import save_random_network
+from tests.networks import save_random_network
 
 TIMES = 6
 """Of each way."""

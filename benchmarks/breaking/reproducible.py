@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.breaking import Row
 from tests.helpers import ROOT, without_times, write_idx_files
-from tests.test_scripts import save_random_network
+from tests.networks import save_random_network
 
 MASKED = "mnist_masked_band_lr_0.1_regularization_0.0005_lines_both_size_5_band_4_epoch_1.pth"
 SMALL = ("--channels", "8,16", "--blocks", "0,1", "--batch_size", "50", "--end_epoch", "1")

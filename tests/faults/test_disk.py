@@ -26,7 +26,7 @@ from patchcert.option_values import output_file
 from patchcert.training import loop as smoothing_training
 from tests.faults.small_disk import SmallDisk
 from tests.helpers import ROOT, run_here, succeed, wait_until
-from tests.test_scripts import save_random_network
+from tests.networks import save_random_network
 
 P22 = ROOT / "config" / "mnist_robtrain_p22_all.json"
 A_RESULT = json.loads((ROOT / "docs" / "results" / "mnist_band_4.json").read_text())

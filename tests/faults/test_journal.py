@@ -22,8 +22,8 @@ from patchcert.intervals.networks import build
 from patchcert.journal import Journal
 from patchcert.votes import saved_votes
 from tests.helpers import ROOT, run_here, succeed
+from tests.networks import save_random_network
 from tests.test_attack_scripts import folder as answered  # noqa: F401 (a fixture)
-from tests.test_scripts import save_random_network
 
 ADV = ROOT / "config" / "mnist_adveval_patch_22.json"
 BAND, ATTACK = "certify_mnist_band.py", "attack_mnist_band.py"

@@ -25,7 +25,7 @@ from tests.helpers import (
     succeed_in_two_processes,
     wait_until,
 )
-from tests.test_scripts import save_random_network
+from tests.networks import save_random_network
 
 BAND = "certify_mnist_band.py"
 

@@ -7,7 +7,6 @@ import torch
 
 from patchcert import arithmetic
 from tests.helpers import succeed
-from tests.test_scripts import save_random_network
 
 CERTIFY = ["--checkpoint", "net.pth", "--limit", 3, "--batch_size", 8, "--certificate", "margin,exact"]
 ATTACK = ["--checkpoint", "net.pth", "--skip", 1, "--limit", 3, "--size_of_attack", 9]
@@ -17,14 +16,6 @@ RUNS = {
     "dense": ["certify_mnist_band.py", *CERTIFY, "--engine", "dense"],
     "attack": ["attack_mnist_band.py", *ATTACK],
 }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, generated_mnist):
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "data").symlink_to(generated_mnist)
-    save_random_network(folder)
-    return folder
 
 
 def numbers(folder, script, *arguments) -> tuple[dict, str]:
