@@ -60,12 +60,10 @@ FOR_SCRIPTS = {
         "write_report",
     ),
     "experiments.masking": ("add_saving", "certify_masked", "masked_certification_parser"),
-    "experiments.training": (
+    "experiments.training": ("train", "train_masked", "train_windows"),
+    "experiments.training_options": (
         "add_recipe",
         "masked_training_parser",
-        "train",
-        "train_masked",
-        "train_windows",
         "training_parser",
         "windows_training_parser",
     ),

@@ -16,14 +16,8 @@ from patchcert.engines.plain import PlainNetwork
 from patchcert.errors import UsageError, called
 from patchcert.experiments.pretrained import add_pretrained, images_of, network_of
 from patchcert.experiments.setting import ANY, data_name, set_up
-from patchcert.experiments.training import (
-    Parts,
-    add_augmentations,
-    add_held_out,
-    held_out_of,
-    run_training,
-    training_parser,
-)
+from patchcert.experiments.training import Parts, held_out_of, run_training
+from patchcert.experiments.training_options import add_augmentations, add_held_out, training_parser
 from patchcert.option_values import one_patch_size, positive_int
 from patchcert.patch_sizes import shapes
 from patchcert.pretrained.preparation import Preparation
