@@ -14,7 +14,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from patchcert import checkpoint, cli, result_format, results
+from benchmarks import records
+from patchcert import checkpoint, cli
 from patchcert.ablations.ablation import Band
 from patchcert.attacks.ascent import LOSSES, Ascent, Attack
 from patchcert.attacks.searches import SEARCHES
@@ -40,7 +41,7 @@ def main() -> None:
     classifier = SmoothedClassifier(network, ablation, options.threshold)
     targets = look_at(classifier, dataset, [], options.batch_size).targets()
     ascent = Ascent(LOSSES[options.loss], options.steps, options.step_size, options.momentum)
-    record = {"images": len(targets), "config": cli.configuration(options), "environment": results.environment()}
+    record = {"images": len(targets), "config": cli.configuration(options)}
     for name in ("every", "touched"):
         threat = PatchThreat(options.size_of_attack, ablation)
         if name == "every":
@@ -53,8 +54,7 @@ def main() -> None:
         record |= {f"{name}_seconds": seconds, f"{name}_flipped": flipped}
     record["ratio"] = record["every_seconds"] / record["touched_seconds"]
     print(f"{record['ratio']:.2f} times as fast")
-    if options.output:
-        results.write_json(result_format.stamp("benchmark") | record, options.output)
+    records.write(record, options.output)
 
 
 if __name__ == "__main__":

@@ -33,20 +33,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from patchcert import checkpoint, result_format, results  # noqa: E402
-from patchcert.ablations.ablation import Ablation, Band, Block, encode  # noqa: E402
-from patchcert.data import named  # noqa: E402
-from patchcert.data.folders import PictureFolder, normalise_imagenet  # noqa: E402
-from patchcert.engines.columns import LinesNetwork, Shape  # noqa: E402
-from patchcert.engines.windowed import WindowedNetwork  # noqa: E402
-from patchcert.networks import mnist_network  # noqa: E402
-from patchcert.patch import Patch  # noqa: E402
-from patchcert.votes.certificate import Certifier, Question  # noqa: E402
-from patchcert.votes.rules import ThresholdVote  # noqa: E402
+from benchmarks import records
+from patchcert import checkpoint
+from patchcert.ablations.ablation import Ablation, Band, Block, encode
+from patchcert.data import named
+from patchcert.data.folders import PictureFolder, normalise_imagenet
+from patchcert.engines.columns import LinesNetwork, Shape
+from patchcert.engines.windowed import WindowedNetwork
+from patchcert.networks import mnist_network
+from patchcert.patch import Patch
+from patchcert.votes.certificate import Certifier, Question
+from patchcert.votes.rules import ThresholdVote
 
 THRESHOLD, NEAR = 0.2, 1e-4
 """θ of the votes that are compared, and how close to it a probability counts as near."""
@@ -353,16 +354,14 @@ def main() -> None:
     machine = f"{torch.get_num_threads()} CPU threads" if on_cpu else torch.cuda.get_device_name(options.device)
     about = f"{options.case}: {options.images} images, {options.positions} ablations, {options.repetitions} repetitions"
     print(f"{about}; {machine}, torch {torch.__version__}\n{printed(found)}")
-    if options.output:
-        settings = {key: str(value) for key, value in vars(options).items()}
-        record = result_format.stamp("benchmark") | {
-            "settings": settings,
-            "machine": machine,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        }
-        record["ways"] = {name: asdict(m) for name, m in found.items()}
-        results.write_json(record | {"environment": results.environment()}, options.output)
+    measured = {
+        "settings": {key: str(value) for key, value in vars(options).items()},
+        "machine": machine,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "ways": {name: asdict(m) for name, m in found.items()},
+    }
+    records.write(measured, options.output)
 
 
 if __name__ == "__main__":

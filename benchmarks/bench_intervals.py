@@ -26,24 +26,24 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
+import torch
+from torch import nn
 
-from benchmarks.bench_certify import peak_memory  # noqa: E402
-from benchmarks.timing import compare  # noqa: E402
-from patchcert import result_format, results  # noqa: E402
-from patchcert.intervals import config_files  # noqa: E402
-from patchcert.intervals.bounds import robust_loss  # noqa: E402
-from patchcert.intervals.evaluation import spread  # noqa: E402
-from patchcert.intervals.guide import guide_loss, likeliest  # noqa: E402
-from patchcert.intervals.networks import build  # noqa: E402
-from patchcert.intervals.places import Places, Scale, Threat, all_places, corners_of  # noqa: E402
-from patchcert.intervals.sparse import SparseThreat, sparse_margins  # noqa: E402
-from patchcert.intervals.training import Run  # noqa: E402
-from patchcert.intervals.training_attacks import GuidedPlaces  # noqa: E402
-from patchcert.intervals.worst_places import Batch, all_margins, worst_margins  # noqa: E402
-from patchcert.patch import Patch  # noqa: E402
-from tests.intervals.oracle import plain_margins, plain_tight_margins  # noqa: E402
+from benchmarks import records
+from benchmarks.bench_certify import peak_memory
+from benchmarks.timing import compare
+from patchcert.intervals import config_files
+from patchcert.intervals.bounds import robust_loss
+from patchcert.intervals.evaluation import spread
+from patchcert.intervals.guide import guide_loss, likeliest
+from patchcert.intervals.networks import build
+from patchcert.intervals.places import Places, Scale, Threat, all_places, corners_of
+from patchcert.intervals.sparse import SparseThreat, sparse_margins
+from patchcert.intervals.training import Run
+from patchcert.intervals.training_attacks import GuidedPlaces
+from patchcert.intervals.worst_places import Batch, all_margins, worst_margins
+from patchcert.patch import Patch
+from tests.intervals.oracle import plain_margins, plain_tight_margins
 
 
 def batch_of(network: nn.Sequential, shape: tuple[int, ...], patch: Patch) -> Batch:
@@ -214,12 +214,11 @@ def main() -> None:
         "room_mlp_p55": lambda: room(mlp, (count, 1, 28, 28), 5, None, options.repetitions),
         "room_cnn5_p55": lambda: room(cnn, some, 5, 4 * options.places, options.repetitions),
     }
-    record = result_format.stamp("benchmark")
+    measured = {}
     for name, measure in found.items():
-        record[name] = measure()
-        print(name, {key: round(value, 6) for key, value in record[name].items()}, flush=True)
-    if options.output:
-        results.write_json(record | {"environment": results.environment()}, options.output)
+        measured[name] = measure()
+        print(name, {key: round(value, 6) for key, value in measured[name].items()}, flush=True)
+    records.write(measured, options.output)
 
 
 if __name__ == "__main__":

@@ -31,10 +31,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from patchcert import cli, result_format, results  # noqa: E402
-from patchcert.data import named, splits  # noqa: E402
-from patchcert.errors import UsageError  # noqa: E402
-from patchcert.option_values import output_file, positive_int  # noqa: E402
+from benchmarks import records
+from patchcert import cli
+from patchcert.data import named, splits
+from patchcert.errors import UsageError
+from patchcert.option_values import output_file, positive_int
 
 COMMAND = (
     "certify_cifar_joint.py --quiet --size_to_certify 5 --checkpoint cifar_masked_band.pth --windows cifar_windows.pth"
@@ -172,11 +173,10 @@ def main() -> None:
     before, now = found.values()
     ratios = {name: getattr(before, name) / getattr(now, name) for name in ("seconds", "processor_seconds")}
     print(f"{ratios['seconds']:.1f} times as fast, {ratios['processor_seconds']:.1f} in the processor's time")
-    if options.output:
-        about = {name: getattr(options, name) for name in ("commit", "options", "at_once", "validation")}
-        about |= {"command": COMMAND, "numbers": numbers, "environment": results.environment()}
-        about |= {"ratios": ratios, "ways": {name: asdict(one) for name, one in found.items()}}
-        results.write_json(result_format.stamp("benchmark") | about, options.output)
+    about = {name: getattr(options, name) for name in ("commit", "options", "at_once", "validation")}
+    about |= {"command": COMMAND, "numbers": numbers}
+    about |= {"ratios": ratios, "ways": {name: asdict(one) for name, one in found.items()}}
+    records.write(about, options.output)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+from torch import Tensor
 
-from benchmarks.timing import compare  # noqa: E402
-from patchcert import cli, result_format, results  # noqa: E402
-from patchcert.ablations.windows import BandsAndWindows  # noqa: E402
-from patchcert.masking.linked import LinkedMasking  # noqa: E402
-from patchcert.option_values import output_file, positive_int  # noqa: E402
-from patchcert.patch import Patch  # noqa: E402
+from benchmarks import records
+from benchmarks.timing import compare
+from patchcert import cli
+from patchcert.ablations.windows import BandsAndWindows
+from patchcert.masking.linked import LinkedMasking
+from patchcert.option_values import output_file, positive_int
+from patchcert.patch import Patch
 
 PATCH = Patch(5, 5)
 ABLATION = BandsAndWindows(32, 32, band_size=4, window_size=11, per_side=4)
@@ -78,9 +79,7 @@ def main() -> None:
         sys.exit("double masking and its definition differ")
     measured = compare(lambda: masking.predict_and_lead(scores), lambda: by_definition(scores), options.repetitions)
     print(f"{measured['ratio']:.1f} times as fast, {1000 * measured['seconds'] / options.images:.1f} ms an image")
-    if options.output:
-        about = {"images": options.images, "environment": results.environment()}
-        results.write_json(result_format.stamp("benchmark") | about | measured, options.output)
+    records.write({"images": options.images} | measured, options.output)
 
 
 if __name__ == "__main__":

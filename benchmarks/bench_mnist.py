@@ -17,23 +17,23 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
+import torch
+from torch import nn
 
-from benchmarks.timing import compare  # noqa: E402
-from patchcert import result_format, results  # noqa: E402
-from patchcert.ablations.ablation import Ablation, Band, encode  # noqa: E402
-from patchcert.data.dataset import Dataset  # noqa: E402
-from patchcert.engines import asking  # noqa: E402
-from patchcert.networks import mnist_network  # noqa: E402
-from patchcert.patch import Patch  # noqa: E402
-from patchcert.steps import Steps  # noqa: E402
-from patchcert.training import loop  # noqa: E402
-from patchcert.training.objectives import OneCopy  # noqa: E402
-from patchcert.training.optimizers import Optimizers  # noqa: E402
-from patchcert.training.recipes import Recipe  # noqa: E402
-from patchcert.votes import certificate  # noqa: E402
-from patchcert.votes.rules import ThresholdVote  # noqa: E402
+from benchmarks import records
+from benchmarks.timing import compare
+from patchcert.ablations.ablation import Ablation, Band, encode
+from patchcert.data.dataset import Dataset
+from patchcert.engines import asking
+from patchcert.networks import mnist_network
+from patchcert.patch import Patch
+from patchcert.steps import Steps
+from patchcert.training import loop
+from patchcert.training.objectives import OneCopy
+from patchcert.training.optimizers import Optimizers
+from patchcert.training.recipes import Recipe
+from patchcert.votes import certificate
+from patchcert.votes.rules import ThresholdVote
 
 BAND = Band(28, 28, 4)
 STEPS = 150
@@ -110,9 +110,7 @@ def main() -> None:
     memory = {ablation: peak_megabytes(ablation, engine) for ablation, engine in engines.items()}
     for name, megabytes in memory.items():
         print(f"peak memory certifying {name:26s} {megabytes:7.0f} MB")
-    if options.output:
-        content = measured | {"peak_megabytes": memory, "environment": results.environment()}
-        results.write_json(result_format.stamp("benchmark") | content, options.output)
+    records.write(measured | {"peak_megabytes": memory}, options.output)
 
 
 if __name__ == "__main__":

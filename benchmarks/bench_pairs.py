@@ -12,8 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from benchmarks import records
 from benchmarks.timing import compare
-from patchcert import cli, result_format, results
+from patchcert import cli
 from patchcert.ablations.windows import BandsAndWindows
 from patchcert.data import named, splits
 from patchcert.engines.columns import LinesNetwork
@@ -45,9 +46,7 @@ def main() -> None:
     with torch.inference_mode():
         measured = compare(lambda: first(images), lambda: every(images), options.repetitions)
     print(f"{measured['ratio']:.2f} times as fast, {measured['seconds'] / options.images:.2f} s an image")
-    if options.output:
-        about = {"images": options.images, "environment": results.environment()}
-        results.write_json(result_format.stamp("benchmark") | about | measured, options.output)
+    records.write({"images": options.images} | measured, options.output)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from patchcert import cli, result_format, results
+from benchmarks import records
+from patchcert import cli
 from patchcert.ablations.ablation import Band
 from patchcert.data.augmentation import random_crop, random_flip
 from patchcert.data.dataset import Dataset
@@ -105,10 +106,7 @@ def main() -> None:
         for name, (stage, images) in stages(files, network, ablation, batch, labels).items():
             measured[name] = images_per_second(stage, images, options.repeats, options.device)
             print(f"{name:20s} {measured[name]:10.1f} images/s", flush=True)
-    if options.output:
-        content = {"images_per_second": measured, "config": cli.configuration(options)}
-        record = result_format.stamp("benchmark") | content | {"environment": results.environment()}
-        results.write_json(record, options.output)
+    records.write({"images_per_second": measured, "config": cli.configuration(options)}, options.output)
 
 
 if __name__ == "__main__":

@@ -22,20 +22,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+import torch
+from torch import Tensor, nn
 
-from benchmarks.bench_certify import peak_memory, seconds_of  # noqa: E402
-from patchcert import cli, result_format, results  # noqa: E402
-from patchcert.ablations.hidden_windows import HiddenWindows  # noqa: E402
-from patchcert.arithmetic import NUMERICAL_MARGINS  # noqa: E402
-from patchcert.classifiers.window_masked import WindowMaskedClassifier  # noqa: E402
-from patchcert.data import splits  # noqa: E402
-from patchcert.engines.plain import MEAN, PlainNetwork  # noqa: E402
-from patchcert.experiments.pretrained import pretrained  # noqa: E402
-from patchcert.option_values import output_file, patch_sizes, positive_int  # noqa: E402
-from patchcert.patch_sizes import shapes  # noqa: E402
-from patchcert.progress import progress_bar  # noqa: E402
+from benchmarks import records
+from benchmarks.bench_certify import peak_memory, seconds_of
+from patchcert import cli
+from patchcert.ablations.hidden_windows import HiddenWindows
+from patchcert.arithmetic import NUMERICAL_MARGINS
+from patchcert.classifiers.window_masked import WindowMaskedClassifier
+from patchcert.data import splits
+from patchcert.engines.plain import MEAN, PlainNetwork
+from patchcert.experiments.pretrained import pretrained
+from patchcert.option_values import output_file, patch_sizes, positive_int
+from patchcert.patch_sizes import shapes
+from patchcert.progress import progress_bar
 
 CPU = torch.device("cpu")
 PLAIN_BATCH = 64
@@ -188,12 +189,11 @@ def main() -> None:
     agreed = next((p for p, answer in zip(pictures, given["plain"], strict=True) if answer.certified), None)
     prediction = None if agreed is None else next(alone.verdicts(agreed[None], 0.0, certify=False)).passes
     print(f"peak memory {peak:.0f} MiB; a prediction where all windows agree takes {prediction} passes; {windows}")
-    if options.output:
-        about = {"pictures": len(pictures), "windows": str(windows), "batch_size": options.batch_size}
-        about |= {"size_to_certify": options.size_to_certify[0].size, "environment": results.environment()}
-        about |= {"peak_mib": peak, "passes_of_a_prediction": prediction, "ways": result}
-        about["answers"] = {name: [asdict(answer) for answer in some] for name, some in given.items()}
-        results.write_json(result_format.stamp("benchmark") | about, options.output)
+    about = {"pictures": len(pictures), "windows": str(windows), "batch_size": options.batch_size}
+    about |= {"size_to_certify": options.size_to_certify[0].size}
+    about |= {"peak_mib": peak, "passes_of_a_prediction": prediction, "ways": result}
+    about["answers"] = {name: [asdict(answer) for answer in some] for name, some in given.items()}
+    records.write(about, options.output)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from patchcert import cli, result_format, results  # noqa: E402
-from patchcert.option_values import output_file  # noqa: E402
+from benchmarks import records
+from patchcert import cli
+from patchcert.option_values import output_file
 
 WAYS = sorted(path.stem for path in Path(__file__).with_name("breaking").glob("*.py") if path.stem != "__init__")
 
@@ -34,10 +35,8 @@ def main() -> None:
             print(f"{row.tried:6d} {row.lost:6d}  {row.kind}: {row.what}  {row.remark}", flush=True)
     lost, seconds = sum(row.lost for row in rows), time.perf_counter() - started
     print(f"{sum(row.tried for row in rows)} attempts in {seconds:.0f} s, {lost} of them lost something")
-    if options.output:
-        table = {"rows": [dataclasses.asdict(row) for row in rows], "lost": lost, "seconds": seconds}
-        about = result_format.stamp("benchmark") | {"environment": results.environment()}
-        results.write_json(about | table, options.output)
+    table = {"rows": [dataclasses.asdict(row) for row in rows], "lost": lost, "seconds": seconds}
+    records.write(table, options.output)
     if lost:
         sys.exit(1)
 

@@ -19,10 +19,11 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from patchcert import cli, result_format, results  # noqa: E402
-from patchcert.option_values import output_file, positive_float  # noqa: E402
-from tests.helpers import write_idx_files  # noqa: E402
-from tests.test_pictures import write_pictures  # noqa: E402
+from benchmarks import records
+from patchcert import cli
+from patchcert.option_values import output_file, positive_float
+from tests.helpers import write_idx_files
+from tests.test_pictures import write_pictures
 
 SMALL = ("--channels", "4,8", "--blocks", "0,1", "--size_to_train", "2")
 SCHEDULE = ("epochs=1000000", "schedule_start=0", "schedule_length=10", "batch_size=50")
@@ -107,10 +108,8 @@ def main() -> None:
         found = growth(curve)
         grown |= {f"{kind}: {what}": more for what, more in found.items() if more > GROWTH[what]}
         print(f"{kind} grew by " + ", ".join(f"{more:.1f} {what}" for what, more in found.items()), flush=True)
-    if options.output:
-        text = {kind: {what: [point[what] for point in curve] for what in curve[0]} for kind, curve in curves.items()}
-        about = result_format.stamp("benchmark") | {"environment": results.environment()}
-        results.write_json(about | {"curves": text, "grown": grown}, options.output)
+    points = {kind: {what: [point[what] for point in curve] for what in curve[0]} for kind, curve in curves.items()}
+    records.write({"curves": points, "grown": grown}, options.output)
     if grown:
         sys.exit(1)
 

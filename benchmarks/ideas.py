@@ -12,9 +12,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from torch import Tensor, nn  # noqa: E402
+from torch import Tensor, nn
 
-from patchcert import (  # noqa: E402
+from benchmarks import records
+from patchcert import (
     Band,
     LinesNetwork,
     MaskedClassifier,
@@ -24,11 +25,9 @@ from patchcert import (  # noqa: E402
     certify,
     checkpoint,
     cli,
-    result_format,
-    results,
 )
-from patchcert.data import named, splits  # noqa: E402
-from patchcert.option_values import output_file  # noqa: E402
+from patchcert.data import named, splits
+from patchcert.option_values import output_file
 
 PATCHES = Patch(2, 2), Patch(5, 5)
 THRESHOLDS = 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5
@@ -72,9 +71,7 @@ def main() -> None:
             print(f"{best}: {idea}", flush=True)
             shares = {name: getattr(best, name) for name in ("clean_accuracy", "certified_accuracy")}
             table.append({"idea": idea} | best.question | shares)
-    if options.output:
-        about = {"checkpoint": Path(options.checkpoint).name, "environment": results.environment()}
-        results.write_json(result_format.stamp("benchmark") | about | {"rows": table}, options.output)
+    records.write({"checkpoint": Path(options.checkpoint).name, "rows": table}, options.output)
 
 
 if __name__ == "__main__":

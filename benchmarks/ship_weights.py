@@ -17,13 +17,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+from torch import Tensor
 
-from patchcert import checkpoint, cli  # noqa: E402
-from patchcert.ablations.windows import WindowPairs  # noqa: E402
-from patchcert.errors import UsageError  # noqa: E402
-from patchcert.option_values import fraction, output_file, windows_or_none  # noqa: E402
+from patchcert import checkpoint, cli
+from patchcert.ablations.windows import WindowPairs
+from patchcert.errors import UsageError
+from patchcert.option_values import fraction, output_file, windows_or_none
 
 
 def main() -> None:
