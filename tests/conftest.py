@@ -1,6 +1,7 @@
 import logging
 import os
 import signal
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -55,6 +56,18 @@ def pictures_are_decoded_here():
 def workers(pictures_are_decoded_here, monkeypatch):
     """Pictures are decoded by worker processes, as scripts have it; those that tests start for themselves do, too."""
     monkeypatch.setattr("patchcert.distributed.cores", pictures_are_decoded_here)
+
+
+@pytest.fixture
+def let_import(monkeypatch):
+    """Writes a module into a folder, from which this process then imports it, whatever module had its name before."""
+
+    def write(folder, name, content):
+        (folder / f"{name}.py").write_text(content)
+        monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+        sys.modules.pop(name, None)
+
+    return write
 
 
 @pytest.fixture(scope="session")

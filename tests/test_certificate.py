@@ -51,6 +51,17 @@ def exact(votes, touched):
     return exact_certified(torch.tensor([votes]), torch.tensor(touched)).item()
 
 
+ONE_OF_THREE = [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+
+
+@st.composite
+def mostly_alike(draw, count):
+    """So many votes for one of three classes each, most of them for the same."""
+    favourite = draw(st.sampled_from(ONE_OF_THREE))
+    vote = st.one_of(st.just(favourite), st.just(favourite), st.sampled_from(ONE_OF_THREE))
+    return draw(st.lists(vote, min_size=count, max_size=count))
+
+
 @st.composite
 def small_cases(draw, top_one):
     """Votes of at most 7 ablations for at most 4 classes, and places that touch at most 3 (top-one: 4) of them."""
@@ -98,14 +109,11 @@ def test_margin_is_never_flipped_and_implies_exact(data):
     touched = ablation.touched_by(patch)
     if touched.sum(1).max() > 4:
         return
-    ballots = [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
-    favourite = data.draw(st.sampled_from(ballots))
-    vote = st.one_of(st.just(favourite), st.just(favourite), st.sampled_from(ballots))
-    votes = data.draw(st.lists(vote, min_size=ablation.count, max_size=ablation.count))
+    votes = data.draw(mostly_alike(ablation.count))
     counts = torch.tensor([votes]).sum(1)
     if margin_certified(counts, ablation.most_touched(patch)).item():
         assert exact(votes, touched.tolist())
-        assert not can_be_flipped(votes, touched.tolist(), ballots)
+        assert not can_be_flipped(votes, touched.tolist(), ONE_OF_THREE)
 
 
 @given(st.lists(st.lists(st.integers(0, 9), min_size=4, max_size=4), min_size=1, max_size=20), st.integers(1, 4))
@@ -287,16 +295,13 @@ def test_two_patches_are_what_brute_force_finds():
     @given(st.data())
     def check(data):
         ablation = data.draw(st.sampled_from([Band(1, 9, 2), Row(8, 1, 1), MultiBand(1, 5, 1, 2), Block(3, 3, 1)]))
-        ballots = [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
-        favourite = data.draw(st.sampled_from(ballots))
-        vote = st.one_of(st.just(favourite), st.just(favourite), st.sampled_from(ballots))
-        votes = data.draw(st.lists(vote, min_size=ablation.count, max_size=ablation.count))
+        votes = data.draw(mostly_alike(ablation.count))
         questions = [Question(Patch(1, 1), TopOneVote(), kind, 2) for kind in ("exact", "margin")]
         answers = Certifier(ablation, questions)([(torch.arange(ablation.count), torch.tensor([votes]).float())])
         exactly, by_margin = (v.certified.item() for v in answers)
         single = ablation.touched_by(Patch(1, 1))
         stands = all(
-            reachable_winners([ballots if hit else [vote] for vote, hit in zip(votes, a | b, strict=True)], 3)
+            reachable_winners([ONE_OF_THREE if hit else [vote] for vote, hit in zip(votes, a | b, strict=True)], 3)
             == {answers[0].predicted.item()}
             for a, b in combinations_with_replacement(single, 2)
         )

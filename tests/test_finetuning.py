@@ -65,10 +65,8 @@ CLASSES = ("cat", "dog", "eel")
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    (tmp_path / "small.py").write_text(FACTORY)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    sys.modules.pop("small", None)
+def folder(tmp_path, let_import):
+    let_import(tmp_path, "small", FACTORY)
     write_pictures(tmp_path / "pets" / "train", CLASSES, 10, size=24)
     write_pictures(tmp_path / "pets" / "test", CLASSES, 4, size=24)
     return tmp_path

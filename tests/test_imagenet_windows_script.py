@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -34,10 +33,8 @@ def with_norm():
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    (tmp_path / "small.py").write_text(FACTORY)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    sys.modules.pop("small", None)
+def folder(tmp_path, let_import):
+    let_import(tmp_path, "small", FACTORY)
     write_pictures(tmp_path / "pets", ("cat", "dog", "eel"), 4, size=20)
     return tmp_path
 

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 
 import pytest
 import torch
@@ -55,11 +54,9 @@ ATTACK = ("--size_of_attack", 6, "--randomizations", 2, "--steps", 3, "--step_si
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, let_import):
     """Pictures, a network of copies, and the same one of pictures that timm is said to make."""
-    (tmp_path / "copied.py").write_text(FACTORIES)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    sys.modules.pop("copied", None)
+    let_import(tmp_path, "copied", FACTORIES)
     write_pictures(tmp_path / "pets" / "test", ("cat", "dog", "eel"), 4, size=20)
 
     def find(name, weights):

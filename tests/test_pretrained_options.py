@@ -79,11 +79,9 @@ def unprepared():
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    (tmp_path / "factories.py").write_text(FACTORIES)
+def here(tmp_path, monkeypatch, let_import):
+    let_import(tmp_path, "factories", FACTORIES)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [str(tmp_path), *sys.path])
-    sys.modules.pop("factories", None)
     return tmp_path
 
 

@@ -16,7 +16,7 @@ from patchcert.masking.answers import UNASKED, Answers
 from patchcert.masking.noted import count_of, from_known, noted, numbers_of, pairs_of
 from patchcert.masking.questions import two_rounds
 from patchcert.votes import archives, saved_answers, saved_votes
-from tests.helpers import ROOT, run_here, succeed
+from tests.helpers import ROOT, rewrite_votes, run_here, succeed
 from tests.test_hidden_windows import verdicts
 from tests.test_imagenet_windows_script import COMMAND, SCRIPT, folder  # noqa: F401  a fixture
 
@@ -214,11 +214,7 @@ def test_files_of_others_are_answered_from(tmp_path):
 def test_what_is_wrong_with_a_file_is_one_clear_line(tmp_path, capsys, change, said):
     path = tmp_path / "votes.npz"
     written_by_others(path)
-    with np.load(path) as content:
-        arrays = dict(content)
-    about = json.loads(str(arrays.pop("about")))
-    change(about, arrays)
-    np.savez(path, about=json.dumps(about), **arrays)
+    rewrite_votes(path, change)
     with pytest.raises(UsageError) as refused:
         archives.read(path, {"votes": saved_votes.of, "windows": saved_answers.of})
     assert said in str(refused.value) and "\n" not in str(refused.value)
@@ -255,14 +251,12 @@ def test_asking_everything_is_for_saving(folder, capsys):  # noqa: F811
 
 @pytest.mark.parametrize("config", [{}, {"data": "gone"}, {"data": "gone", "classes": "gone.txt"}])
 def test_files_are_answered_from_where_no_pictures_are(tmp_path, capsys, config):
-    path = tmp_path / "votes.npz"
-    written_by_others(path)
-    with np.load(path) as content:
-        arrays = dict(content)
-    about = json.loads(str(arrays.pop("about")))
-    about["config"] |= config
-    arrays["labels"][:8] = 1
-    np.savez(path, about=json.dumps(about), **arrays)
+    def change(about, arrays):
+        about["config"] |= config
+        arrays["labels"][:8] = 1
+
+    written_by_others(tmp_path / "votes.npz")
+    rewrite_votes(tmp_path / "votes.npz", change)
     succeed(*SAVED, "--limit", 6, folder=tmp_path)
     assert "6 images" in capsys.readouterr().out
 

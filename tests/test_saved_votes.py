@@ -22,7 +22,7 @@ from patchcert.patch import Patch
 from patchcert.votes import saved_votes
 from patchcert.votes.certificate import Certifier, Question
 from patchcert.votes.rules import ThresholdVote, TopOneVote
-from tests.helpers import run_here, succeed
+from tests.helpers import rewrite_votes, run_here, succeed
 from tests.networks import save_random_network
 
 ABLATIONS = [Band(5, 6, 2), Row(4, 5, 3), Block(3, 4, 2), MultiBand(4, 7, 2, 2), MultiBlock(5, 5, 2, 2)]
@@ -129,23 +129,14 @@ def test_shares_of_several_processes_come_together_in_order(tmp_path, monkeypatc
         assert set(shared) == set(alone) and all(np.array_equal(shared[name], alone[name]) for name in shared)
 
 
-def rewritten(path, change):
-    """Let `change` have what the file of votes says of itself."""
-    with np.load(path) as content:
-        arrays = dict(content)
-    about = json.loads(str(arrays.pop("about")))
-    change(about)
-    np.savez_compressed(path, about=json.dumps(about), **arrays)
-
-
 def test_files_that_do_not_say_what_they_were_computed_with_are_read(tmp_path):
     recorder, path = saved_votes.Recorder(Band(4, 6, 1), []), tmp_path / "votes.npz"
     recorded(recorder, random_probabilities(4, 6, 5, seed=2), 4, 6, torch.arange(6))
     recorder.write(path, data_of(4), CONFIG, ARITHMETIC)
-    rewritten(path, lambda about: about.pop("arithmetic"))
+    rewrite_votes(path, lambda about, arrays: about.pop("arithmetic"))
     assert saved_votes.read(path).arithmetic == saved_votes.UNKNOWN
     for wrong in ("AVX2", {"precision": "float32"}, ARITHMETIC | {"processors": [7]}):
-        rewritten(path, lambda about, wrong=wrong: about.update(arithmetic=wrong))
+        rewrite_votes(path, lambda about, arrays, wrong=wrong: about.update(arithmetic=wrong))
         with pytest.raises(UsageError, match="what it was computed with cannot be understood"):
             saved_votes.read(path)
 

@@ -172,6 +172,15 @@ def test_folded_networks_give_the_same_logits(name):
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in network.modules())
 
 
+def networks_and_images(folder):
+    """Both networks of `JOINT`, and the test images of its pictures in [0, 1]."""
+    bands = LinesNetwork.load(folder / "checkpoints" / "bands.pth")
+    windows = network_of_copies("pooled", classes=3).eval()
+    windows.load_state_dict(torch.load(folder / "checkpoints" / NAME, weights_only=True)["net"])
+    images = load_folder(folder / "small", train=False, image_size=16).images / 255
+    return bands, windows, images
+
+
 def test_bands_and_windows_are_certified_and_attacked_together(folder, capsys):
     networks = [*JOINT, "--weight", 2, "--coarse_windows", "none", "--no-mirrored"]
     written = ["--output", "run.json", "--per_image", "run.csv", "--report", "report"]
@@ -184,10 +193,7 @@ def test_bands_and_windows_are_certified_and_attacked_together(folder, capsys):
     digests = {option: checkpoint.sha256(folder / "checkpoints" / name) for option, name in files.items()}
     assert record["config"]["about"]["sha256"] == digests
     assert record["config"]["weight"] == 2 and record["certified_correct"] > 0
-    bands = LinesNetwork.load(folder / "checkpoints" / "bands.pth")
-    windows = network_of_copies("pooled", classes=3).eval()
-    windows.load_state_dict(torch.load(folder / "checkpoints" / NAME, weights_only=True)["net"])
-    images = load_folder(folder / "small", train=False, image_size=16).images / 255
+    bands, windows, images = networks_and_images(folder)
     masking = LinkedMasking(BandsAndWindows(16, 16, 3, 8, 3), Patch(5, 5))
     shown = oracle.window_pairs(16, 16, 8, 3)
     with torch.no_grad():
@@ -210,10 +216,7 @@ def test_coarse_windows_are_hidden_first_and_mirror_images_asked(folder, capsys)
     record, rows = json.loads((folder / "run.json").read_text()), list(csv.DictReader((folder / "run.csv").open()))
     ablation = BandsAndWindows(16, 16, 3, 11, 2, 8, 3)
     assert record["config"]["about"]["run"]["ablation"] == ablation.description()
-    bands = LinesNetwork.load(folder / "checkpoints" / "bands.pth")
-    windows = network_of_copies("pooled", classes=3).eval()
-    windows.load_state_dict(torch.load(folder / "checkpoints" / NAME, weights_only=True)["net"])
-    images = load_folder(folder / "small", train=False, image_size=16).images / 255
+    bands, windows, images = networks_and_images(folder)
     with torch.no_grad():
         scores = JointNetwork(bands.eval(), windows, ablation, weight=6.0, sure=1.0, mirrored=True)(images)
     verdicts = LinkedMasking(ablation, Patch(5, 5)).verdicts(scores, MARGIN)
