@@ -62,7 +62,7 @@ def test_every_link_leads_somewhere():
     "link", ["no.md", "docs/no.md", "docs/engine.md#no", "#no", "../outside.md", "docs/figures/no.svg"]
 )
 def test_a_broken_link_is_found(link):
-    text = f"# One\n\n[there]({link}) and [here](#one), [too](docs/engine.md#what-bounds-it)"
+    text = f"# One\n\n[there]({link}) and [here](#one), [too](docs/engine.md#what-limits-the-speed)"
     assert broken(README, text) == [f"{README.name}: {link}"]
 
 
