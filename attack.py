@@ -4,9 +4,9 @@
     python3 attack.py --model package.module:factory --weights FILE --ablation block:8 --dataset folder --data DIR \\
         --image_size 64 --patch_height 2 --patch_width 8 --locations all --loss margin --test
 
-The network is that of certify.py; `--ablation whole` attacks it without a defence. Projected gradient ascent with sign
-steps; each of many restarts puts the patch at a new place (Levine and Feizi, NeurIPS 2020). Stops with exit code 3 if
-an answer flips that is certified under the same θ.
+The network is named as for certify.py. `--ablation whole` attacks it without a defence. The attack is projected
+gradient ascent with signed steps. Each of many restarts puts the patch at a new place (Levine and Feizi, NeurIPS 2020).
+The script stops with exit code 3 if the attack flips an answer that is certified under the same θ.
 """
 
 from patchcert import attack_any, cli

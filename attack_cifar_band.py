@@ -1,11 +1,12 @@
-"""Attack CIFAR-10 images with patches: votes of ablated copies that show one band of columns.
+"""Attack CIFAR-10 images with patches, defended by votes of ablated copies that show one band of columns.
 
     python3 attack_cifar_band.py --band_size 4 --size_of_attack 5 --checkpoint NAME
     python3 attack_cifar_band.py --band_size 4 --patch_height 2 --patch_width 8 --locations all --loss margin \\
         --skip 1 --limit 100 --test --output run.json --checkpoint NAME
 
-Projected gradient ascent with sign steps; each of many restarts puts the patch at a new place (Levine and Feizi,
-NeurIPS 2020). Stops with exit code 3 if an image flips whose answer is certified under the same θ.
+The attack is projected gradient ascent with signed steps. Each of many restarts puts the patch at a new place (Levine
+and Feizi, NeurIPS 2020). The script stops with exit code 3 if the attack flips an answer that is certified under the
+same θ.
 """
 
 from patchcert import (
@@ -26,7 +27,7 @@ from patchcert.small_networks import MODELS, cifar_resnet
 def main() -> None:
     parser = patch_attack_parser(__doc__, CIFAR_LIKE)
     add_network(parser, (*MODELS, COLUMN), "resnet18", image_size=32)
-    parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
+    parser.add_argument("--band_size", type=int, default=4, help="s, the number of columns that an ablated image shows")
     add_attack_threshold(parser)
     options = parser.parse_args()
     ablation = Band(options.image_size, options.image_size, options.band_size)

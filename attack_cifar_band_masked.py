@@ -1,11 +1,11 @@
-"""Attack CIFAR-10 images with patches: double masking of bands, with a network of limited reach.
+"""Attack CIFAR-10 images with patches, defended by double masking of bands, with a network of limited reach.
 
     python3 attack_cifar_band_masked.py --size_of_attack 5 --checkpoint NAME
     python3 attack_cifar_band_masked.py --size_of_attack 2x8 --locations all --loss margin --test --checkpoint NAME
 
-Projected gradient ascent with sign steps; each of many restarts puts the patch at a new place (Levine and Feizi,
-NeurIPS 2020). The two-round prediction decides what counts as flipped. Stops with exit code 3 if a certified answer
-flips.
+The attack is projected gradient ascent with signed steps. Each of many restarts puts the patch at a new place (Levine
+and Feizi, NeurIPS 2020). The two-round prediction decides which images count as flipped. The script stops with exit
+code 3 if the attack flips a certified answer.
 """
 
 from patchcert import CIFAR_LIKE, attack_masked, cli, masked_attack_parser, masked_network

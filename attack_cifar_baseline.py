@@ -1,11 +1,11 @@
-"""Attack CIFAR-10 images with patches: the undefended network of train_cifar_baseline.py.
+"""Attack CIFAR-10 images with patches: the network of train_cifar_baseline.py, which has no defence.
 
     python3 attack_cifar_baseline.py --size_of_attack 5 --checkpoint NAME
     python3 attack_cifar_baseline.py --patch_height 2 --patch_width 8 --locations all --loss margin \\
         --skip 1 --limit 100 --test --output run.json --checkpoint NAME
 
-Projected gradient ascent with sign steps; each of many restarts puts the patch at a new place (Levine and Feizi,
-NeurIPS 2020).
+The attack is projected gradient ascent with signed steps. Each of many restarts puts the patch at a new place (Levine
+and Feizi, NeurIPS 2020).
 """
 
 from patchcert import CIFAR_LIKE, add_network, attack_with_patch, class_count, cli, patch_attack_parser, undefended

@@ -1,10 +1,10 @@
-"""Attack CIFAR-10 images by small changes of every pixel: the undefended network of train_cifar_baseline.py.
+"""Attack CIFAR-10 images by small changes of every pixel: the network of train_cifar_baseline.py, which has no defence.
 
     python3 attack_cifar_baseline_linf.py --epsilon 1/255 --checkpoint NAME
     python3 attack_cifar_baseline_linf.py --epsilon 2/255 --steps 100 --loss margin --momentum 0.9 \\
         --skip 1 --limit 100 --test --output run.json --checkpoint NAME
 
-Projected gradient ascent with sign steps from a random start (Levine and Feizi, NeurIPS 2020).
+The attack is projected gradient ascent with signed steps from a random start (Levine and Feizi, NeurIPS 2020).
 """
 
 from patchcert import CIFAR_LIKE, add_network, attack_in_ball, ball_attack_parser, class_count, cli, undefended

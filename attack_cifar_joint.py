@@ -1,11 +1,11 @@
-"""Attack CIFAR-10 images with patches: double masking of bands and of hidden windows together.
+"""Attack CIFAR-10 images with patches, defended by double masking of bands and of hidden windows together.
 
     python3 attack_cifar_joint.py --size_of_attack 5 --checkpoint cifar_masked_band.pth --windows cifar_windows.pth
     python3 attack_cifar_joint.py --locations all --loss margin --test --checkpoint BANDS --windows WINDOWS
 
-Projected gradient ascent with sign steps; each of many restarts puts the patch at a new place (Levine and Feizi,
-NeurIPS 2020). The two-round prediction decides what counts as flipped. Stops with exit code 3 if a certified answer
-flips. Every step uses all copies of an image, so the attack is slow.
+The attack is projected gradient ascent with signed steps. Each of many restarts puts the patch at a new place (Levine
+and Feizi, NeurIPS 2020). The two-round prediction decides which images count as flipped. The script stops with exit
+code 3 if the attack flips a certified answer. Every step uses all copies of an image, so the attack is slow.
 """
 
 from patchcert import CIFAR_LIKE, add_joint, attack_masked, cli, joint_network, masked_attack_parser

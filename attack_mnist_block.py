@@ -1,11 +1,12 @@
-"""Attack MNIST digits with patches: votes of ablated copies that show one square block.
+"""Attack MNIST digits with patches, defended by votes of ablated copies that show one square block.
 
     python3 attack_mnist_block.py --block_size 4 --size_of_attack 5 --checkpoint NAME
     python3 attack_mnist_block.py --block_size 4 --patch_height 2 --patch_width 8 --locations all --loss margin \\
         --randomizations 20 --steps 50 --skip 1 --limit 100 --test --output run.json --checkpoint NAME
 
-Projected gradient ascent with sign steps; each of many restarts puts the patch at a new place (Levine and Feizi,
-NeurIPS 2020). Stops with exit code 3 if an image flips whose answer is certified under the same θ.
+The attack is projected gradient ascent with signed steps. Each of many restarts puts the patch at a new place (Levine
+and Feizi, NeurIPS 2020). The script stops with exit code 3 if the attack flips an answer that is certified under the
+same θ.
 """
 
 from patchcert import (
@@ -23,7 +24,9 @@ from patchcert import (
 
 def main() -> None:
     parser = patch_attack_parser(__doc__, MNIST_LIKE)
-    parser.add_argument("--block_size", type=int, default=4, help="s, side of the block that an ablated image shows")
+    parser.add_argument(
+        "--block_size", type=int, default=4, help="s, the side of the block that an ablated image shows, in pixels"
+    )
     add_attack_threshold(parser)
     options = parser.parse_args()
     network = mnist_network(classes=class_count(options))

@@ -1,11 +1,11 @@
-"""Attack MNIST digits with patches: double masking of copies with two hidden square windows.
+"""Attack MNIST digits with patches, defended by double masking of copies with two hidden square windows.
 
     python3 attack_mnist_windows.py --size_of_attack 5 --checkpoint NAME
     python3 attack_mnist_windows.py --size_of_attack 2 --locations all --loss margin --test --checkpoint NAME
 
-Projected gradient ascent with sign steps; each of many restarts puts the patch at a new place (Levine and Feizi,
-NeurIPS 2020). The two-round prediction decides what counts as flipped. Stops with exit code 3 if a certified answer
-flips.
+The attack is projected gradient ascent with signed steps. Each of many restarts puts the patch at a new place (Levine
+and Feizi, NeurIPS 2020). The two-round prediction decides which images count as flipped. The script stops with exit
+code 3 if the attack flips a certified answer.
 """
 
 from patchcert import (

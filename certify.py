@@ -4,10 +4,10 @@
     python3 certify.py --model package.module:factory --weights FILE --ablation block:8 --dataset folder --data DIR \\
         --image_size 64 --size_to_certify 1-10 --threshold 0.2,0.3 --certificate exact,masking --test
 
-factory() returns a torch.nn.Module. It maps ablated copies (N, 2C, H, W), with channels (x, 1 − x) and zeros where
-pixels are hidden, to logits (N, K). Or it has limited reach and an attribute `limited_reach = True`, and maps images
-(N, C, H, W) to the logits (N, A, K) of all copies. It must have been trained on such copies to certify anything
-(docs/python.md). timm:NAME, torchvision:NAME or hf:FOLDER names a network of whole images (docs/pretrained.md).
+factory() returns a torch.nn.Module. It maps ablated copies (N, 2C, H, W) to logits (N, K). The channels are (x, 1 − x),
+and zeros where pixels are hidden. A network of limited reach has an attribute `limited_reach = True`, and maps images
+(N, C, H, W) to the logits (N, A, K) of all copies. To certify anything, the network must have been trained on such
+copies (docs/python.md). timm:NAME, torchvision:NAME or hf:FOLDER names a network for whole images (docs/pretrained.md).
 """
 
 from patchcert import certify_any, cli

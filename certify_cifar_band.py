@@ -1,4 +1,4 @@
-"""Certify CIFAR-10 images against patches: votes of ablated copies that show one band of columns.
+"""Certify CIFAR-10 images against patches by votes of ablated copies that show one band of columns.
 
     python3 certify_cifar_band.py --band_size 4 --size_to_certify 5 --checkpoint NAME
     python3 certify_cifar_band.py --band_size 4 --size_to_certify 1-10 --threshold 0.2,0.3 --test --checkpoint NAME
@@ -25,7 +25,7 @@ from patchcert.small_networks import MODELS, cifar_resnet
 def main() -> None:
     parser = certification_parser(__doc__, CIFAR_LIKE)
     add_network(parser, (*MODELS, COLUMN), "resnet18", image_size=32)
-    parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
+    parser.add_argument("--band_size", type=int, default=4, help="s, the number of columns that an ablated image shows")
     add_threshold(parser)
     options = parser.parse_args()
     rules = [ThresholdVote(threshold) for threshold in options.threshold]

@@ -3,8 +3,8 @@
     python3 certify_cifar_band_masked.py --checkpoint NAME
     python3 certify_cifar_band_masked.py --size_to_certify 1-10 --all --output masked.json --checkpoint NAME
 
-The answer is that of PatchCleanser's two rounds, on the logits of the bands. It is certified if every pair of masks
-gives it. One pass of the network answers for every patch size. The checkpoint describes the network.
+PatchCleanser's two rounds give the answer, from the logits of the bands. The answer is certified if every pair of masks
+gives it. One pass of the network is enough for all patch sizes. The checkpoint describes the network.
 """
 
 from patchcert import CIFAR_LIKE, certify_masked, cli, masked_certification_parser, masked_network

@@ -1,4 +1,4 @@
-"""Certify CIFAR-10 images against patches: votes of ablated copies that show one band of columns, one vote per copy.
+"""Certify CIFAR-10 images against patches by votes of ablated copies that show one band of columns, one vote per copy.
 
     python3 certify_cifar_band_top_one.py --band_size 4 --size_to_certify 5 --checkpoint NAME
     python3 certify_cifar_band_top_one.py --band_size 4 --size_to_certify 1-10 --certificate margin,exact \\
@@ -25,7 +25,7 @@ from patchcert.small_networks import MODELS, cifar_resnet
 def main() -> None:
     parser = certification_parser(__doc__, CIFAR_LIKE)
     add_network(parser, (*MODELS, COLUMN), "resnet18", image_size=32)
-    parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
+    parser.add_argument("--band_size", type=int, default=4, help="s, the number of columns that an ablated image shows")
     options = parser.parse_args()
     rules = [TopOneVote()]
     ablation = Band(options.image_size, options.image_size, options.band_size)

@@ -1,4 +1,4 @@
-"""Certify CIFAR-10 images against patches: votes of ablated copies that show one square block.
+"""Certify CIFAR-10 images against patches by votes of ablated copies that show one square block.
 
     python3 certify_cifar_block.py --block_size 4 --size_to_certify 5 --checkpoint NAME
     python3 certify_cifar_block.py --block_size 4 --size_to_certify 1-10 --threshold 0.2,0.3 --test --checkpoint NAME
@@ -24,7 +24,9 @@ from patchcert.small_networks import MODELS, cifar_resnet
 def main() -> None:
     parser = certification_parser(__doc__, CIFAR_LIKE)
     add_network(parser, MODELS, "resnet18", image_size=32)
-    parser.add_argument("--block_size", type=int, default=4, help="s, side of the block that an ablated image shows")
+    parser.add_argument(
+        "--block_size", type=int, default=4, help="s, the side of the block that an ablated image shows, in pixels"
+    )
     add_threshold(parser)
     options = parser.parse_args()
     rules = [ThresholdVote(threshold) for threshold in options.threshold]

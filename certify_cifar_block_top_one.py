@@ -1,4 +1,4 @@
-"""Certify CIFAR-10 images against patches: votes of ablated copies that show one square block, one vote per copy.
+"""Certify CIFAR-10 images against patches by votes of ablated copies that show one square block, one vote per copy.
 
     python3 certify_cifar_block_top_one.py --block_size 4 --size_to_certify 5 --checkpoint NAME
     python3 certify_cifar_block_top_one.py --block_size 4 --size_to_certify 1-10 --certificate margin,exact \\
@@ -24,7 +24,9 @@ from patchcert.small_networks import MODELS, cifar_resnet
 def main() -> None:
     parser = certification_parser(__doc__, CIFAR_LIKE)
     add_network(parser, MODELS, "resnet18", image_size=32)
-    parser.add_argument("--block_size", type=int, default=4, help="s, side of the block that an ablated image shows")
+    parser.add_argument(
+        "--block_size", type=int, default=4, help="s, the side of the block that an ablated image shows, in pixels"
+    )
     options = parser.parse_args()
     rules = [TopOneVote()]
     network = cifar_resnet(options.model, channels=6, classes=class_count(options))

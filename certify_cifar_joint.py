@@ -3,10 +3,10 @@
     python3 certify_cifar_joint.py --checkpoint cifar_masked_band.pth --windows cifar_windows.pth --size_to_certify 2,5
     python3 certify_cifar_joint.py --all --output joint.json --checkpoint BANDS --windows WINDOWS
 
-Uses one network of train_cifar_band_masked.py and one of train_cifar_windows.py. For each place of the patch, the
-script leaves out the bands that the patch touches and the copies in which it is not hidden, and adds up the logits of
-the others. An answer is certified if every pair of places gives it. Coarse windows are hidden first, and the network's
-own windows only where the coarse ones leave both networks unsure. Both networks also classify the mirror image;
+The script uses a network of train_cifar_band_masked.py and a network of train_cifar_windows.py. For each place of the
+patch, it leaves out the bands that the patch touches and the copies that do not hide the patch. It adds up the logits
+of the others. An answer is certified if every pair of places gives it. Coarse windows are hidden first. The network's
+own windows are hidden only where the lead is then below --sure. Both networks also classify the mirror image;
 --no-mirrored takes half of the time and certifies less.
 """
 

@@ -3,10 +3,10 @@
     python3 certify_cifar_windows.py --checkpoint NAME
     python3 certify_cifar_windows.py --all --amp --output windows.json --checkpoint NAME
 
-As in PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022), the script hides each window, and, where all
-answers agree, each pair of windows. It begins with the pairs that are most likely to change the answer, and stops at
-the first pair that does. An answer is certified if every pair gives it. 16 windows of 11 × 11 pixels cover patches up
-to 5 × 5, in up to 136 passes.
+As in PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022), the script hides each window. If all answers
+agree, it also hides each pair of windows. It begins with the pairs that are most likely to change the answer, and stops
+at the first pair that does. An answer is certified if every pair gives it. 16 windows of 11 × 11 pixels cover patches
+up to 5 × 5, in up to 136 passes.
 """
 
 from patchcert import (

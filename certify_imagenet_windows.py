@@ -5,8 +5,8 @@
     python3 certify_imagenet_windows.py --model MODULE:FACTORY --data DIR --goal recover,alert --confidence strict,0,0.5
 
 The script hides k × k windows, one and two at a time. One of them covers the patch, wherever the patch lies
-(PatchCleanser: Xiang, Mahloujifar and Mittal, USENIX Security 2022). The network is not retrained. Pairs of windows are
-tried in the order that decides an image soonest, and only until it is decided.
+(PatchCleanser: Xiang, Mahloujifar and Mittal, USENIX Security 2022). The network is not retrained. The script tries the
+pairs of windows first that are most likely to decide an image, and stops when it is decided.
 """
 
 from patchcert import certify_pretrained, cli

@@ -3,10 +3,10 @@
     python3 certify_masked.py --model package.module:factory --weights FILE --ablation window_pairs:11x4
     python3 certify_masked.py --model package.module:factory --weights FILE --ablation band:4 --size_to_certify 1-10
 
-factory() returns a torch.nn.Module as certify.py describes it. It maps encoded copies (B, 2C, H, W) to logits (B, K),
-or, if it has limited reach, images (N, C, H, W) to the logits (N, A, K) of all copies. The answer is that of
-PatchCleanser's two rounds on these logits. It is certified if every pair of masks gives it. timm:NAME, torchvision:NAME
-or hf:FOLDER names a network of whole images (docs/pretrained.md).
+factory() returns a torch.nn.Module, as for certify.py. It maps encoded copies (B, 2C, H, W) to logits (B, K). If it has
+limited reach, it maps images (N, C, H, W) to the logits (N, A, K) of all copies. PatchCleanser's two rounds give the
+answer, from these logits. The answer is certified if every pair of masks gives it. timm:NAME, torchvision:NAME or
+hf:FOLDER names a network for whole images (docs/pretrained.md).
 """
 
 from patchcert import certify_any_masked, cli

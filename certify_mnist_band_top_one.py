@@ -1,4 +1,4 @@
-"""Certify MNIST digits against patches: votes of ablated copies that show one band of columns, one vote per copy.
+"""Certify MNIST digits against patches by votes of ablated copies that show one band of columns, one vote per copy.
 
     python3 certify_mnist_band_top_one.py --band_size 4 --size_to_certify 5 --checkpoint NAME
     python3 certify_mnist_band_top_one.py --band_size 4 --size_to_certify 1-10 --certificate margin,exact \\
@@ -25,7 +25,7 @@ from patchcert import (
 def main() -> None:
     parser = certification_parser(__doc__, MNIST_LIKE)
     add_model(parser, ("mnist", COLUMN), "mnist")
-    parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
+    parser.add_argument("--band_size", type=int, default=4, help="s, the number of columns that an ablated image shows")
     options = parser.parse_args()
     rules = [TopOneVote()]
     ablation = Band(28, 28, options.band_size)

@@ -1,4 +1,4 @@
-"""Certify MNIST digits against patches: votes of ablated copies that show one square block.
+"""Certify MNIST digits against patches by votes of ablated copies that show one square block.
 
     python3 certify_mnist_block.py --block_size 4 --size_to_certify 5 --checkpoint NAME
     python3 certify_mnist_block.py --block_size 4 --size_to_certify 1-10 --threshold 0.2,0.3 --test --checkpoint NAME
@@ -22,7 +22,9 @@ from patchcert import (
 
 def main() -> None:
     parser = certification_parser(__doc__, MNIST_LIKE)
-    parser.add_argument("--block_size", type=int, default=4, help="s, side of the block that an ablated image shows")
+    parser.add_argument(
+        "--block_size", type=int, default=4, help="s, the side of the block that an ablated image shows, in pixels"
+    )
     add_threshold(parser)
     options = parser.parse_args()
     rules = [ThresholdVote(threshold) for threshold in options.threshold]

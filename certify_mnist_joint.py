@@ -3,9 +3,9 @@
     python3 certify_mnist_joint.py --checkpoint mnist_masked_band.pth --windows mnist_windows.pth --size_to_certify 1,2
     python3 certify_mnist_joint.py --all --output joint.json --checkpoint BANDS --windows WINDOWS --weight 5
 
-Uses one network of train_mnist_band_masked.py and one of train_mnist_windows.py. For each place of the patch, the
-script leaves out the bands that the patch touches and the copies in which it is not hidden, and adds up the logits of
-the others. An answer is certified if every pair of places gives it.
+The script uses a network of train_mnist_band_masked.py and a network of train_mnist_windows.py. For each place of the
+patch, it leaves out the bands that the patch touches and the copies that do not hide the patch. It adds up the logits
+of the others. An answer is certified if every pair of places gives it.
 """
 
 from patchcert import (

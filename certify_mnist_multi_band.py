@@ -1,4 +1,4 @@
-"""Certify MNIST digits against patches: votes of ablated copies that show several aligned bands.
+"""Certify MNIST digits against patches by votes of ablated copies that show several aligned bands.
 
     python3 certify_mnist_multi_band.py --bandwidth 2 --keep 2 --size_to_certify 5 --checkpoint NAME
     python3 certify_mnist_multi_band.py --bandwidth 2 --keep 2 --size_to_certify 1-10 --threshold 0.2,0.3 \\
@@ -23,8 +23,8 @@ from patchcert import (
 
 def main() -> None:
     parser = certification_parser(__doc__, MNIST_LIKE)
-    parser.add_argument("--bandwidth", type=int, default=2, help="b, columns in a band")
-    parser.add_argument("--keep", type=int, default=2, help="bands that an ablated image shows")
+    parser.add_argument("--bandwidth", type=int, default=2, help="b, the number of columns in a band")
+    parser.add_argument("--keep", type=int, default=2, help="number of bands that an ablated image shows")
     add_threshold(parser)
     parser.set_defaults(engine="dense")  # many ablations with several windows each: planning them costs what they save
     options = parser.parse_args()

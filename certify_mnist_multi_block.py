@@ -1,4 +1,4 @@
-"""Certify MNIST digits against patches: votes of ablated copies that show several aligned blocks.
+"""Certify MNIST digits against patches by votes of ablated copies that show several aligned blocks.
 
     python3 certify_mnist_multi_block.py --block_size 4 --keep 4 --size_to_certify 5 --checkpoint NAME
     python3 certify_mnist_multi_block.py --block_size 4 --keep 4 --size_to_certify 1-10 --threshold 0.2,0.3 \\
@@ -23,8 +23,8 @@ from patchcert import (
 
 def main() -> None:
     parser = certification_parser(__doc__, MNIST_LIKE)
-    parser.add_argument("--block_size", type=int, default=4, help="b, side of a block in pixels")
-    parser.add_argument("--keep", type=int, default=4, help="blocks that an ablated image shows")
+    parser.add_argument("--block_size", type=int, default=4, help="b, the side of a block, in pixels")
+    parser.add_argument("--keep", type=int, default=4, help="number of blocks that an ablated image shows")
     add_threshold(parser)
     parser.set_defaults(engine="dense")  # many ablations with several windows each: planning them costs what they save
     options = parser.parse_args()

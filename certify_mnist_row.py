@@ -1,4 +1,4 @@
-"""Certify MNIST digits against patches: votes of ablated copies that show one band of rows.
+"""Certify MNIST digits against patches by votes of ablated copies that show one band of rows.
 
     python3 certify_mnist_row.py --band_size 4 --size_to_certify 5 --checkpoint NAME
     python3 certify_mnist_row.py --band_size 4 --size_to_certify 1-10 --threshold 0.2,0.3 --test --checkpoint NAME
@@ -26,7 +26,7 @@ from patchcert import (
 def main() -> None:
     parser = certification_parser(__doc__, MNIST_LIKE)
     add_model(parser, ("mnist", COLUMN), "mnist")
-    parser.add_argument("--band_size", type=int, default=4, help="s, rows that an ablated image shows")
+    parser.add_argument("--band_size", type=int, default=4, help="s, the number of rows that an ablated image shows")
     add_threshold(parser)
     options = parser.parse_args()
     rules = [ThresholdVote(threshold) for threshold in options.threshold]

@@ -3,10 +3,10 @@
     python3 certify_mnist_windows.py --checkpoint NAME
     python3 certify_mnist_windows.py --all --size_to_certify 2 --output windows.json --checkpoint NAME
 
-As in PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022), the script hides each window, and, where all
-answers agree, each pair of windows. It begins with the pairs that are most likely to change the answer, and stops at
-the first pair that does. An answer is certified if every pair gives it. The checkpoint describes the windows: 36 of 8 ×
-8 pixels cover patches up to 5 × 5.
+As in PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022), the script hides each window. If all answers
+agree, it also hides each pair of windows. It begins with the pairs that are most likely to change the answer, and stops
+at the first pair that does. An answer is certified if every pair gives it. The checkpoint describes the windows: 36 of
+8 × 8 pixels cover patches up to 5 × 5.
 """
 
 from patchcert import (

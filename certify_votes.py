@@ -7,8 +7,8 @@
 
 A file of votes holds the two largest probabilities of each ablated copy, and all those above a floor. The floor is a
 little below the smallest θ of the run that wrote the file. Each copy votes for every class whose probability is at
-least θ, or with --top_one only for its most probable class (Levine and Feizi, NeurIPS 2020, section 3). A file of
-certify_imagenet_windows.py holds the network's answers with one window and with two windows hidden.
+least θ, or with --top_one only for its most probable class (Levine and Feizi, NeurIPS 2020, section 3). A file from
+certify_imagenet_windows.py holds the network's answers with one and with two windows hidden.
 """
 
 from patchcert import certify_votes, cli

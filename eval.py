@@ -6,8 +6,9 @@
     python eval.py --config config/mnist_robtrain_k4_sparse.json eval_params:method_params:k=6
 
 Reads MODEL_ID_best.pth if there is one, else MODEL_ID.pth. Bounds are checked at every place of the patch. If
-eval_params:method_params lacks attack_type, bound_type, patch_w, patch_l or k, that of training is used. Configs with
-`method: adv` take the first `sample_limit` images and attack them, too; they fail if a certified answer flips.
+eval_params:method_params lacks attack_type, bound_type, patch_w, patch_l or k, the script takes the value of the
+training. With `method: adv` in the config, it takes the first `sample_limit` images and also attacks them. It fails if
+a certified answer flips.
 """
 
 from patchcert import cli

@@ -3,10 +3,11 @@
     python3 quickstart.py
     python3 quickstart.py --end_epoch 99 --output longer.json
 
-Runs all of (de)randomized smoothing on the 1,797 digits that ship with scikit-learn, without a download. A base
-classifier sees one band of 4 columns at a time, all 28 bands vote, and a large enough lead is a proof. Then patches of
-5 × 5 pixels attack every eighth test image; images that flip are saved beside the numbers. Last comes a second network,
-which answers for all bands of columns and rows in one pass and is certified by double masking, for comparison.
+The script runs all of (de)randomized smoothing on the 1,797 digits that come with scikit-learn, without a download. A
+base classifier sees one band of 4 columns at a time, and all 28 bands vote. If one class leads by enough votes, this is
+a proof. Then patches of 5 × 5 pixels attack every eighth test image, and images that flip are saved beside the numbers.
+For comparison, the script then trains a second network, which answers for all bands of columns and rows in one pass.
+Double masking certifies it.
 """
 
 from pathlib import Path
@@ -58,7 +59,7 @@ leads at the worst pair for m = 5; certifying then asks for a lead that no round
 def main() -> None:
     parser = training_parser(__doc__, ("digits",), lr=0.03, regularization=0.0005, end_epoch=59)
     default = Path("results/quickstart.json")
-    parser.output.add_argument("--output", type=output_file, default=default, help="the certified numbers")
+    parser.output.add_argument("--output", type=output_file, default=default, help="write the certified numbers here")
     options = parser.parse_args()
     pictures = options.output.with_name(f"{options.output.stem}_flipped")
     pictures.mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,7 @@ def main() -> None:
         SmoothedClassifier(network, ablation, 0.2),
     )
     grids = sorted(pictures.resolve().glob("grid_*.png"))
-    print(f"clean, attacked, difference: {grids[0]}" if grids else "no digit flipped, so there is no picture")
+    print(f"clean, attacked, difference: {grids[0]}" if grids else "no digit flipped, so there is no image")
 
     say(MASKING)
     parser = masked_training_parser(__doc__, ("digits",), "16,32,64", "0,1,1", lr=0.02, end_epoch=14)

@@ -3,9 +3,9 @@
     python3 report.py masked.json band.json --out report
     python3 report.py results/*.json --out report
 
-Each file was written by --output. The page shows images if --per_image or --save_votes wrote about them, and weak spots
-and the answers of copies if there are saved votes. --report on the scripts themselves shows all of these. The page,
-index.html, is complete in itself; its numbers and images also lie in files beside it.
+The scripts wrote each file with --output. The page shows images if there is also a file of --per_image or --save_votes.
+With saved votes it also shows weak spots and the answers of copies. If you use --report of a script itself, its page
+shows all of these. The page, index.html, is complete in itself. Its numbers and images are also in files beside it.
 """
 
 from patchcert import cli, write_report

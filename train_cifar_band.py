@@ -5,8 +5,9 @@
     torchrun --nproc_per_node=8 train_cifar_band.py --band_size 4 --recipe fast
     python3 train_cifar_band.py --dataset folder --data DIR --image_size 32 --band_size 4
 
-The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020, section 4). Images are cropped and
-mirrored at random. The recipes are in patchcert/training/recipes.py. Writes checkpoints/cifar_one_band_….pth and a log.
+This is the base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020, section 4). Images are cropped
+and mirrored at random. The recipes are in patchcert/training/recipes.py. The script writes
+checkpoints/cifar_one_band_….pth and a log.
 """
 
 from patchcert import (
@@ -30,7 +31,7 @@ def main() -> None:
     parser = training_parser(__doc__, CIFAR_LIKE, lr=0.1, regularization=0.0005, end_epoch=199)
     add_recipe(parser)
     add_network(parser, (*MODELS, COLUMN), "resnet18", image_size=32)
-    parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
+    parser.add_argument("--band_size", type=int, default=4, help="s, the number of columns that an ablated image shows")
     options = parser.parse_args()
     ablation = Band(options.image_size, options.image_size, options.band_size)
     train(

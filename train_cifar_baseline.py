@@ -3,7 +3,8 @@
     python3 train_cifar_baseline.py --lr 0.1 --end_epoch 149
     python3 train_cifar_baseline.py --recipe fast
 
-As train_cifar_band.py, without ablation, on 3 channels. Writes checkpoints/cifar_baseline_….pth and a log beside it.
+This is like train_cifar_band.py, without ablation, on 3 channels. The script writes checkpoints/cifar_baseline_….pth
+and a log beside it.
 """
 
 from patchcert import (

@@ -5,9 +5,9 @@
     torchrun --nproc_per_node=8 train_cifar_block.py --block_size 4 --recipe fast
     python3 train_cifar_block.py --dataset folder --data DIR --image_size 32 --block_size 4
 
-The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020, section 4). Images are cropped and
-mirrored at random. The recipes are in patchcert/training/recipes.py. Writes checkpoints/cifar_one_block_….pth
-and a log.
+This is the base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020, section 4). Images are cropped
+and mirrored at random. The recipes are in patchcert/training/recipes.py. The script writes
+checkpoints/cifar_one_block_….pth and a log.
 """
 
 from patchcert import (
@@ -31,7 +31,7 @@ def main() -> None:
     add_recipe(parser)
     add_network(parser, MODELS, "resnet18", image_size=32)
     parser.add_argument(
-        "--block_size", type=int, default=4, help="s, side of the square that an ablated image shows, pixels"
+        "--block_size", type=int, default=4, help="s, the side of the block that an ablated image shows, in pixels"
     )
     options = parser.parse_args()
     classes = class_count(options)

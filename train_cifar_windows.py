@@ -5,10 +5,10 @@
     python3 train_cifar_windows.py --dataset folder --data DIR --image_size 32
 
 The windows are placed as in PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022): wherever a patch lies,
-some window hides it. An image is certified if it is classified correctly without every pair of windows, so the last
-part of training uses the hardest of some random pairs. After each epoch a greedy search looks for the hardest pair of
-windows of some training images that no step uses. 16 windows of 11 × 11 pixels cover patches up to 5 × 5, 36 of 7 × 7
-cover patches up to 3 × 3. Writes checkpoints/cifar_windows_….pth and a log.
+some window covers it. An image is certified if it is classified correctly whichever pair of windows is hidden. So the
+last part of the training uses the hardest of some random pairs. After each epoch, a greedy search looks for the hardest
+pair of windows in some training images that no step uses. 16 windows of 11 × 11 pixels cover patches up to 5 × 5, 36 of
+7 × 7 cover patches up to 3 × 3. The script writes checkpoints/cifar_windows_….pth and a log.
 """
 
 from patchcert import (

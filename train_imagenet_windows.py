@@ -4,10 +4,11 @@
     python3 train_imagenet_windows.py --model MODULE:FACTORY --data DIR --size_to_train 3% --masks hardest --tries 6
     torchrun --nproc_per_node=8 train_imagenet_windows.py --model torchvision:NAME --weights FILE --data DIR
 
-Windows are hidden as certify_imagenet_windows.py hides them (PatchCleanser, Xiang, Mahloujifar and Mittal, USENIX
-Security 2022), by default the two that a greedy search finds worst for each image. Images are those in DIR/train,
-or in DIR. The network's own transform makes them once, as it does for certifying, and memory keeps them as pixels of 8
-bits. Writes checkpoints/…_hidden_windows_….pth, which certify_imagenet_windows.py takes as --weights, and a log.
+Windows are hidden in the same way as by certify_imagenet_windows.py (PatchCleanser, Xiang, Mahloujifar and Mittal,
+USENIX Security 2022). By default these are the two windows that a greedy search finds worst for each image. The images
+are in DIR/train, or in DIR. The network's own transform prepares them once, in the same way as for certifying, and they
+stay in memory as 8-bit pixels. The script writes a log and checkpoints/…_hidden_windows_….pth, which
+certify_imagenet_windows.py takes as --weights.
 """
 
 from patchcert import cli, finetune_pretrained

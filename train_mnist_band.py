@@ -4,8 +4,9 @@
     python3 train_mnist_band.py --band_size 4 --lr 0.001 --end_epoch 399 \\
         --resume mnist_one_band_lr_0.01_regularization_0.0005_band_4_epoch_199.pth
 
-The base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020, section 4): SGD with momentum;
-each batch shows one random band of every image. Writes checkpoints/{dataset}_one_band_….pth and a log beside it.
+This is the base classifier of (de)randomized smoothing (Levine and Feizi, NeurIPS 2020, section 4). Training uses SGD
+with momentum. Each batch shows one random band of every image. The script writes checkpoints/{dataset}_one_band_….pth
+and a log beside it.
 """
 
 from patchcert import (
@@ -25,7 +26,7 @@ from patchcert import (
 def main() -> None:
     parser = training_parser(__doc__, MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
     add_model(parser, ("mnist", COLUMN), "mnist")
-    parser.add_argument("--band_size", type=int, default=4, help="s, columns that an ablated image shows")
+    parser.add_argument("--band_size", type=int, default=4, help="s, the number of columns that an ablated image shows")
     options = parser.parse_args()
     ablation = Band(28, 28, options.band_size)
     train(

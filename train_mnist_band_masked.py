@@ -3,8 +3,8 @@
     python3 train_mnist_band_masked.py
     python3 train_mnist_band_masked.py --lines columns --size_to_train 2 --end_epoch 9
 
-One pass computes all bands of an image. The loss is that of the certificate itself: the label's lead at the worst pair
-of masks. Writes checkpoints/{dataset}_masked_band_….pth and a log beside it.
+One pass computes all bands of an image. The loss is that of the certificate itself: it depends on the label's lead at
+the worst pair of masks. The script writes checkpoints/{dataset}_masked_band_….pth and a log beside it.
 """
 
 from patchcert import MNIST_LIKE, Shape, class_count, cli, data_name, masked_training_parser, train_masked

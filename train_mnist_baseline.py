@@ -3,7 +3,8 @@
     python3 train_mnist_baseline.py --lr 0.01 --end_epoch 19
     python3 train_mnist_baseline.py --dataset digits --end_epoch 59
 
-As train_mnist_band.py, without ablation, on 1 channel. Writes checkpoints/{dataset}_baseline_….pth and a log beside it.
+This is like train_mnist_band.py, without ablation, on 1 channel. The script writes checkpoints/{dataset}_baseline_….pth
+and a log beside it.
 """
 
 from patchcert import MNIST_LIKE, class_count, cli, data_name, mnist_network, train, training_parser

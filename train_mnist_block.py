@@ -4,7 +4,8 @@
     python3 train_mnist_block.py --block_size 4 --lr 0.001 --end_epoch 399 \\
         --resume mnist_one_block_lr_0.01_regularization_0.0005_block_4_epoch_199.pth
 
-As train_mnist_band.py, with a block in place of a band. Writes checkpoints/{dataset}_one_block_….pth.
+This is like train_mnist_band.py, with a block in place of a band. The script writes
+checkpoints/{dataset}_one_block_….pth.
 """
 
 from patchcert import MNIST_LIKE, Block, class_count, cli, data_name, mnist_network, train, training_parser
@@ -12,7 +13,9 @@ from patchcert import MNIST_LIKE, Block, class_count, cli, data_name, mnist_netw
 
 def main() -> None:
     parser = training_parser(__doc__, MNIST_LIKE, lr=0.01, regularization=0.0005, end_epoch=199)
-    parser.add_argument("--block_size", type=int, default=4, help="s, side of the block that an ablated image shows")
+    parser.add_argument(
+        "--block_size", type=int, default=4, help="s, the side of the block that an ablated image shows, in pixels"
+    )
     options = parser.parse_args()
     classes = class_count(options)
     train(

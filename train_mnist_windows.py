@@ -5,9 +5,9 @@
     python3 train_mnist_windows.py --window_size 8 --per_side 6 --tries 3 --lr 0.08 --end_epoch 32 --resume NAME
 
 The windows are placed as in PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022): wherever a patch lies,
-some window hides it. An image is certified if it is classified correctly without every pair of windows, so the last
-part of training uses the hardest of some random pairs. 49 windows of 5 × 5 pixels cover patches up to 2 × 2, 36 of 8 ×
-8 cover patches up to 5 × 5. Writes checkpoints/{dataset}_windows_….pth and a log.
+some window covers it. An image is certified if it is classified correctly whichever pair of windows is hidden. So the
+last part of the training uses the hardest of some random pairs. 49 windows of 5 × 5 pixels cover patches up to 2 × 2,
+36 of 8 × 8 cover patches up to 5 × 5. The script writes checkpoints/{dataset}_windows_….pth and a log.
 """
 
 from patchcert import (

@@ -72,7 +72,7 @@ def page(name: str, parser: Parser) -> str:
         if shown:
             rows = [f"| `{_spelt(action)}` | {_meaning(parser, action, others.get(action, []))} |" for action in shown]
             parts.append("\n".join([f"## {group.title}", "", "| option | meaning |", "|---|---|", *rows]))
-    parts.append("[All scripts](README.md). Made from `--help` by `make docs`.")
+    parts.append("[All scripts](README.md). Made from `--help` by `make pages`.")
     return "\n\n".join(parts) + "\n"
 
 

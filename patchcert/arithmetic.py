@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-REPEATABLE = "give the same numbers each time, on a GPU, too; this is slower"
+REPEATABLE = "give exactly the same numbers in each run, also on a GPU; this is slower"
 """What `--deterministic` is good for."""
 
 NUMERICAL_MARGINS = {"float32": 1e-3, "tf32": 0.1, "bfloat16": 1.0}

@@ -26,7 +26,7 @@ SHIPPED = max(Path(__file__).with_name("checkpoints"), Path(__file__).parents[1]
 NAMED, MOST_OF_NAMES = 5, 260
 """Checkpoints that an error names, and characters of them all, unless the first has more."""
 
-GO_ON = "the same command goes on with it"
+GO_ON = "the same command continues it"
 """What can be done with a `.partial`."""
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -305,7 +305,7 @@ def _first_difference(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> st
         if key not in found:
             return f"it has no tensor {key}, here {tuple(tensor.shape)}"
         if key == last and found[key].shape[1:] == tensor.shape[1:] and len(found[key]) != len(tensor):
-            return f"it tells {len(found[key])} classes apart, the data set has {len(tensor)}"
+            return f"it has {len(found[key])} classes, the data set has {len(tensor)}"
         if found[key].shape != tensor.shape:
             return f"tensor {key} is {tuple(found[key].shape)} in the file and {tuple(tensor.shape)} here"
     extra = next((key for key in found if key not in wanted), None)

@@ -44,7 +44,7 @@ def no_other_run(paths: Iterable[Path]) -> Iterator[None]:
         try:
             yield
         except WriteError as error:
-            raise WriteError(error.reasons, "; the same command goes on from what was saved before") from error
+            raise WriteError(error.reasons, "; the same command continues from what was saved before") from error
 
 
 def epoch_generator(seed: int, epoch: int, device: torch.device | str) -> torch.Generator:

@@ -173,9 +173,9 @@ class Journal:
         if self.path:
             self._close(succeeded=kind is None)
         if isinstance(error, KeyboardInterrupt) and not self.path:
-            error.args = ("with --output FILE.json the same command would go on from here",)
+            error.args = ("with --output FILE.json the same command would continue from here",)
         elif isinstance(error, KeyboardInterrupt) and self._end:
-            error.args = ("the same command goes on from here",)
+            error.args = ("the same command continues from here",)
 
     def _close(self, succeeded: bool) -> None:
         if succeeded:

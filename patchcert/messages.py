@@ -138,12 +138,12 @@ def print_note(text: str) -> None:
 def print_going_on(epoch: int, end_epoch: int, source: Path | None, position: dict | None) -> None:
     """Print that training goes on with `epoch`, or inside of it, from the file `source`, unless `--resume` named it."""
     inside = f" after step {position['step']} of {position['of']}" if position else ""
-    say(f"going on with epoch {epoch} of {end_epoch}{inside}" + (f" from {source}" if source else ""))
+    say(f"continuing with epoch {epoch} of {end_epoch}{inside}" + (f" from {source}" if source else ""))
 
 
 def print_going_on_with(what: str, source: Path) -> None:
     """Print that a run takes its beginning from the file `source` and goes on with a piece of work."""
-    print(f"going on with {what} from {source}", flush=True)
+    print(f"continuing with {what} from {source}", flush=True)
 
 
 def print_other_processor(path: Path, others: list[str], here: str) -> None:
@@ -154,7 +154,7 @@ def print_other_processor(path: Path, others: list[str], here: str) -> None:
 
 def print_not_compared(model: str) -> None:
     """Print, beside the results, what is not known of the program with which a run goes on."""
-    said = "goes on with the same modules; whether they read the same files, and find the same packages, is not known"
+    said = "continues with the same modules; whether they read the same files, and find the same packages, is not known"
     print(f"note: {one_line(model)} {said}", file=sys.stderr)
 
 
@@ -207,7 +207,7 @@ def print_few_classes(count: int, names: list[str], there: int, can_skip: bool) 
     """Print, beside the results, that `count` images are only of the classes `names`, of the number that there are."""
     named = ", ".join(map(one_line, names[:NUMBERED])) + (" …" if len(names) > NUMBERED else "")
     ways = "--per_class N takes N of each" + (", --skip N every N-th image" if can_skip else "")
-    print(f"note: the {count} images are of {len(names)} of {there} classes alone, {named}; {ways}", file=sys.stderr)
+    print(f"note: the {count} images are of only {len(names)} of {there} classes, {named}; {ways}", file=sys.stderr)
 
 
 def print_report(page: Path) -> None:

@@ -71,7 +71,7 @@ def require_gradient(outputs: Tensor, shown: Tensor) -> None:
             seen.add(node)
             left += [before for before, _ in node.next_functions]
     why = "its forward runs under no_grad or inference_mode, or detaches"
-    raise ValueError(f"the network hands no gradient on, which attacks climb by: {why}")
+    raise ValueError(f"the network passes no gradient on, and attacks need one: {why}")
 
 
 def finite(outputs: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def finite(outputs: Tensor) -> Tensor:
 def require_eval(network: nn.Module) -> None:
     """Raise ValueError if any part of `network` is in training mode, in which outputs depend on other images."""
     if any(part.training for part in network.modules()):
-        raise ValueError("the network is in training mode: no answer can be given; network.eval() ends it")
+        raise ValueError("the network is in training mode: no answer can be given; call network.eval()")
 
 
 def are_probabilities(answers: Tensor, off_one: float) -> bool:
@@ -114,7 +114,7 @@ def _unknown(value: object) -> str | None:
 def require_labels(classes: int, labels: Tensor) -> None:
     """Raise ValueError unless `labels` (N,) are among so many classes, which a network tells apart."""
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(f"the network tells {classes} classes apart, labels go from {labels.min()} to {labels.max()}")
+        raise ValueError(f"the network has {classes} classes, labels go from {labels.min()} to {labels.max()}")
 
 
 def mnist_network(channels: int = 2, classes: int = 10) -> nn.Sequential:

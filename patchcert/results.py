@@ -126,8 +126,8 @@ class Copies:
         said = [f"early decision spared {spared / self.total:.1%} of {self.total} ablated copies"] if spared else []
         for entry in self.close_votes:
             rule = "" if entry["threshold"] is None else f" (θ = {entry['threshold']})"
-            close = f"{entry['close_votes']} of {self.total} ablated copies have a vote within"
-            said.append(f"{close} {entry['numerical_margin']} of being decided otherwise{rule}")
+            close = f"{entry['close_votes']} of {self.total} ablated copies have a vote that changes if a probability"
+            said.append(f"{close} changes by {entry['numerical_margin']}{rule}")
         return said
 
     def as_json(self) -> dict:
@@ -185,8 +185,8 @@ class NotKnown:
         if not any(self.images):
             return []
         found = ", ".join(map(str, self.images))
-        what = f"images for which a pair of windows that decides was not asked: {found}"
-        return [f"{what}; they count as not certified, of two patches as alarms; certify with --ask_all to know"]
+        what = f"images whose verdict depends on a pair of windows that was not tried: {found}"
+        return [f"{what}; they count as not certified, and against two patches as alarms; --ask_all tries all pairs"]
 
     def as_json(self) -> dict:
         return {"not_known": self.images}

@@ -145,7 +145,7 @@ class Steps:
             self.saved = time.monotonic()
         if signal:
             distributed.wait_for_all()  # until it is saved: torchrun ends all when one has ended
-            raise Stopped(signal, f"the same command goes on in {self}")
+            raise Stopped(signal, f"the same command continues in {self}")
 
     def _position(self) -> dict:
         own = {"generator": self.reached, "sums": self.sums.cpu(), "seen": self.seen}

@@ -32,7 +32,7 @@ class Request:
 
     def note(self, number: int) -> None:
         if self.number is not None:
-            raise Stopped(number, "the same command goes on from what was saved last")
+            raise Stopped(number, "the same command continues from what was saved last")
         self.number = number
 
 

@@ -132,7 +132,7 @@ def test_a_run_of_another_kind_says_so_in_one_line(folder, capsys, script, argum
     ("arguments", "said"),
     [
         (["--model", "resnet14"], "is of another network: resnet14_half, not resnet14"),
-        (["--dataset", "cifar10", "--data", "cifar", "--image_size", 32], "tells 3 classes apart, the data set has 10"),
+        (["--dataset", "cifar10", "--data", "cifar", "--image_size", 32], "it has 3 classes, the data set has 10"),
     ],
 )
 def test_another_network_or_number_of_classes_is_refused(folder, capsys, arguments, said):

@@ -114,7 +114,7 @@ def test_networks_of_limited_reach_are_masked(folder):
         (["--model", "factories:broken"], "--model factories:broken: RuntimeError: out of order"),
         (["--model", "factories:number"], "expected a torch.nn.Module, it makes int"),
         (["--model", "factories:images_only"], "fails on copies with channels (x, 1 − x), (16, 2, 28, 28): Runtime"),
-        (["--model", "factories:of_five"], "it tells 5 classes apart, the data set has 10"),
+        (["--model", "factories:of_five"], "it has 5 classes, the data set has 10"),
         (
             ["--model", "factories:noted"],
             "1._extra_state in its state_dict is a dict, expected plain tensors",
@@ -186,7 +186,7 @@ def test_networks_without_gradient_are_not_attacked(folder, capsys, script):
     assert run_here(script, *MNIST, "--model", "factories:without_gradient", *LIGHTLY, folder=folder) == 2
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
-    assert f"{script}: error: --model factories:without_gradient: the network hands no gradient on" in printed
+    assert f"{script}: error: --model factories:without_gradient: the network passes no gradient on" in printed
 
 
 def test_one_class_alone_is_nothing_to_tell_apart(folder, capsys):
@@ -234,7 +234,7 @@ def test_a_run_that_goes_on_and_starts_slowly_took_no_negative_time(folder, inte
 
 def test_an_interrupted_run_that_goes_on_says_what_it_cannot_know(folder, interrupted, capsys):
     assert run_here(*interrupted, folder=folder) == 0
-    said = "note: factories:small goes on with the same modules; whether they read the same files"
+    said = "note: factories:small continues with the same modules; whether they read the same files"
     assert capsys.readouterr().err.count(said) == 1
     assert run_here(*interrupted, folder=folder) == 0
     assert said not in capsys.readouterr().err

@@ -36,7 +36,7 @@ def test_what_flips_is_counted_beside_what_is_certified(folder, capsys, goal):
     assert record["results"][0]["goal"] == goal[0]
     assert all(row["predicted_after"] != row["label"] and int(row["predicted_after"]) >= 0 for row in flipped)
     assert len(list((folder / "found").glob("image_*_attacked.png"))) == len(flipped)
-    assert "a hint at where the patch is, and no certificate" in capsys.readouterr().out
+    assert "this hints at where the patch is, but it is no certificate" in capsys.readouterr().out
 
 
 def test_the_hint_is_what_the_attacked_pictures_themselves_show(folder, monkeypatch):

@@ -181,7 +181,7 @@ def test_a_name_needs_no_pth(folder):
 @pytest.mark.parametrize("name", ["net", "net.pth"])
 def test_what_an_interrupted_training_left_is_named_where_it_is_all_there_is(folder, name):
     checkpoint.save({}, folder / "checkpoints" / "net.pth.partial")
-    said = "checkpoints/net.pth.partial is an interrupted training's, the same command goes on with it$"
+    said = "checkpoints/net.pth.partial is an interrupted training's, the same command continues it$"
     with pytest.raises(UsageError, match=f"^checkpoint {name}: no such checkpoint; {said}"):
         checkpoint.find("checkpoint", name)
     assert checkpoint.there_are().startswith("checkpoints/ has no checkpoints but net.pth.partial of an interrupted")

@@ -36,9 +36,9 @@ def test_so_many_of_each_class_are_the_first_in_their_order(labels, most):
 @pytest.mark.parametrize(
     ("labels", "limit", "said"),
     [
-        ([0] * 9 + [1] * 9, 9, "the 9 images are of 1 of 2 classes alone, 0; --per_class N takes N of each\n"),
-        ([1, 1, *range(10)], 2, "the 2 images are of 1 of 10 classes alone, 1;"),
-        ([7, 7, 7, 3, 3, 3, *range(10)], 6, "the 6 images are of 2 of 10 classes alone, 3, 7;"),
+        ([0] * 9 + [1] * 9, 9, "the 9 images are of only 1 of 2 classes, 0; --per_class N takes N of each\n"),
+        ([1, 1, *range(10)], 2, "the 2 images are of only 1 of 10 classes, 1;"),
+        ([7, 7, 7, 3, 3, 3, *range(10)], 6, "the 6 images are of only 2 of 10 classes, 3, 7;"),
         ([*range(20)] * 9, 20, ""),
         ([4] * 9, 3, ""),
         ([0, 1, 2], 1, ""),
@@ -72,7 +72,7 @@ def labels_in(folder, name):
 def test_the_first_images_of_a_sorted_data_set_are_said_to_be_of_one_class(folder, capsys):
     succeed(*CERTIFY, "--limit", 10, folder=folder)
     ways = "--per_class N takes N of each, --skip N every N-th image"
-    assert capsys.readouterr().err == f"note: the 10 images are of 1 of 10 classes alone, 0; {ways}\n"
+    assert capsys.readouterr().err == f"note: the 10 images are of only 1 of 10 classes, 0; {ways}\n"
 
 
 def test_as_many_of_each_class_are_looked_at_from_pictures_and_from_votes(folder, capsys):
@@ -113,7 +113,7 @@ def test_attacks_and_interval_bounds_choose_alike(folder, capsys):
     for few in (["--skip", 2, "--limit", 3], ["--limit", 30, "eval_params:method_params:sample_limit=3"]):
         succeed(*bounds, *few, folder=folder)
         assert labels_in(folder, "rows.csv") == [0, 0, 0]
-        assert "the 3 images are of 1 of 10 classes alone, 0;" in capsys.readouterr().err
+        assert "the 3 images are of only 1 of 10 classes, 0;" in capsys.readouterr().err
 
 
 def test_first_ones_and_first_ones_of_each_class_are_not_both_asked_for(folder, capsys):

@@ -128,7 +128,7 @@ def test_what_certify_refuses_all_refuse(name, way, images, message):
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "certify"])
 def test_only_certify_takes_a_loader(way):
     loader = DataLoader(TensorDataset(IMAGES, LABELS))
-    message = "images are a DataLoader, .*; torch.cat makes one of a loader's"
+    message = "images are a DataLoader, .*; torch.cat joins the batches of a loader"
     refused(message, lambda: WAYS[way](CLASSIFIERS["votes"](linear()), loader))
 
 
@@ -323,7 +323,7 @@ def test_networks_without_gradient_are_refused_where_one_is_wanted(function):
     for name in ("votes", "masked scores"):
         classifier, images = CLASSIFIERS[name](Of(function)), IMAGES.clone().requires_grad_()
         for ask in (classifier, classifier.soft(), lambda images, ask=classifier: ask.logits(images, EVERY, EVERY)):
-            refused("^the network hands no gradient on", lambda ask=ask, images=images: ask(images))
+            refused("^the network passes no gradient on", lambda ask=ask, images=images: ask(images))
             with torch.no_grad():
                 ask(images)
             ask(IMAGES)

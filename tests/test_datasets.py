@@ -75,9 +75,9 @@ def test_mnist_files_are_read_packed_and_under_kaggles_names(tmp_path, generated
 @pytest.mark.parametrize(
     ("write", "said"),
     [
-        (lambda whole: gzip.compress(whole)[:-400], "t10k-images-idx3-ubyte.gz is packed by gzip and damaged"),
-        (lambda whole: gzip.compress(whole[:-1]), "does not have just the bytes of the 101 images that it says"),
-        (lambda whole: gzip.compress(whole + bytes(1)), "does not have just the bytes of the 101 images"),
+        (lambda whole: gzip.compress(whole)[:-400], "t10k-images-idx3-ubyte.gz is a damaged gzip file"),
+        (lambda whole: gzip.compress(whole[:-1]), "does not have exactly the bytes of the 101 images that it names"),
+        (lambda whole: gzip.compress(whole + bytes(1)), "does not have exactly the bytes of the 101 images"),
         (lambda whole: gzip.compress(np.array([2051, 10**6, 28, 28], ">u4").tobytes() + bytes(10**6)), "would take"),
         (
             lambda whole: b"version https://git-lfs.github.com/spec/v1\n",

@@ -168,9 +168,9 @@ def with_a_hook():
             "VisionTransformerRelPos",
         ),
         (partial(transformer, embed_layer=OwnEmbedding), "this one makes tokens by a OwnEmbedding"),
-        (partial(transformer, block_fn=OwnBlock), "this one has blocks of OwnBlock"),
-        (partial(transformer, attn_layer=Neighbours), "to which the order of tokens is all one"),
-        (with_a_hook, "to which the order of tokens is all one"),
+        (partial(transformer, block_fn=OwnBlock), "this one has blocks of the class OwnBlock"),
+        (partial(transformer, attn_layer=Neighbours), "that do not depend on the order of tokens"),
+        (with_a_hook, "that do not depend on the order of tokens"),
     ],
 )
 def test_networks_whose_tokens_are_not_to_be_dropped_are_refused(make, right):
@@ -184,7 +184,7 @@ def test_networks_whose_tokens_are_not_to_be_dropped_are_refused(make, right):
 def test_pooling_over_nothing_is_refused():
     hidden = torch.ones(2, 32, 32, dtype=torch.bool)
     hidden[0, 3] = False
-    with pytest.raises(ValueError, match=r"all of an image is hidden; this network pools over what patches show$"):
+    with pytest.raises(ValueError, match=r"an image is wholly hidden; this network pools over visible tokens$"):
         PlainNetwork(transformer(global_pool="avg"), hidden="drop")(torch.rand(2, 3, 32, 32), hidden)
     PlainNetwork(transformer(), hidden="drop")(torch.rand(2, 3, 32, 32), hidden)  # the class token is left
 

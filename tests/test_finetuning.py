@@ -120,7 +120,7 @@ def test_another_run_of_the_same_name_is_refused_and_one_that_stopped_goes_on(fo
         patch.setattr(HiddenPair, "begin", stop)
         assert run_here(SCRIPT, *model, *TRAIN, folder=folder / "stopped") != 0
     succeed(SCRIPT, *model, *TRAIN, folder=folder / "stopped")
-    assert "going on with epoch 1 of 1" in capsys.readouterr().out
+    assert "continuing with epoch 1 of 1" in capsys.readouterr().out
     again = finished(folder / "stopped")[1]
     assert all(torch.equal(again["net"][key], tensor) for key, tensor in whole["net"].items())
 
@@ -140,7 +140,7 @@ def test_pictures_without_parts_are_trained_on_and_some_held_out(folder, capsys)
     resumed = ("--resume", "before.pth", "--end_epoch", 2)
     torch.save(content, folder / "checkpoints" / "before.pth")
     succeed(SCRIPT, *model, *TRAIN, "--data", "whole", *more, *resumed, folder=folder)
-    assert "going on with epoch 2 of 2" in capsys.readouterr().out
+    assert "continuing with epoch 2 of 2" in capsys.readouterr().out
 
 
 def test_the_test_part_is_measured_where_it_is_asked_for(folder):
@@ -164,7 +164,7 @@ def test_two_processes_train_together(folder):
         (["--size_to_train", "area:9"], "--size_to_train: area:9: expected one size"),
         (["--per_side", 1], "--per_side 1: expected a whole number from 2 to 16"),
         (["--model", "small:frozen"], "--model small:frozen: expected weights to train"),
-        (["--classes", "imagenet"], "it tells 3 classes apart, the data set has 1000"),
+        (["--classes", "imagenet"], "it has 3 classes, the data set has 1000"),
         (["--data", "pets/test", "--held_out", 0], "--held_out 0: pets/test has no test/ to measure"),
         (["--data", "none"], "--data none: expected a folder"),
         (["--masks", "worst"], "invalid choice: 'worst'"),

@@ -153,5 +153,5 @@ def test_margins_grow_with_what_rounding_makes_of_refined_windows(networks, loud
 
 
 def test_copies_without_mirror_images_are_refused():
-    with pytest.raises(ValueError, match="mirror images of some copies are not among them"):
+    with pytest.raises(ValueError, match="mirror images of some copies are missing"):
         Mirrored(nn.Identity(), WindowPairs(9, 9, 4, 3))

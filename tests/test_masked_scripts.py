@@ -340,11 +340,11 @@ def test_pictures_in_folders(folder):
 @pytest.mark.parametrize(
     ("script", "options", "message"),
     [
-        (CERTIFY, ["--checkpoint", "plain.pth"], "--checkpoint plain.pth: is not of a network"),
-        (CERTIFY, ["--checkpoint", "odd.pth"], "describes a network that cannot be"),
+        (CERTIFY, ["--checkpoint", "plain.pth"], "--checkpoint plain.pth: is not from a network"),
+        (CERTIFY, ["--checkpoint", "odd.pth"], "describes a network that is not possible"),
         (CERTIFY, ["--checkpoint", NAME, "--size_to_certify", 29], "29: expected a patch that fits"),
         (CIFAR, ["--dataset", "folder", "--data", "ten", "--checkpoint", NAME], "has images of 3 × 28 × 28"),
-        (CIFAR, ["--dataset", "folder", "--data", "three", "--checkpoint", NAME], "it tells 10 classes apart"),
+        (CIFAR, ["--dataset", "folder", "--data", "three", "--checkpoint", NAME], "it has 10 classes"),
         ("certify_mnist_band.py", ["--checkpoint", COLUMN, "--band_size", 6], "4 pixels alone, not for Band of 6"),
         ("certify_mnist_row.py", ["--checkpoint", COLUMN], "alone, not for Row of 4"),
         ("train_mnist_band_masked.py", ["--size_to_train", 30], "--size_to_train 30: expected a patch that fits"),

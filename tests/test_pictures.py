@@ -355,7 +355,7 @@ def test_wrong_folders_are_named_in_one_line(folder, tmp_path, capsys, workers):
     torn = tmp_path / "torn" / "test" / "b" / "0001.jpg"
     torn.write_bytes(torn.read_bytes()[:-200])
     message = refused(*checkpointed, "four", folder=tmp_path, capsys=capsys)
-    assert "tells 3 classes apart, the data set has 4" in message
+    assert "it has 3 classes, the data set has 4" in message
     assert "expected images" in refused(
         "train_cifar_band.py", *certify[1:], "--data", "empty", folder=tmp_path, capsys=capsys
     )
@@ -384,7 +384,7 @@ def test_imagenet_folders_that_do_not_fit(tmp_path, capsys):
         "certify_imagenet_band.py", *common, "--test", "--size_to_certify", 5, "--checkpoint", path.name,
         folder=tmp_path, capsys=capsys,
     )  # fmt: skip
-    assert "--valpath val: has too few images: none is left of this half" in message
+    assert "--valpath val: has too few images: none is left in this half" in message
     path.rename(f"{path}.partial")
     message = refused(*train, "val", "--image_size", 40, folder=tmp_path, capsys=capsys)
     assert "is an interrupted run with" in message and "--data" in message

@@ -140,7 +140,7 @@ def test_networks_without_classes_or_in_half_precision_are_refused():
         ({"mean": "red"}, "mean is 'red', expected a number"),
         ({"mean": (0.5, float("nan"))}, "mean is .*, expected finite numbers"),
         ({"std": 0}, "std is 0, expected numbers above 0"),
-        ({"std": (0.2, 0.2)}, "expected as many numbers of each"),
+        ({"std": (0.2, 0.2)}, "expected the same number of values in each"),
         ({"hidden": 127}, "hidden is 127, expected a colour in .0, 1., 'mean' or 'drop'"),
         ({"hidden": "grey"}, "hidden is 'grey', expected a number"),
     ],
@@ -155,7 +155,7 @@ def test_colours_that_are_none_are_refused(asked, right):
     [
         (torch.zeros(3, 3, 8, 8, dtype=torch.uint8), None, r"torch.uint8 .*, expected floats in \[0, 1\]"),
         (IMAGES[0], None, r"\(3, 8, 8\), expected floats in \[0, 1\], \(B, C, H, W\)"),
-        (IMAGES[:, :, :6], None, r"expected \(B, C, 8, 8\), the size that this network wants"),
+        (IMAGES[:, :, :6], None, r"expected \(B, C, 8, 8\), the size that this network takes"),
         (IMAGES[:, :2], None, "expected 3 channels"),
         (IMAGES, torch.zeros(3, 8, 8), r"hidden is torch.float32 \(3, 8, 8\), expected torch.bool \(3, 8, 8\)"),
         (IMAGES, torch.zeros(8, 8, dtype=torch.bool), r"hidden is torch.bool \(8, 8\), expected torch.bool"),

@@ -133,16 +133,16 @@ def test_classes_give_the_folders_their_numbers(here, layout):
 @pytest.mark.parametrize(
     ("arguments", "right"),
     [
-        (["factories:of_twelve"], "it tells 12 classes apart, the data set has 3; --classes gives the folders their"),
-        (["factories:with_background"], "tells 4 classes apart, the data set has 3; one more may be a background"),
+        (["factories:of_twelve"], "it has 12 classes, the data set has 3; --classes gives the folders their"),
+        (["factories:with_background"], "it has 4 classes, the data set has 3; the extra class may be a background"),
         (["factories:unprepared"], "expected an attribute `preparation` of the network"),
         (["factories:of_colour", "--classes", "few.txt"], "data pets: has a folder eel, which is none of the 3 of"),
         (["factories:of_colour", "--classes", "none.txt"], "classes none.txt: No such file .* imagenet"),
         (["factories:of_colour", "--classes", "twice.txt"], "classes twice.txt: cat is there twice"),
         (["factories:of_colour", "--classes", "pets"], "classes pets: is a folder, expected a file"),
-        (["factories:of_colour", "--classes", "imagenet"], "tells 3 classes apart, the data set has 1000$"),
+        (["factories:of_colour", "--classes", "imagenet"], "it has 3 classes, the data set has 1000$"),
         (["factories:of_colour", "--image_channels", "1"], "the network fails on images, .2, 1, 20, 20."),
-        (["factories:of_colour", "--hidden", "0.1,0.2"], "expected as many numbers of each"),
+        (["factories:of_colour", "--hidden", "0.1,0.2"], "expected the same number of values in each"),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_line(here, arguments, right):

@@ -206,7 +206,7 @@ def test_images_are_chosen_from_every_outcome_the_closest_first():
         ("[" * 100_000, "is not JSON"),
         ('{"total": 3}', "not a result as this version writes it"),
         ('{"format": 1, "kind": "certify"}', "'seconds' is a required property"),
-        ('{"format": 1, "kind": "report", "runs": []}', "none of certifying, attacking or eval.py"),
+        ('{"format": 1, "kind": "report", "runs": []}', "not a result of certifying, attacking or eval.py"),
     ],
 )
 def test_what_is_no_result_is_refused_in_one_line(tmp_path, capsys, content, said):

@@ -150,7 +150,7 @@ def test_what_was_not_asked_is_said(folder, capsys):  # noqa: F811
     assert [entry["certified_correct"] for entry in recovered] == [0, 0]
     assert [entry["correct"] for entry in recovered] == [entry["correct"] for entry in wanted]
     assert record["not_known"][1] == record["not_known"][3] == 0 < record["not_known"][0] <= 12
-    assert f"was not asked: {record['not_known'][0]}, 0, " in capsys.readouterr().out
+    assert f"was not tried: {record['not_known'][0]}, 0, " in capsys.readouterr().out
     two, _, record = certify(folder, *SAVED, "--patches", 2)
     assert two[0]["certified_correct"] == 0 < record["not_known"][0] and two[0]["false_alarms"] == 12
 
@@ -199,16 +199,16 @@ def test_files_of_others_are_answered_from(tmp_path):
         (lambda about, arrays: arrays["rectangles"].__setitem__((0, 1), 11), "rectangles has 11"),
         (lambda about, arrays: arrays["rectangles"].__setitem__((0, 1), 0), "some window is not in an image"),
         (lambda about, arrays: arrays["questions"].__setitem__(0, 1), "not in ascending order"),
-        (lambda about, arrays: arrays["indices"].__setitem__(0, 1), "indices are there twice"),
+        (lambda about, arrays: arrays["indices"].__setitem__(0, 1), "some indices are there twice"),
         (lambda about, arrays: arrays["labels"].__setitem__(0, 3), "labels has 3"),
         (lambda about, arrays: arrays["leads"].__setitem__(0, np.nan), "leads has nan"),
         (lambda about, arrays: arrays["leads"].__setitem__(0, 9), "a lead is more than twice the largest magnitude"),
         (lambda about, arrays: arrays["leads"].__imul__(0.2), "a confidence is not the softmax probability"),
         (lambda about, arrays: arrays["confidences"].__setitem__(0, 0.2), "a confidence is not the softmax"),
         (lambda about, arrays: arrays.update(leads=arrays["leads"].astype(np.float64)), "leads are torch.float64"),
-        (lambda about, arrays: arrays.update(_without(arrays, 3)), "what is left without one window, was not asked"),
-        (lambda about, arrays: arrays.update(_without(arrays, 0)), "of some image the whole"),
-        (lambda about, arrays: arrays.update(labels=np.array([{}] * 12)), "not a whole file of votes"),
+        (lambda about, arrays: arrays.update(_without(arrays, 3)), "or for one hidden window is missing"),
+        (lambda about, arrays: arrays.update(_without(arrays, 0)), "for some image, the answer for the whole"),
+        (lambda about, arrays: arrays.update(labels=np.array([{}] * 12)), "not a complete file of votes"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_file_is_one_clear_line(tmp_path, capsys, change, said):
@@ -233,7 +233,7 @@ def _without(arrays, number):
         (["--threshold", 0.3], "--threshold 0.3: the file has answers about hidden windows"),
         (["--top_one"], "--top_one True: the file has answers about hidden windows"),
         (["--certificate", "exact"], "--certificate exact: the file has answers about hidden windows"),
-        (["--size_to_certify", 4], "--size_to_certify 4: no windows of this file hold it; they are made for 2"),
+        (["--size_to_certify", 4], "--size_to_certify 4: no windows of this file cover it; they are made for 2"),
         (["--patches", 2, "--goal", "recover"], "--patches 2: expected 1 to recover"),
     ],
 )

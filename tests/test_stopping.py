@@ -91,12 +91,12 @@ def whole(tmp_path_factory):
 ])  # fmt: skip
 def test_a_signal_ends_training_after_the_step_and_the_same_call_goes_on(tmp_path, capsys, whole, number, when, place):
     path = tmp_path / "net.pth"
-    with pytest.raises(stopping.Stopped, match=f"the same command goes on in {place}") as stopped:
+    with pytest.raises(stopping.Stopped, match=f"the same command continues in {place}") as stopped:
         averaged(path, objective=Sending(number, **when))
     assert stopped.value.number == number and not path.exists()
     assert difference(averaged(path), whole) == ""
     epoch, _, rest = place.removeprefix("epoch ").partition(" ")
-    assert f"going on with epoch {epoch} of 2 {rest} from {path}.partial\n" in capsys.readouterr().out
+    assert f"continuing with epoch {epoch} of 2 {rest} from {path}.partial\n" in capsys.readouterr().out
     assert sorted(file.name for file in tmp_path.iterdir()) == ["net.jsonl", "net.pth"]
 
 
@@ -123,12 +123,12 @@ def test_interval_training_goes_on_too(tmp_path, capsys, name):
     ends = {1: "epoch 0 after step 2 of 3", 5: "epoch 1 after step 1 of 3", 3: "epoch 1 after step 3 of 3"}
     for send_at, place in ends.items():  # one after the other, of the same run
         stopping._Clock.last = float("-inf")
-        with pytest.raises(stopping.Stopped, match=f"the same command goes on in {place}"):
+        with pytest.raises(stopping.Stopped, match=f"the same command continues in {place}"):
             trained(stopped, send_at)
     capsys.readouterr()
     assert difference(trained(stopped), whole) == ""
     partial = stopped / "mlp_255.pth.partial"
-    assert capsys.readouterr().out.startswith(f"going on with epoch 1 of 1 after step 3 of 3 from {partial}\n")
+    assert capsys.readouterr().out.startswith(f"continuing with epoch 1 of 1 after step 3 of 3 from {partial}\n")
     assert not partial.exists()
 
 
@@ -250,7 +250,7 @@ def test_interval_training_begun_anew_goes_on_where_it_was_stopped(tmp_path, cap
     trained(tmp_path, 5)
     assert "is finished" in capsys.readouterr().out
     trained(tmp_path, 6, overwrite=True)
-    assert "going on with epoch 0 of 1 after step 1 of 3" in capsys.readouterr().out
+    assert "continuing with epoch 0 of 1 after step 1 of 3" in capsys.readouterr().out
     trained(tmp_path / "other", 6)
     for file in ("mlp_255.pth", "mlp_255_best.pth"):
         one, other = (checkpoint.read("config", folder / file) for folder in (tmp_path, tmp_path / "other"))
@@ -277,12 +277,13 @@ def test_scripts_say_how_to_go_on(tmp_path, generated_mnist, monkeypatch, capsys
     monkeypatch.setattr(steps.Steps, "add", sending)
     assert run_here("train_mnist_band_masked.py", *small, folder=tmp_path) == code
     said = capsys.readouterr().err
-    assert said == f"train_mnist_band_masked.py: error: {word}; the same command goes on in epoch 1 after step 2 of 4\n"
+    what = f"{word}; the same command continues in epoch 1 after step 2 of 4"
+    assert said == f"train_mnist_band_masked.py: error: {what}\n"
     (partial,) = (tmp_path / "checkpoints").glob("*.pth.partial")
     assert run_here("train_mnist_band_masked.py", *small, "--lr", 1, "--resume", partial, folder=tmp_path) == 2
-    assert "stopped inside an epoch, where only the command that wrote it goes on" in capsys.readouterr().err
+    assert "was saved inside an epoch, and only the command that wrote it continues it" in capsys.readouterr().err
     succeed("train_mnist_band_masked.py", *small, folder=tmp_path)
-    assert "going on with epoch 1 of 1 after step 2 of 4" in capsys.readouterr().out
+    assert "continuing with epoch 1 of 1 after step 2 of 4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", sorted(set(stopping.ENDING) - {signal.SIGINT}))

@@ -214,7 +214,7 @@ def test_overwriting_goes_on_after_an_interruption_and_says_so(tmp_path, monkeyp
         train(path, earlier)
         said = capsys.readouterr().out
         assert ("is finished" in said) == (earlier is RECIPE)
-        assert (f"going on with epoch 2 of 3 from {path}.partial\n" in said) == (earlier is other)
+        assert (f"continuing with epoch 2 of 3 from {path}.partial\n" in said) == (earlier is other)
     assert same(torch.load(path, weights_only=True), train(tmp_path / "whole.pth", other))
 
 
@@ -241,7 +241,7 @@ def test_a_resumed_run_goes_on_where_it_was(tmp_path, capsys):
     assert same(train(tmp_path / "second.pth", net=net, resumed=resumed), whole)
     rows = [json.loads(line) for line in (tmp_path / "second.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [2, 3]
-    assert "going on with epoch 2 of 3\n" in capsys.readouterr().out
+    assert "continuing with epoch 2 of 3\n" in capsys.readouterr().out
 
 
 def test_a_resumed_run_takes_its_own_learning_rate(tmp_path):

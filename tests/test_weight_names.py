@@ -95,7 +95,7 @@ def without(part):
         (prefixed("model.", TRAINED) | {"criterion.weight": torch.zeros(5)}, "criterion.weight .* has no place"),
         (prefixed("a.", TRAINED) | prefixed("b.", small(2)), "has no place here"),
         (TRAINED.state_dict() | prefixed("module.", small(2)), "its tensor module.0.0.weight .* has no place here"),
-        (TRAINED.state_dict() | {"2.weight": torch.zeros(7, 64), "2.bias": torch.zeros(7)}, "tells 7 classes apart"),
+        (TRAINED.state_dict() | {"2.weight": torch.zeros(7, 64), "2.bias": torch.zeros(7)}, "it has 7 classes"),
         (TRAINED.state_dict() | {"2.bias": torch.full((5,), torch.nan)}, "tensor 2.bias is not finite"),
         (inside("module", TRAINED) | inside("_orig_mod", small(2)), "is of another network: "),
         ({"model": {"weights": [1, 2]}}, "expected a checkpoint with an entry `model` that holds tensors"),

@@ -116,13 +116,13 @@ class WindowPairs(Ablation):
         super().require_fits(option, patch)
         rows, columns = self._held()
         if patch.height > rows or patch.width > columns:
-            held = f"expected at most {rows} × {columns} pixels, which one of the windows holds wherever they are"
+            held = f"expected at most {rows} × {columns} pixels: some window covers such a patch wherever it lies"
             raise UsageError(option, patch, held + self._advice(patch))
 
     def _advice(self, patch: Patch) -> str:
         """Which windows would hold a patch that these do not."""
         wanted = WindowPairs.for_patch(self.height, self.width, patch, self.per_side).window_size
-        return f"; {self.per_side} windows along each side hold it from {wanted} pixels on"
+        return f"; {self.per_side} windows along each side cover it if they have at least {wanted} pixels"
 
     def _held(self) -> tuple[int, int]:
         """Rows and columns of the largest patch that some window holds at every place, at most those of the image."""

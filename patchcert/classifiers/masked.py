@@ -98,7 +98,7 @@ class MaskedClassifier(SmoothedClassifier):
             ValueError: see `every_copy`; or the copies vote.
         """
         if not self.scores:
-            raise UsageError("threshold", self.rule.threshold, "expected none: alarms are of scores, not of votes")
+            raise UsageError("threshold", self.rule.threshold, "expected none: alarms need scores, not votes")
         wanted, watch = Wanted(recovery=False, pairs=False, whole=True), Halves()
         with watch:
             alarms = self._look(images, wanted, batch_size).alarms

@@ -186,7 +186,7 @@ def manner_of_windows(classifier: WindowMaskedClassifier, images: Tensor) -> tup
     _note_probabilities(seen.first)
     if seen.arithmetic != coarsest(images.device):
         right = "the network computes in bfloat16 or float16 by itself, expected float32"
-        raise ValueError(f"{right}: of nearly equal logits these would make ties")
+        raise ValueError(f"{right}: in these, nearly equal logits would tie")
     for few in (slice(1), slice(2)):
         seen.note(seen.first[few], ask(own[few], pairs[few]), BESIDE)
     seen.require_equal_beside_others(partial(ask, hidden=pairs), own, seen.first, BESIDE)

@@ -31,7 +31,7 @@ def read(option: str, text: str) -> list[str]:
     if twice:
         raise UsageError(option, text, f"{twice[0] or 'an empty line'} is there twice: which number does it have?")
     if len(names) < 2:
-        raise UsageError(option, text, "expected the names of two classes or more, one a line")
+        raise UsageError(option, text, "expected the names of two or more classes, one on each line")
     return names
 
 

@@ -15,7 +15,7 @@ FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 """What Pillow calls pictures of which it knows how they look in colour and in grey."""
 
-DAMAGED = "a damaged image; mend it or take it away"
+DAMAGED = "a damaged image; repair or remove it"
 
 
 def decode(path: str, mode: str) -> Image.Image:

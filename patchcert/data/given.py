@@ -54,7 +54,7 @@ def require_classes(labels: Tensor, classes: int) -> None:
 def _images(images: Tensor | ArrayLike, size: tuple[int, int] | None) -> Tensor:
     """(N, C, H, W), uint8 or floats of any kind."""
     sides = ", ".join(map(str, size or ("H", "W")))
-    images = _tensor(images, "images", f"a tensor or array (N, C, {sides}); torch.cat makes one of a loader's batches")
+    images = _tensor(images, "images", f"a tensor or array (N, C, {sides}); torch.cat joins the batches of a loader")
     if images.dim() != 4 or not images.numel() or tuple(images.shape[2:]) != (size or images.shape[2:]):
         raise ValueError(f"images are {tuple(images.shape)}, expected (N, C, {sides}), channels first")
     if images.dtype != torch.uint8 and not images.is_floating_point():

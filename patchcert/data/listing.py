@@ -46,7 +46,7 @@ def pictures(option: str, root: Path) -> list[list[str]]:
             folders[:] = filter(_is_meant, folders)
             place = os.path.realpath(folder)
             if place in seen:
-                raise UsageError(option, folder, "its images are there twice: links lead to this folder once more")
+                raise UsageError(option, folder, "its images are there twice: a link leads to this folder again")
             seen.add(place)
             files = sorted(filter(_is_meant, files))
             inside.append((folder, [file for file in files if file.lower().endswith(IMG_EXTENSIONS)]))

@@ -102,9 +102,9 @@ def _idx(path: Path, *size: int) -> Tensor:
             inputs.require_plausible(wanted, inputs.size_of(file))
             values = bytearray(content.read(wanted + 1))
         except (EOFError, zlib.error) as error:
-            raise InputError(f"{path.name} is packed by gzip and damaged") from error
+            raise InputError(f"{path.name} is a damaged gzip file") from error
     if len(values) != wanted:
-        raise InputError(f"{path.name} does not have just the bytes of the {count} images that it says")
+        raise InputError(f"{path.name} does not have exactly the bytes of the {count} images that it names")
     return torch.frombuffer(values, dtype=torch.uint8).view(count, *size)
 
 
@@ -143,7 +143,7 @@ def _reading(root: Path, files: Sequence[Path], missing: str, download: Callable
         for folder in made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
-        damaged = f"the files in {place} are damaged or too few: {error}".replace("\n", " ")
+        damaged = f"the files in {place} are damaged or incomplete: {error}".replace("\n", " ")
         raise UsageError("data", root, damaged if os.path.isdir(place) else missing) from error
 
 

@@ -95,13 +95,13 @@ class Shape:
         """
         values = {"stem": "shared"} | description
         if values.pop("name", None) != COLUMN or values.keys() != {field.name for field in fields(cls)}:
-            raise ValueError("is not of a network that answers for all bands in one pass")
+            raise ValueError("is not from a network that answers for all bands in one pass")
         lists, texts = [values.pop("channels"), values.pop("blocks")], (values.pop("lines"), values.pop("stem"))
         numbers = [*values.values(), *(n for found in lists if isinstance(found, list) for n in found)]
         whole = all(type(number) is int and 0 <= number <= MOST for number in numbers)
         named = texts[0] in LINES and texts[1] in STEMS
         if not whole or not named or not all(isinstance(found, list) and found for found in lists):
-            raise ValueError("describes a network that cannot be")
+            raise ValueError("describes a network that is not possible")
         return cls(*map(tuple, lists), lines=texts[0], stem=texts[1], **values)
 
 

@@ -83,7 +83,7 @@ class KeptTokens(nn.Module):
         showing = (~hidden).float()[:, None]
         kept = F.max_pool2d(showing, embedding.patch_size, ceil_mode=embedding.dynamic_img_pad).flatten(1) > 0
         if self.network.global_pool != "token" and not kept.any(dim=1).all():
-            raise ValueError("all of an image is hidden; this network pools over what patches show")
+            raise ValueError("an image is wholly hidden; this network pools over visible tokens")
         return F.pad(kept, (first, 0), value=True)
 
     def _answer(self, tokens: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class KeptTokens(nn.Module):
         own = Comparison(partial(self.network, shown))
         tokens = self._tokens(shown)
         turned = torch.cat([tokens[:, :first], tokens[:, first:].flip(1)], dim=1)
-        right = f"{RIGHT} to which the order of tokens is all one"
+        right = f"{RIGHT} that do not depend on the order of tokens"
         own.require_close(own.first, self._answer(turned), right)
 
 
@@ -111,7 +111,7 @@ def _require_plain(network: Any) -> None:
         raise ValueError(f"{RIGHT}, this one makes tokens by a {type(network.patch_embed).__name__}")
     others = sorted({type(block).__name__ for block in network.blocks if _name(block) not in BLOCKS})
     if others:
-        raise ValueError(f"{RIGHT}, this one has blocks of {', '.join(others)}")
+        raise ValueError(f"{RIGHT}, this one has blocks of the class {', '.join(others)}")
 
 
 def _name(part: nn.Module) -> str:

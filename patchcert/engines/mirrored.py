@@ -38,5 +38,5 @@ def _mirror_images(ablation: Ablation) -> Tensor:
     shown, mirrored = masks.flatten(1).float(), masks.flip(2).flatten(1).float()
     differing = torch.cdist(mirrored, shown, p=1)  # pixels
     if differing.amin(dim=1).any():
-        raise ValueError(f"{ablation}: the mirror images of some copies are not among them")
+        raise ValueError(f"{ablation}: the mirror images of some copies are missing")
     return differing.argmin(dim=1)

@@ -61,7 +61,7 @@ class PlainNetwork(nn.Module):
         of_mean = isinstance(hidden, str) and hidden in (MEAN, DROP)
         colours = _colours("mean", mean), _colours("std", std), _colours("hidden", mean if of_mean else hidden)
         if len({len(values) for values in colours} - {1}) > 1:
-            raise ValueError(f"mean, std and hidden are {mean}, {std} and {hidden}, expected as many numbers of each")
+            raise ValueError(f"mean, std and hidden are {mean}, {std} and {hidden}, expected equally many values")
         if not (colours[1] > 0).all():
             raise ValueError(f"std is {std}, expected numbers above 0")
         if not of_mean and not ((colours[2] >= 0) & (colours[2] <= 1)).all():
@@ -162,7 +162,7 @@ class PlainNetwork(nn.Module):
         together = Comparison(partial(self, images, hidden))
         if together.arithmetic != coarsest(images.device):
             right = "the network computes in bfloat16 or float16 by itself, expected float32"
-            raise ValueError(f"{right}: of nearly equal logits these would make ties")
+            raise ValueError(f"{right}: in these, nearly equal logits would tie")
         alone = torch.cat([self(images[i : i + 1], hidden[i : i + 1]) for i in range(len(images))])
         together.require_close(together.first, alone, BESIDE)
         together.require_equal_beside_others(lambda shown: self(shown, hidden), images, together.first, BESIDE)
@@ -183,7 +183,7 @@ class PlainNetwork(nn.Module):
         if images.dim() != 4 or not images.is_floating_point():
             raise ValueError(f"{found} floats in [0, 1], (B, C, H, W)")
         if self.size and tuple(images.shape[2:]) != self.size:
-            raise ValueError(f"{found} (B, C, {self.size[0]}, {self.size[1]}), the size that this network wants")
+            raise ValueError(f"{found} (B, C, {self.size[0]}, {self.size[1]}), the size that this network takes")
         if len(self.mean) not in (1, images.shape[1]):
             raise ValueError(f"{found} {len(self.mean)} channels, as many as mean and std have")
         shape = (len(images), *images.shape[2:])
@@ -198,7 +198,7 @@ def _require_ready(network: nn.Module) -> None:
         raise ValueError("the network gives features and no classes; expected one with a head that tells classes apart")
     types = {weight.dtype for weight in network.parameters()} - {torch.float32}
     if types:
-        right = "of nearly equal logits it would make ties; network.float() ends it"
+        right = "there nearly equal logits would tie; call network.float()"
         raise ValueError(f"the network has weights of {', '.join(sorted(map(str, types)))}, expected float32: {right}")
 
 

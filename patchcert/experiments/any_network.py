@@ -31,7 +31,7 @@ BATCH_SIZE = 64
 """Of what is tried where --batch_size is auto."""
 
 FORMS = (
-    "band:4, row:4, band_and_row:4, block:8, multi_band:2x3 or multi_block:4x3 (size × how many are kept), "
+    "band:4, row:4, band_and_row:4, block:8, multi_band:2x3 or multi_block:4x3 (size × number shown), "
     "window_pairs:11x4 (two of 4 × 4 windows are hidden), or whole"
 )
 
@@ -42,11 +42,12 @@ def add_any_network(parser: Parser) -> None:
         "--model",
         required=True,
         metavar="MODULE:FACTORY",
-        help="a function of your own that returns a network of encoded copies. It is imported from the current folder "
-        "or PYTHONPATH, and called without arguments. Or timm:NAME, torchvision:NAME or hf:FOLDER: a network of whole "
-        "images, unchanged. Its images are prepared by its own transform, and hidden pixels are shown in a colour",
+        help="MODULE:FACTORY is a function of your own that returns a network for encoded copies. It is imported from "
+        "the current folder or PYTHONPATH, and called without arguments. timm:NAME, torchvision:NAME or hf:FOLDER is a "
+        "network for whole images, which stays unchanged. Its own transform prepares the images, and hidden pixels "
+        "have one colour",
     )
-    parser.add_argument("--ablation", required=True, metavar="KIND:SIZE", help=FORMS)
+    parser.add_argument("--ablation", required=True, metavar="KIND:SIZE", help=f"what each copy shows: {FORMS}")
     add_hidden_and_classes(parser)
     add_image_size(parser, 32)
     parser.data.add_argument(
@@ -54,7 +55,7 @@ def add_any_network(parser: Parser) -> None:
         type=int,
         choices=(1, 3),
         default=3,
-        help="1: images in a folder are grey; 3: they have colours",
+        help="1: read the images of a folder in grey; 3: in colour",
     )
 
 
@@ -107,7 +108,7 @@ def require_answers(options: argparse.Namespace, network: nn.Module, ablation: A
         raise _wrong(options, error) from error
     wanted = class_count(options)
     if found != wanted:
-        raise UsageError("model", options.model, f"it tells {found} classes apart, the data set has {wanted}")
+        raise UsageError("model", options.model, f"it has {found} classes, the data set has {wanted}")
 
 
 def manner_of(

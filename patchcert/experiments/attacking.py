@@ -46,12 +46,15 @@ def patch_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
     parser.attack.add_argument("--size_of_attack", type=one_patch, help=f"{size} (default: {DEFAULT_SIDE})")
     for name, what in (("--patch_height", "rows"), ("--patch_width", "columns")):
         parser.attack.add_argument(name, type=positive_int, help=f"{what} of the patch (default: as --size_of_attack)")
-    parser.attack.add_argument("--randomizations", type=positive_int, default=80, help="restarts, each at a new place")
+    parser.attack.add_argument(
+        "--randomizations", type=positive_int, default=80, help="number of restarts, each at a new place"
+    )
     parser.attack.add_argument(
         "--locations",
         choices=SEARCHES,
         default="random",
-        help="random: try random places; all: search the places from coarse to fine, with as many steps in all",
+        help="random: try random places; all: search from a coarse grid of places to a fine one, with the same number "
+        "of steps in total",
     )
     return parser
 
@@ -82,7 +85,9 @@ def _attack_parser(description: str, data_sets: tuple[str, ...], steps: int, ste
 
 def add_climbing(parser: Parser, steps: int, step_size: str, momentum: float, loss: str) -> None:
     """How a restart climbs, by these numbers unless told otherwise, and where pictures of what flipped go."""
-    parser.attack.add_argument("--steps", type=positive_int, default=steps, help="gradient steps in a restart")
+    parser.attack.add_argument(
+        "--steps", type=positive_int, default=steps, help="number of gradient steps in a restart"
+    )
     parser.attack.add_argument(
         "--step_size",
         type=share_of_255,
@@ -96,8 +101,8 @@ def add_climbing(parser: Parser, steps: int, step_size: str, momentum: float, lo
         "--loss",
         choices=LOSSES,
         default=loss,
-        help="what a step raises: softmax, -log of the label's mean probability; or margin, the lead of the "
-        "strongest rival",
+        help="what a step increases: softmax, minus the log of the label's mean probability; or margin, the lead of "
+        "the strongest rival",
     )
     parser.output.add_argument(
         "--save_images", type=folder, metavar="DIR", help="write flipped images here, as PNG files"
@@ -106,7 +111,13 @@ def add_climbing(parser: Parser, steps: int, step_size: str, momentum: float, lo
 
 def add_attack_threshold(parser: Parser) -> None:
     """θ of votes and certificates under attack, in both spellings that published commands use."""
-    parser.certificate.add_argument("--threshold", "--threshhold", type=fraction, default=0.3, help="θ of the vote")
+    parser.certificate.add_argument(
+        "--threshold",
+        "--threshhold",
+        type=fraction,
+        default=0.3,
+        help="θ: a copy votes for every class whose probability is at least θ",
+    )
 
 
 def attack_with_patch(options: argparse.Namespace, network: nn.Module, classifier: SmoothedClassifier) -> None:
@@ -204,7 +215,7 @@ def _attack(
         clean = look_at(classifier, dataset.take(distributed.share()), questions, options.batch_size)
         run = Attack(classifier, threat, ascent, clean.targets(), options.seed, options.batch_size, journal)
         if run.climbs_blindly():
-            why = "the gradient is exactly zero, as it is where a network rounds or is too sure"
+            why = "the gradient is exactly zero, as it is when a network rounds or is too sure"
             warnings.warn(Note(f"{why}: this attack can only guess, and others may flip more"), stacklevel=2)
         try:
             search(run, restarts)

@@ -34,7 +34,7 @@ from patchcert.option_values import alarm_threshold, one_patch_size, positive_in
 from patchcert.patch_sizes import shapes
 from patchcert.progress import progress_bar
 
-HINT = "what dissents is a hint at where the patch is, and no certificate"
+HINT = "this hints at where the patch is, but it is no certificate"
 
 
 def windows_attack_parser(description: str) -> Parser:
@@ -46,13 +46,13 @@ def windows_attack_parser(description: str) -> Parser:
         "--size_of_attack",
         type=one_patch_size,
         default="2%",
-        help="the patch: 32, 2x8 (rows × columns) or 2%% of the pixels; the windows are those that hide it",
+        help="the patch: 32, 2x8 (rows × columns) or 2%% of the pixels; the windows are made to cover it",
     )
     parser.attack.add_argument(
         "--randomizations",
         type=positive_int,
         default=5,
-        help="restarts; the first is at the pair of windows nearest to failing",
+        help="number of restarts; the first is at the pair of windows that is nearest to failing",
     )
     add_climbing(parser, steps=30, step_size="0.07", momentum=0.9, loss="margin")
     add_hidden_windows(parser)
@@ -67,8 +67,8 @@ def windows_attack_parser(description: str) -> Parser:
         type=alarm_threshold,
         default="strict",
         metavar="TAU",
-        help="when an alarm is raised: strict, by any other class; a number τ, by another class with a "
-        "confidence above τ",
+        help="when an alarm is raised: strict, if masked images get different classes; a number τ, if a masked "
+        "image gets another class than the whole image, with a confidence above τ",
     )
     return parser
 

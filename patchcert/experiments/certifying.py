@@ -54,7 +54,7 @@ from patchcert.patch_sizes import Share
 from patchcert.votes import certificate, randomized, saved_votes
 from patchcert.votes.rules import ThresholdVote, TopOneVote, VoteRule
 
-PATCHES = "how many such patches, anywhere"
+PATCHES = "number of such patches, anywhere in the image"
 
 THRESHOLD = 0.2
 """θ, where none is given."""
@@ -82,8 +82,8 @@ def votes_parser(description: str) -> Parser:
     parser.certificate.add_argument(
         "--size_to_certify",
         type=option_values.patch_sizes,
-        help="patch sizes: 5, 1-10, 2,5, 2x8 or area:25; for hidden windows also 2%% (default: 5; for hidden windows "
-        "what these are made for)",
+        help="patch sizes: 5, 1-10, 2,5, 2x8 or area:25; for hidden windows also 2%% (default: 5; for hidden windows, "
+        "the patch that they were made for)",
     )
     parser.certificate.add_argument("--patches", type=int, choices=(1, 2), default=1, help=PATCHES)
     parser.certificate.add_argument(
@@ -122,10 +122,13 @@ def randomized_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
         "--alpha", type=level, default=0.05, help="probability that a certificate may be wrong"
     )
     parser.certificate.add_argument(
-        "--predsamples", type=positive_int, default=1000, help="random copies that choose the class"
+        "--predsamples", type=positive_int, default=1000, help="number of random copies that choose the class"
     )
     parser.certificate.add_argument(
-        "--boundsamples", type=positive_int, default=10_000, help="random copies that bound the share of that class"
+        "--boundsamples",
+        type=positive_int,
+        default=10_000,
+        help="number of random copies that give a lower bound of the class's share",
     )
     _add_engine(parser)
     return parser
@@ -137,7 +140,10 @@ def _add_questions(parser: Parser, size_to_certify: int) -> None:
         "--size_to_certify", type=patches_or_areas, default=str(size_to_certify), help=SIZES
     )
     parser.certificate.add_argument(
-        "--certificate", type=certificates, default="margin", help="margin, exact, masking, or several: margin,exact"
+        "--certificate",
+        type=certificates,
+        default="margin",
+        help="which certificate: margin, exact, masking, or several: margin,exact",
     )
     parser.certificate.add_argument("--patches", type=int, choices=(1, 2), default=1, help=PATCHES)
     parser.certificate.add_argument(
@@ -145,8 +151,8 @@ def _add_questions(parser: Parser, size_to_certify: int) -> None:
         type=option_values.margin_of_votes,
         default="auto",
         metavar="NU",
-        help="if above 0, answer a second time, and then count every vote within NU of being decided otherwise as the "
-        "adversary's. auto is 0, or more for a network of yours that computes in less than float32",
+        help="if above 0, answer a second time, and give the adversary every vote that would change if a probability "
+        "changed by NU. auto is 0, or more for a network of your own that computes with fewer bits than float32",
     )
 
 
@@ -156,7 +162,7 @@ def _add_engine(parser: Parser) -> None:
         choices=("auto", "windowed", "dense"),
         default="auto",
         help="windowed computes only what differs from an empty image; dense runs the whole network on every copy; "
-        "auto takes windowed where it knows the network's layers, else dense",
+        "auto takes windowed if it supports all layers of the network, and dense otherwise",
     )
     parser.engine.add_argument(
         "--batch_size",
@@ -173,7 +179,11 @@ def add_threshold(parser: Parser) -> None:
 
 def _add_threshold(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--threshold", "--threshhold", type=fractions, default=str(THRESHOLD), help="θ of the vote, or several: 0.1,0.2"
+        "--threshold",
+        "--threshhold",
+        type=fractions,
+        default=str(THRESHOLD),
+        help="θ, or several: 0.1,0.2. A copy votes for every class whose probability is at least θ",
     )
 
 

@@ -121,12 +121,12 @@ def certify_votes(description: str) -> None:
 def write_report(description: str) -> None:
     """Write a page about saved results."""
     parser = cli.Parser(description)
-    parser.what.add_argument("results", nargs="+", type=result, metavar="RESULTS", help="files of --output")
+    parser.what.add_argument("results", nargs="+", type=result, metavar="RESULTS", help="files that --output wrote")
     parser.output.add_argument("--out", type=folder, required=True, metavar="DIR", help="write index.html here")
     options = parser.parse_args()
     found = [(path, record) for path, record in options.results if record["kind"] in ("certify", "attack", "evaluate")]
     if not found:
-        parser.error("RESULTS: none of certifying, attacking or eval.py")
+        parser.error("RESULTS: not a result of certifying, attacking or eval.py")
     names = names_of([path for path, _ in found])
     most = MOST_IMAGES // len(found)
     runs = [saved_run(name, path, record, most) for name, (path, record) in zip(names, found, strict=True)]
@@ -137,7 +137,7 @@ def draw_figures(description: str) -> None:
     """Draw what saved results and training logs say."""
     parser = cli.Parser(description)
     parser.what.add_argument(
-        "results", nargs="+", type=result_or_log, metavar="RESULTS", help="files of --output, and logs of training"
+        "results", nargs="+", type=result_or_log, metavar="RESULTS", help="files that --output wrote, and training logs"
     )
     parser.output.add_argument("--out", type=folder, required=True, metavar="DIR", help="write the figures here")
     options = parser.parse_args()
@@ -146,7 +146,7 @@ def draw_figures(description: str) -> None:
     points = [point for name, (_, content) in found if name not in logs for point in points_of(name, content)]
     drawn = figures.accuracies(points) | ({"training": figures.training(logs)} if logs else {})
     if not drawn:
-        parser.error("RESULTS: nothing to draw, they differ neither in patch size nor in θ, τ, s or time")
+        parser.error("RESULTS: nothing to draw, because they differ neither in patch size nor in θ, τ, s or time")
     for name, figure in drawn.items():
         for kind in ("pdf", "png"):
             path = Path(options.out / f"{name}.{kind}")

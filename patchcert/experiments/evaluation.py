@@ -44,7 +44,7 @@ def evaluation_parser(description: str, data_sets: tuple[str, ...], skip: int = 
             "--checkpoint",
             required=True,
             metavar="NAME",
-            help="the network: the name of a file under checkpoints/ or of one that ships, or a path",
+            help="the network: the name of a file in checkpoints/, the name of a checkpoint that ships, or a path",
         )
         parser.if_missing["--checkpoint"] = checkpoint.there_are
     part = parser.data.add_mutually_exclusive_group()
@@ -84,14 +84,14 @@ def add_outputs(parser: Parser, report: bool = True) -> None:
         "--output",
         type=output_file,
         metavar="FILE.json",
-        help="write the results here. Until then FILE.json.partial keeps what is done, so the same command "
-        "goes on from there after an interruption. Without --output it starts again",
+        help="write the results here. During the run FILE.json.partial keeps what is done, and after an interruption "
+        "the same command continues from there. Without --output it starts again",
     )
     parser.output.add_argument(
         "--per_image", type=output_file, metavar="FILE.csv", help="write a row for each image and question here"
     )
     if report:
-        page = "write a report here, to look at: index.html"
+        page = "write a report here: a web page, index.html"
         parser.output.add_argument("--report", type=folder, metavar="DIR", help=page)
     parser.output.add_argument(
         "--overwrite", action="store_true", help="start again, and replace what an interrupted run left beside --output"
@@ -153,7 +153,7 @@ def prepare(options: argparse.Namespace, network: nn.Module, ablation: Ablation)
     dataset = first(options, dataset, configuration(options)).to(options.device)
     if not len(dataset):
         option = "valpath" if options.dataset == "imagenet" else "data"
-        raise UsageError(option, getattr(options, option), "has too few images: none is left of this half")
+        raise UsageError(option, getattr(options, option), "has too few images: none is left in this half")
     if isinstance(trained[0], LinesNetwork):
         trained[0].require_images(options.dataset, dataset.image_shape)
         network.fold()

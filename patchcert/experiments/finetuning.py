@@ -37,7 +37,9 @@ def pretrained_training_parser(description: str) -> Parser:
     parser.set_defaults(recipe="finetune", dataset="folder", amp=True)
     add_pretrained(parser)
     parser.add_argument(
-        "--weights", metavar="FILE", help="to begin with: a state_dict, or a checkpoint with one (default: its own)"
+        "--weights",
+        metavar="FILE",
+        help="the weights to begin with: a state_dict, or a checkpoint with one (default: the network's own)",
     )
     parser.recipe.add_argument(
         "--size_to_train",
@@ -45,17 +47,17 @@ def pretrained_training_parser(description: str) -> Parser:
         default="2%",
         help="patch to train against: 32, 2x8 (rows × columns) or 2%% of the pixels",
     )
-    parser.recipe.add_argument("--per_side", type=positive_int, default=6, help="k, of k × k hidden windows")
+    parser.recipe.add_argument("--per_side", type=positive_int, default=6, help="k: there are k × k hidden windows")
     parser.recipe.add_argument(
         "--masks",
         choices=("greedy", "random", "hardest"),
         default="greedy",
-        help="the two windows that an image is learned without: the worst one and the worst one beside it, a random"
-        " pair, or the worst of some random pairs. Greedy compares every third window along each side, then those"
-        " around the worst of these",
+        help="which two windows are hidden in training images. greedy: the window that raises the loss most, and then "
+        "the worst second one; random: a random pair; hardest: the worst of some random pairs. greedy tries every "
+        "third window along each side, and then those around the worst of these",
     )
     parser.recipe.add_argument(
-        "--tries", type=positive_int, metavar="N", help=f"random pairs for --masks hardest (default: {TRIES})"
+        "--tries", type=positive_int, metavar="N", help=f"number of random pairs for --masks hardest (default: {TRIES})"
     )
     add_held_out(parser)
     add_augmentations(parser, "random_flip")

@@ -65,7 +65,7 @@ def add_saving(parser: Parser) -> None:
     parser.output.add_argument(
         "--ask_all",
         action="store_true",
-        help="ask about every pair of windows, so that the file of --save_votes can answer every question; slower",
+        help="try every pair of windows, so that the file of --save_votes can answer every question; this is slower",
     )
 
 
@@ -88,8 +88,9 @@ def add_goals(parser: Parser) -> None:
         type=alarm_thresholds,
         default="strict",
         metavar="TAU",
-        help="when an alarm is raised: strict, by any other class; a number τ, by another class with a "
-        "confidence above τ; or several: strict,0,0.5,0.9",
+        help="when an alarm is raised: strict, if masked images get different classes; a number τ, if a masked "
+        "image gets another class than the whole image, with a confidence above τ; or several: "
+        "strict,0,0.5,0.9",
     )
 
 

@@ -38,28 +38,31 @@ def add_joint(parser: Parser, weight: float = 5.0, coarse_windows: str = "none",
     )
     parser.if_missing["--windows"] = checkpoint.there_are
     parser.add_argument(
-        "--weight", type=positive_float, default=weight, help="weight of the windows' logits; that of the bands' is 1"
+        "--weight",
+        type=positive_float,
+        default=weight,
+        help="weight of the windows' logits; the bands' logits have weight 1",
     )
     parser.add_argument(
         "--coarse_windows",
         type=windows_or_none,
         default=coarse_windows,
         metavar="WxK",
-        help="hide K × K windows of W × W pixels first, and those of --windows only where the networks are then "
-        "unsure; or none",
+        help="hide K × K windows of W × W pixels first, and the windows of --windows only where the lead is then below "
+        "--sure; or none",
     )
     parser.add_argument(
         "--sure",
         type=positive_float,
         default=4.0,
         metavar="LEAD",
-        help="lead of the largest logit over the next, bands included, from which on the coarse windows suffice",
+        help="lead of the best class, in logits, from which on the coarse windows suffice",
     )
     parser.add_argument(
         "--mirrored",
         action=argparse.BooleanOptionalAction,
         default=mirrored,
-        help="ask both networks about the mirror image, too, and take the mean; this takes twice the time",
+        help="run both networks on the mirror image, too, and take the mean; this takes twice the time",
     )
 
 
@@ -126,9 +129,9 @@ def joint_network(options: argparse.Namespace) -> tuple[JointNetwork, BandsAndWi
 def _require_tame(options: argparse.Namespace) -> None:
     """Errors of rounding grow with --weight and as --sure shrinks, and the numerical margin does not."""
     if options.weight > MOST_WEIGHT:
-        raise UsageError("weight", options.weight, f"expected at most {MOST_WEIGHT}, for rounding errors grow with it")
+        raise UsageError("weight", options.weight, f"expected at most {MOST_WEIGHT}, because rounding grows with it")
     if options.sure < LEAST_SURE:
-        raise UsageError("sure", options.sure, f"expected at least {LEAST_SURE}, for rounding errors grow below")
+        raise UsageError("sure", options.sure, f"expected at least {LEAST_SURE}, because rounding grows below it")
 
 
 def described_network(options: argparse.Namespace) -> LinesNetwork:
@@ -148,7 +151,7 @@ def described_network(options: argparse.Namespace) -> LinesNetwork:
 def _require_classes(options: argparse.Namespace, network: LinesNetwork) -> None:
     found, wanted = network.shape.classes, class_count(options)
     if found != wanted:
-        raise UsageError(*_source(options), f"it tells {found} classes apart, the data set has {wanted}")
+        raise UsageError(*_source(options), f"it has {found} classes, the data set has {wanted}")
 
 
 def _source(options: argparse.Namespace) -> tuple[str, str]:

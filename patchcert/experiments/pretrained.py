@@ -44,23 +44,23 @@ def add_hidden_and_classes(parser: Parser) -> None:
         type=hidden_pixels,
         default=MEAN,
         metavar="COLOUR",
-        help="colour of hidden pixels: a number from 0 to 1, red,green,blue, or mean, which the network's normalisation"
-        " takes to 0. drop takes the mean, and leaves out the tokens of patches that are wholly hidden: for timm's"
-        " VisionTransformer alone",
+        help="colour of hidden pixels: a number from 0 to 1; red,green,blue; or mean, the colour that the network's "
+        "normalisation maps to 0. drop is like mean, but it also leaves out the tokens of squares that are wholly "
+        "hidden; only for timm's VisionTransformer",
     )
     parser.data.add_argument(
         "--classes",
         metavar="FILE",
-        help="file with the names of all class folders in the order of their numbers, one a line; needed where "
-        "DIR has only some of them. "
-        "imagenet is the 1,000 WordNet numbers of ImageNet (default: the folders of DIR, sorted as text)",
+        help="file with the names of all class folders in the order of their numbers, one on each line; needed if DIR "
+        "has only some of them. imagenet stands for the 1,000 WordNet IDs of ImageNet (default: the folders of DIR, "
+        "sorted as text)",
     )
 
 
 def refuse_compiling(options: argparse.Namespace) -> None:
     """Raise UsageError if the network is to be compiled."""
     if options.compile:
-        raise UsageError("compile", True, "expected none: the network is certified as it is, and as it was tried")
+        raise UsageError("compile", True, "expected none: the network is certified as it is, and as it was tested")
 
 
 def pretrained(options: argparse.Namespace) -> tuple[PlainNetwork, Images, dict[str, object]]:
@@ -168,7 +168,7 @@ def _require_classes(options: argparse.Namespace, found: int, wanted: int) -> No
         return
     hint = ""
     if found == wanted + 1:
-        hint = "; one more may be a background, as networks from TensorFlow have first: --classes names it in its place"
+        hint = "; the extra class may be a background, as networks from TensorFlow have first: --classes can name it"
     elif options.dataset == "folder" and not options.classes:
         hint = "; --classes gives the folders their numbers, --classes imagenet those of ImageNet's 1,000"
-    raise UsageError("model", options.model, f"it tells {found} classes apart, the data set has {wanted}{hint}")
+    raise UsageError("model", options.model, f"it has {found} classes, the data set has {wanted}{hint}")

@@ -34,7 +34,7 @@ def add_setting(parser: Parser, data_sets: tuple[str, ...]) -> None:
             type=Path,
             default=Path("imagenet-val/val"),
             metavar="DIR",
-            help="images, one folder for each class",
+            help="folder with a subfolder of images for each class",
         )
     else:
         parser.data.add_argument(
@@ -75,7 +75,7 @@ def add_model(parser: Parser, models: Iterable[str], model: str) -> None:
 def add_image_size(parser: Parser, image_size: int) -> None:
     """The option of the pictures' size, where the data set leaves it open."""
     parser.data.add_argument(
-        "--image_size", type=pixels, default=image_size, help="pixels to which images are resized both ways"
+        "--image_size", type=pixels, default=image_size, help="width and height to which images are resized, in pixels"
     )
 
 

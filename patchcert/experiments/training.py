@@ -172,7 +172,7 @@ def _resumed(options: argparse.Namespace, network: nn.Module, ablation: Ablation
     content = about.fill("resume", options, network, ablation)
     epoch = checkpoint.require_epoch("resume", Path(options.resume), content)
     if "position" in content:
-        right = "stopped inside an epoch, where only the command that wrote it goes on; expected the end of one"
+        right = "was saved inside an epoch, and only the command that wrote it continues it; expected the end of one"
         raise UsageError("resume", options.resume, right)
     if epoch >= options.end_epoch:
         right = f"expected a checkpoint before --end_epoch {options.end_epoch}, this one is at {epoch}"

@@ -17,7 +17,7 @@ from patchcert.votes.saved_answers import Family, SavedAnswers
 SAID = ("predicted", "certified")
 """Columns that are shown of each question."""
 
-LEADS_ARE = "lead without the worst windows that were asked"
+LEADS_ARE = "lead without the worst windows that were tried"
 
 
 def subject(

@@ -64,7 +64,7 @@ def windows_certification_parser(description: str) -> Parser:
         "--size_to_certify",
         type=patch_sizes,
         default="2%",
-        help="patch sizes: 32, 2x8 (rows × columns), 2%% of the pixels, area:100 (every rectangle of at most so many "
+        help="patch sizes: 32, 2x8 (rows × columns), 2%% of the pixels, area:100 (every rectangle of at most 100 "
         "pixels), or several: 1%%,2%%,3%%",
     )
     add_hidden_windows(parser)
@@ -86,7 +86,7 @@ def add_hidden_windows(parser: Parser) -> None:
         "--per_side",
         type=positive_int,
         default=6,
-        help="k, of k × k hidden windows; more of them hide less each and cost more passes",
+        help="k: there are k × k hidden windows; if there are more, each hides less, but certifying takes more passes",
     )
     add_numerical_margin(parser)
     parser.engine.add_argument(

@@ -233,7 +233,7 @@ class _Run:
         ascent = Ascent(LOSSES["margin"], self.effort.steps, self.effort.step_size, self.effort.momentum)
         run = Attack(classifier, threat, ascent, targets, self.seed, self.batch_size)
         if run.climbs_blindly():
-            why = "the gradient is exactly zero, as it is where a classifier rounds or is too sure"
+            why = "the gradient is exactly zero, as it is when a classifier rounds or is too sure"
             warnings.warn(Note(f"{why}: this attack can only guess, and others may flip more"), stacklevel=5)
         if self.everywhere:
             try_all_places(run, self.effort.restarts)

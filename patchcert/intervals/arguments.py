@@ -21,16 +21,16 @@ def shared_parser(description: str) -> cli.Parser:
         "--model_subset", nargs="+", metavar="N", help="numbers of the config's models (default: all of them)"
     )
     parser.what.add_argument(
-        "--path_prefix", type=Path, default=Path(), metavar="DIR", help="folder in which models_path lies"
+        "--path_prefix", type=Path, default=Path(), metavar="DIR", help="folder that contains models_path"
     )
     parser.data.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder of the data sets")
     parser.engine.add_argument("--device", type=device, default="auto", help="auto, cpu or cuda")
     parser.engine.add_argument(
-        "--max_memory", type=gigabytes, default=2.0, metavar="GB", help="memory that bounds may take at a time"
+        "--max_memory", type=gigabytes, default=2.0, metavar="GB", help="most memory that bounds may take at a time"
     )
     parser.engine.add_argument("--seed", type=seed, default=2019, help="seed of all random numbers")
     parser.engine.add_argument("--deterministic", action="store_true", help=arithmetic.REPEATABLE)
-    parser.engine.add_argument("--gpu", metavar="0,1", help="run on these GPUs, one process each")
+    parser.engine.add_argument("--gpu", metavar="0,1", help="run on these GPUs, with one process for each")
     parser.what.add_argument("overrides", nargs="*", metavar="section:key=value", help="replaces a value of the config")
     return parser
 

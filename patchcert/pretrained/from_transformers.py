@@ -88,7 +88,7 @@ def _require_whole(option: tuple[str, str], loading: dict) -> None:
     """Raise UsageError unless all of the network's tensors came from the folder, and all of these went into it."""
     missing = [*loading["missing_keys"], *(names[0] for names in loading["mismatched_keys"])]
     if missing:
-        right = f"its weights lack {', '.join(sorted(missing)[:3])}, which transformers would make up"
+        right = f"its weights lack {', '.join(sorted(missing)[:3])}, which transformers would invent"
         raise UsageError(*option, f"{right}; expected a folder with a trained classifier")
     if loading["unexpected_keys"] or loading["error_msgs"]:
         over = sorted(loading["unexpected_keys"]) or loading["error_msgs"]

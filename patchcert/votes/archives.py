@@ -90,7 +90,7 @@ def read(path: Path, kinds: dict[str, Callable[[dict, dict[str, Tensor]], Saved]
         return kinds[kind](about, arrays)
     except Exception as error:  # zip, zlib, NumPy and JSON each have their own for a damaged file
         reason = f": {error}" if isinstance(error, InputError) else ""
-        right = f"not a whole file of votes as --save_votes writes it{reason}"
+        right = f"not a complete file of votes as --save_votes writes it{reason}"
         raise UsageError("votes", path, right) from error
 
 
@@ -104,14 +104,14 @@ def _content(path: Path) -> tuple[dict, dict[str, Tensor]]:
     text = str(arrays.pop("about"))
     about = json.loads(text) if len(text) <= MOST_SAID else None
     if not isinstance(about, dict):
-        raise InputError("what it says of itself cannot be understood")
+        raise InputError("its description of itself cannot be understood")
     return about, {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def require_config(config: object) -> None:
     """Raise InputError unless these are options of a run, with those that are shown of it."""
     if not isinstance(config, dict) or not all(isinstance(config.get(name), kind) for name, kind in CONFIG.items()):
-        raise InputError("the options of the run that wrote it are not all there")
+        raise InputError("some options of the run that wrote it are missing")
 
 
 def require_images(labels: Tensor, indices: Tensor, class_count: int) -> None:
@@ -120,7 +120,7 @@ def require_images(labels: Tensor, indices: Tensor, class_count: int) -> None:
     require_array("labels", labels, torch.int64, (count,), 0, class_count - 1)
     require_array("indices", indices, torch.int64, (count,), 0, MOST_IMAGES)
     if len(indices.unique()) < count:
-        raise InputError("indices are there twice")
+        raise InputError("some indices are there twice")
 
 
 def require_array(name: str, array: Tensor, dtype: torch.dtype, shape: tuple, least: float, most: float) -> None:

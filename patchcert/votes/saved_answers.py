@@ -163,7 +163,7 @@ class SavedAnswers:
         held = [family for family in self.families if all(family.windows.holds(patch) for patch in wanted)]
         if not held:
             made = ", ".join(str(family.size.size) for family in self.families)
-            raise UsageError("size_to_certify", size.size, f"no windows of this file hold it; they are made for {made}")
+            raise UsageError("size_to_certify", size.size, f"no windows of this file cover it; they are for {made}")
         smallest = min(held, key=lambda family: family.windows.most_hidden())
         windows = HiddenWindows(kinds[0].height, kinds[0].width, smallest.windows.rectangles, wanted)
         return replace(smallest, windows=windows)
@@ -184,7 +184,7 @@ class SavedAnswers:
         for family in self.families:
             always[family.first : family.first + family.windows.count] = True
         if int(always[questions.long()].sum()) < count * int(always.sum()):
-            raise InputError("of some image the whole, or what is left without one window, was not asked")
+            raise InputError("for some image, the answer for the whole image or for one hidden window is missing")
         archives.require_array("classes", classes, torch.int32, total, 0, self.class_count - 1)
         archives.require_array("leads", leads, torch.float32, total, 0, 2 * LARGEST)
         archives.require_array("magnitudes", magnitudes, torch.float32, total, 0, LARGEST)

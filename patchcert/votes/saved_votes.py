@@ -253,7 +253,7 @@ def _ablation(description: object) -> Ablation:
     sizes = dict(description) if isinstance(description, dict) else {}
     kind = sizes.pop("kind", None)
     if kind not in KINDS or sizes.keys() != set(parameters(KINDS[kind])):
-        raise InputError("it says of no kind of ablation")
+        raise InputError("it does not name a kind of ablation")
     for name, size in sizes.items():
         if type(size) is not int or not 1 <= size <= MOST_PIXELS:
             raise InputError(f"{name} is {size}, expected a whole number from 1 to {MOST_PIXELS}")

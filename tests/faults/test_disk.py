@@ -32,7 +32,7 @@ P22 = ROOT / "config" / "mnist_robtrain_p22_all.json"
 A_RESULT = json.loads((ROOT / "docs" / "results" / "mnist_band_4.json").read_text())
 A_LINE = {"epoch": 0, "loss": 1.0, "train_accuracy": 0.5, "test_accuracy": 0.5, "lr": 0.1, "seconds": 1.0}
 NOT_RESUMABLE = "cannot be written: No space left on device; an interrupted run would lose what it has done"
-WAY_OUT = "; the same command goes on from what was saved before"
+WAY_OUT = "; the same command continues from what was saved before"
 MASKED = (
     "train_mnist_band_masked.py",
     ["--channels", "8,16", "--blocks", "0,0", "--batch_size", 16, "--subset", 32, "--band_size", 7, "--end_epoch", 2],
@@ -281,7 +281,7 @@ def test_a_disk_that_takes_no_more_keeps_the_last_epoch(
     assert torch.load(left, weights_only=True)["epoch"] == 0
     disk.mend()
     succeed(script, *arguments, folder=tmp_path)
-    assert "going on with epoch 1" in capsys.readouterr().out and strays(disk.folder) == []
+    assert "continuing with epoch 1" in capsys.readouterr().out and strays(disk.folder) == []
     assert_same_weights(unbroken, tmp_path, name)
 
 

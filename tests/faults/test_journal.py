@@ -144,23 +144,23 @@ def test_an_interrupted_run_ends_as_a_whole_one(name, folder, stop, monkeypatch,
     whole = results_of(folder)
     assert code == 0 and pieces >= 2
     assert stop.run(*command, folder=folder, left=pieces // 2) == (130, pieces // 2)
-    assert "interrupted; the same command goes on from here" in capsys.readouterr().err
+    assert "interrupted; the same command continues from here" in capsys.readouterr().err
     assert stop.run(*command, folder=folder) == (0, pieces - pieces // 2)
     assert results_of(folder) == whole
-    assert "going on with " in (said := capsys.readouterr().out) and " from run.json.partial\n" in said
+    assert "continuing with " in (said := capsys.readouterr().out) and " from run.json.partial\n" in said
 
 
 def test_it_says_with_which_image_it_goes_on(folder, stop, capsys):
     stop.run(*PLAIN, folder=folder, left=2)
     stop.run(*PLAIN, folder=folder)
-    assert capsys.readouterr().out.startswith("going on with image 7 of 12 from run.json.partial\n")
+    assert capsys.readouterr().out.startswith("continuing with image 7 of 12 from run.json.partial\n")
 
 
 def test_any_signal_says_so(folder, stop, interrupted, capsys):
     stop.number = signal.SIGUSR1
     capsys.readouterr()
     assert stop.run(*PLAIN, folder=folder, left=1) == (138, 1)
-    assert capsys.readouterr().err == f"{BAND}: error: terminated; the same command goes on from here\n"
+    assert capsys.readouterr().err == f"{BAND}: error: terminated; the same command continues from here\n"
 
 
 def test_before_the_first_piece_there_is_nothing_to_go_on_from(folder, stop, capsys):
@@ -171,7 +171,7 @@ def test_before_the_first_piece_there_is_nothing_to_go_on_from(folder, stop, cap
 def test_without_output_nothing_is_kept_and_that_is_said(folder, stop, capsys):
     before = sorted(folder.iterdir())
     assert stop.run(*PLAIN[:-2], folder=folder, left=2) == (130, 2)
-    advice = "with --output FILE.json the same command would go on from here"
+    advice = "with --output FILE.json the same command would continue from here"
     assert capsys.readouterr().err == f"{BAND}: error: interrupted; {advice}\n"
     assert stop.run(*PLAIN[:-2], folder=folder) == (0, 4) and sorted(folder.iterdir()) == before
 

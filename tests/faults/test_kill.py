@@ -31,8 +31,8 @@ def test_training_goes_on_after_the_end_while_it_saves(tmp_path, kind, processes
     whole = trainings.left("unbroken")
     assert ended(trainings, "ended", while_saving(moment, random.Random(3), number), 1, whole) == (0, "")
     said = trainings.said("ended 0")
-    assert "going on with epoch" in said
-    assert ("terminated; the same command goes on in epoch" in said) == (number == signal.SIGTERM)
+    assert "continuing with epoch" in said
+    assert ("terminated; the same command continues in epoch" in said) == (number == signal.SIGTERM)
 
 
 def test_what_is_not_whole_is_noticed(tmp_path):

@@ -327,7 +327,7 @@ def test_the_same_run_goes_on_after_an_interruption_and_then_is_finished(tmp_pat
         trained(twice, name)
     capsys.readouterr()
     _, log = trained(twice, name)
-    assert capsys.readouterr().out.startswith(f"going on with epoch 4 of 5 from {twice / 'mlp_255.pth'}\n")
+    assert capsys.readouterr().out.startswith(f"continuing with epoch 4 of 5 from {twice / 'mlp_255.pth'}\n")
     assert [row["epoch"] for row in log] == [0, 1, 2, 3, 4, 5]
     for file in ("mlp_255_best.pth", "mlp_255.pth"):
         assert_same(*(torch.load(folder / file, weights_only=True) for folder in (once, twice)))
