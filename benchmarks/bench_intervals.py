@@ -12,7 +12,7 @@ place costs does not depend on where it is. Tight sparse bounds of the CIFAR-10 
 gradients; its weights are flattened, as training leaves them, which makes the largest moves hard to find; plain are
 those of the moves of all inputs. The plain construction is that of the tests. Room for rounding is compared with the
 same bounds without it, at all places of the perceptron, at some of the convolutions. Both sides run in turn in
-this process; ratios are of medians. Pictures are random: their content does not change the work.
+this process; ratios are of medians. Images are random: their content does not change the work.
 """
 
 import argparse

@@ -4,8 +4,8 @@
     python3 benchmarks/bench_joint.py --validation --pictures 60 --options "--no-mirrored --amp"
 
 Takes the older build out of git, into a temporary folder, and runs its certify_cifar_joint.py there. For this it needs
-a clone whose history holds that commit. Both builds certify patches of 5 × 5 on the same pictures of the test half,
-evenly spaced. They take turns: each certifies one part of the pictures, then the next part. So other work on the
+a clone whose history holds that commit. Both builds certify patches of 5 × 5 on the same images of the test half,
+evenly spaced. They take turns: each certifies one part of the images, then the next part. So other work on the
 machine slows down both.
 
     old   the build of --commit, as its README commands it
@@ -45,7 +45,7 @@ COMMAND = (
 
 @dataclass(frozen=True)
 class Found:
-    """What one build says of some pictures, and what that took.
+    """What one build says of some images, and what that took.
 
     Attributes:
         pictures, correct, certified: counts; certified are those that are correct, too.
@@ -80,9 +80,9 @@ def checked_out(commit: str, folder: Path) -> None:
 
 
 def pictures_for_both(data: Path, folder: Path) -> None:
-    """Make `folder` one in which every build finds the CIFAR-10 pictures of `data` that today's would take.
+    """Make `folder` one in which every build finds the CIFAR-10 images of `data` that today's would take.
 
-    Older builds know one name alone of a folder of pictures.
+    Older builds know one name alone of a folder of images.
     """
     folder.mkdir()
     tree = next((data / name for name in named.CIFAR10_TREES if (data / name).is_dir()), None)
@@ -92,13 +92,13 @@ def pictures_for_both(data: Path, folder: Path) -> None:
 
 
 def chosen(data: Path, count: int, validation: bool) -> list[int]:
-    """The numbers of `count` pictures, evenly spaced over a half of the test pictures."""
+    """The numbers of `count` images, evenly spaced over a half of the test images."""
     half = splits.choose_half(named.load("cifar10", data, train=False), test=not validation)
     return splits.spread(half, count).indices.tolist()
 
 
 def certified(build: Path, options: list[str], data: Path, numbers: list[int], folder: Path) -> Found:
-    """What the script of a `build` says of the pictures with these `numbers`; its files lie in `folder` meanwhile."""
+    """What the script of a `build` says of the images with these `numbers`; its files lie in `folder` meanwhile."""
     split, output = folder / "numbers.txt", folder / "found.json"
     split.write_text("".join(f"{number}\n" for number in numbers))
     where = ["--data", data, "--split_file", split, "--output", output, "--overwrite"]
@@ -124,7 +124,7 @@ def certified(build: Path, options: list[str], data: Path, numbers: list[int], f
 
 
 def in_turns(builds: dict[str, tuple[Path, list[str]]], data: Path, numbers: list[int], at_once: int) -> dict:
-    """What each build, a folder and options, says of all the pictures."""
+    """What each build, a folder and options, says of all the images."""
     found: dict[str, Found] = {}
     with tempfile.TemporaryDirectory() as folder:
         for start in range(0, len(numbers), at_once):

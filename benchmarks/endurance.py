@@ -2,8 +2,8 @@
 
     python3 benchmarks/endurance.py --minutes 60 --output results/endurance.json
 
-Trains on generated pictures, each kind for so many minutes: the paper's training, a network of limited reach, interval
-bounds, and pictures decoded by worker processes. All of them save every few seconds, and end by SIGTERM. Prints the
+Trains on generated images, each kind for so many minutes: the paper's training, a network of limited reach, interval
+bounds, and images decoded by worker processes. All of them save every few seconds, and end by SIGTERM. Prints the
 curve against the steps done; ends with exit code 1 where something grew.
 """
 
@@ -40,7 +40,7 @@ COMMANDS = {
 }
 
 STEPS = 6
-"""Of an epoch: 300 digits in batches of 50, 60 pictures in batches of 10."""
+"""Of an epoch: 300 digits in batches of 50, 60 images in batches of 10."""
 
 GROWTH = {"megabytes": 20, "files": 0, "threads": 0}
 """By how much the last quarter of a curve may lie above the second."""

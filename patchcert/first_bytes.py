@@ -1,4 +1,4 @@
-"""What a file is that is not what its name says, from its first bytes: pointers, web pages, archives, pictures."""
+"""What a file is that is not what its name says, from its first bytes: pointers, web pages, archives, images."""
 
 import codecs
 import re
@@ -16,7 +16,7 @@ READABLE = {
     "a TIFF image": rb"II\*\x00|MM\x00\*",
     "a WebP image": rb"RIFF.{4}WEBP",
 }
-"""Pictures that can be decoded."""
+"""Images that can be decoded."""
 
 OTHERS = {
     "a GIF image": rb"GIF8[79]a",

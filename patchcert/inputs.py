@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 ALWAYS_UNPACKED, MOST_UNPACKED = 1 << 26, 100
 """Bytes that any file may unpack to, and how many times its own size otherwise. What is nearly all alike packs better,
-such as a white picture or the votes of a network that is always certain, but then it is small."""
+such as a white image or the votes of a network that is always certain, but then it is small."""
 
 
 class InputError(ValueError):

@@ -43,7 +43,7 @@ def print_answers(
 
 
 def print_network(about: dict) -> None:
-    """Print where a network comes from, what it was filled with, and how its pictures are made."""
+    """Print where a network comes from, what it was filled with, and how its images are made."""
     height, width = about["size"]
     numbers = {name: ", ".join(f"{value:.4g}" for value in about[name]) for name in ("mean", "std", "hidden")}
     parts = [
@@ -192,7 +192,7 @@ def print_other_kind(name: str, trained: str, run: str) -> None:
 
 
 def print_in_both(root: Path, count: int) -> None:
-    """Print, beside the results, how many pictures in `root` are tested on that may have been trained on."""
+    """Print, beside the results, how many images in `root` are tested on that may have been trained on."""
     print(f"warning: {one_line(root)}: {count} images in test/ are in train/ too, byte for byte", file=sys.stderr)
 
 

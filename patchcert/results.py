@@ -302,7 +302,7 @@ def environment() -> dict:
 
 
 def _decoder() -> str:
-    """What turns the files of pictures into pixels; of JPEG files another one makes others."""
+    """What turns the files of images into pixels; of JPEG files another one makes others."""
     turbo = features.version_feature("libjpeg_turbo")
     return f"Pillow {PIL.__version__}, " + (f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version('jpg')}")
 

@@ -320,7 +320,8 @@ def parameters(kind: type[Ablation]) -> list[str]:
 def encode(images: Tensor) -> Tensor:
     """Encode images (N, C, H, W) as (N, 2C, H, W), with the channels (x, 1 − x) of section 4 of the paper.
 
-    To get an ablated copy, multiply the result by a mask. A hidden pixel then is (0, 0), which no shown pixel can be.
+    To get an ablated copy, multiply the result by a mask. A hidden pixel is then (0, 0). No shown pixel
+    has this encoding.
 
     Raises:
         ValueError: the images hold whole numbers, so 1 − x would not be a pixel.

@@ -1,4 +1,4 @@
-"""Pictures of attacks."""
+"""Images of attacks."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,12 @@ from patchcert.attacks.threats import Threat
 from patchcert.files import what_fits, write_atomically
 
 ROWS = 8
-"""Images in one picture."""
+"""Images in one file."""
 
 
 @dataclass(frozen=True)
 class Pictured:
-    """What pictures of an attack are drawn of; an `Attack` has it, too."""
+    """What images of an attack are drawn of; an `Attack` has it, too."""
 
     targets: Targets
     findings: Findings
@@ -58,7 +58,7 @@ def save_flipped(run: Attack | Pictured, folder: Path) -> None:
 
 
 def save_counterexample(run: Attack | Pictured, number: int, folder: Path) -> Path:
-    """Write what breaks a certificate: a .pt file of clean and attacked image, patch and ballots, and a picture."""
+    """Write what breaks a certificate: a .pt file of clean and attacked image, patch and ballots, and an image file."""
     found, targets = run.findings, run.targets
     path = folder / f"counterexample_{int(targets.indices[number]):05d}.pt"
     content = {
@@ -77,7 +77,7 @@ def save_counterexample(run: Attack | Pictured, number: int, folder: Path) -> Pa
 
 
 def save_grid(run: Attack | Pictured, numbers: Tensor, path: Path) -> None:
-    """One picture with a row for each of the targets `numbers`: clean, attacked, difference, the patch outlined."""
+    """One image with a row for each of the targets `numbers`: clean, attacked, difference, the patch outlined."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -100,6 +100,6 @@ def save_grid(run: Attack | Pictured, numbers: Tensor, path: Path) -> None:
 
 
 def _pixels(image: Tensor) -> np.ndarray:
-    """(C, H, W) as picture libraries take it: (H, W) grey or (H, W, 3) colour."""
+    """(C, H, W) as image libraries take it: (H, W) grey or (H, W, 3) colour."""
     pixels = image.permute(1, 2, 0).cpu().numpy()
     return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels

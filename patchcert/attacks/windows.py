@@ -20,7 +20,7 @@ from patchcert.classifiers.window_masked import NOTHING, OneImageAsked, WindowMa
 from patchcert.masking.alarms import ALARM
 
 AT_ONCE = 8
-"""Masked pictures of which a step takes the gradient."""
+"""Masked images of which a step takes the gradient."""
 
 Decide = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) to what the defence answers, (N,) int64: classes, or `ALARM`."""
@@ -30,7 +30,7 @@ Decide = Callable[[Tensor], Tensor]
 class Effort:
     """So many restarts of so many sign steps of `step_size`, on gradients summed up with factor `momentum`.
 
-    Steps raise the `loss` "margin", how far the rival is ahead of the label in masked pictures, at most `CONTENT` each,
+    Steps raise the `loss` "margin", how far the rival is ahead of the label in masked images, at most `CONTENT` each,
     or "softmax", −log of the label's mean probability.
     """
 
@@ -47,7 +47,7 @@ class Attempt:
 
     Attributes:
         flipped: whether the answer is another class now, and no alarm.
-        image: (C, H, W), the attacked picture.
+        image: (C, H, W), the attacked image.
         predicted: what the defence answers.
         place: of the patch, row-major by its upper left corner.
         restart: its number, from 0.
@@ -72,7 +72,7 @@ class _Start:
 
 
 class WindowAttack:
-    """The attack on the pictures of a classifier, one after the other.
+    """The attack on the images of a classifier, one after the other.
 
     Args:
         decide: judges; the classifier's `predict`, or the outputs of a defence with alarms.

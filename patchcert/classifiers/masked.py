@@ -65,7 +65,7 @@ class MaskedClassifier(SmoothedClassifier):
 
     @property
     def in_order(self) -> bool:
-        """Whether copies are asked one by one, and for no more of them than an answer takes."""
+        """Whether the network runs on the copies one by one, and on no more of them than an answer needs."""
         return self.scores and asks_in_order(self)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class MaskedClassifier(SmoothedClassifier):
     def predict(self, images: Tensor | ArrayLike, batch_size: int | None = None) -> Tensor:
         """The predicted classes, (N,) int64.
 
-        If all copies without one window agree, no other copy is computed.
+        If all copies with one hidden window agree, no other copy is computed.
 
         Raises:
             ValueError: see `every_copy`.
@@ -115,7 +115,7 @@ class MaskedClassifier(SmoothedClassifier):
         return self.masking.to(ballots.device).predict(ballots.float())
 
     def verdicts(self, logits: Tensor, magnitudes: Tensor, questions: Sequence[Question]) -> list[MaskedVerdicts]:
-        """For each of `questions`, which differ by their numerical margin alone, those on copies (N, A, K)."""
+        """The verdicts on copies (N, A, K) for each of `questions`, which differ only in their numerical margin."""
         ballots, masking = self.ballots(logits).float(), self.masking.to(logits.device)
         if self.scores:
             margins = (Margin.of_scores(question.numerical_margin, question.arithmetic) for question in questions)

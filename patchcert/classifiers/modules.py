@@ -84,7 +84,7 @@ class SmoothedClassifier(nn.Module):
         return f"{self.ablation}, {self.rule}"
 
     def forward(self, images: Tensor) -> Tensor:
-        """The votes for each class, (N, K). Their gradient is that of the sum of the copies' probabilities.
+        """The votes for each class, (N, K). Their gradient is the gradient of the sum of the copies' probabilities.
 
         Raises:
             ValueError: see `every_copy`.
@@ -96,7 +96,7 @@ class SmoothedClassifier(nn.Module):
         return SoftVotes(self)
 
     def engine(self, images: Tensor) -> Engine:
-        """What answers for the copies of `images` (N, C, H, W), made of the network as it is now.
+        """The engine that runs the network, as it is now, on the copies of `images` (N, C, H, W).
 
         Raises:
             ValueError: the network cannot be in eval mode, or does something that the windowed engine cannot do.
@@ -185,7 +185,7 @@ class SmoothedClassifier(nn.Module):
     def verdicts(
         self, logits: Tensor, magnitudes: Tensor, questions: Sequence[Question]
     ) -> Sequence[Verdicts | MaskedVerdicts]:
-        """The answers to `questions` about images of which all copies' logits (N, A, K) are given.
+        """The answers to `questions` about images, from the logits (N, A, K) of all their copies.
 
         Args:
             magnitudes: (N, A), as of `logits_and_magnitudes`.

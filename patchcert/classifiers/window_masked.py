@@ -28,7 +28,7 @@ class WindowMaskedClassifier(nn.Module):
 
     Args:
         network: a `PlainNetwork`. It maps images (B, C, H, W) and their hidden pixels (B, H, W) bool to logits (B, K).
-        windows: `HiddenWindows`, one of which hides the patch.
+        windows: `HiddenWindows`. One of them covers the patch, wherever it lies.
         batch_size: the number of masked images in a batch. Small batches are fastest on a CPU, because their feature
             maps fit into its caches.
     """
@@ -55,7 +55,7 @@ class WindowMaskedClassifier(nn.Module):
         return torch.tensor([verdict.predicted for verdict in found])
 
     def where(self, images: Tensor | ArrayLike) -> Tensor:
-        """The windows without which the network gives another class than without most others, (N, M) bool.
+        """The dissenting windows, (N, M) bool. Hiding one gives another class than hiding most others.
 
         They hint at where an image was tampered with. They are no certificate.
         """
@@ -96,13 +96,13 @@ class WindowMaskedClassifier(nn.Module):
         note: bool = False,
         everything: bool = False,
     ) -> Iterator[WindowVerdict]:
-        """Predictions and certificates of the images. An image is left as soon as it cannot be certified any more.
+        """Predictions and certificates of the images. An image is finished as soon as it cannot be certified.
 
         Args:
             numerical_margin: ν, in logits. Certified leads exceed it.
-            certify: whether to ask for pairs of windows if all single windows agree.
+            certify: whether to hide pairs of windows if all single windows agree.
             note: whether verdicts hold all answers, see `noted`.
-            everything: whether to ask for pairs that decide nothing, too. All answers are then noted.
+            everything: whether to hide pairs that decide nothing, too. All answers are then noted.
 
         Raises:
             ValueError: see `predict`.
@@ -140,7 +140,7 @@ class WindowMaskedClassifier(nn.Module):
         return pixels(images, (self.windows.height, self.windows.width))
 
     def of_image(self, image: Tensor, pairs: Tensor) -> Tensor:
-        """The logits (Q, K) for one image (C, H, W) without the windows `pairs` (Q, 2), on the CPU."""
+        """The logits (Q, K) for one image (C, H, W) with the windows `pairs` (Q, 2) hidden, on the CPU."""
         parts = pairs.split(self.batch_size)
         return torch.cat([self._logits(image.expand(len(p), -1, -1, -1), p).cpu() for p in parts])
 
@@ -154,7 +154,7 @@ class WindowMaskedClassifier(nn.Module):
         return Answers.of(self._logits(images, pairs)).cpu()
 
     def logits(self, images: Tensor, pairs: Tensor) -> Tensor:
-        """The logits (B, K) for images (B, C, H, W) without the windows `pairs` (B, 2), with gradients."""
+        """The logits (B, K) for images (B, C, H, W) with the windows `pairs` (B, 2) hidden, with gradients."""
         return self.network(images, self.windows.hidden(pairs.to(images.device)))
 
     @torch.inference_mode()

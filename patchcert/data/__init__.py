@@ -1,1 +1,1 @@
-"""Images with labels: named data sets, folders of pictures, augmentation, halves."""
+"""Images with labels: named data sets, folders of images, augmentation, halves."""

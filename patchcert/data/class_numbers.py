@@ -1,4 +1,4 @@
-"""Which number each folder of pictures has, and in which folders the parts of a data set lie."""
+"""Which number each folder of images has, and in which folders the parts of a data set lie."""
 
 from collections import Counter
 from pathlib import Path
@@ -36,7 +36,7 @@ def read(option: str, text: str) -> list[str]:
 
 
 def part_of(root: Path, train: bool) -> Path:
-    """Where the pictures of a part of a folder lie: `root`/train, or `root`/test; without either `root` is the test."""
+    """Where the images of a part of a folder lie: `root`/train, or `root`/test; without either `root` is the test."""
     here = root / ("train" if train else "test")
     return here if train or has_parts(root) else root
 

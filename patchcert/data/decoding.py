@@ -1,4 +1,4 @@
-"""One picture from its file: the pixels that it shows, or why there is no telling."""
+"""One image from its file: the pixels that it shows, or why there is no telling."""
 
 import os
 import warnings
@@ -10,16 +10,16 @@ from patchcert import first_bytes, inputs
 from patchcert.inputs import InputError
 
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Of the extensions that count as pictures. Pillow would open others by their content, PostScript by running it."""
+"""Of the extensions that count as images. Pillow would open others by their content, PostScript by running it."""
 
 EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-"""What Pillow calls pictures of which it knows how they look in colour and in grey."""
+"""What Pillow calls images of which it knows how they look in colour and in grey."""
 
 DAMAGED = "a damaged image; repair or remove it"
 
 
 def decode(path: str, mode: str) -> Image.Image:
-    """The picture in a file, in memory, in Pillow's `mode`: L is grey, RGB colour. Profiles are not looked at.
+    """The image in a file, in memory, in Pillow's `mode`: L is grey, RGB colour. Profiles are not looked at.
 
     Of 16 bits the upper 8 are taken.
 
@@ -47,7 +47,7 @@ def decode(path: str, mode: str) -> Image.Image:
 
 
 def _why_not(path: str) -> str:
-    """Why there is no picture in a file that Pillow cannot read."""
+    """Why there is no image in a file that Pillow cannot read."""
     with open(path, "rb") as file:
         kind = first_bytes.kind(file.read(first_bytes.LOOKED_AT))
     wanted = f"an image in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
@@ -55,7 +55,7 @@ def _why_not(path: str) -> str:
 
 
 def _require_plain(picture: Image.Image) -> None:
-    """Raise InputError unless it is one picture that hides nothing; the second one of a camera's JPEG is a preview."""
+    """Raise InputError unless it is one image that hides nothing; the second one of a camera's JPEG is a preview."""
     if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
         raise InputError(f"{picture.n_frames} images in one file, expected one")
     if picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema()[0] < 255:

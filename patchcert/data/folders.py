@@ -1,4 +1,4 @@
-"""Pictures in one folder per class: streamed from a disk, or decoded once and held."""
+"""Images in one folder per class: streamed from a disk, or decoded once and held."""
 
 import copy
 import hashlib
@@ -27,23 +27,23 @@ from patchcert.errors import UsageError
 from patchcert.progress import progress_bar
 
 DECODED_AT_ONCE = 500
-"""Pictures that a worker process hands over together."""
+"""Images that a worker process hands over together."""
 
 MODES = {1: "L", 3: "RGB"}
-"""What Pillow calls pictures of so many channels."""
+"""What Pillow calls images of so many channels."""
 
 
 class PictureFolder:
-    """Pictures in one folder per class, decoded by worker processes each time that batches of them are asked for.
+    """Images in one folder per class, decoded by worker processes each time that batches of them are asked for.
 
     Has the interface of `Dataset`, but holds file names instead of images.
 
     Args:
         option: the option that named the folder.
-        image_size: height and width to which pictures are resized, pixels.
+        image_size: height and width to which images are resized, pixels.
         normalise: applied to float images (N, C, H, W) in [0, 1].
-        channels: C, 3 or 1: pictures are turned to colour or grey.
-        pixels: makes (C, H, W) uint8 of a picture of Pillow's, in place of resizing it to `image_size` both ways.
+        channels: C, 3 or 1: images are turned to colour or grey.
+        pixels: makes (C, H, W) uint8 of an image of Pillow's, in place of resizing it to `image_size` both ways.
         classes: the names of the folders by their numbers, of which some may be missing here; by default the folders
             that there are, sorted as text.
 
@@ -89,9 +89,9 @@ class PictureFolder:
         return moved
 
     def fingerprint(self) -> str:
-        """Tells data sets apart by the names of pictures and classes, the bytes of their files, and the pixels here.
+        """Tells data sets apart by the names of images and classes, the bytes of their files, and the pixels here.
 
-        How these are made is seen from one picture. Several processes share the files out.
+        How these are made is seen from one image. Several processes share the files out.
 
         Raises:
             UsageError: a file cannot be read.
@@ -175,7 +175,7 @@ class _Decoding(torch.utils.data.Dataset):
     mode: str
 
     def __getitem__(self, places: Tensor) -> Tensor | _Refused:
-        """(B, C, H, W) uint8, or the first picture that there is none of."""
+        """(B, C, H, W) uint8, or the first image that there is none of."""
         images = []
         for place in places.tolist():
             try:
@@ -186,7 +186,7 @@ class _Decoding(torch.utils.data.Dataset):
 
 
 def _resized(size: tuple[int, int], picture: Image.Image) -> Tensor:
-    """(C, H, W) uint8: the picture at this size, of whatever shape it was."""
+    """(C, H, W) uint8: the image at this size, of whatever shape it was."""
     return transforms.resize(transforms.pil_to_tensor(picture), list(size), antialias=True)
 
 
@@ -194,13 +194,13 @@ Images = Dataset | PictureFolder
 
 
 def load_folder(root: Path, train: bool, image_size: int, channels: int = 3) -> Dataset:
-    """The pictures in a part of a folder (see `part_of`), resized to `image_size` both ways, on the CPU.
+    """The images in a part of a folder (see `part_of`), resized to `image_size` both ways, on the CPU.
 
     Args:
         channels: 3, or 1 for grey.
 
     Raises:
-        UsageError: the folder is not laid out so, or a picture is damaged.
+        UsageError: the folder is not laid out so, or an image is damaged.
     """
     parts = [root / "train", root / "test"]
     different = listing.difference("data", *parts) if train or parts[0].is_dir() else None
@@ -211,10 +211,10 @@ def load_folder(root: Path, train: bool, image_size: int, channels: int = 3) -> 
 
 
 def held(pictures: PictureFolder, option: str, value: object) -> Dataset:
-    """The pictures, decoded once and kept as pixels, on the CPU.
+    """The images, decoded once and kept as pixels, on the CPU.
 
     Raises:
-        UsageError: a picture is damaged; or they do not fit into this machine's memory, which is about the option.
+        UsageError: an image is damaged; or they do not fit into this machine's memory, which is about the option.
     """
     _require_room(pictures, option, value)
     images = []
@@ -227,7 +227,7 @@ def held(pictures: PictureFolder, option: str, value: object) -> Dataset:
 
 
 def _require_room(pictures: PictureFolder, option: str, value: object) -> None:
-    """Raise UsageError about the option unless this machine's memory takes the pictures, twice while they join."""
+    """Raise UsageError about the option unless this machine's memory takes the images, twice while they join."""
     needed = 2 * len(pictures) * math.prod(pictures.image_shape)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:

@@ -1,4 +1,4 @@
-"""Which classes and pictures lie in folders, and which of them in two."""
+"""Which classes and images lie in folders, and which of them in two."""
 
 import hashlib
 import itertools
@@ -34,10 +34,10 @@ def class_names(option: str, root: Path) -> list[str]:
 
 
 def pictures(option: str, root: Path) -> list[list[str]]:
-    """The paths of each class's pictures, in its folder and those inside, in the order of torchvision's ImageFolder.
+    """The paths of each class's images, in its folder and those inside, in the order of torchvision's ImageFolder.
 
     Raises:
-        UsageError: there are no classes, one has no pictures, or links lead to a folder twice.
+        UsageError: there are no classes, one has no images, or links lead to a folder twice.
     """
     found, seen = {}, set()
     for name in class_names(option, root):
@@ -86,7 +86,7 @@ def _parts(name: str) -> list[str]:
 
 
 def count_in_both(root: Path) -> int:
-    """How many files of the pictures in `root`/test are those of pictures in `root`/train, byte for byte."""
+    """How many files of the images in `root`/test are those of images in `root`/train, byte for byte."""
     if not (root / "train").is_dir():
         return 0
     sizes: dict[int, tuple[list[str], list[str]]] = {}

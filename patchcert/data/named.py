@@ -33,10 +33,10 @@ CLASSES = 10
 """Of every data set that has a name."""
 
 CIFAR10_TREES = ("cifar10_exact", "cifar10")
-"""Folders of CIFAR-10 as pictures, the first that is there being read: original pixels, or copies."""
+"""Folders of CIFAR-10 as images, the first that is there being read: original pixels, or copies."""
 
 CIFAR10_SUMS = ((6415714204, 6295060180, 5829907619), (1290492328, 1266775083, 1176108223))
-"""Of all red, green and blue values of the original 50,000 training pictures, and of the 10,000 test pictures."""
+"""Of all red, green and blue values of the original 50,000 training images, and of the 10,000 test images."""
 
 MOST_IMAGES, MOST_BYTES = 10**6, 1 << 28
 """In a file."""

@@ -193,7 +193,7 @@ class LinesNetwork(nn.Module):
 
     @classmethod
     def without_memory(cls, shape: Shape) -> "LinesNetwork":
-        """A network whose weights have shapes alone, which may be of any size."""
+        """A network whose weights have shapes but no values, so that it may have any size."""
         with torch.device("meta"):
             return cls(shape)
 
@@ -222,14 +222,14 @@ class LinesNetwork(nn.Module):
         return network
 
     def require(self, ablation: Ablation) -> None:
-        """Raise UsageError unless the network tells of the copies of `ablation`."""
+        """Raise UsageError unless the network answers for the copies of `ablation`."""
         wanted, here = (a.description() for a in (ablation, self.shape.ablation()))
         if wanted != here:
             right = f"this one answers for {here['kind']} of {here['band_size']} pixels alone"
             raise UsageError("model", COLUMN, f"{right}, not for {wanted['kind']} of {wanted.get('band_size')}")
 
     def require_images(self, dataset: str, image_shape: tuple[int, int, int]) -> None:
-        """Raise UsageError, about the data set, unless its images (C, H, W) are such as the network takes."""
+        """Raise UsageError, about the data set, unless the network takes its images (C, H, W)."""
         wanted = self.shape.image_channels, self.shape.height, self.shape.width
         if image_shape != wanted:
             found, taken = (" × ".join(map(str, sizes)) for sizes in (image_shape, wanted))

@@ -1,6 +1,6 @@
 """Vision transformers that compute only the tokens whose patches show something: hidden tokens are dropped.
 
-A transformer cuts the picture into patches and makes a token of each. Where all of a patch is hidden, its token can be
+A transformer cuts the image into patches and makes a token of each. Where all of a patch is hidden, its token can be
 left out of attention and of pooling, and need not be computed: what is left is what attention that masks it out gives.
 """
 
@@ -34,7 +34,7 @@ class KeptTokens(nn.Module):
     """A `VisionTransformer` of timm's on the tokens of patches that show at least one pixel.
 
     The position embedding is added first; then the tokens of hidden patches are dropped. Class token and registers
-    stay. Pictures with equally many tokens are asked together, so none is padded.
+    stay. Images with equally many tokens are asked together, so none is padded.
 
     Args:
         network: in eval mode.

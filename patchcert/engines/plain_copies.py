@@ -7,7 +7,7 @@ from patchcert.engines.plain import PlainNetwork
 
 
 class PlainCopies(nn.Module):
-    """A base classifier of encoded copies (B, 2C, H, W) that asks a network of whole pictures about them.
+    """A base classifier of encoded copies (B, 2C, H, W) that asks a network of whole images about them.
 
     Nothing of the network is changed or trained. Copies are shown upright, whichever way up their kind shows them.
 

@@ -148,7 +148,7 @@ def hold_against(options: argparse.Namespace, run: dict, name: str) -> None:
 
 
 def _kinds(about: dict) -> list[str]:
-    """In words: data set, ablation, size of pictures."""
+    """In words: data set, ablation, size of images."""
     sizes = {name: value for name, value in about["ablation"].items() if name not in IMAGE_SIZE}
     height, width = (about["ablation"][name] for name in IMAGE_SIZE)
     dataset = f"{about['dataset']} {about.get('folder', '')}".strip()

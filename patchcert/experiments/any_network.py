@@ -37,7 +37,7 @@ FORMS = (
 
 
 def add_any_network(parser: Parser) -> None:
-    """The options of a network that the user's own code makes, of its copies and of the pictures in a folder."""
+    """The options of a network that the user's own code makes, of its copies and of the images in a folder."""
     parser.add_argument(
         "--model",
         required=True,
@@ -60,7 +60,7 @@ def add_any_network(parser: Parser) -> None:
 
 
 class Pretrained(PlainCopies):
-    """A network of whole pictures, filled, that is shown copies.
+    """A network of whole images, filled, that is shown copies.
 
     Attributes:
         pictures: all test images, as they are prepared for it.

@@ -84,7 +84,7 @@ def _attack_parser(description: str, data_sets: tuple[str, ...], steps: int, ste
 
 
 def add_climbing(parser: Parser, steps: int, step_size: str, momentum: float, loss: str) -> None:
-    """How a restart climbs, by these numbers unless told otherwise, and where pictures of what flipped go."""
+    """How a restart climbs, by these numbers unless told otherwise, and where images of what flipped go."""
     parser.attack.add_argument(
         "--steps", type=positive_int, default=steps, help="number of gradient steps in a restart"
     )

@@ -78,7 +78,7 @@ class Hints:
     """How often windows that dissent show where the patch is.
 
     Attributes:
-        attacked: pictures with a patch: for each image that was right, the one that flipped, or came nearest to it.
+        attacked: images with a patch: for each image that was right, the one that flipped, or came nearest to it.
         dissenting: of these, how many are answered otherwise without some window than without most.
         covering: of these, on how many one of the windows that dissent covers the patch.
     """
@@ -183,7 +183,7 @@ class _Run:
         return self.goal.rows(window_goals.look(self.classifier, images, [self.goal], 0.0), 0.0)["predicted"]
 
     def require_certificates_hold(self, flipped: list[dict]) -> None:
-        """Raise BrokenCertificateError if an image of a certificate is among those `flipped`, whose picture is kept."""
+        """Raise BrokenCertificateError if an image that is certified is among those `flipped`; it is kept in a file."""
         for number, one in enumerate(flipped):
             if one["row"]["certified"]:
                 folder = self.options.save_images or Path("results")
@@ -192,7 +192,7 @@ class _Run:
                 raise BrokenCertificateError(number, text)
 
     def pictured(self, flipped: list[dict]) -> pictures.Pictured:
-        """What pictures are drawn of."""
+        """What images are drawn of."""
         clean, attacked = (torch.stack([one[name] for one in flipped]) for name in ("clean", "attacked"))
         labels, indices, places = (torch.tensor([one[name] for one in flipped]) for name in ("label", "index", "place"))
         answers, certified, predicted, restarts = (
@@ -224,7 +224,7 @@ def _report(
 
 
 def _save(options: argparse.Namespace, run: _Run, flipped: list[dict]) -> None:
-    """Write pictures of what flipped in this process; say how many in all, and what rounding them undid."""
+    """Write images of what flipped in this process; say how many in all, and what rounding them undid."""
     undone = 0
     if flipped:
         pictured = run.pictured(flipped)

@@ -23,7 +23,7 @@ from patchcert.option_values import folder, output_file, positive_int
 from patchcert.votes.saved_votes import SavedVotes
 
 SKIP_OF_IMAGENET = 50
-"""Of ImageNet's pictures every so manieth is looked at, as in the paper."""
+"""Of ImageNet's images every so manieth is looked at, as in the paper."""
 
 
 def evaluation_parser(description: str, data_sets: tuple[str, ...], skip: int = 1, report: bool = True) -> Parser:
@@ -127,7 +127,7 @@ def add_save_votes(parser: Parser) -> None:
 
 
 def prepare(options: argparse.Namespace, network: nn.Module, ablation: Ablation) -> tuple[Images, nn.Module]:
-    """The chosen images and the network, filled, both on the device; a `Pretrained` one is, and brings its pictures.
+    """The chosen images and the network, filled, both on the device; a `Pretrained` one is, and brings its images.
 
     Says so if the checkpoint was trained with another `ablation` or for other images.
     """

@@ -1,4 +1,4 @@
-"""Training a network that somebody pretrained on pictures without two windows, as options describe it."""
+"""Training a network that somebody pretrained on images without two windows, as options describe it."""
 
 import argparse
 import re

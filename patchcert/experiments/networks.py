@@ -94,7 +94,7 @@ def base_network(
 def masked_network(options: argparse.Namespace) -> tuple[LinesNetwork, Ablation]:
     """The network for double masking that the checkpoint describes, with random weights, and its copies.
 
-    The options get the size of the pictures that it wants.
+    The options get the size of the images that it wants.
 
     Raises:
         UsageError: see `described_network`.

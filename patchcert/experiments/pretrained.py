@@ -20,7 +20,7 @@ from patchcert.pretrained.preparation import MODES, Preparation
 
 
 def add_pretrained(parser: Parser) -> None:
-    """The options of a network that somebody pretrained, beside its --weights, and of the pictures in a folder."""
+    """The options of a network that somebody pretrained, beside its --weights, and of the images in a folder."""
     parser.add_argument(
         "--model",
         required=True,
@@ -81,7 +81,7 @@ def pretrained(options: argparse.Namespace) -> tuple[PlainNetwork, Images, dict[
 
 
 def network_of(options: argparse.Namespace) -> tuple[PlainNetwork, Preparation]:
-    """The network of `--model`, filled and tried, whose `description` says all; and how its pictures are made.
+    """The network of `--model`, filled and tried, whose `description` says all; and how its images are made.
 
     Raises:
         UsageError: there is no such network, or it is none that tells classes apart.
@@ -124,7 +124,7 @@ def fold(options: argparse.Namespace, network: PlainNetwork, dataset: Images) ->
 
 
 def _preparation(options: argparse.Namespace, found: Found) -> Preparation:
-    """How the pictures that the options name are made."""
+    """How the images that the options name are made."""
     if options.dataset == "folder":
         if found.transform is None:
             right = (

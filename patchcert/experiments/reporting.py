@@ -161,7 +161,7 @@ def looking_at_votes(
 
     Args:
         batches: for some of these images at a time what `Certifier` takes.
-        shown: (n, C, H, W) uint8, their pictures.
+        shown: (n, C, H, W) uint8, their images.
     """
 
     def look(chosen: Tensor) -> Views:
@@ -212,7 +212,7 @@ def pictures(dataset: Images, chosen: Tensor) -> Tensor:
 
 
 def saved_pictures(config: dict, indices: Tensor) -> Tensor | None:
-    """The pictures (n, C, H, W) uint8 that a run with these options looked at; None where they cannot be had.
+    """The images (n, C, H, W) uint8 that a run with these options looked at; None where they cannot be had.
 
     Args:
         indices: (n,), places in the data set's own order.

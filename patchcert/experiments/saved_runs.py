@@ -111,7 +111,7 @@ def _of_windows(votes: Path, record: dict, classes: list[str], most: int) -> Gal
 
 
 def _of_answer(record: dict, answer: dict, rows: Rows) -> Subject:
-    """One answer of certifying without its votes: leads, and the pictures where the data is there."""
+    """One answer of certifying without its votes: leads, and the images where the data is there."""
     config, columns, ablation = record["config"], rows.columns, _ablation(record["config"])
     if "windows" in answer:
         return window_galleries.subject_of_rows(answer, columns)
@@ -131,9 +131,9 @@ def _of_model(record: dict, model: dict, rows: Rows) -> Subject:
 
 
 def _of_attack(record: dict, answer: dict, rows: Rows) -> Subject:
-    """An attack: which images flipped, where the patch was, and pictures of it where --save_images wrote them."""
+    """An attack: which images flipped, where the patch was, and images of it where --save_images wrote them."""
     config, size = record["config"], record["config"].get("size_of_attack")
-    patch = one_patch(str(size)) if size and "%" not in str(size) else None  # of a share, without the pictures
+    patch = one_patch(str(size)) if size and "%" not in str(size) else None  # of a share, without the images
     written = Path(config["save_images"]) if config.get("save_images") else None
 
     def look(chosen: Tensor) -> Views:

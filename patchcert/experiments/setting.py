@@ -22,7 +22,7 @@ ANY = ("cifar10", "svhn", "mnist", "fashion-mnist", "digits", "folder")
 SIZES = "patch sizes: 5, 1-10, 2,5 or 2x8 (rows × columns); area:25 is every rectangle of at most 25 pixels"
 
 PICTURES = {MNIST_LIKE: {"image_channels": 1, "image_size": 28}, CIFAR_LIKE: {"image_channels": 3}}
-"""What pictures of the data set `folder` are turned to where no option says it; image_size is both ways, pixels."""
+"""What images of the data set `folder` are turned to where no option says it; image_size is both ways, pixels."""
 
 
 def add_setting(parser: Parser, data_sets: tuple[str, ...]) -> None:
@@ -62,7 +62,7 @@ def _data_set_help(data_sets: tuple[str, ...]) -> str:
 
 
 def add_network(parser: Parser, models: Iterable[str], model: str, image_size: int) -> None:
-    """The options of a network for pictures and of their size, where the data set leaves it open."""
+    """The options of a network for images and of their size, where the data set leaves it open."""
     add_model(parser, models, model)
     add_image_size(parser, image_size)
 
@@ -73,7 +73,7 @@ def add_model(parser: Parser, models: Iterable[str], model: str) -> None:
 
 
 def add_image_size(parser: Parser, image_size: int) -> None:
-    """The option of the pictures' size, where the data set leaves it open."""
+    """The option of the images' size, where the data set leaves it open."""
     parser.data.add_argument(
         "--image_size", type=pixels, default=image_size, help="width and height to which images are resized, in pixels"
     )
@@ -113,7 +113,7 @@ def data_name(options: argparse.Namespace) -> str:
 
 
 def class_count(options: argparse.Namespace) -> int:
-    """Classes of the pictures that the options name, and whether `--image_size` suits them."""
+    """Classes of the images that the options name, and whether `--image_size` suits them."""
     if options.dataset == "folder":
         return _told_apart("data", part_of(options.data, train=False))
     if options.dataset == "imagenet":

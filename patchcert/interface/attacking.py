@@ -83,7 +83,7 @@ def attack(
 ) -> Attacked:
     """Look for patches that flip the answers of a classifier. Only the classifier's own answers count.
 
-    The attack is projected gradient ascent with sign steps (Levine and Feizi, NeurIPS 2020). An answer that does not
+    The attack is projected gradient ascent with signed steps (Levine and Feizi, NeurIPS 2020). An answer that does not
     flip is not proven to be robust; `certify` gives proofs. The attack on a `WindowMaskedClassifier` begins at the pair
     of windows that comes nearest to failing. If a classifier returns only classes, or has no gradient, the attack
     guesses random contents, and a note says so.

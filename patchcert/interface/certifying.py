@@ -53,15 +53,15 @@ def certify(
             "margin" does.
         goal: "recover" certifies the right class. "alert" certifies the right class or an alarm (class −1). Or both.
             Only a `WindowMaskedClassifier`, or a `MaskedClassifier` without a threshold, can raise alarms.
-        confidence: what raises an alarm: "strict", any other class; τ, another class with a confidence above τ; or
-            several of these.
+        confidence: when an alarm is raised. "strict": if masked images get different classes. τ: if a masked image gets
+            another class than the whole image, with a confidence above τ. Or several of these.
         at_once: 2 certifies against two such patches anywhere. With a classifier that can raise alarms, this needs goal
             "alert".
-        numerical_margin: ν. Votes that are this close to being decided otherwise count for the adversary. Where scores
-            are added up, a lead must exceed ν. The default is 0.0001 for votes and 0.001 for leads. It is a hundred
-            times that if PyTorch may round to TF32, ten times that again if anything is computed in bfloat16 or
-            float16, and more if logits differed by more between batches. In addition, leads must exceed a small share
-            of what was added up (docs/threat-model.md).
+        numerical_margin: ν. A vote that would change if a probability changed by ν counts for the adversary. Where
+            scores are added up, a lead must exceed ν. The default is 0.0001 for votes and 0.001 for leads. If PyTorch
+            may round to TF32, it is a hundred times as large. If anything is computed in bfloat16 or float16, it is a
+            thousand times as large. It is larger still if logits differed by more between batches. In addition, leads
+            must exceed a small share of what was added up (docs/threat-model.md).
         batch_size: the number of ablated copies in a batch, or of images if the network has limited reach. A
             `WindowMaskedClassifier` has its own.
 

@@ -1,1 +1,1 @@
-"""Networks that others trained, and how their pictures are made: of timm, torchvision, transformers, or code."""
+"""Networks that others trained, and how their images are made: of timm, torchvision, transformers, or code."""

@@ -18,8 +18,8 @@ class Found:
 
     Attributes:
         network: filled.
-        transform: how its pictures are made; None if nobody says.
-        about: what it is and what is done to pictures, in words; JSON's types.
+        transform: how its images are made; None if nobody says.
+        about: what it is and what is done to images, in words; JSON's types.
     """
 
     network: nn.Module

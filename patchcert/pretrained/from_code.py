@@ -45,7 +45,7 @@ def made_by(name: str) -> nn.Module:
 def find(name: str, weights: Path | None) -> Found:
     """The network of MODULE:FACTORY, filled from `weights` if it does not bring its own.
 
-    Its pictures are made by its attribute `preparation`, a function of one of Pillow's to a tensor (C, H, W). A network
+    Its images are made by its attribute `preparation`, a function of one of Pillow's to a tensor (C, H, W). A network
     of timm's says it otherwise.
 
     Raises:

@@ -37,7 +37,7 @@ def find(name: str, weights: Path | None) -> Found:
 
 
 def transform_of(network: nn.Module) -> tuple[Transform, dict[str, object]]:
-    """How pictures are made for a network of timm's, at the size that it was built for; and the same in words."""
+    """How images are made for a network of timm's, at the size that it was built for; and the same in words."""
     timm = library("timm", type(network).__name__)
     config = timm.data.resolve_model_data_config(network)
     size = getattr(getattr(network, "patch_embed", None), "img_size", None) or config["input_size"][1:]

@@ -1,8 +1,8 @@
-"""How a network's pictures are made: its own transform, taken apart into pixels and what is done to their colours.
+"""How a network's images are made: its own transform, taken apart into pixels and what is done to their colours.
 
 An adversary changes pixels, so these are what a certificate is about: 8 bits a channel, at the size that the network
-sees. A network comes with a transform from a picture to normalised numbers. Nothing of its recipe is read; it is run.
-What it does to colours is seen from pictures of one colour, and is undone after it has resized and cropped.
+sees. A network comes with a transform from an image to normalised numbers. Nothing of its recipe is read; it is run.
+What it does to colours is seen from images of one colour, and is undone after it has resized and cropped.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 Transform = Callable[[Image.Image], Tensor]
-"""A picture to the numbers (C, H, W) that a network is shown."""
+"""An image to the numbers (C, H, W) that a network is shown."""
 
 TRIED = (320, 288)
-"""(H, W) of the picture that a transform is tried on, and of another one turned by a quarter."""
+"""(H, W) of the image that a transform is tried on, and of another one turned by a quarter."""
 
 COLOURS = [(255, 255, 255), (51, 102, 204), (250, 128, 7), (3, 77, 180), (128, 128, 128)]
 
@@ -28,7 +28,7 @@ TOLERANCE = 0.01
 """Levels of 255 by which colours may differ from what was found of them, and pixels from whole numbers."""
 
 MODES = {1: "L", 3: "RGB"}
-"""What Pillow calls pictures of so many channels."""
+"""What Pillow calls images of so many channels."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Preparation:
 
     Attributes:
         transform: to numbers (C, H, W), normalised.
-        mode: what Pillow calls the pictures that it takes: RGB, or L for grey.
+        mode: what Pillow calls the images that it takes: RGB, or L for grey.
         size: (H, W) of what it gives, pixels.
-        mean, std: for each of the picture's channels; it gives (x − mean) / std of pixels x in [0, 1].
-        order: which of the picture's channels each number that it gives comes from: (2, 1, 0) is blue first.
+        mean, std: for each of the image's channels; it gives (x − mean) / std of pixels x in [0, 1].
+        order: which of the image's channels each number that it gives comes from: (2, 1, 0) is blue first.
         exact: whether it resizes pixels to pixels. Else they are rounded to 256 levels after it.
     """
 
@@ -54,13 +54,13 @@ class Preparation:
 
     @classmethod
     def of(cls, transform: Transform, channels: int | None = None) -> "Preparation":
-        """What `transform` does to pictures of any size, found by trying it.
+        """What `transform` does to images of any size, found by trying it.
 
         Args:
-            channels: of the pictures that it takes; by default colour, if it gives as many of them.
+            channels: of the images that it takes; by default colour, if it gives as many of them.
 
         Raises:
-            ValueError: it does something else to colours than a factor and an offset for each channel, gives pictures
+            ValueError: it does something else to colours than a factor and an offset for each channel, gives images
                 of several sizes, or not always the same ones.
         """
         colour = _noise(TRIED, 3)
@@ -77,7 +77,7 @@ class Preparation:
 
     @classmethod
     def of_pixels(cls, transform: Transform, shape: tuple[int, int, int]) -> "Preparation":
-        """What `transform` does to the colours of pictures (C, H, W), whose pixels it must leave where they are.
+        """What `transform` does to the colours of images (C, H, W), whose pixels it must leave where they are.
 
         Raises:
             ValueError: as `of`; or it resizes or crops.
@@ -92,14 +92,14 @@ class Preparation:
 
     @classmethod
     def none(cls, shape: tuple[int, int, int]) -> "Preparation":
-        """Nothing is done to pictures (C, H, W)."""
+        """Nothing is done to images (C, H, W)."""
         channels, *size = shape
         numbers = (0.0,) * channels, (1.0,) * channels, tuple(range(channels))
         return cls(lambda picture: pil_to_tensor(picture) / 255, MODES[channels], tuple(size), *numbers, exact=True)
 
     @classmethod
     def _of(cls, transform: Transform, mode: str, tried: tuple[int, int]) -> "Preparation":
-        """What it does, tried on pictures of a size (H, W)."""
+        """What it does, tried on images of a size (H, W)."""
         noise = _noise(tried, 3).convert(mode)
         numbers = _run(transform, noise)
         if not numbers.equal(_run(transform, noise)):
@@ -125,7 +125,7 @@ class Preparation:
         return levels.round().clamp(0, 255).to(torch.uint8)
 
     def shown(self, network: nn.Module) -> nn.Module:
-        """The network on channels in the picture's order."""
+        """The network on channels in the image's order."""
         return network if self._in_order else OtherChannels(network, self.order)
 
     @property
@@ -133,7 +133,7 @@ class Preparation:
         return self.order == tuple(range(len(self.order)))
 
     def _levels(self, numbers: Tensor) -> Tensor:
-        """(C, H, W): numbers that the transform gave as what they were of 255, in the picture's order of channels."""
+        """(C, H, W): numbers that the transform gave as what they were of 255, in the image's order of channels."""
         mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (self.mean, self.std))
         undone = torch.empty_like(numbers)
         undone[list(self.order)] = numbers
@@ -158,7 +158,7 @@ def _noise(size: tuple[int, int], channels: int) -> Image.Image:
 
 
 def _run(transform: Transform, picture: Image.Image) -> Tensor:
-    """(C, H, W) float64: what a picture becomes."""
+    """(C, H, W) float64: what an image becomes."""
     try:
         numbers = transform(picture)
     except Exception as error:  # other people's code fails in every way there is
@@ -172,17 +172,17 @@ def _run(transform: Transform, picture: Image.Image) -> Tensor:
 def _colours(
     transform: Transform, mode: str, size: tuple[int, int]
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int, ...]]:
-    """Mean and standard deviation of each of the picture's channels, and which of them each number comes from."""
+    """Mean and standard deviation of each of the image's channels, and which of them each number comes from."""
     channels = {"L": 1, "RGB": 3}[mode]
 
     def shown(colour: tuple[int, ...]) -> Tensor:
-        """(C,): what becomes of a colour, in the middle of a picture. Around it there may be a border."""
+        """(C,): what becomes of a colour, in the middle of an image. Around it there may be a border."""
         numbers = _run(transform, Image.new(mode, size[::-1], colour[:channels] if channels > 1 else colour[0]))
         return numbers[:, numbers.shape[1] // 2, numbers.shape[2] // 2]
 
     black = shown((0, 0, 0))
     pure = [tuple(255 * (i == j) for j in range(channels)) for i in range(channels)]
-    factors = torch.stack([shown(colour) - black for colour in pure])  # (channel of the picture, number)
+    factors = torch.stack([shown(colour) - black for colour in pure])  # (channel of the image, number)
     order = factors.argmax(dim=0)
     factor = factors.gather(0, order[None])[0]
     if order.sort().values.tolist() != list(range(channels)) or not (factor > 0).all():

@@ -1,4 +1,4 @@
-"""One image of the gallery as the page shows it: pictures as data: addresses, boxes in percent, names of classes."""
+"""One image of the gallery as the page shows it: images as data: addresses, boxes in percent, names of classes."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from patchcert.reports import drawing
 from patchcert.reports.exhibits import Exhibit, Rectangle
 
 LARGE = 64
-"""Pixels on a side above which pictures are photographs, and go into the page as JPEG, a tenth of the size."""
+"""Pixels on a side above which images are photographs, and go into the page as JPEG, a tenth of the size."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Card:
     """What the page shows of an exhibit; None of what there is nothing.
 
     Attributes:
-        label, predicted, after: names of classes; the last is that of the attacked picture.
+        label, predicted, after: names of classes; the last is that of the attacked image.
         picture, attacked, spots, strip: data: addresses.
-        aspect: of the picture.
+        aspect: of the image.
         large: whether it is a photograph, not to be shown pixel by pixel.
         spots_at, attacked_at: boxes in it.
         weakest: where a patch, or hiding windows, hurts most; boxes in it.
@@ -65,7 +65,7 @@ def scale_of(exhibits: Sequence[Exhibit]) -> float:
 
 
 def write_picture(exhibit: Exhibit, scale: float, path: Path) -> None:
-    """Write the picture of an exhibit for other documents to `path` with a suffix: .png, of photographs .jpeg."""
+    """Write the image of an exhibit for other documents to `path` with a suffix: .png, of photographs .jpeg."""
     picture, kind = drawing.composed(exhibit, scale), _kind(exhibit.picture)
     write_atomically(path.with_suffix(f".{kind}"), lambda file: picture.save(file, kind, optimize=True))
 
@@ -126,7 +126,7 @@ def _named(number: int, classes: Sequence[str]) -> str:
 
 
 def _box(rectangle: Rectangle, size: tuple[int, int]) -> str:
-    """Where a rectangle lies in a picture of that height and width, as CSS says it."""
+    """Where a rectangle lies in an image of that height and width, as CSS says it."""
     (top, left, height, width), (rows, columns) = rectangle, size
     sides = {"top": top / rows, "left": left / columns, "height": height / rows, "width": width / columns}
     return "; ".join(f"{name}: {100 * share:.2f}%" for name, share in sides.items())

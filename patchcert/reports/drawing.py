@@ -1,4 +1,4 @@
-"""Pictures of the gallery: weak spots drawn over an image, what its copies said, patches outlined."""
+"""Images of the gallery: weak spots drawn over an image, what its copies said, patches outlined."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -22,7 +22,7 @@ MOST_CLASSES = 10
 """Rows of a strip."""
 
 SIDE, GAP = 224, 8
-"""Of pictures in files, at least, and between them, pixels."""
+"""Of images in files, at least, and between them, pixels."""
 
 
 def pixels(image: Tensor) -> np.ndarray:
@@ -63,7 +63,7 @@ def strip(exhibit: Exhibit) -> np.ndarray:
 
 
 def composed(exhibit: Exhibit, scale: float) -> Image.Image:
-    """One picture of an exhibit for other documents: the image, its weak spots, the attacked image, the strip."""
+    """One drawing of an exhibit for other documents: the image, its weak spots, the attacked image, the strip."""
     height, width = exhibit.picture.shape[1:]
     times = -(-SIDE // max(height, width))
     panels = [_enlarged(pixels(exhibit.picture), times)]
@@ -105,7 +105,7 @@ def _outline(picture: Image.Image, patch: Rectangle | None, times: int, colour: 
 
 
 def _with_weak_spots(picture: Image.Image, exhibit: Exhibit, scale: float, times: int) -> Image.Image:
-    """The enlarged picture with the colour of each place in the middle of the patch there, and the weakest outlined."""
+    """The enlarged image with the colour of each place in the middle of the patch there, and the weakest outlined."""
     colours = _enlarged(weak_spots(exhibit.weak_spots, scale), times, "RGBA")
     middle = ((picture.width - colours.width) // 2, (picture.height - colours.height) // 2)
     picture.paste(colours, middle, colours)

@@ -87,7 +87,7 @@ class Exhibit:
 
     Attributes:
         index: its place in the data set's own order.
-        label, predicted, predicted_after: classes; the last is that of the attacked picture.
+        label, predicted, predicted_after: classes; the last is that of the attacked image.
         outcome: of `OUTCOMES`.
         lead: the least of `weak_spots`, or of the windows.
         weakest: where the patch leaves the least of `weak_spots`.

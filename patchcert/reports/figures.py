@@ -66,7 +66,7 @@ OUTCOMES = {
     "uncertified": "#56B4E9",
     "certified": "#009E73",
 }
-"""Of outcomes in a histogram and beside pictures, where none of these colours means anything else; see `drawing`."""
+"""Of outcomes in a histogram and beside images, where none of these colours means anything else; see `drawing`."""
 
 BINS, MOST_WHOLE = 40, 100
 """Of a histogram, and the most of them where each is a whole number."""

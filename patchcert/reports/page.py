@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file that needs nothing else, and beside it its figures, pictures and numbers."""
+"""The page of a report: one HTML file that needs nothing else, and beside it its figures, images and numbers."""
 
 import json
 from collections.abc import Sequence
@@ -115,7 +115,7 @@ def _svg(figure: Figure) -> str:
 
 
 def _shown(number: int, run: str, gallery: Gallery, folder: Path) -> dict:
-    """What the template needs of a gallery, whose pictures are written."""
+    """What the template needs of a gallery, whose images are written."""
     scale = scale_of(gallery.exhibits)
     cards = []
     for exhibit in gallery.exhibits:
@@ -131,7 +131,7 @@ def _as_json(run: Run) -> dict:
 
 
 def _numbers(gallery: Gallery) -> dict:
-    """A gallery in report.json, its pictures left out."""
+    """A gallery in report.json, its images left out."""
     images = []
     names = ("index", "label", "predicted", "outcome", "lead", "weakest", "attacked_at", "predicted_after")
     for exhibit in gallery.exhibits:

@@ -10,7 +10,7 @@ MODELS_OF_COPIES = ("pooled", *MODELS)
 
 
 def network_of_copies(model: str, channels: int = 6, classes: int = 10) -> nn.Module:
-    """The network `model` of `MODELS_OF_COPIES` for copies of pictures, of which pixels are hidden.
+    """The network `model` of `MODELS_OF_COPIES` for copies of images, of which pixels are hidden.
 
     Args:
         channels: of the input: 6 for encoded colour images, 2 for grey ones.

@@ -1,8 +1,8 @@
 """A small network that learns fast: a whitened first layer, then three groups of wide convolutions.
 
 The shape is that of public speed records on CIFAR-10. The first layer looks at 2 × 2 pixels and is not trained: its
-filters turn the training pictures' patches into numbers of mean 0 and variance 1 that do not correlate. Each group
-halves the picture right after its first convolution, before anything else is computed. Normalisations shift, but do
+filters turn the training images' patches into numbers of mean 0 and variance 1 that do not correlate. Each group
+halves the image right after its first convolution, before anything else is computed. Normalisations shift, but do
 not scale: the next one would undo it.
 """
 
@@ -18,13 +18,13 @@ SCALE = 1 / 8
 """Of what the last layer gets, so that SGD can have one learning rate for it and for shifts."""
 
 SMALLEST_VARIANCE = 5e-4
-"""Added to variances, so that directions which pictures hardly use are not blown up."""
+"""Added to variances, so that directions which images hardly use are not blown up."""
 
 
 class Whitening(nn.Conv2d):
     """Copies (N, 2C, H, W) of channels (x, 1 − x), hidden pixels (0, 0), to what 2 × 2 patches show, (N, 8C + 1, …).
 
-    Two channels of opposite sign for each direction in which patches of pictures vary, and the share of pixels shown.
+    Two channels of opposite sign for each direction in which patches of images vary, and the share of pixels shown.
     A hidden pixel counts as one of the mean colour, and so as nothing.
     """
 
@@ -38,7 +38,7 @@ class Whitening(nn.Conv2d):
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
-        """Take mean and directions from pictures (N, C, H, W) in [0, 1]."""
+        """Take mean and directions from images (N, C, H, W) in [0, 1]."""
         images = images.double()
         channels = images.shape[1]
         mean = images.mean(dim=(0, 2, 3))
@@ -53,7 +53,7 @@ class Whitening(nn.Conv2d):
 
 
 class Group(nn.Module):
-    """Two convolutions; the picture is halved after the first."""
+    """Two convolutions; the image is halved after the first."""
 
     def __init__(self, in_channels: int, channels: int):
         super().__init__()
@@ -81,7 +81,7 @@ class PooledNetwork(nn.Module):
         return self.linear(SCALE * out.amax(dim=(2, 3)))
 
     def prepare(self, images: Tensor) -> None:
-        """Set what is not trained, from training pictures (N, C, H, W) in [0, 1]."""
+        """Set what is not trained, from training images (N, C, H, W) in [0, 1]."""
         self.whitening.fit(images)
 
     def fold(self) -> None:
@@ -102,7 +102,7 @@ def pooled_network(channels: int = 6, classes: int = 10) -> PooledNetwork:
     """The network `pooled`, its weights in channels-last order.
 
     Args:
-        channels: of the input, copies of colour (6) or grey (2) pictures.
+        channels: of the input, copies of colour (6) or grey (2) images.
     """
     network = PooledNetwork(channels, classes)
     network.description = {"name": "pooled"}
