@@ -35,25 +35,27 @@ from patchcert import (
     training_parser,
 )
 
-TRAINING = """1. Training a network on scikit-learn's handwritten digits, 28 × 28 pixels. It only ever sees one band of
-4 columns. `ablated test` is how often it is right from a single band of a digit it has not trained on: low at
-first and never high, since many bands show an empty border or a stroke that several digits share. That does not
-matter: no band decides, all 28 of them vote."""
+TRAINING = """1. Training a network on scikit-learn's handwritten digits, 28 × 28 pixels. It sees one band of 4
+columns at a time. `ablated test` is the share of single bands of test digits that it classifies
+correctly. This share is low at first and never high, because many bands show an empty border, or a
+stroke that several digits share. That does not matter, because no single band decides: all 28 bands
+vote."""
 
 CERTIFYING = """
-2. Certifying all test digits. A patch of m × m pixels can touch at most m + 3 of the 28 bands; if the winner leads
-by more than twice as many votes, nothing in the patch changes the answer. One line for each m: how many digits are
-classified correctly, how many of those provably stay so, and how many wrong answers are as stable."""
+2. Certifying all test digits. A patch of m × m pixels can touch at most m + 3 of the 28 bands. If the winner leads by
+more than twice as many votes, nothing in the patch changes the answer. Each line is for one m. It says how many digits
+are classified correctly, how many of these provably stay so, and how many wrong answers no patch can change."""
 
 ATTACKING = """
-3. Attacking every eighth test digit with patches of 5 × 5 pixels, whose content is optimised to change the answer.
-A digit that is certified for m = 5 cannot flip; if one did, this script would fail."""
+3. Attacking every eighth test digit with patches of 5 × 5 pixels. Their content is optimised to change the answer. A
+digit that is certified for m = 5 cannot flip. If one flipped, this script would fail."""
 
 MASKING = """
-4. The same digits by double masking: one network answers for all bands of columns and of rows in one pass, each answer
-from its band alone. Instead of voting, their scores are added up, and wherever two patches may lie, the bands that they
-touch are left out: if the answer is always the same, it is proven. `worst pair test` is how often the right answer
-leads at the worst pair for m = 5; certifying then asks for a lead that no rounding undoes."""
+4. The same digits by double masking. One network answers for all bands of columns and of rows in one pass. Each answer
+depends on its band alone. The bands do not vote: their scores are added up. For every two places of a patch, the bands
+that are touched there are left out. If the answer is the same for all pairs of places, it is proven. `worst pair test`
+is the share of test digits for which the right class leads at the worst pair for m = 5. A certificate also needs a lead
+that is too large for rounding to undo."""
 
 
 def main() -> None:

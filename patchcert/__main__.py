@@ -14,9 +14,9 @@ USAGE = """Certified defences against adversarial patches.
     patchcert models                           list the networks that ship, with their accuracies
     patchcert models NAME                      show one of them, at every patch size
     patchcert certify NAME …                   certify a network that ships
-    patchcert certify votes|masking|windows …  certify a network of yours
+    patchcert certify votes|masking|windows …  certify your own network
     patchcert attack NAME …                    attack a network that ships
-    patchcert attack votes|masking|windows …   attack a network of yours
+    patchcert attack votes|masking|windows …   attack your own network
     patchcert votes …                          answer further questions from saved votes, without a network
     patchcert report … --out DIR               write a web page from saved results
     patchcert figures … --out DIR              draw saved results for papers
@@ -28,35 +28,36 @@ VOTES = """
     patchcert {0} votes --model package.module:factory --weights FILE --ablation band:4
     patchcert {0} votes --model package.module:factory --ablation block:8 --dataset folder --data DIR --image_size 64
 
-factory() is a function of your own code. It makes a torch.nn.Module that takes ablated copies (N, 2C, H, W), channels
-(x, 1 − x) with zeros where pixels are hidden, and gives logits (N, K). It must have been trained on such copies to
-certify anything. timm:NAME, torchvision:NAME or hf:FOLDER names a pretrained network of whole images.
+factory() is a function in your own code. It returns a torch.nn.Module that maps ablated copies (N, 2C, H, W) to logits
+(N, K). The channels are (x, 1 − x), and zeros where pixels are hidden. To certify anything, the network must have been
+trained on such copies. timm:NAME, torchvision:NAME or hf:FOLDER names a pretrained network for whole images.
 """
 
 MASKING = """
     patchcert {0} masking --model package.module:factory --weights FILE --ablation band:4
     patchcert {0} masking --model package.module:factory --ablation window_pairs:11x4
 
-The network is as for `patchcert {0} votes`. Its logits are added up over the copies that a patch does not touch.
+The network is the same as for `patchcert {0} votes`. For each place of the patch, its logits are added up over the
+copies that the patch does not touch there.
 """
 
 WINDOWS = """
     patchcert {0} windows --model timm:NAME --weights FILE --data DIR --classes imagenet
     patchcert {0} windows --model package.module:factory --data DIR --classes imagenet
 
-The network is not retrained. One of the windows covers the patch, wherever the patch lies.
+The network is not retrained. Windows of the image are hidden, and one of them covers the patch, wherever it lies.
 """
 
 WAYS = {
     "certify": {
-        "votes": ("certify_any", "Certify a network of yours by the votes of ablated copies.", VOTES),
-        "masking": ("certify_any_masked", "Certify a network of yours by double masking.", MASKING),
+        "votes": ("certify_any", "Certify your own network by votes of ablated copies.", VOTES),
+        "masking": ("certify_any_masked", "Certify your own network by double masking.", MASKING),
         "windows": ("certify_pretrained", "Certify a pretrained network, unchanged, by hiding windows.", WINDOWS),
     },
     "attack": {
-        "votes": ("attack_any", "Attack a network of yours whose ablated copies vote.", VOTES),
-        "masking": ("attack_any_masked", "Attack a network of yours that is defended by double masking.", MASKING),
-        "windows": ("attack_pretrained", "Attack a pretrained network under hidden windows.", WINDOWS),
+        "votes": ("attack_any", "Attack your own network, defended by votes of ablated copies.", VOTES),
+        "masking": ("attack_any_masked", "Attack your own network, defended by double masking.", MASKING),
+        "windows": ("attack_pretrained", "Attack a pretrained network, defended by hiding windows.", WINDOWS),
     },
 }
 """Ways in which a network of one's own is certified or attacked: the function of `experiments.commands`, and help."""
@@ -72,7 +73,7 @@ Its weights and settings are fixed. DIR holds the data set. To use your own imag
 OF_FILES = {
     "votes": (
         "certify_votes",
-        """Ask further questions about images that were certified with --save_votes. No network runs.
+        """Answer further questions about images that were certified with --save_votes. No network runs.
 
     patchcert votes --votes votes.npz --size_to_certify 1-10 --threshold 0.1,0.2,0.3 --certificate margin,exact
 """,
@@ -135,11 +136,11 @@ def help_on(command: str) -> str:
     """What certifies or attacks, in words."""
     lines = [f"{command.capitalize()} a network that ships, by its name:", ""]
     lines += [f"    patchcert {command} {name}" for name in table.models()]
-    lines += ["", f"Or {command} a network of yours, in one of these ways:", ""]
+    lines += ["", f"Or {command} your own network, in one of these ways:", ""]
     width = max(map(len, WAYS[command]))
     for way, (_, summary, _) in WAYS[command].items():
         lines.append(f"    patchcert {command} {way.ljust(width)}   {summary}")
-    lines += ["", "Add --help to any of them to see its options. If you name none, it is votes."]
+    lines += ["", "Add --help to any of them to see its options. If you name none of them, the command takes votes."]
     return "\n".join(lines) + "\n"
 
 
