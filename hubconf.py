@@ -2,7 +2,7 @@
 
     torch.hub.load(".", "mnist-bands", source="local")
 
-Each name takes what `patchcert.load` takes after it: a patch. `patchcert models` lists them.
+Each name takes the same argument as `patchcert.load`: a patch. `patchcert models` lists the names.
 """
 
 from functools import partial as _partial
