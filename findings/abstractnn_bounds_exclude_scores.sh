@@ -1,11 +1,12 @@
 #!/bin/bash
 # abstractNN 0.1.5 (with onnx 1.23.2, numpy 2.4.6), which announces "mathematically proven bounds on network outputs":
-# where a ReLU may be on or off, it goes on with the straight line above it, as if the ReLU were that line. Its source
-# speaks of a coarse relaxation, so one expects bounds that are too wide. They are too narrow: for |x|, written as
-# relu(x) + relu(-x), with x from -1 to 1, both bounds are 1, though |0| is 0. So class 0 with the score |x| counts as
-# proven against class 1 with the score 0.5, and x = 0 is class 1. With sigmoid and tanh it goes on with the tangent in
-# the middle, which misses them, too. All of 200 small random networks with ReLU had scores outside of their bounds
-# somewhere among 1,000 points, and so had more than half of those with sigmoid or tanh. Linear ones had none.
+# where a ReLU may be on or off, it continues with the straight line above the ReLU, as if the ReLU were that line. Its
+# source speaks of a coarse relaxation, so one expects bounds that are too wide. They are too narrow: for |x|, written
+# as relu(x) + relu(-x), with x from -1 to 1, both bounds are 1, although |0| is 0. So if class 0 has the score |x| and
+# class 1 has the score 0.5, class 0 counts as proven. But x = 0 is class 1. With sigmoid and tanh it continues with the
+# tangent in the middle, and this misses them, too. We tried 1,000 points for each of 200 small random networks of each
+# kind. All networks with ReLU had scores outside of their bounds, and so had more than half of those with sigmoid or
+# tanh. Linear networks had none.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,11 @@
 #!/bin/bash
 # albumentations 2.0.8 (with numpy 2.4.6): CoarseDropout hides rectangles. The documentation calls floats shares of the
 # image, from 0 to 1. So hole_height_range=(1.0, 1.0), hole_width_range=(0.25, 0.25) should hide a band of full height.
-# It hides nothing. A range of heights that ends at 1.0 is taken for pixels, and then the range of widths is, too: 1
-# pixel times 0.25, rounded down to 0. With the width in pixels the band is 1 pixel high. A height of 0.99 hides a band,
-# and so does a width of 1.0: only heights decide. There is no error and no warning. A network that is trained this way
-# for a defence of bands of columns never sees a hidden band; one that is trained for bands of rows sees all.
+# It hides nothing. A range of heights that ends at 1.0 is read as pixels. The range of widths is then read as pixels,
+# too: 1 pixel times 0.25 is rounded down to 0. With the width in pixels the band is 1 pixel high. A height of 0.99
+# hides a band, and so does a width of 1.0: only heights decide. There is no error and no warning. A network that is
+# trained in this way for a defence of bands of columns never sees a hidden band. A network for bands of rows sees all
+# of them.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

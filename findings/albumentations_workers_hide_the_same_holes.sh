@@ -1,11 +1,11 @@
 #!/bin/bash
 # albumentations 2.0.8 (with torch 2.15.0): if a DataLoader has workers, CoarseDropout hides the same places in all of
 # them, and the same again in each epoch. The pipeline has random numbers of its own. Each worker gets a copy of their
-# state, and new workers start each epoch from the state of the main process, which stays where it is. The seeds that
-# torch gives its workers do not reach it, whether Compose has a seed or not. Below, 64 images are loaded 10 times, with
-# a hole of 8 x 8 in 224 x 224 pixels. 1 worker hides 64 places in all and 2 workers 32, where one expects about 640, as
-# without workers and with torchvision's RandomErasing. A network that is trained with it sees few masks: the more
-# workers, the fewer masks. With persistent_workers=True epochs differ, but workers do not.
+# state. In each epoch, new workers start from the state of the main process, and this state never changes. The seeds
+# that torch gives its workers do not reach it, whether Compose has a seed or not. Below, 64 images are loaded 10 times,
+# with a hole of 8 x 8 in 224 x 224 pixels. 1 worker hides 64 places in all, and 2 workers hide 32. One expects about
+# 640, as without workers, or with torchvision's RandomErasing. A network that is trained with it sees few masks: the
+# more workers, the fewer masks. With persistent_workers=True epochs differ, but workers do not.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,10 @@
 #!/bin/bash
 # adversarial-robustness-toolbox 1.20.1 (with torch 2.15.0): PyTorchIBPClassifier (interval bounds) and PytorchDeepZ
-# (zonotopes) certify another network than they are given. They rebuild it from the modules that are direct children
-# and refuse modules that they do not know, max pooling for one. But what forward() does itself is not there for them:
-# of a network that calls relu() as a function a linear one is left. And of convolutions they take the weights and
-# leave padding_mode: one that reflects the image at its border pads with zeros afterwards. There is no error and no
-# warning of it; accuracy, bounds and certificates are those of the other network.
+# (zonotopes) certify another network than they are given. They rebuild it from the modules that are its direct
+# children. They refuse modules that they do not know, such as max pooling. But they do not see what forward() itself
+# does: if a network calls relu() as a function, a linear network is left. And they copy the weights of a convolution,
+# but not its padding_mode: a convolution that reflects the image at its border pads with zeros afterwards. There is no
+# error and no warning. Accuracy, bounds and certificates are those of the other network.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

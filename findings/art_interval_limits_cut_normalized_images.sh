@@ -1,10 +1,10 @@
 #!/bin/bash
 # adversarial-robustness-toolbox 1.20.1 (with torch 2.15.0): PyTorchIBPClassifier.predict_intervals(x, bounds, limits)
 # normalizes the images first, if it was told to (preprocessing=(mean, deviation)), and then adds bounds and clips to
-# limits. So bounds are in units of the deviation and limits are normalized values, while clip_values, predict() and
-# ART's attacks speak of pixels. With preprocessing=(0.5, 0.25) a box of 0.1 holds changes of 0.025. With limits=[0,
-# 1], which is what pixels lie between, every pixel below the mean becomes the mean: the box does not hold the image
-# itself, and its interval not the logits that predict() gives for the clean image.
+# limits. So bounds are in units of the deviation, and limits are normalized values. But clip_values, predict() and
+# ART's attacks are about pixels. With preprocessing=(0.5, 0.25) a box of 0.1 holds changes of 0.025. Pixels lie between
+# 0 and 1. With limits=[0, 1], every pixel below the mean becomes the mean. The box then does not contain the image
+# itself, and its interval does not contain the logits that predict() gives for the clean image.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,10 @@
 #!/bin/bash
-# adversarial-robustness-toolbox 1.20.1 (with numpy 2.4.6, scikit-learn 1.9.1): ObjectSeeker's certify() never looks
-# at what the detector finds in the masked copies. ObjectSeeker (arXiv 2202.01811) certifies a box if, wherever the
-# patch is, some masked copy hides the patch and still shows the object. ART asks for the boxes and then only for
-# their corners: a box is certified where a pixel of the image is out of its reach. A detector that loses the object
-# in every masked copy gets the same certificates as one that keeps it in all of them, for patches of up to half of
-# the image. PyTorchObjectSeeker inherits this certify().
+# adversarial-robustness-toolbox 1.20.1 (with numpy 2.4.6, scikit-learn 1.9.1): ObjectSeeker's certify() never looks at
+# what the detector finds in the masked copies. ObjectSeeker (arXiv 2202.01811) certifies a box if, wherever the patch
+# is, some masked copy hides the patch and still shows the object. ART looks only at the corners of the boxes: a box is
+# certified if some pixel of the image is out of its reach. So a detector that loses the object in every masked copy
+# gets the same certificates as a detector that finds it in all of them, for patches of up to half of the image.
+# PyTorchObjectSeeker inherits this certify().
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,12 +1,13 @@
 #!/bin/bash
 # codac 2.1.2 (with numpy 2.4.6), a library for guaranteed interval arithmetic: `import codac` sets the processor's
-# rounding mode to "up" and leaves it so. One expects that an import changes no other library's numbers. But from then
-# on plain Python and numpy round up, too: ten times 0.1 adds up to more than 1, and half of the scores of a float32
-# layer differ from those before the import, all upwards. A rounding mode belongs to one thread. Threads that already
-# run keep rounding to the nearest, so the same image gets other scores in another thread. And in these threads codac's
-# own products are not intervals any more: all of 1,000 are single numbers, and none is the exact product. A
-# certificate computed before the import may not hold for what runs after it, and bounds computed in such a thread
-# hold nothing. To avoid it, import codac before any thread starts, and use it in a process of its own.
+# rounding mode to "up" and does not restore it. One expects that an import does not change the numbers of other
+# libraries. But from then on plain Python and numpy round up, too: ten times 0.1 adds up to more than 1, and half of
+# the scores of a float32 layer differ from those before the import, all upwards. A rounding mode belongs to one thread.
+# Threads that already run continue to round to nearest, so the same image gets other scores in another thread. And in
+# these threads codac's own products are no longer intervals: all of 1,000 products are single numbers, and none is the
+# exact product. A certificate computed before the import may not hold for what runs after it, and bounds that are
+# computed in such a thread prove nothing. To avoid it, import codac before any thread starts, and use it in a process
+# of its own.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

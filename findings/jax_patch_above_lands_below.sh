@@ -1,9 +1,9 @@
 #!/bin/bash
-# jax 0.10.2: jax.lax.dynamic_update_slice, the usual way to lay a patch on an image at a traced place, does not cut a
-# patch off where it leaves the image. At a place too far down it moves the whole patch up into the image. And a place
-# above the image is counted from its other end first, so a patch of 8 x 8 whose first 3 rows are above the image lies
-# at the lower edge, whole. Searches that let patches hang over the border so try other places than they report, and
-# sizes that are never smaller.
+# jax 0.10.2: jax.lax.dynamic_update_slice, the usual way to lay a patch on an image at a traced place, does not cut off
+# the part of a patch that leaves the image. If the place is too far down, it moves the whole patch up into the image.
+# If the place is above the image, it first counts from the other end: a patch of 8 x 8 whose first 3 rows are above the
+# image lands, whole, at the lower edge. So a search that lets patches hang over the border tries other places than it
+# reports, and its patches are never smaller there.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,8 +1,8 @@
 #!/bin/bash
-# keras 3.15.1 (with jax 0.10.2): RandomErasing(factor=1.0), the default, of which the documentation says that it
-# always erases, leaves about half of the images as they are. A single number is the upper end of a range: for each
-# image a probability is drawn between 0 and it. factor=(1.0, 1.0) erases always. A network trained with it for masks
-# or patches has seen half as many as one thinks.
+# keras 3.15.1 (with jax 0.10.2): RandomErasing(factor=1.0) is the default, and the documentation says that it always
+# erases. It leaves about half of the images unchanged. A single number is the upper end of a range: for each image a
+# probability is drawn between 0 and it. factor=(1.0, 1.0) erases always. A network that was trained with it has seen
+# half as many masks or patches as one thinks.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,10 @@
 #!/bin/bash
 # mahotas 1.4.19 (with numpy 2.4.6): majority_filter(img, N) should be true where "the majority of pixels in the squared
-# of size N centred on (y,x) are positive". It is true already where 4 of 9 are, 12 of 25, or 24 of 49: it compares with
-# half the number, rounded down. And it leaves out the last row and the last column of whole squares, which stay false
-# even where all pixels are true (as the border does, where squares would extend beyond the image). A defence that
-# decides by the majority of a neighbourhood of votes, or smooths a mask of a suspected patch, decides by a minority,
-# and another way at the lower and right side than at the upper and left.
+# of size N centred on (y,x) are positive". It is true already if 4 of 9 are positive, 12 of 25, or 24 of 49, because it
+# compares with half the number, rounded down. And it leaves out the last row and the last column of whole squares.
+# These stay false even if all pixels are true. (So does the border, where squares would extend beyond the image.) A
+# defence that decides by the majority of a neighbourhood of votes, or smooths a mask of a suspected patch, decides by a
+# minority. And it decides differently at the lower and right side than at the upper and left side.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,11 +1,11 @@
 #!/bin/bash
 # mahotas 1.4.19 (with numpy 2.4.6): labeled_max(array, labeled) should give for each region of an image the same as
-# np.max(array[labeled == i]), says its documentation. If all values of a region are negative floats, it gives the
-# smallest positive normal number instead: 2.2e-308, or 1.2e-38 in float32. No pixel has that value. (In C++,
+# np.max(array[labeled == i]), according to its documentation. If all values of a region are negative floats, it gives
+# the smallest positive normal number instead: 2.2e-308, or 1.2e-38 in float32. No pixel has that value. (In C++,
 # numeric_limits<T>::min() is the lowest number for integers, but this one for floats.) Integers are right, and so is
-# labeled_min. Logits, logarithms of probabilities and normalized pixels are often negative. Whoever takes the largest
-# evidence of each window or segment gets the same tiny number for all of the negative ones: ties instead of an order,
-# and above a threshold of 0.
+# labeled_min. Logits, logarithms of probabilities and normalized pixels are often negative. If you take the largest
+# evidence of each window or segment, all negative ones get the same tiny number. So they tie instead of having an
+# order, and they exceed a threshold of 0.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

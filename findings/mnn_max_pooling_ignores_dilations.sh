@@ -1,11 +1,12 @@
 #!/bin/bash
 # MNN 3.6.1 (with onnx 1.23.2 and numpy 2.4.6): a max pooling in ONNX can have dilations: with a window of 3 x 3 and a
-# dilation of 2, it takes the largest of 9 pixels of which each is 2 rows or columns from the next. MNN's converter
-# drops the dilations and reports success. The converted network pools 9 pixels that touch each other, so it returns
-# other maxima, and more of them than the ONNX network. It heeds the dilations of a convolution. Below, onnx's reference
-# evaluator and numpy agree on the right result, and MNN's result is exactly that of dilation 1. A defence that computes
-# from the ONNX network which outputs a patch can reach, or takes the largest score of a window, is wrong about the
-# converted one: its outputs depend on pixels that they should not see, and not on some that they should.
+# dilation of 2, it takes the largest of 9 pixels, and each is 2 rows or columns from the next. MNN's converter drops
+# the dilations and reports success. The converted network pools 9 pixels that touch each other, so it returns other
+# maxima, and more of them than the ONNX network. MNN respects the dilations of a convolution. Below, onnx's reference
+# evaluator and numpy agree on the right result, and MNN's result is exactly that of dilation 1. Suppose that a defence
+# uses the ONNX network to compute which outputs a patch can reach, or takes the largest score of a window. Then it is
+# wrong about the converted network: outputs depend on pixels that they should not see, and not on some pixels that they
+# should see.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,9 +1,9 @@
 #!/bin/bash
-# MNN 3.6.1 (with onnx 1.23.2 and numpy 2.4.6): ONNX's ArgMax and ArgMin have select_last_index: with 1, of several
-# largest (smallest) values the last one counts. MNN's converter drops it and reports success: the converted network
-# names the first one. onnx's reference evaluator and numpy agree on the last one. A vote over masked images must decide
-# ties the same way everywhere, because a certificate counts on it: here the converted network names another class than
-# the certified ONNX network wherever votes tie. Only ties differ.
+# MNN 3.6.1 (with onnx 1.23.2 and numpy 2.4.6): ONNX's ArgMax and ArgMin have an option select_last_index. If it is 1
+# and several values are equally large (small), the last one counts. MNN's converter drops the option and reports
+# success. The converted network chooses the first one. onnx's reference evaluator and numpy agree on the last one. A
+# vote over masked images must decide ties the same way everywhere, because a certificate relies on it. Here the
+# converted network names another class than the certified ONNX network whenever votes tie. Only ties differ.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,10 @@
 #!/bin/bash
 # monai 1.6.1 (with torch 2.15.0): RandCoarseDropout and RandCoarseShuffle return an image with holes. They also write
 # the holes into the image that they are given: a tensor, a numpy array or an entry of a dictionary. We expected that
-# they work on a copy, as MONAI's RandGaussianNoise does, and as RandCoarseDropout itself does where it hides all but
-# the holes (dropout_holes=False). Images that are kept in memory lose more in each epoch. One hole of 8 x 8 is a
-# sixteenth of 32 x 32 pixels; after 30 epochs three quarters of the image are erased. Whoever measures clean accuracy
-# on these images afterwards measures it on erased ones. There is no error and no warning.
+# they work on a copy. MONAI's RandGaussianNoise does so, and so does RandCoarseDropout itself when it hides everything
+# except the holes (dropout_holes=False). Images that are kept in memory lose more in each epoch. One hole of 8 x 8 is a
+# sixteenth of 32 x 32 pixels; after 30 epochs three quarters of the image are erased. If you measure clean accuracy on
+# these images afterwards, you measure it on erased images. There is no error and no warning.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,12 +1,12 @@
 #!/bin/bash
-# mpmath 1.4.1: an interval of mpmath.iv should contain the exact result: its lower end is rounded down, its upper end
-# up. The intervals of iv.exp do not always. exp() is computed with 14 bits more than asked for, and that value, not the
-# exact one, is rounded. Where these bits happen to be zeros, an end stays on the wrong side. Of 100,000 numbers from -3
-# to 3, about 15 have an interval of exp() without exp() in it, at 53 bits as at 24. Some of these intervals are one
-# number, though exp() of a fraction is never a number of finitely many bits. The end is off by far less than a step at
-# this precision. But a bound of a softmax or a sigmoid that counts as proven is not proven. Among 20,000 sums,
-# products, quotients, powers, sines, cosines, logarithms and roots we found no such case. mpmath 1.3.0, which sympy
-# asks for, does the same.
+# mpmath 1.4.1: an interval of mpmath.iv should contain the exact result: its lower end is rounded down, and its upper
+# end is rounded up. The intervals of iv.exp do not always contain it. exp() is computed with 14 bits more than asked
+# for, and this value is rounded instead of the exact one. Where these bits happen to be zeros, an end stays on the
+# wrong side. For about 15 of 100,000 numbers from -3 to 3, the interval of exp() does not contain exp(), both at 53
+# bits and at 24 bits. Some of these intervals are a single number, although exp() of a fraction is never a number of
+# finitely many bits. The end is off by far less than a step at this precision. But a bound of a softmax or a sigmoid
+# then counts as proven although it is not. Among 20,000 sums, products, quotients, powers, sines, cosines, logarithms
+# and roots we found no such case. mpmath 1.3.0, which sympy asks for, does the same.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,10 @@
 #!/bin/bash
-# ncnn 1.0.20261020: by default the output of a 3 x 3 convolution depends on pixels outside its 3 x 3 window. ncnn
-# takes Winograd's way, which computes tiles of several outputs from the pixels of the whole tile, and what cancels in
-# exact arithmetic leaves rounding errors behind. Where columns 0 to 8 of the input change, outputs up to column 9 may
-# change; columns 10 and 11 do, too. Certificates of networks with a limited view (columns, BagNet) say that outputs
-# out of a patch's reach stay as they are: here they do not, if only by rounding. Without use_winograd_convolution
-# they do.
+# ncnn 1.0.20261020: by default the output of a 3 x 3 convolution depends on pixels outside its 3 x 3 window. ncnn uses
+# Winograd's algorithm, which computes tiles of several outputs from the pixels of the whole tile. Terms that cancel in
+# exact arithmetic leave rounding errors behind. If columns 0 to 8 of the input change, outputs up to column 9 may
+# change. But columns 10 and 11 change, too. Certificates of networks with a limited view (columns, BagNet) say that
+# outputs out of a patch's reach stay the same. Here they do not, although the difference is only rounding. Without
+# use_winograd_convolution they do.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

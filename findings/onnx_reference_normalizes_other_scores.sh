@@ -2,10 +2,11 @@
 # onnx 1.23.2 (with onnxruntime 1.32.0 and numpy 2.4.6): before opset 13, Softmax and LogSoftmax with axis=1 flatten the
 # scores of an image to one row, and normalize over the whole row. That is also what they do if no axis is given. onnx's
 # reference evaluator computes them as from opset 13 on: along axis 1 only, or, if no axis is given, along the last one.
-# It gives no warning. onnxruntime and numpy follow the specification. onnx's own version converter does so too: once it
-# has converted the network to opset 17, the reference evaluator computes another, the right, result. For scores of
-# shape (images, classes) all is the same. For scores of shape (images, classes, rows, columns), as a defence with one
-# vote per window has them, it is not: whoever checks an exported network against the reference finds another network.
+# It gives no warning. onnxruntime and numpy follow the specification. onnx's own version converter follows it, too:
+# after it has converted the network to opset 17, the reference evaluator computes the right result. For scores of shape
+# (images, classes) there is no difference. For scores of shape (images, classes, rows, columns), as in a defence with
+# one vote per window, there is one. If you compare an exported network with the reference, you compare it with another
+# network.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,10 @@
 #!/bin/bash
-# onnx 1.23.2 (with numpy 2.4.6): onnx.reference.ReferenceEvaluator is there to say what an ONNX model computes. With
+# onnx 1.23.2 (with numpy 2.4.6): onnx.reference.ReferenceEvaluator is meant to define what an ONNX model computes. With
 # stride 1 it reads the four pads of a MaxPool as above, below, left, right. ONNX's order is above, left, below, right.
-# onnx.shape_inference reads them in this order, and so does the evaluator itself with stride 2. It matters where the
-# pads differ, as in a pooling of 2 x 2 that keeps the size of the image (small YOLO networks have one): outputs have
-# another shape and look at other windows. AveragePool is right. There is no error and no warning. If you test against
-# this reference which outputs a patch can reach, the right engine looks wrong.
+# onnx.shape_inference reads them in this order, and so does the evaluator itself with stride 2. The order matters if
+# the pads differ, as in a pooling of 2 x 2 that keeps the size of the image (small YOLO networks have one): outputs
+# then have another shape and see other windows. AveragePool is right. There is no error and no warning. If you test
+# against this reference which outputs a patch can reach, the right engine looks wrong.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,9 +1,9 @@
 #!/bin/bash
-# onnxruntime 1.32.0 (with onnx 1.23.2, numpy 2.4.6): ReduceMax and ArgMax pass over a NaN, unless it is the first
-# number. numpy and PyTorch let a NaN win wherever it is. So a network that is exported, of which one class
-# overflowed, says NaN for that class in PyTorch and names the best of the others in onnxruntime, and says NaN there
-# too if it was class 0. A look at whether the largest score is finite finds the overflow in PyTorch, and here for one
-# class of all. onnx's own reference does as numpy does.
+# onnxruntime 1.32.0 (with onnx 1.23.2, numpy 2.4.6): ReduceMax and ArgMax ignore a NaN, unless it is the first number.
+# In numpy and PyTorch a NaN wins wherever it is. Suppose that one class of a network overflows. In PyTorch the largest
+# score is then NaN. In the exported network, onnxruntime names the best of the other classes, unless the overflow is in
+# class 0. So if you check that the largest score is finite, PyTorch finds every overflow, and onnxruntime finds it for
+# one class only. onnx's own reference does the same as numpy.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,11 +1,12 @@
 #!/bin/bash
-# onnxslim 0.1.98 (with onnx 1.23.2, onnxruntime 1.32.0, numpy 2.4.6), which is to make ONNX networks smaller without
-# changing what they compute: if a convolution is followed by a product with a constant of as many numbers as it has
-# channels, onnxslim multiplies each channel with one of them, whatever axis the constant lies on. A mask that hides a
-# band of columns (its shape is that of a row of the map) or of rows hides channels then, if the map is as wide or as
-# high as it has channels. The patch stays visible in the other channels. The network has the same shapes as before and
-# onnxslim says nothing. For a sum with such a constant onnxslim does look at the axis. Where the number of columns is
-# not that of the channels, the mask is kept. To avoid it: slim(model, skip_fusion_patterns=["FusionConvMul"]).
+# onnxslim 0.1.98 (with onnx 1.23.2, onnxruntime 1.32.0, numpy 2.4.6), should make ONNX networks smaller without
+# changing what they compute. Suppose that a convolution is followed by a product with a constant, and the constant has
+# as many numbers as the convolution has channels. Then onnxslim multiplies each channel by one of the numbers, whatever
+# axis the constant lies on. A mask that hides a band of columns (its shape is that of a row of the map) or of rows then
+# hides channels, if the width or height of the map equals the number of channels. The patch stays visible in the other
+# channels. The network has the same shapes as before and onnxslim says nothing. For a sum with such a constant onnxslim
+# does look at the axis. If the number of columns differs from the number of channels, the mask is kept. To avoid it:
+# slim(model, skip_fusion_patterns=["FusionConvMul"]).
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,11 @@
 #!/bin/bash
-# opencv-python-headless 5.0.0.93: what cv2.inpaint puts where the mask is depends on the pixels that the mask hides,
-# if the mask touches the upper or the left border of the image. Two images that are the same outside of the mask, one
-# black and one white inside, are filled with different values there, by both of its methods, some levels of 255
-# apart. In the middle and at the lower and right border they are filled the same. Defences that hide a window and
-# paint it in anew (as PatchCleanser may) argue that a patch wholly inside of the window has no say: here it has, at
-# some places. skimage's inpaint_biharmonic (0.26.0) filled them the same in the middle and at the upper border.
+# opencv-python-headless 5.0.0.93: cv2.inpaint fills in the pixels under a mask. If the mask touches the upper or the
+# left border of the image, the result depends on the pixels that the mask hides. Take two images that are the same
+# outside of the mask, one black and one white inside. Both methods of cv2.inpaint fill them with different values
+# there, some levels of 255 apart. In the middle and at the lower and right border they are filled the same. Defences
+# that hide a window and paint it in anew (as PatchCleanser may) argue that a patch wholly inside of the window has no
+# influence. Here it has, at some places. skimage's inpaint_biharmonic (0.26.0) filled them the same in the middle and
+# at the upper border.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

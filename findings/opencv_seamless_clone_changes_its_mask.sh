@@ -1,10 +1,11 @@
 #!/bin/bash
 # opencv-python-headless 5.0.0.93 (with numpy 2.4.6): cv2.seamlessClone, which blends a patch into an image, writes into
-# the mask that it is given, if the mask has one channel. The documentation calls the mask an input. Whoever blends a
-# patch of 16 x 16 into one image after another with the same mask changes 12 x 12 pixels of the first image, at most 3
-# pixels of the second, 12 x 12 of the third, and so on: every second image is nearly clean. An attack that is measured
-# in this way succeeds about half as often as it should, and the defence looks better. To avoid it, give each call a
-# copy of the mask, or a mask with three channels, which stays as it is. OpenCV 4.13 does the same.
+# the mask that it is given, if the mask has one channel. The documentation calls the mask an input. Suppose that you
+# blend a patch of 16 x 16 into one image after another, always with the same mask. This changes 12 x 12 pixels of the
+# first image, at most 3 pixels of the second, 12 x 12 of the third, and so on. So every second image is nearly clean.
+# An attack that is measured in this way succeeds about half as often as it should, and the defence looks better. To
+# avoid it, give each call a copy of the mask, or a mask with three channels, which stays as it is. OpenCV 4.13 does the
+# same.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

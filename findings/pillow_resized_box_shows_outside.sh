@@ -1,10 +1,10 @@
 #!/bin/bash
-# pillow 13.0.0 (with numpy 2.4.6): image.resize(size, box=...) resizes a part of an image, but where the filter
-# reaches over the edge of the box it takes the pixels there, not those of the box alone. image.crop(box).resize(size)
-# does not. With a box of 16 x 16 enlarged to 64 x 64, half of all pixels depend on what lies outside the box with
-# LANCZOS, a third with BICUBIC, by more than 100 of 255. Only the part is returned, so it looks like a crop. For a
-# defence whose copies show one window each, a patch beside a window is seen in its copy, and certificates that count
-# windows that touch the patch are wrong. The documentation calls the box the region to be scaled.
+# pillow 13.0.0 (with numpy 2.4.6): image.resize(size, box=...) resizes a part of an image. But if the filter reaches
+# over the edge of the box, it also uses the pixels outside. image.crop(box).resize(size) does not. If a box of 16 x 16
+# is enlarged to 64 x 64, half of all pixels depend on what lies outside the box with LANCZOS, and a third with BICUBIC,
+# by more than 100 of 255. Only the part is returned, so it looks like a crop. In a defence whose copies show one window
+# each, a copy then shows a patch that lies beside its window. So certificates that count the windows that touch the
+# patch are wrong. The documentation calls the box the region to be scaled.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

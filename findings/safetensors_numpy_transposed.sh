@@ -1,10 +1,10 @@
 #!/bin/bash
-# safetensors 0.8.0 (with numpy 2.4.6): safetensors.numpy.save_file writes the values of a transposed array in the
-# order in which they lie in memory, beside the shape that they have after the transposition. What is loaded has the
-# right shape and type, and every value at another place. Images turned from height, width, channels to channels,
-# height, width come back as stripes, weights turned from TensorFlow's order as noise, without error or warning.
-# safetensors.torch refuses tensors that are not contiguous. safetensors 0.7.0 wrote such arrays as they are meant,
-# and numpy.ascontiguousarray first is a way out.
+# safetensors 0.8.0 (with numpy 2.4.6): safetensors.numpy.save_file writes the values of a transposed array in the order
+# in which they lie in memory, beside the shape that they have after the transposition. The loaded array has the right
+# shape and type, but its values are at other places. Images turned from height, width, channels to channels, height,
+# width come back as stripes. Weights turned from TensorFlow's order come back as noise. There is no error and no
+# warning. safetensors.torch refuses tensors that are not contiguous. safetensors 0.7.0 wrote such arrays correctly. To
+# avoid it, call numpy.ascontiguousarray first.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,10 @@
 #!/bin/bash
 # scipy 1.17.1 (with numpy 2.4.6): scipy.optimize.milp is asked for the image for which a small ReLU network is most
-# wrong. As verifiers do, this gives each ReLU a switch, and takes a constant M that is larger than all values ("big
-# M"). Values are about 10 at most here, and for each network an image is known for which it is wrong. We expected that
-# with a needlessly large M the solver's tolerances let it find too many images, so that it certifies fewer networks
-# than it could. But with M = 10^7 or 10^8 milp says of 13 of 100 networks "The problem is infeasible", as it does where
-# no such image exists: a certificate, and a wrong one. Up to M = 10^6 it finds an image for each network. Status and
+# wrong. As in verifiers, each ReLU has a switch, and a constant M is larger than all values ("big M"). Here values are
+# at most about 10, and for each network we know an image for which it is wrong. We expected the following of a
+# needlessly large M: the solver's tolerances let it find too many images, so it certifies fewer networks than it could.
+# But with M = 10^7 or 10^8, milp says "The problem is infeasible" for 13 of 100 networks. It says the same if no such
+# image exists. So this is a certificate, and a wrong one. Up to M = 10^6 it finds an image for each network. Status and
 # message are those of a true proof.
 set -eu
 folder=$(mktemp -d)

@@ -1,10 +1,10 @@
 #!/bin/bash
-# scipy 1.17.1 (with numpy 2.4.6): scipy.ndimage.uniform_filter, the mean of a sliding window, lets a pixel change
-# means of windows that it is not in. It keeps one running sum for each line, adds the pixel that enters and subtracts
-# the one that leaves. What rounding left behind goes along to the end of the line. So windows that hold nothing but
-# zeros have means that are not 0, some below 0 though no pixel is, and other pixels far to the left change them. A
-# defence that sums evidence in windows and takes windows without evidence, or beyond the patch, to be the same as
-# before, is mistaken. scipy.ndimage.convolve with the same window does as one expects: exact zeros.
+# scipy 1.17.1 (with numpy 2.4.6): scipy.ndimage.uniform_filter, the mean of a sliding window, lets a pixel change the
+# means of windows that do not contain it. It keeps one running sum for each line, adds the pixel that enters and
+# subtracts the one that leaves. Rounding errors stay in the sum until the end of the line. So windows that contain only
+# zeros have means that are not 0. Some are below 0, although no pixel is. And they change with pixels far to the left.
+# A defence may sum evidence in windows, and assume that windows without evidence, or beyond the patch, are the same as
+# before. This is wrong here. scipy.ndimage.convolve with the same window gives exact zeros, as one expects.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,11 @@
 #!/bin/bash
-# torch 2.15.0: torch.autocast converts weights to bfloat16 once, and keeps them until the outermost autocast ends.
-# An autocast that is switched off counts as one. So a training loop inside torch.autocast("cpu", enabled=False), whose
-# steps compute inside torch.autocast("cpu", torch.bfloat16), sees the weights of the first step for ever: the optimizer
-# changes the weights, and the loss does not move. We expected that a region that is switched off changes nothing. There
-# is no error and no warning. Whoever switches autocast off around a training or a certification, to be sure of float32,
-# and switches it on inside for some products, trains nothing. cache_enabled=False in the inner autocast is a way out.
+# torch 2.15.0: torch.autocast converts weights to bfloat16 once, and keeps them until the outermost autocast ends. An
+# autocast that is switched off counts as one. So a training loop inside torch.autocast("cpu", enabled=False), whose
+# steps compute inside torch.autocast("cpu", torch.bfloat16), always computes with the weights of the first step: the
+# optimizer changes the weights, but the loss does not move. We expected that a region that is switched off changes
+# nothing. There is no error and no warning. One may switch autocast off around a training or a certification, to be
+# sure of float32, and switch it on inside for some products. Such a program trains nothing. To avoid it, set
+# cache_enabled=False in the inner autocast.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,10 @@
 #!/bin/bash
-# torch 2.15.0: what nn.TransformerEncoder puts out for hidden tokens (src_key_padding_mask) depends on where they are
-# and on the mode. In train(), without dropout, they come out as numbers like those of the others. In eval() they are
-# exactly 0 if they are the last ones, and as in train() if they are the first. A vision transformer that averages
-# over tokens (image copies that show one band of patches) so computes in eval() another function than the one that
-# was trained, for some places of the band and not for others. nn.TransformerEncoder(enable_nested_tensor=False)
-# treats them all alike.
+# torch 2.15.0: nn.TransformerEncoder's outputs for hidden tokens (src_key_padding_mask) depend on where the tokens are,
+# and on the mode. In train(), without dropout, they are numbers like those of the other tokens. In eval() they are
+# exactly 0 if they are the last ones, and as in train() if they are the first. A vision transformer that averages over
+# tokens (image copies that show one band of patches) then computes another function in eval() than the one that was
+# trained, for some places of the band but not for others. nn.TransformerEncoder(enable_nested_tensor=False) treats all
+# hidden tokens in the same way.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,9 +1,9 @@
 #!/bin/bash
-# torch 2.15.0: torch.fx.experimental.optimization.fuse folds batch normalizations into the convolutions before them. Of a
-# convolution that a network calls twice, with a normalization behind one of the calls, it makes another function: both
-# calls then use the folded weights. We had expected that it leaves such a pair as it is, or gives the one call weights of
-# its own, as torch.ao.quantization.fuse_modules does. There is no error and no warning; outputs are those of another
-# network.
+# torch 2.15.0: torch.fx.experimental.optimization.fuse folds batch normalizations into the convolutions before them.
+# Suppose that a network calls a convolution twice, and a normalization follows one of the calls. Then fuse changes the
+# other call, too: both calls use the folded weights. We had expected that it leaves such a pair unchanged, or gives one
+# of the calls its own weights, as torch.ao.quantization.fuse_modules does. There is no error and no warning. The
+# outputs are those of another network.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,9 +1,9 @@
 #!/bin/bash
-# torch 2.15.0: torch.backends.mkldnn.fp32_precision is for oneDNN, which computes on CPUs, but writing it writes the
-# setting of everything, torch.backends.fp32_precision. "tf32" there lets CUDA's matrix products round to TF32, too,
-# which were exact before; "bf16" takes from cuDNN's convolutions the "tf32" that they had.
-# torch.backends.mkldnn.flags(), asked for the same, changes oneDNN alone, as one expects. Margins for rounding that
-# were worked out for float32 then hold no more. No GPU is needed to see the settings.
+# torch 2.15.0: torch.backends.mkldnn.fp32_precision is for oneDNN, which computes on CPUs. But writing it also writes
+# the setting for everything, torch.backends.fp32_precision. With "tf32" there, CUDA's matrix products, which were exact
+# before, may also round to TF32. With "bf16", cuDNN's convolutions lose their "tf32". torch.backends.mkldnn.flags()
+# with the same value changes oneDNN alone, as one expects. So margins for rounding that were derived for float32 are no
+# longer valid. No GPU is needed to see the settings.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,9 +1,10 @@
 #!/bin/bash
-# torch 2.15.0: an fp32_precision that is read and written back is another setting afterwards. A fresh process says
+# torch 2.15.0: if an fp32_precision is read and written back, it is another setting afterwards. A fresh process says
 # "tf32" for cuDNN's convolutions, and torch.backends.fp32_precision = "ieee", exact float32 for everything, makes it
-# "ieee". Once the same "tf32" was written back, as code does that saves a setting, changes it and restores it, the
-# same line leaves it at "tf32": what was inherited is now asked for. Whoever then asks for exact float32 gets TF32 on
-# GPUs that have it, and nothing that can be read tells the two states apart. No GPU is needed to see the settings.
+# "ieee". Code may save a setting, change it and restore it. Once the same "tf32" was written back in this way, the same
+# line leaves it at "tf32": the inherited value has become an explicit one. If you then ask for exact float32, you get
+# TF32 on GPUs that have it, and nothing that you can read distinguishes the two states. No GPU is needed to see the
+# settings.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

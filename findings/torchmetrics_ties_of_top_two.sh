@@ -1,10 +1,10 @@
 #!/bin/bash
-# torchmetrics 1.9.0 and timm 1.0.31 (with torch 2.15.0): where scores tie, and votes of image copies often do, the
-# two best classes need not hold the best one. argmax takes the first class of a tie; torch.topk takes others, and
-# others again for each k. torchmetrics' MulticlassAccuracy takes argmax for top_k=1 and topk for more, so that top-2
-# accuracy can be 0 % where top-1 accuracy is 100 %, on the same scores. timm's accuracy takes topk for top-1, too: 0
-# % where argmax is always right. A certificate for the class that argmax names is compared with an accuracy that
-# counts another one.
+# torchmetrics 1.9.0 and timm 1.0.31 (with torch 2.15.0): scores may tie, and votes of image copies often do. Then the
+# two best classes need not contain the best one. argmax takes the first class of a tie. torch.topk takes other classes,
+# and different ones for each k. torchmetrics' MulticlassAccuracy uses argmax for top_k=1 and topk for more. So top-2
+# accuracy can be 0 % although top-1 accuracy is 100 %, on the same scores. timm's accuracy uses topk also for top-1: it
+# can be 0 % although argmax is always right. A certificate for the class that argmax names is compared with an accuracy
+# that counts another one.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

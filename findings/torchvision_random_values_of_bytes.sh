@@ -1,9 +1,9 @@
 #!/bin/bash
 # torchvision 0.29.2 (with torch 2.15.0): RandomErasing(value="random") fills the rectangle of a uint8 image with the
 # bytes 0 to 4 and 252 to 255 only, in v2 and in the older transforms. It draws normal numbers of mean 0 and deviation
-# 1, as fit for an image that was normalized before, and turns them into bytes. What should stand for any patch is
-# black and white specks, and training with it shows a network none of the values between. The transform takes uint8
-# without a word.
+# 1, which would suit a normalized image, and converts them to bytes. So the rectangle, which should stand for any
+# patch, has black and white specks, and the network never sees the values between. The transform accepts uint8 without
+# an error or a warning.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,11 +1,11 @@
 #!/bin/bash
-# tract 0.23.9 (with onnx 1.23.2, numpy 2.4.6), which runs ONNX networks: where a constant with one number for each
-# channel stands before the minus, as in `prototype - Conv(x)`, tract adds: it returns prototype + Conv(x), without a
-# word. For `constant / Conv(x)` it returns infinity. This holds for kernels of more than one pixel, in one and two
-# dimensions, with and without bias. It computes rightly for 1 x 1 kernels, for a single number before the minus
-# (unless there is only one channel), for `Conv(x) - constant`, and with a ReLU in between. onnx's reference evaluator
-# and onnxruntime subtract. So a network that was certified and then exported is another one in tract: with the 3 x 3
-# kernel below it chooses the other class. After an export, compare scores before anything else.
+# tract 0.23.9 (with onnx 1.23.2, numpy 2.4.6), runs ONNX networks. If a constant with one number for each channel
+# stands before the minus, as in `prototype - Conv(x)`, tract adds: it returns prototype + Conv(x), without an error or
+# a warning. For `constant / Conv(x)` it returns infinity. This holds for kernels of more than one pixel, in one and two
+# dimensions, with and without bias. It is right for 1 x 1 kernels, for a single number before the minus (unless there
+# is only one channel), for `Conv(x) - constant`, and with a ReLU in between. onnx's reference evaluator and onnxruntime
+# subtract. So a network that was certified and then exported is another one in tract: with the 3 x 3 kernel below it
+# chooses the other class. After an export, compare scores before anything else.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,10 @@
 #!/bin/bash
 # z3-solver 5.4.1.0 (with numpy 2.4.6): z3 computes with exact fractions. But in pixel * weight and in RealVal(weight) a
-# numpy.float32 becomes the fraction of its shortest decimal form: 0.1 becomes 1/10, though the float32 that is printed
-# as 0.1 is larger. In weight * pixel numpy converts it first, and it keeps its value, up to 17 digits. So the order of
-# the factors decides which network z3 is asked about. Below, ten float32 weights add up to more than 1. z3 proves that
-# white pixels cannot reach more than 1 where the pixel is named first, and finds the counterexample where the weight
-# is. A float16 weight of 0.1 is off by one part in 4,000. To avoid it, pass float(weight).
+# numpy.float32 becomes the fraction of its shortest decimal form: 0.1 becomes 1/10, although the float32 that is
+# printed as 0.1 is larger. In weight * pixel, numpy converts it first, and then it keeps its value, up to 17 digits. So
+# the order of the factors decides which network z3 is asked about. Below, ten float32 weights add up to more than 1. If
+# the pixel is named first, z3 proves that white pixels cannot reach more than 1. If the weight is named first, it finds
+# the counterexample. A float16 weight of 0.1 is off by one part in 4,000. To avoid it, pass float(weight).
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
