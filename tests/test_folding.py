@@ -200,8 +200,8 @@ def with_hook() -> nn.Module:
 
 
 AS_IT_IS = {
-    "read twice": (ReadTwice, "no normalisation follows a convolution whose output nothing else uses"),
-    "norm first": (NormFirst, "no normalisation follows a convolution whose output nothing else uses"),
+    "read twice": (ReadTwice, "no convolution whose output only a normalisation uses"),
+    "norm first": (NormFirst, "no convolution whose output only a normalisation uses"),
     "parametrized": (parametrized, "no convolution|a `"),
     "weight computed": (lambda: simple(Standardised(3, 6, 3)), "no convolution"),
     "subclass": (lambda: simple(norm=Doubled(6)), "torch.fx cannot trace"),

@@ -216,7 +216,7 @@ def test_what_votes_cannot_promise_is_refused():
     assert certify(classifier, images).passes is None
     with pytest.raises(ValueError, match="goal alert: expected recover and strict; alarms are of hidden windows, or"):
         certify(classifier, images, goal="alert")
-    with pytest.raises(ValueError, match=r"threshold 0.4: expected none: alarms are of scores"):
+    with pytest.raises(ValueError, match=r"threshold 0.4: expected none: alarms need scores"):
         classifier.alarms(images)
     with pytest.raises(ValueError, match="at_once 2: expected goal='alert' and confidence='strict' for two"):
         certify(of(WINDOWS)[0], images, goal=["recover", "alert"], at_once=2)

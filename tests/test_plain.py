@@ -140,7 +140,7 @@ def test_networks_without_classes_or_in_half_precision_are_refused():
         ({"mean": "red"}, "mean is 'red', expected a number"),
         ({"mean": (0.5, float("nan"))}, "mean is .*, expected finite numbers"),
         ({"std": 0}, "std is 0, expected numbers above 0"),
-        ({"std": (0.2, 0.2)}, "expected the same number of values in each"),
+        ({"std": (0.2, 0.2)}, "expected equally many values"),
         ({"hidden": 127}, "hidden is 127, expected a colour in .0, 1., 'mean' or 'drop'"),
         ({"hidden": "grey"}, "hidden is 'grey', expected a number"),
     ],

@@ -142,7 +142,7 @@ def test_classes_give_the_folders_their_numbers(here, layout):
         (["factories:of_colour", "--classes", "pets"], "classes pets: is a folder, expected a file"),
         (["factories:of_colour", "--classes", "imagenet"], "it has 3 classes, the data set has 1000$"),
         (["factories:of_colour", "--image_channels", "1"], "the network fails on images, .2, 1, 20, 20."),
-        (["factories:of_colour", "--hidden", "0.1,0.2"], "expected the same number of values in each"),
+        (["factories:of_colour", "--hidden", "0.1,0.2"], "expected equally many values"),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_line(here, arguments, right):

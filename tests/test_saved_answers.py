@@ -233,7 +233,7 @@ def _without(arrays, number):
         (["--threshold", 0.3], "--threshold 0.3: the file has answers about hidden windows"),
         (["--top_one"], "--top_one True: the file has answers about hidden windows"),
         (["--certificate", "exact"], "--certificate exact: the file has answers about hidden windows"),
-        (["--size_to_certify", 4], "--size_to_certify 4: no windows of this file cover it; they are made for 2"),
+        (["--size_to_certify", 4], "--size_to_certify 4: no windows of this file cover it; they are for 2"),
         (["--patches", 2, "--goal", "recover"], "--patches 2: expected 1 to recover"),
     ],
 )

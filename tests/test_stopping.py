@@ -134,10 +134,10 @@ def test_interval_training_goes_on_too(tmp_path, capsys, name):
 
 def test_echoes_of_a_signal_are_none_and_a_second_one_waits_for_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(stopping, "ECHO", 600.0)  # however long the machine takes from one signal to the next
-    with pytest.raises(stopping.Stopped, match="goes on in epoch 0 after step 2"):
+    with pytest.raises(stopping.Stopped, match="continues in epoch 0 after step 2"):
         averaged(tmp_path / "echo.pth", objective=Sending(signal.SIGINT, signal.SIGTERM, signal.SIGINT, step=2))
     monkeypatch.setattr(stopping, "ECHO", 0.0)
-    with pytest.raises(stopping.Stopped, match="goes on from what was saved last") as stopped:
+    with pytest.raises(stopping.Stopped, match="continues from what was saved last") as stopped:
         averaged(tmp_path / "second.pth", objective=Sending(signal.SIGINT, signal.SIGTERM, step=2))
     assert stopped.value.number == signal.SIGTERM and not (tmp_path / "second.pth.partial").exists()
 
@@ -256,7 +256,7 @@ def test_interval_training_begun_anew_goes_on_where_it_was_stopped(tmp_path, cap
         one, other = (checkpoint.read("config", folder / file) for folder in (tmp_path, tmp_path / "other"))
         assert difference(one, other) == ""
     trained(tmp_path, 6, overwrite=True)
-    assert "going on" not in capsys.readouterr().out
+    assert "continuing" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def folded(network: nn.Module) -> Folded:
         raise NotFoldedError(f"it uses {error.what}") from error
     found = [_fold(operations, node) for node in list(operations.graph.nodes)]
     if not any(found):
-        raise NotFoldedError("no normalisation follows a convolution whose output nothing else uses")
+        raise NotFoldedError("it has no convolution whose output only a normalisation uses")
     for node in list(operations.graph.nodes):
         if node.op == "get_attr" and not node.users:
             operations.graph.erase_node(node)

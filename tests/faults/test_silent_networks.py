@@ -98,7 +98,7 @@ def test_a_network_that_begins_to_train_gives_no_vote(ask):
 
 @pytest.mark.parametrize("ask", [name for name in ASKING if name not in ("a count", "masked sums")])
 def test_labels_that_the_network_does_not_know_are_an_error(ask):
-    with pytest.raises(ValueError, match=r"tells 3 classes|0 to 2, the network's classes"):
+    with pytest.raises(ValueError, match=r"has 3 classes|0 to 2, the network's classes"):
         ASKING[ask]("0", images(labels=4))
 
 
