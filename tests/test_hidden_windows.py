@@ -72,7 +72,7 @@ def test_square_windows_for_a_patch_hold_it_and_smaller_ones_do_not(height, widt
 
 
 def test_windows_that_do_not_hold_a_patch_name_those_that_would():
-    with pytest.raises(UsageError, match=r"at most 19 × 19 pixels, .*; 4 windows .* 80 pixels"):
+    with pytest.raises(UsageError, match=r"at most 19 × 19 pixels: .*; 4 windows .* 80 pixels"):
         WindowPairs(224, 224, 70, 4).places(Patch(32, 32))
 
 

@@ -146,7 +146,7 @@ def test_networks_without_classes_or_in_half_precision_are_refused():
     ],
 )
 def test_colours_that_are_none_are_refused(asked, right):
-    with pytest.raises(ValueError, match=f"^{right}" if "as many" not in right else right):
+    with pytest.raises(ValueError, match=f"^{right}" if "equally many" not in right else right):
         PlainNetwork(small(), **{"mean": MEAN, **asked})
 
 
