@@ -20,6 +20,13 @@ def parsers():
     return {script.name: make_pages.parser_of(script) for script in make_pages.scripts()}
 
 
+@pytest.fixture(autouse=True)
+def loud_afterwards():
+    """A quiet run must not silence the tests that follow in this process."""
+    yield
+    progress.be_quiet(False)
+
+
 def test_every_script_has_a_parser(parsers):
     begun = {path.name for start in ("train", "certify", "attack", "eval") for path in ROOT.glob(f"{start}*.py")}
     assert begun | {"quickstart.py"} <= set(parsers)
