@@ -42,7 +42,7 @@ def training_parser(
             type=Path,
             default=Path("imagenet-train/train"),
             metavar="DIR",
-            help="images, one folder for each class",
+            help="folder with a subfolder of images for each class",
         )
     parser.recipe.add_argument("--lr", type=positive_float, default=lr, help="learning rate")
     parser.recipe.add_argument("--regularization", type=nonnegative_float, default=regularization, help="weight decay")
@@ -97,7 +97,7 @@ def masked_training_parser(
         "--band_weight",
         type=nonnegative_float,
         default=0.5,
-        help="weight of the loss of single bands beside that of the worst pair of masks",
+        help="weight of the loss of single bands; the loss of the worst pair of masks has weight 1",
     )
     _add_loss_power(parser, "of the worst pair of masks", "that are far from being certified")
     parser.recipe.add_argument(
@@ -139,7 +139,7 @@ def windows_training_parser(
         "--filters_lr",
         type=nonnegative_float,
         default=start.filters_lr,
-        help="learning rate of Muon, which trains the filters of convolutions. SGD trains the rest by --lr. 0: "
+        help="learning rate of Muon, which trains the filters of convolutions. SGD trains the rest with --lr. 0: "
         "SGD trains all",
     )
     parser.recipe.add_argument(
@@ -147,7 +147,7 @@ def windows_training_parser(
         type=positive_int,
         default=tries,
         metavar="N",
-        help="random copies of each image; the network is trained on the one with the largest loss",
+        help="number of random copies of each image; the network is trained on the copy with the largest loss",
     )
     parser.recipe.add_argument(
         "--easy_epochs",
@@ -168,13 +168,13 @@ def add_held_out(parser: Parser) -> None:
         type=index,
         default=300,
         metavar="N",
-        help="measure N training images after each epoch, and do not train on them. They are evenly spaced, at most a "
-        "tenth of all. 0 measures the test part",
+        help="measure this many training images after each epoch, and do not train on them. They are evenly "
+        "spaced, and at most a tenth of all. 0 measures the test part",
     )
 
 
 def _add_loss_power(parser: Parser, whose: str, which: str) -> None:
-    less = f"0 is cross-entropy, and the nearer to 1, the less do images count {which}"
+    less = f"0 is cross-entropy; the closer to 1, the less weight is given to images {which}"
     parser.recipe.add_argument(
         "--loss_power",
         type=fraction,
@@ -191,7 +191,7 @@ def add_augmentations(parser: Parser, default: str) -> None:
         type=_augmentations,
         default=default,
         metavar="NAMES",
-        help=f"change training images at random: none, or some of {','.join(AUGMENTATIONS)}, in this order",
+        help=f"change training images at random: none, or some of {','.join(AUGMENTATIONS)}, in the order given",
     )
 
 
