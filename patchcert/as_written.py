@@ -9,8 +9,10 @@ import inspect
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import BuiltinFunctionType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as every_module
 
@@ -19,6 +21,13 @@ CALLING = ("__call__", "_wrapped_call_impl", "_call_impl")
 
 COMPUTING = ("forward", "_conv_forward")
 """The methods by which torch's layers compute."""
+
+FUNCTIONS = ("conv2d", "linear", "relu", "batch_norm", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
+"""What torch's layers compute by, of `torch.nn.functional`."""
+
+HARMLESS = {"__init__", "__module__", "__doc__", "__annotations__", "__static_attributes__", "__firstlineno__"}
+HARMLESS |= {"__getstate__", "__deepcopy__", "__constants__", "extra_repr", "reset_parameters"}
+"""What a class may say otherwise than the one that it is derived from, and still compute as that one does."""
 
 PLAIN = {Tensor, nn.Parameter}
 """Tensors that are multiplied as tensors are; others, of quantised weights for instance, in ways of their own."""
@@ -31,14 +40,26 @@ def unwritten(network: nn.Module) -> str | None:
     return next(_everything_unwritten(network), None)
 
 
+def of_its_own(part: nn.Module, kind: type[nn.Module]) -> str | None:
+    """What the class of `part` says otherwise than `kind`, which it is derived from, by its name; None if nothing."""
+    derived = type(part).__mro__[: type(part).__mro__.index(kind)]
+    return min({name for base in derived for name in vars(base) if hasattr(kind, name)} - HARMLESS, default=None)
+
+
+def added_to(part: nn.Module, where: str) -> Iterator[str]:
+    """Yield the hooks and methods that this `part` alone has, in words that end by saying `where` they are."""
+    for kind, hooks in (("hook", part._forward_hooks), ("pre-hook", part._forward_pre_hooks)):
+        yield from (f"a forward {kind}, {_name_of(hook)}, {where}" for hook in hooks.values())
+    yield from (f"a `{method}` set {where}" for method in vars(part) if _hides_method(part, method))
+
+
 def _everything_unwritten(network: nn.Module) -> Iterator[str]:
     if every_module._global_forward_hooks or every_module._global_forward_pre_hooks:
         yield "a forward hook on all modules that there are"
+    yield from (f"a `{name}` that is not torch's" for name in FUNCTIONS if not _is_of_torch(getattr(F, name)))
     for name, part in network.named_modules():
         where = f"on {name}, a {type(part).__name__}" if name else f"on the network, a {type(part).__name__}"
-        for kind, hooks in (("hook", part._forward_hooks), ("pre-hook", part._forward_pre_hooks)):
-            yield from (f"a forward {kind}, {_name_of(hook)}, {where}" for hook in hooks.values())
-        yield from (f"a `{method}` set {where}" for method in vars(part) if _hides_method(part, method))
+        yield from added_to(part, where)
         yield from (f"a `{method}` that is not torch's {where}" for method in _changed_methods(type(part)))
         yield from (f"a weight that is a {kind.__name__} {where}" for kind in _kinds_of_tensors(part) - PLAIN)
 
@@ -58,6 +79,8 @@ def _changed_methods(kind: type[nn.Module]) -> Iterator[str]:
 
 
 def _is_of_torch(method: Callable) -> bool:
+    if isinstance(method, BuiltinFunctionType):
+        return True
     code = getattr(method, "__code__", None)
     return code is not None and code.co_filename.startswith(TORCH)
 

@@ -1,9 +1,11 @@
 """Small data, and scripts run as people run them."""
 
 import contextlib
+import ctypes
 import json
 import multiprocessing
 import os
+import platform
 import runpy
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,6 +32,24 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     ["patchcert.experiments.commands", "patchcert.experiments.masking", "patchcert.intervals.evaluation", __name__]
 )
+
+
+UPWARD = 0x800
+"""How x86-64 calls rounding up."""
+
+needs_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of modes are those of x86-64")
+
+
+@contextlib.contextmanager
+def rounding_mode(mode: int) -> Iterator[None]:
+    """Inside, this thread of the processor rounds by `mode`."""
+    libm = ctypes.CDLL(None)
+    before = libm.fegetround()
+    assert libm.fesetround(mode) == 0
+    try:
+        yield
+    finally:
+        libm.fesetround(before)
 
 
 def write_idx_files(folder: Path, train: int = 300, test: int = 101) -> None:

@@ -14,7 +14,7 @@ from patchcert.ablations.windows import WindowPairs
 from patchcert.experiments import certifying
 from patchcert.experiments.any_network import ablation_of
 from patchcert.networks import mnist_network
-from tests.helpers import ROOT, run_here, succeed
+from tests.helpers import ROOT, UPWARD, needs_x86, rounding_mode, run_here, succeed
 from tests.networks import save_random_network
 from tests.test_pictures import write_pictures
 
@@ -154,6 +154,14 @@ def test_wrong_use_is_one_clear_line(folder, capsys, options, message):
     assert run_here("certify.py", *arguments, folder=folder) == 2
     printed = capsys.readouterr().err
     assert message in printed and printed.count("\n") == 1
+
+
+@needs_x86
+@pytest.mark.parametrize("script", ["certify.py", "certify_masked.py"])
+def test_nothing_is_certified_unless_numbers_are_rounded_to_nearest(folder, capsys, script):
+    with rounding_mode(UPWARD):
+        code = run_here(script, *MNIST, "--model", "factories:small", "--limit", 2, folder=folder)
+    assert code == 1 and "numbers are not rounded to nearest, nothing can be certified" in capsys.readouterr().err
 
 
 def test_probabilities_in_place_of_logits_get_one_line(folder, capsys):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from patchcert.as_written import unwritten
+from patchcert.as_written import FUNCTIONS, unwritten
 from patchcert.networks import mnist_network
 from patchcert.small_networks import cifar_resnet
 
@@ -69,6 +69,13 @@ def test_a_class_of_torch_that_somebody_changed_is_named(monkeypatch, kind, meth
     written = getattr(kind, method)
     monkeypatch.setattr(kind, method, lambda self, *inputs: written(self, *inputs))
     assert f"a `{method}` that is not torch's on" in unwritten(mnist_network())
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_of_torch_that_somebody_changed_is_named(monkeypatch, name):
+    written = getattr(nn.functional, name)
+    monkeypatch.setattr(nn.functional, name, lambda *inputs, **named: -written(*inputs, **named))
+    assert unwritten(mnist_network()) == f"a `{name}` that is not torch's"
 
 
 @pytest.mark.parametrize("kind", ["hook", "pre_hook"])

@@ -1,5 +1,8 @@
 """What users may hand over: what can be an answer is one, by every way to ask; all else is a ValueError of one line."""
 
+import contextlib
+import copy
+import pickle
 import warnings
 
 import numpy as np
@@ -20,6 +23,7 @@ from patchcert import (
     interval_bounds,
 )
 from patchcert.errors import Note
+from tests.helpers import UPWARD, needs_x86, rounding_mode
 
 HEIGHT, WIDTH = 2, 7
 BAND, PATCH = Band(HEIGHT, WIDTH, 2), Patch(1, 2)
@@ -95,6 +99,83 @@ def test_what_certify_takes_all_take(name, way):
     for images, same in ((by_bytes, by_bytes / 255), (by_halves, by_halves.float()), (IMAGES.double(), IMAGES)):
         assert torch.equal(ask(classifier, images), ask(classifier, same))
         assert torch.equal(ask(classifier, images.numpy()), ask(classifier, same))
+
+
+@needs_x86
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_nobody_answers_unless_numbers_are_rounded_to_nearest(name, way):
+    classifier = CLASSIFIERS[name](linear())
+    with rounding_mode(UPWARD), pytest.raises(FloatingPointError, match="not rounded to nearest"):
+        WAYS[way](classifier, IMAGES)
+    WAYS[way](classifier, IMAGES)
+
+
+@needs_x86
+def test_a_loader_may_not_change_how_numbers_are_rounded():
+    """As the import of a decoder does that reads the images."""
+
+    def batches():
+        yield IMAGES
+        stack.enter_context(rounding_mode(UPWARD))
+        yield IMAGES
+
+    with contextlib.ExitStack() as stack, pytest.raises(FloatingPointError, match="not rounded to nearest"):
+        certify(CLASSIFIERS["votes"](linear()), batches(), patches=PATCH)
+
+
+def test_what_copies_hide_leaves_no_trace_of_its_sign():
+    """−0 is in [0, 1] too, and −0 times 0 is −0, which the angle of (x, 1 − x) tells from 0."""
+    angles = Of(lambda network, copies: network(copies.atan2(copies.flip(1))))
+    classifier = SmoothedClassifier(angles, BAND)
+    zeros, negative = IMAGES.clone(), IMAGES.clone()
+    zeros[..., 3], negative[..., 3] = 0.0, -0.0
+    zeros, negative = (torch.cat(list(classifier.every_copy(images, 64))) for images in (zeros, negative))
+    assert torch.equal(zeros, negative)
+
+
+class Mirrored(SmoothedClassifier):
+    """Its predictions are of mirror images, and so no certificate is of them."""
+
+    def predict(self, images, batch_size=None):
+        return super().predict(images.flip(3), batch_size)
+
+
+def with_hook(classifier):
+    classifier.register_forward_pre_hook(lambda module, images: (1 - images[0],))
+    return classifier
+
+
+def with_method(classifier):
+    classifier.decide = lambda ballots: ballots.sum(dim=1).argmin(dim=1)
+    return classifier
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Mirrored(linear(), BAND), "classifier Mirrored: has a `predict` of its own; certificates are of the"),
+        (lambda: with_hook(CLASSIFIERS["votes"](linear())), "classifier SmoothedClassifier: has a forward pre-hook, "),
+        (lambda: with_method(CLASSIFIERS["masked votes"](linear())), "classifier MaskedClassifier: has a `decide` set"),
+    ],
+)
+def test_a_classifier_that_answers_in_a_way_of_its_own_has_no_certificates(make, message):
+    refused(message, lambda: certify(make(), IMAGES, patches=PATCH))
+
+
+@pytest.mark.parametrize("change", [{"patch": Patch(2)}, {"at_once": 2}, {"ablation": Band(HEIGHT, WIDTH, 1)}])
+def test_the_masks_of_a_classifier_are_of_what_it_says_it_is_for(change):
+    classifier = CLASSIFIERS["masked scores"](linear())
+    ((name, value),) = change.items()
+    refused(f"^{name} .*: expected none: the masks are made already", lambda: setattr(classifier, name, value))
+    assert copy.deepcopy(classifier).patch == pickle.loads(pickle.dumps(classifier)).patch == PATCH
+
+
+def test_limited_reach_is_that_of_the_network_as_it_is_now():
+    classifier = SmoothedClassifier(linear(), BAND)
+    every = Of(lambda network, images: images.flatten(1)[:, None, :3].expand(-1, BAND.count, -1), limited_reach=True)
+    classifier.network = every
+    refused("a copy's answer must come from its own pixels alone", lambda: certify(classifier, IMAGES, patches=PATCH))
 
 
 BRIGHTEST = IMAGES.amax() == IMAGES

@@ -1,6 +1,7 @@
 """Normalisations become part of convolutions where that is the same function, and nowhere else."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -278,6 +279,13 @@ def test_it_is_folded_once_and_stays_what_it_was():
     assert plain.fold(IMAGES) is None and plain.network is first
     nn.init.zeros_(network[0].weight)
     assert plain(IMAGES).equal(before)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda plain: pickle.loads(pickle.dumps(plain))])
+def test_copies_of_it_say_the_same(again):
+    plain = PlainNetwork(settled(simple()))
+    plain.fold(IMAGES)
+    assert again(plain)(IMAGES).equal(plain(IMAGES)) and again(plain).engine_name == "folded"
 
 
 def test_it_hands_gradients_on():

@@ -18,6 +18,7 @@ from patchcert.experiments.pretrained import add_pretrained, pretrained
 from patchcert.experiments.setting import ANY
 from patchcert.pretrained import sources
 from patchcert.pretrained.preparation import Preparation
+from tests.helpers import UPWARD, needs_x86, rounding_mode
 from tests.test_pictures import write_pictures
 
 FACTORIES = """
@@ -179,6 +180,12 @@ def test_data_sets_with_a_name_are_asked_about_as_they_are(here):
 def test_networks_that_answer_otherwise_are_refused_by_option(here, model, right):
     with pytest.raises(UsageError, match=f"model factories:{model}: .*{right}"):
         asked("--model", f"factories:{model}", "--dataset", "digits")
+
+
+@needs_x86
+def test_nothing_is_asked_unless_numbers_are_rounded_to_nearest(here):
+    with rounding_mode(UPWARD), pytest.raises(FloatingPointError, match="not rounded to nearest"):
+        asked("--model", "factories:of_digits", "--dataset", "digits")
 
 
 def test_a_network_of_sixteen_bits_is_computed_in_32(here):

@@ -7,6 +7,7 @@ from torch import nn
 from patchcert import HiddenWindows, Patch, PlainNetwork, WindowMaskedClassifier, certify, result_format
 from patchcert.classifiers.probing import manner_of_windows
 from patchcert.masking.alarms import ALARM
+from tests.helpers import UPWARD, needs_x86, rounding_mode
 from tests.test_window_masked import WINDOWS, Majority, attacks, pictures
 
 IMAGES, LABELS = pictures(40), (torch.arange(40) > 19).long()
@@ -101,6 +102,37 @@ class Alone(Majority):
         return super().forward(images, hidden) + 1e-5 * len(images) * torch.tensor([0.0, 1.0])
 
 
+class Peeking(Majority):
+    """Looks at what is hidden, too."""
+
+    def forward(self, images, hidden):
+        return super().forward(images, torch.zeros_like(hidden))
+
+
+def uncovered():
+    """A network whose pixels somebody shows again."""
+    plain = PlainNetwork(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval())
+    plain.register_forward_pre_hook(lambda module, inputs: (inputs[0], None))
+    return plain
+
+
+class Writing(Majority):
+    def forward(self, images, hidden):
+        logits = super().forward(images, hidden)
+        images.zero_()
+        return logits
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_network_may_write_into_what_it_is_shown(batch_size):
+    images = IMAGES.clone()
+    defended = (classifier(network, batch_size=batch_size) for network in (Majority(), Writing()))
+    plain, written = (certify(one, images, goal=["alert", "recover"]).answers for one in defended)
+    for one, other in zip(plain, written, strict=True):
+        assert one.predicted.equal(other.predicted) and one.certified.equal(other.certified)
+    assert images.equal(IMAGES)
+
+
 def test_the_margin_grows_with_what_batches_change():
     _, manner = manner_of_windows(classifier(Alone(), batch_size=9), IMAGES)
     assert 7e-5 < manner.apart < 9e-5
@@ -123,6 +155,8 @@ def test_the_margin_grows_with_what_batches_change():
         ({"classifier": WindowMaskedClassifier(Majority(), WINDOWS)}, "the network is in training mode"),
         ({"classifier": classifier(Drifting())}, "the same answer whatever else is in the batch"),
         ({"classifier": classifier(DriftingInLight())}, "the same answer whatever else is in the batch"),
+        ({"classifier": classifier(Peeking())}, "the same answer whatever the hidden pixels show; here logits"),
+        ({"classifier": classifier(uncovered())}, "the same answer whatever the hidden pixels show; here logits"),
         ({"classifier": classifier(Halved())}, "computes in bfloat16 or float16 by itself, expected float32"),
         (
             {"classifier": classifier(PlainNetwork(nn.Sequential(nn.Flatten(), nn.Linear(9, 2)).eval()))},
@@ -135,6 +169,15 @@ def test_what_is_no_question_is_refused_in_one_clear_line(change, message):
     with pytest.raises(ValueError, match=message) as refused:
         certify(**asked)
     assert "\n" not in str(refused.value)
+
+
+@needs_x86
+def test_nobody_answers_unless_numbers_are_rounded_to_nearest():
+    one = classifier()
+    for ask in (one.predict, one.alarms, one.where, one.weak_spots, lambda images: certify(one, images)):
+        with rounding_mode(UPWARD), pytest.raises(FloatingPointError, match="not rounded to nearest"):
+            ask(IMAGES[:2])
+        ask(IMAGES[:2])
 
 
 def test_alarms_are_of_windows_alone():

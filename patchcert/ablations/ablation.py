@@ -329,7 +329,8 @@ def encode(images: Tensor) -> Tensor:
     if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() != 4:
         found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
         raise ValueError(f"images are {found}, expected a tensor (N, C, H, W) of floats in [0, 1]")
-    return torch.cat([images, 1 - images], dim=1)
+    positive = images + 0.0  # −0 becomes 0: where it is hidden, −0 times 0 would be another zero
+    return torch.cat([positive, 1 - positive], dim=1)
 
 
 def _unions(

@@ -23,6 +23,9 @@ from patchcert.patch import Patch
 from patchcert.patch_sizes import Area, require_patch_or_area
 from patchcert.votes.certificate import Question
 
+SETTLED = ("ablation", "patch", "at_once", "scores")
+"""What masks follow from, and what is added up."""
+
 
 class MaskedClassifier(SmoothedClassifier):
     """A classifier that predicts by double masking: it leaves out the copies that a patch could touch, place by place.
@@ -59,6 +62,11 @@ class MaskedClassifier(SmoothedClassifier):
         self.patch, self.at_once, self.scores = patch, at_once, threshold is None
         with called(size_to_certify="patch", patches="at_once"):
             self.masking = masking_of(ablation, patch, at_once)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in SETTLED and hasattr(self, "masking"):
+            raise UsageError(name, value, "expected none: the masks are made already; make another classifier")
+        super().__setattr__(name, value)
 
     def extra_repr(self) -> str:
         return f"{self.ablation}, double masking of {'scores' if self.scores else self.rule}, patch {self.patch}"

@@ -76,12 +76,21 @@ class SmoothedClassifier(nn.Module):
         if isinstance(network, LinesNetwork):
             network.require(ablation)
         self.network, self.ablation, self.batch_size = network, ablation, batch_size
-        self.limited_reach = has_limited_reach(network)
-        self.engine_name = "shared" if self.limited_reach else engine
+        self.engine_asked_for = engine
         self.rule: VoteRule = TopOneVote() if threshold is None else ThresholdVote(float(threshold))
 
     def extra_repr(self) -> str:
         return f"{self.ablation}, {self.rule}"
+
+    @property
+    def limited_reach(self) -> bool:
+        """Whether the network, as it is now, answers for all copies of an image in one pass."""
+        return has_limited_reach(self.network)
+
+    @property
+    def engine_name(self) -> str:
+        """The engine as results name it: shared, dense or windowed."""
+        return "shared" if self.limited_reach else self.engine_asked_for
 
     def forward(self, images: Tensor) -> Tensor:
         """The votes for each class, (N, K). Their gradient is the gradient of the sum of the copies' probabilities.

@@ -41,6 +41,7 @@ OF_WINDOWS = "images in which a window is hidden"
 
 BESIDE = "a network must give a copy the same answer whatever else is in the batch"
 EITHER_ENGINE = "a network must give the same answer by either engine"
+HIDDEN = "a network must give the same answer whatever the hidden pixels show"
 WITHIN_REACH = "with limited reach a copy's answer must come from its own pixels alone"
 
 OFF_ONE = 1e-2
@@ -166,8 +167,8 @@ def _added_up(ablation: Ablation) -> int:
 def manner_of_windows(classifier: WindowMaskedClassifier, images: Tensor) -> tuple[int, Manner]:
     """K, and how the network answers about some of `images` (N, C, H, W) without one window.
 
-    Its answer must be the same, to the bit, each time and whatever is asked in the same places beside it, and the same
-    but for rounding in a batch of another size.
+    Its answer must be the same, to the bit, each time, whatever is asked in the same places beside it, and whatever the
+    hidden pixels show. In a batch of another size it must be the same but for rounding.
 
     Raises:
         ValueError: it is not; or the network is in training mode, does not take such images, gives something else than
@@ -190,6 +191,9 @@ def manner_of_windows(classifier: WindowMaskedClassifier, images: Tensor) -> tup
     for few in (slice(1), slice(2)):
         seen.note(seen.first[few], ask(own[few], pairs[few]), BESIDE)
     seen.require_equal_beside_others(partial(ask, hidden=pairs), own, seen.first, BESIDE)
+    hidden = classifier.windows.hidden(pairs.to(own.device))[:, None]
+    noise = torch.rand(own.shape, generator=torch.Generator().manual_seed(0)).to(own)
+    seen.require_equal(seen.first, ask(noise.where(hidden, own), pairs), HIDDEN)
     return seen.first.shape[1], Manner(seen.arithmetic, seen.apart, copies=1)
 
 

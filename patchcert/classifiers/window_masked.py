@@ -155,7 +155,7 @@ class WindowMaskedClassifier(nn.Module):
 
     def logits(self, images: Tensor, pairs: Tensor) -> Tensor:
         """The logits (B, K) for images (B, C, H, W) with the windows `pairs` (B, 2) hidden, with gradients."""
-        return self.network(images, self.windows.hidden(pairs.to(images.device)))
+        return self.network(images.clone(), self.windows.hidden(pairs.to(images.device)))  # which may write into them
 
     @torch.inference_mode()
     def _logits(self, images: Tensor, pairs: Tensor) -> Tensor:

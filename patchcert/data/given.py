@@ -5,6 +5,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from patchcert.arithmetic import require_nearest
 from patchcert.data.dataset import Dataset, FloatDataset, require_pixels
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64)
@@ -31,11 +32,15 @@ def given(
 
 
 def pixels(images: Tensor | ArrayLike, size: tuple[int, int]) -> Tensor:
-    """The same images as float32 (N, C, H, W) in [0, 1], with their gradient; float32 itself is handed on as it is.
+    """What a classifier is to answer about: the same images as float32 (N, C, H, W) in [0, 1], with their gradient.
+
+    Float32 itself is handed on as it is.
 
     Raises:
         ValueError: as `given` does.
+        FloatingPointError: the processor does not round to nearest, and would answer otherwise than certificates say.
     """
+    require_nearest()
     images = _images(images, size)
     if images.dtype == torch.uint8:
         return images / 255

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from patchcert import checkpoint, distributed, messages, results
 from patchcert.ablations.ablation import Ablation
+from patchcert.arithmetic import require_nearest
 from patchcert.cli import Parser, configuration
 from patchcert.data import splits
 from patchcert.data.folders import Images
@@ -131,6 +132,7 @@ def prepare(options: argparse.Namespace, network: nn.Module, ablation: Ablation)
 
     Says so if the checkpoint was trained with another `ablation` or for other images.
     """
+    require_nearest()  # whatever was imported to make the network
     option = "checkpoint" if "checkpoint" in options else "weights"
     name = getattr(options, option)
     joint = isinstance(network, JointNetwork)

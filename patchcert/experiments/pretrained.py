@@ -5,6 +5,7 @@ import argparse
 import torch
 
 from patchcert import checkpoint, distributed, messages
+from patchcert.arithmetic import require_nearest
 from patchcert.cli import Parser
 from patchcert.data import class_numbers, listing, named
 from patchcert.data.folders import Images, PictureFolder
@@ -72,6 +73,7 @@ def pretrained(options: argparse.Namespace) -> tuple[PlainNetwork, Images, dict[
         UsageError: there is no such network, it is none that tells classes apart, or is one for other images.
     """
     network, preparation = network_of(options)
+    require_nearest()  # whatever was imported to make the network
     said = network.description
     dataset = images_of(options, preparation, said["classes"], train=False)
     options.about = {"network": said, "sha256": about.digests(options)}

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from patchcert import distributed
+from patchcert.arithmetic import require_nearest
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.classifiers.window_masked import WindowMaskedClassifier
 from patchcert.data.given import require_classes
@@ -67,6 +68,7 @@ def certify(
 
     Raises:
         ValueError: images, labels, the network or another argument is not valid.
+        FloatingPointError: the network gives numbers that are not finite, or the processor does not round to nearest.
     """
     require_count("batch_size", batch_size, "copies, or images")
     asked = Asked(patches, certificate, goal, confidence, at_once, numerical_margin, batch_size)
@@ -97,6 +99,7 @@ def _labels_and_verdicts(
     count, labels, found = 0, [], []
     with ExitStack() as shown:
         for dataset, _, expected in parts:
+            require_nearest()  # whatever was imported to read the images
             if not count:
                 bar = shown.enter_context(progress_bar(expected, "certifying", delay=SOON))
             require_classes(dataset.labels, classes)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from patchcert import distributed, networks, results
 from patchcert.arithmetic import coarsest, processor
+from patchcert.as_written import added_to, of_its_own
 from patchcert.classifiers.masked import MaskedClassifier
 from patchcert.classifiers.masked_goals import MaskedLook, wanted_for
 from patchcert.classifiers.modules import SmoothedClassifier
@@ -264,14 +265,25 @@ class OfWindows:
 
 def examiner_of(classifier: nn.Module, asked: Asked) -> OfVotes | OfWindows:
     """Who asks it; ValueError if nobody can, or not that."""
-    if isinstance(classifier, WindowMaskedClassifier):
-        return OfWindows(classifier, asked)
-    if isinstance(classifier, MaskedClassifier):
-        return OfMasking(classifier, asked)
-    if isinstance(classifier, SmoothedClassifier):
-        return OfVotes(classifier, asked)
+    for kind, examiner in EXAMINERS.items():
+        if isinstance(classifier, kind):
+            _require_as_written(classifier, kind)
+            return examiner(classifier, asked)
     right = "expected a SmoothedClassifier, MaskedClassifier or WindowMaskedClassifier"
     raise UsageError("classifier", type(classifier).__name__, right)
+
+
+EXAMINERS = {WindowMaskedClassifier: OfWindows, MaskedClassifier: OfMasking, SmoothedClassifier: OfVotes}
+"""Who asks a classifier; of two kinds the derived one comes first."""
+
+
+def _require_as_written(classifier: nn.Module, kind: type[nn.Module]) -> None:
+    """Raise UsageError if the classifier's own answers may be others than those of its `kind`, which are certified."""
+    own = of_its_own(classifier, kind)
+    added = [f"a `{own}` of its own"] if own else added_to(classifier, "on it")
+    for what in added:
+        right = f"has {what}; certificates are of the answers of a {kind.__name__} as it is"
+        raise UsageError("classifier", type(classifier).__name__, right)
 
 
 def several(name: str, given: T | Iterable[T] | None, kind: type[T] | tuple[type[T], ...], right: str) -> list[T]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from patchcert.as_written import PLAIN, unwritten
+from patchcert.as_written import PLAIN, of_its_own, unwritten
 
 BOUNDED: dict[type[nn.Module], dict[str, object]] = {
     nn.Conv2d: {"padding_mode": "zeros"},
@@ -13,10 +13,6 @@ BOUNDED: dict[type[nn.Module], dict[str, object]] = {
     nn.MaxPool2d: {"return_indices": False},
 }
 """The layers with bounds, and what settings these bounds are for."""
-
-HARMLESS = {"__init__", "__module__", "__doc__", "__annotations__", "__static_attributes__", "__firstlineno__"}
-HARMLESS |= {"__getstate__", "__deepcopy__", "__constants__", "extra_repr", "reset_parameters"}
-"""What a class may say otherwise than the one that it is derived from, and still compute as that one does."""
 
 REPLACED = "torch.nn.utils.fuse_conv_bn_eval and fuse_linear_bn_eval make one layer of it and the layer before"
 
@@ -50,10 +46,9 @@ def require_bounded(network: nn.Sequential) -> None:
 
 def _known(kind: type[nn.Module], where: str, layer: nn.Module) -> None:
     """Raise ValueError if the layer's own class says otherwise than `kind`, which it is derived from, what it does."""
-    derived = type(layer).__mro__[: type(layer).__mro__.index(kind)]
-    own = {name for base in derived for name in vars(base) if hasattr(kind, name)} - HARMLESS
+    own = of_its_own(layer, kind)
     if own:
-        raise ValueError(f"{where} has a {min(own)} of its own: bounds know that of {kind.__name__} alone")
+        raise ValueError(f"{where} has a {own} of its own: bounds know that of {kind.__name__} alone")
 
 
 def _require_weights(where: str, layer: nn.Linear | nn.Conv2d) -> None:

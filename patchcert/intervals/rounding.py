@@ -29,21 +29,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchcert.arithmetic import exact_float32
+from patchcert.arithmetic import FLOAT32, exact_float32, require_nearest
 from patchcert.intervals.bounds import Room, times_absolute
 from patchcert.intervals.places import Scale
-
-FLOAT32 = torch.finfo(torch.float32).eps / 2
-"""u, by which a rounding in the network is relatively off."""
 
 SPARE = 16
 """Roundings that come on top of the products' and their sum's: of centres, radii, ends, at each layer."""
 
 TINY = 2.0**-120
 """What a rounding may be off where numbers are too small for relative errors, even if such results become zero."""
-
-ELEMENTS_OF_A_THREAD = 2**16
-"""So many numbers PyTorch does not leave to one thread where there are others."""
 
 LARGEST = 2.0**100
 """Far enough below float32's largest number for everything that is summed here or in the network.
@@ -144,18 +138,6 @@ def _require_range(what: str, values: Tensor) -> None:
         raise FloatingPointError(f"{what} may be too large for float32, nothing can be certified")
 
 
-def _require_nearest() -> None:
-    """Raise FloatingPointError unless sums in float32 are rounded to nearest, here and in PyTorch's other threads.
-
-    Each thread has a mode of its own, so the sums are large enough to be shared among all of them.
-    """
-    ones = torch.ones(ELEMENTS_OF_A_THREAD * torch.get_num_threads())
-    little = FLOAT32 / 2  # the nearest number to 1 ± little is 1, or 1 is one of two and the even one
-    if not all(bool((signed + change == signed).all()) for signed in (ones, -ones) for change in (little, -little)):
-        right = "something that this program imported has changed the processor's mode"
-        raise FloatingPointError(f"numbers are not rounded to nearest, nothing can be certified: {right}")
-
-
 @contextmanager
 def sums_of_products() -> Iterator[None]:
     """Layers inside are sums of products in exact float32, as γ_n has it, without libraries that may compute otherwise.
@@ -165,7 +147,7 @@ def sums_of_products() -> Iterator[None]:
     Raises:
         FloatingPointError: numbers are not rounded to nearest.
     """
-    _require_nearest()
+    require_nearest()
     before = torch.backends.cudnn.enabled, torch.backends.nnpack.set_flags(False)
     torch.backends.cudnn.enabled = False
     try:

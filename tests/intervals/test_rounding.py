@@ -1,7 +1,5 @@
 """However float32 rounds, in whatever order sums are taken, executions stay within bounds that leave room for it."""
 
-import ctypes
-import platform
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -22,7 +20,7 @@ from patchcert.intervals.rounding import gamma, sums_of_products
 from patchcert.intervals.sparse import SparseThreat, sparse_margins_rounded
 from patchcert.intervals.worst_places import Batch, all_margins, double
 from patchcert.patch import Patch
-from tests.helpers import ROOT
+from tests.helpers import ROOT, needs_x86, rounding_mode
 
 SCALE, FAR = Scale((0.4, 0.1), (0.2, 0.7)), Scale((1e9, -1e-3), (1e9, 1e-6))
 NETWORKS = {
@@ -427,16 +425,10 @@ def test_convolutions_are_sums_of_products_only_inside():
     assert state() == before
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of modes are those of x86-64")
+@needs_x86
 @pytest.mark.parametrize("mode", [0x400, 0x800, 0xC00])  # down, up, towards zero
 def test_nothing_is_certified_unless_numbers_are_rounded_to_the_nearest(mode):
-    libm = ctypes.CDLL(None)
     with sums_of_products():
         pass
-    before = libm.fegetround()
-    try:
-        assert libm.fesetround(mode) == 0
-        with pytest.raises(FloatingPointError, match="not rounded to nearest"), sums_of_products():
-            pass
-    finally:
-        libm.fesetround(before)
+    with rounding_mode(mode), pytest.raises(FloatingPointError, match="not rounded to nearest"), sums_of_products():
+        pass

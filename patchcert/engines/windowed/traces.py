@@ -33,7 +33,7 @@ def traced(network: nn.Module, dtype: torch.dtype | None) -> fx.GraphModule:
         copied = copy.deepcopy(network).eval().to(dtype)
         if any(part.training for part in copied.modules()):
             raise BeyondWindowsError("a part that stays in training mode")
-        tracer = Tracer(copied)
+        tracer = Tracer()
         graph = tracer.trace(copied)
         return fx.GraphModule(tracer.root, graph)
     except BeyondWindowsError:
@@ -43,11 +43,14 @@ def traced(network: nn.Module, dtype: torch.dtype | None) -> fx.GraphModule:
 
 
 class Tracer(fx.Tracer):
-    """Follows a network. What it finds will run with the settings and weights that there were before `forward` ran."""
+    """Follows a network. What it finds will run with the settings and weights that there were before `forward` ran.
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network, self.settings, self.weights = network, arithmetic.settings(), _weights(network)
+    To load a pickled graph, torch.fx makes another tracer of this class, without arguments.
+    """
+
+    def trace(self, root: nn.Module, *arguments: Any, **more: Any) -> fx.Graph:
+        self.network, self.settings, self.weights = root, arithmetic.settings(), _weights(root)
+        return super().trace(root, *arguments, **more)
 
     def create_node(self, *arguments: Any, **more: Any) -> fx.Node:
         if arithmetic.settings() != self.settings:
