@@ -133,11 +133,14 @@ distributed.start(torch.device("cpu"))
 found = certify(own.CLASSIFIERS["masked scores"](own.PATCH), own.BATCHES["a generator"](), patches=own.PATCH)
 if distributed.is_first():
     print(json.dumps([found.answers[0].certified.tolist(), found.labels.tolist()]))
-mine = own.IMAGES[distributed.rank() :]
-try:
-    certify(own.CLASSIFIERS["masked scores"](own.PATCH), iter([mine]), patches=own.PATCH)
-except ValueError as error:
-    print(error)
+ours, mine = own.CLASSIFIERS["masked scores"](own.PATCH), own.CLASSIFIERS["masked scores"](own.PATCH)
+mine.network[-1].weight.data += distributed.rank()
+other = own.IMAGES.roll(distributed.rank(), 0)
+for classifier, images in ((ours, own.IMAGES[distributed.rank() :]), (ours, other), (mine, own.IMAGES)):
+    try:
+        certify(classifier, iter([images]), patches=own.PATCH)
+    except ValueError as error:
+        print(error)
 distributed.stop()
 """
 
@@ -148,4 +151,5 @@ def test_two_processes_share_out_each_batch(tmp_path):
     alone = certify(CLASSIFIERS["masked scores"](PATCH), IMAGES, LABELS, PATCH)
     (found,) = [json.loads(line) for line in printed if line.startswith("[")]
     assert found == [alone.answers[0].certified.tolist(), LABELS.tolist()]
-    assert sum("expected the same images in all processes" in line for line in printed) == 2
+    assert sum("images of each process: expected the same images in all" in line for line in printed) == 4
+    assert sum("classifier of each process: expected the same weights in all" in line for line in printed) == 2

@@ -196,6 +196,8 @@ JUST_ABOVE, JUST_BELOW = 1 + torch.finfo().eps, -torch.finfo().smallest_normal
         (IMAGES[0], r"images are \(1, 2, 7\), expected"),
         (IMAGES[:0], r"images are \(0, 1, 2, 7\), expected"),
         (IMAGES.expand(5, 3, HEIGHT, WIDTH), "network fails on copies with channels .x, 1 − x., .*RuntimeError"),
+        (IMAGES.to_sparse(), "images are sparse, quantised or without values, expected a tensor or array"),
+        (IMAGES.to("meta"), "images are sparse, quantised or without values, expected a tensor or array"),
         ((IMAGES, LABELS), "images are a tuple, expected a tensor or array"),
         ({"images": IMAGES}, "images are a dict, expected a tensor or array"),
         (["a.png"], "images are a list of <U5"),

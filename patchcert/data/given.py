@@ -79,6 +79,8 @@ def _labels(labels: Tensor | ArrayLike) -> Tensor:
 def _tensor(array: Tensor | ArrayLike, name: str, expected: str) -> Tensor:
     """The tensor that was handed over, or one of the same numbers."""
     if isinstance(array, Tensor):
+        if array.layout is not torch.strided or array.is_meta or array.is_quantized:
+            raise ValueError(f"{name} are sparse, quantised or without values, expected {expected}")
         return array
     found = f"a {type(array).__name__}"
     if isinstance(array, (list, tuple)) or hasattr(array, "__array__"):

@@ -1,10 +1,11 @@
 """Images that a caller hands over: all at once, or batch by batch from a loader, which is read once."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 from typing import Any, NamedTuple, TypeGuard, cast
 
 from numpy.typing import ArrayLike
-from torch import Tensor
+from torch import Tensor, nn
 
 from patchcert import checkpoint, distributed
 from patchcert.data.dataset import Dataset
@@ -62,11 +63,28 @@ def parts_of(images: Images, labels: Tensor | ArrayLike | None, size: tuple[int,
         raise UsageError("images", f"a {type(images).__name__} of nothing", f"expected {BATCHES}")
 
 
-def require_the_same(labels: Tensor) -> None:
-    """Raise ValueError, in every process, unless all of them were handed as many images, with the same `labels`."""
-    seen = distributed.from_first(distributed.to_first(checkpoint.fingerprint([labels])))
-    if len(set(seen)) > 1:
-        raise UsageError("images", "of each process", "expected the same images in all processes, which share them out")
+class Same:
+    """Tells whether all processes have the same classifier, and were handed the same images and labels."""
+
+    def __init__(self, classifier: nn.Module):
+        self.digests: list[str] = []
+        self.note(*classifier.parameters(), *classifier.buffers())
+
+    def note(self, *tensors: Tensor) -> None:
+        """Take these in, of this process; of one process alone nothing has to be known."""
+        if distributed.world() > 1:
+            self.digests.append(checkpoint.fingerprint(tensors))
+
+    def require(self) -> None:
+        """Raise ValueError, in every process, if something that was noted differs between them."""
+        if not self.digests:
+            return
+        networks, *images = map(set, zip_longest(*distributed.from_first(distributed.to_first(self.digests))))
+        right = "expected the same {} in all processes, which share the images out"
+        if len(networks) > 1:
+            raise UsageError("classifier", "of each process", right.format("weights"))
+        if any(len(digests) > 1 for digests in images):
+            raise UsageError("images", "of each process", right.format("images"))
 
 
 def _are_batches(images: object) -> TypeGuard[Iterable[object]]:

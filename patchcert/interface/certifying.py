@@ -16,7 +16,7 @@ from patchcert.classifiers.window_masked import WindowMaskedClassifier
 from patchcert.data.given import require_classes
 from patchcert.data.splits import spread
 from patchcert.errors import require_count
-from patchcert.interface.batches import Images, Part, parts_of, require_the_same
+from patchcert.interface.batches import Images, Part, Same, parts_of
 from patchcert.interface.certification import Answer, Certification
 from patchcert.interface.examiners import SOON, Asked, OfVotes, OfWindows, examiner_of
 from patchcert.patch import Patch
@@ -96,7 +96,8 @@ def _labels_and_verdicts(
 
     Each process looks at its share of the images.
     """
-    count, labels, found = 0, [], []
+    count, labels, found, same = 0, [], [], Same(examiner.classifier)
+    same.require()
     with ExitStack() as shown:
         for dataset, _, expected in parts:
             require_nearest()  # whatever was imported to read the images
@@ -107,11 +108,12 @@ def _labels_and_verdicts(
             for images, _ in share.batches(examiner.at_a_time) if len(share) else ():
                 found.append(examiner.look(images))
                 bar.update(len(images) * distributed.world())
+            same.note(dataset.images, dataset.labels)
             labels.append(dataset.labels.cpu())
             count += len(dataset)
     distributed.require_images(count)
+    same.require()
     every_label = torch.cat(labels)
-    require_the_same(every_label)
     merged = [
         {name: distributed.merge(torch.cat([rows[name] for rows in of_one]), count) for name in of_one[0]}
         for of_one in zip(*found, strict=True)
