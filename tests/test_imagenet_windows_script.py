@@ -24,6 +24,19 @@ def network(classes=3):
     return made.eval()
 
 
+class OfFew(nn.Module):  # answers otherwise in large batches, by little of its large logits
+    def __init__(self):
+        super().__init__()
+        self.network, self.preparation = network(), network().preparation
+
+    def forward(self, images):
+        return self.network(images) + torch.tensor([0.0, 40.0 - 3e-4 * len(images), 0.0])
+
+
+def of_few():
+    return OfFew().eval()
+
+
 def with_norm():
     torch.manual_seed(0)
     made = nn.Sequential(nn.Conv2d(3, 12, 5, stride=5), nn.BatchNorm2d(12), nn.Flatten(), nn.Linear(192, 3))
@@ -87,6 +100,14 @@ def test_results_say_whether_the_network_was_folded(folder, capsys, name, engine
     succeed(SCRIPT, *COMMAND, "--model", f"small:{name}", "--output", "found.json", folder=folder)
     assert json.loads((folder / "found.json").read_text())["arithmetic"]["engine"] == engine
     assert ("normalisations are not folded" in capsys.readouterr().err) == (engine == "dense")
+
+
+def test_what_batches_change_has_to_be_within_the_margin(folder, capsys):
+    command = (*COMMAND, "--model", "small:of_few")
+    assert run_here(SCRIPT, *command, folder=folder) == 2
+    assert "--numerical_margin auto: expected 0.0018 or more, for logits differ by" in capsys.readouterr().err
+    succeed(SCRIPT, *command, "--numerical_margin", 0.002, folder=folder)
+    succeed(SCRIPT, *command, "--batch_size", 1, folder=folder)
 
 
 def test_two_processes_find_and_save_what_one_does(folder):

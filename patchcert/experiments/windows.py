@@ -11,6 +11,7 @@ from torch import Tensor
 from patchcert import distributed, results
 from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.classifiers import window_goals
+from patchcert.classifiers.probing import TRIED, manner_of_windows
 from patchcert.classifiers.window_goals import RECOVER, Goal, Seen
 from patchcert.classifiers.window_masked import WindowMaskedClassifier
 from patchcert.cli import Parser, configuration
@@ -100,7 +101,7 @@ def certify_windows(options: argparse.Namespace) -> None:
         raise UsageError("patches", 2, "expected 1 to recover; --goal alert is for two")
     refuse_compiling(options)
     require_saving(options)
-    goals = goals_of(options)
+    goals, nobody_named_it = goals_of(options), options.numerical_margin is None
     settle_numerical_margin(options)
     set_up(options)
     network, dataset, described = pretrained(options)
@@ -121,6 +122,10 @@ def certify_windows(options: argparse.Namespace) -> None:
 
     with journal_of(options, network, dataset) as journal:
         engine = fold(options, network, dataset)
+        margin = _least_margin(options, next(iter(classifiers.values())), dataset)
+        if nobody_named_it and margin > options.numerical_margin:
+            right = f"expected {margin:.2g} or more, for logits differ by half of it between batches of several sizes"
+            raise UsageError("numerical_margin", "auto", right)
         columns, saved = columns_of(dataset, IMAGES_AT_ONCE, look, journal)
         seconds = journal.seconds()
         arithmetic = results.computed_with(precision(options), engine, journal.processors)
@@ -144,6 +149,20 @@ def certify_windows(options: argparse.Namespace) -> None:
                 path = options.save_votes
                 attempt(saved_answers.write, path, saved, dataset, windows, described["classes"], config, arithmetic)
             attempt(write_and_print, options, about, dataset, answers, columns, seconds, arithmetic, passes, subject)
+
+
+def _least_margin(options: argparse.Namespace, classifier: WindowMaskedClassifier, dataset: Images) -> float:
+    """The least numerical margin that covers what batches of several sizes change, as far as it was seen.
+
+    Raises:
+        UsageError: the network does not answer as certificates presume.
+    """
+    images = next(splits.spread(dataset, TRIED).batches(TRIED))[0]
+    try:
+        with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+            return manner_of_windows(classifier, images)[1].margin(of_scores=True)
+    except ValueError as error:
+        raise UsageError("model", options.model, str(error)) from error
 
 
 def _noted(options: argparse.Namespace) -> bool:
