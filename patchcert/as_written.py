@@ -25,16 +25,8 @@ COMPUTING = ("forward", "_conv_forward")
 FUNCTIONS = ("conv2d", "linear", "relu", "batch_norm", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
 """What torch's layers compute by, of `torch.nn.functional`."""
 
-HARMLESS = {"__init__", "__module__", "__doc__", "__annotations__", "__static_attributes__", "__firstlineno__"}
-HARMLESS |= {
-    "__dict__",
-    "__weakref__",
-    "__getstate__",
-    "__deepcopy__",
-    "__constants__",
-    "extra_repr",
-    "reset_parameters",
-}
+HARMLESS = {"__init__", "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__static_attributes__"}
+HARMLESS |= {"__firstlineno__", "__getstate__", "__deepcopy__", "__constants__", "extra_repr", "reset_parameters"}
 """What a class may say otherwise than the one that it is derived from, and still compute as that one does."""
 
 PLAIN = {Tensor, nn.Parameter}
