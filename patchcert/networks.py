@@ -34,7 +34,8 @@ def put_into_eval(network: nn.Module) -> nn.Module:
 def answer(network: Callable[[Tensor], object], shown: Tensor, what: str, *leading: int) -> Tensor:
     """The logits (*leading, K) that the network gives of K classes for what it is `shown`, in words `what`.
 
-    A network may write into that, so nobody else should need it.
+    A network may write into that, so nobody else should need it. What it gives is copied, since it may hand out the same
+    tensor each time.
 
     Raises:
         ValueError: it fails, gives something else, or tells one class alone.
@@ -52,7 +53,7 @@ def answer(network: Callable[[Tensor], object], shown: Tensor, what: str, *leadi
         raise ValueError(f"the network gives {found} for {what}, expected logits ({wanted}), floats")
     if outputs.shape[-1] < 2:
         raise ValueError(f"the network gives {found} for {what}, expected logits of at least two classes")
-    return outputs
+    return outputs.clone()
 
 
 def require_gradient(outputs: Tensor, shown: Tensor) -> None:

@@ -372,6 +372,21 @@ def test_a_network_may_write_into_what_it_is_shown(limited):
     assert torch.equal(first, again) and torch.equal(encoded, encode(IMAGES)) and torch.equal(images, IMAGES)
 
 
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "soft"])
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_network_may_give_the_same_tensor_each_time(name, way):
+    """As networks do that others have compiled to a graph with memory of its own."""
+    own = torch.empty(600, 3)
+
+    def into_the_same(network, copies):
+        return own[: len(copies)].copy_(network(copies))
+
+    with torch.no_grad():
+        one, other = (CLASSIFIERS[name](network) for network in (linear(), Of(into_the_same)))
+        one.batch_size = other.batch_size = 2 * BAND.count
+        assert torch.equal(WAYS[way](one, IMAGES), WAYS[way](other, IMAGES))
+
+
 def test_probabilities_in_place_of_logits_get_a_note():
     probabilities = nn.Sequential(*linear(), nn.Softmax(dim=1))
     with pytest.warns(
