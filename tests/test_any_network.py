@@ -261,6 +261,13 @@ def test_any_network_is_masked_by_its_scores(folder):
     assert attacked["certified_correct"] == scores["certified_correct"]
 
 
+@pytest.mark.parametrize("engine", ["auto", "windowed"])
+def test_the_engine_that_runs_is_the_one_that_is_tried(folder, capsys, engine):
+    network = [*COLOUR, "--model", "factories:SeesTraces", "--ablation", "band:2", "--engine", engine]
+    assert run_here("certify.py", *network, folder=folder) == 2
+    assert "a network must give the same answer by either engine; here logits" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("factory", ["negated", "normalised"])
 def test_networks_with_hooks_are_certified_as_they_answer(folder, capsys, factory):
     network = [*COLOUR, "--model", f"factories:{factory}", "--ablation", "band:4", "--top_one"]

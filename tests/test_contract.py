@@ -311,11 +311,13 @@ def test_labels_of_any_whole_numbers_are_taken(labels):
 
 
 def test_results_keep_labels_of_their_own():
-    labels = LABELS.clone()
-    result = certify(CLASSIFIERS["votes"](linear()), IMAGES, labels, PATCH)
-    before = result.clean_accuracy
+    labels, network = LABELS.clone(), nn.Sequential(nn.Flatten(), nn.Linear(HEIGHT * WIDTH, 3))
+    certified = certify(CLASSIFIERS["votes"](linear()), IMAGES, labels, PATCH)
+    bounded = interval_bounds(network, IMAGES, labels, PATCH)
+    before = [result.clean_accuracy for result in (certified, bounded)]
     labels += 1
-    assert torch.equal(result.labels, LABELS) and result.clean_accuracy == before
+    assert [result.clean_accuracy for result in (certified, bounded)] == before
+    assert torch.equal(certified.labels, LABELS) and torch.equal(bounded.labels, LABELS)
 
 
 def test_certificates_need_no_labels():
