@@ -34,8 +34,8 @@ def put_into_eval(network: nn.Module) -> nn.Module:
 def answer(network: Callable[[Tensor], object], shown: Tensor, what: str, *leading: int) -> Tensor:
     """The logits (*leading, K) that the network gives of K classes for what it is `shown`, in words `what`.
 
-    A network may write into that, so nobody else should need it. What it gives is copied, since it may hand out the same
-    tensor each time.
+    A network may write into that, so nobody else should need it. What it gives is copied: it may give the same tensor
+    each time.
 
     Raises:
         ValueError: it fails, gives something else, or tells one class alone.

@@ -9,7 +9,8 @@ from torch import nn
 
 from patchcert import Band, MaskedClassifier, Patch, SmoothedClassifier, certify
 from patchcert.ablations.ablation import encode
-from patchcert.classifiers.probing import COPIES, manner_of
+from patchcert.ablations.kinds import KINDS
+from patchcert.classifiers.probing import COPIES, manner_of, require_masks
 from patchcert.data.dataset import Dataset
 from patchcert.engines.windowed import WindowedNetwork
 from patchcert.errors import Note, UsageError
@@ -267,6 +268,44 @@ def test_what_rounding_decides_is_not_certified(make):
     (answer,) = certify(classifier, IMAGES, LABELS, Patch(1, 1)).answers
     (without,) = certify(classifier, IMAGES, LABELS, Patch(1, 1), numerical_margin=0).answers
     assert not answer.certified.any() and without.certified.any()
+
+
+@pytest.mark.parametrize("patch", [Patch(1, 1), Patch(2, 5), Patch(4, 4)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_patches_touch_the_copies_that_show_their_pixels(kind, patch):
+    sizes = {"MultiBand": (2, 3), "MultiBlock": (2, 3), "WindowPairs": (7, 3), "BandsAndWindows": (2, 7, 3)}
+    sizes |= {"RefinedPairs": (7, 3, 7, 5), "Whole": ()}
+    require_masks(KINDS[kind](SIZE, SIZE, *sizes.get(kind, (3,))), [patch])
+
+
+class Feathered(Band):
+    """Shows a little of what lies beside each band."""
+
+    def masks(self, indices=None):
+        shown = super().masks(indices).float()
+        return shown + 0.1 * shown.roll(1, dims=2)
+
+
+class Drawn(Band):
+    """Shows other bands each time."""
+
+    def cells_shown(self, indices):
+        return super().cells_shown((indices + torch.randint(self.count, indices.shape)) % self.count)
+
+
+class Untouched(Band):
+    def touching(self, patch_cells, indices):
+        return super().touching(patch_cells, indices) & (indices > 0)
+
+
+@pytest.mark.parametrize("kind", [Feathered, Drawn, Untouched])
+@pytest.mark.parametrize("made", [SmoothedClassifier, MaskedClassifier])
+def test_masks_that_show_other_pixels_than_they_say_are_refused(kind, made):
+    torch.manual_seed(0)
+    patch = Patch(2, 2)
+    classifier = made(small(), kind(SIZE, SIZE, 3), *[patch] * (made is MaskedClassifier))
+    with pytest.raises(ValueError, match=f"^{kind.__name__} has masks that show other pixels than patches of 2 are"):
+        certify(classifier, IMAGES, LABELS, patch)
 
 
 def test_a_classifier_has_one_engine_whoever_asks():

@@ -1,11 +1,12 @@
 """Trials before certifying: does the network answer in the way that certificates presume, and how exactly?"""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from patchcert import networks
@@ -21,6 +22,7 @@ from patchcert.engines.joint import JointNetwork
 from patchcert.engines.plain import PlainNetwork
 from patchcert.engines.windowed import WindowedNetwork
 from patchcert.errors import Note
+from patchcert.patch import Patch
 
 TRIED = 3
 """Images that are tried: the first, the one in the middle, the last."""
@@ -94,6 +96,23 @@ def class_count(classifier: SmoothedClassifier, image: Tensor) -> int:
         answers = networks.answer(network, copies, OF_COPIES, len(copies))
     _note_probabilities(answers)
     return answers.shape[-1]
+
+
+@torch.no_grad()
+def require_masks(ablation: Ablation, patches: Iterable[Patch]) -> None:
+    """Raise ValueError unless patches touch exactly those copies whose masks show some of their pixels.
+
+    A class of somebody's own may say otherwise, or draw its masks anew each time. Some of the copies are looked at.
+    """
+    chosen = _evenly(ablation.count, COPIES).to(ablation.cells.device)
+    for patch in patches:
+        sets, places = ablation.distinct_places(patch)
+        touched = ablation.touching(sets, chosen)[places].T  # (A', L)
+        masks = ablation.masks(chosen).float()
+        shown = F.max_pool2d(F.max_pool2d(masks[:, None], (patch.height, 1), 1), (1, patch.width), 1) > 0
+        if not touched.equal(shown.flatten(1)):
+            what = f"has masks that show other pixels than patches of {patch} are said to touch, or others each time"
+            raise ValueError(f"{type(ablation).__name__} {what}")
 
 
 def _evenly(count: int, most: int) -> Tensor:

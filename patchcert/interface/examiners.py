@@ -14,7 +14,14 @@ from patchcert.as_written import added_to, of_its_own
 from patchcert.classifiers.masked import MaskedClassifier
 from patchcert.classifiers.masked_goals import MaskedLook, wanted_for
 from patchcert.classifiers.modules import SmoothedClassifier
-from patchcert.classifiers.probing import Manner, class_count, manner_of, manner_of_windows, note_numerical_margin
+from patchcert.classifiers.probing import (
+    Manner,
+    class_count,
+    manner_of,
+    manner_of_windows,
+    note_numerical_margin,
+    require_masks,
+)
 from patchcert.classifiers.window_goals import ALERT, RECOVER, Goal, look
 from patchcert.classifiers.window_masked import WindowMaskedClassifier
 from patchcert.data.given import require_classes
@@ -91,6 +98,9 @@ class OfVotes:
         """Try the network on some of the images, and settle what depends on how it answers; returns K."""
         classes = class_count(self.classifier, images[:1])
         require_classes(labels, classes)
+        with called(size_to_certify="patches"):
+            patches = {patch for question in self.questions for patch in shapes(question.patch, *self.size)}
+            require_masks(self.classifier.ablation, patches)
         self.engine = self.classifier.engine(images)
         manner = manner_of(self.classifier, self.engine, images, self.asked.batch_size)
         self.manner = distributed.from_first(manner)
