@@ -8,15 +8,15 @@ and Feizi, NeurIPS 2020). The two-round prediction decides which images count as
 code 3 if the attack flips a certified answer. Every step uses all copies of an image, so the attack is slow.
 """
 
-from patchcert import CIFAR_LIKE, add_joint, attack_masked, cli, joint_network, masked_attack_parser
+from patchcert import CIFAR_LIKE, add_joint, attack_masked, attacked_patch, cli, joint_network, masked_attack_parser
 
 
 def main() -> None:
     parser = masked_attack_parser(__doc__, CIFAR_LIKE)
-    add_joint(parser, weight=10.0, coarse_windows="11x4", mirrored=True)
+    add_joint(parser, weight=10.0, coarse_windows=(11, 4), mirrored=True)
     parser.set_defaults(batch_size=4)
     options = parser.parse_args()
-    attack_masked(options, *joint_network(options))
+    attack_masked(options, *joint_network(options, attacked_patch(options)))
 
 
 if __name__ == "__main__":

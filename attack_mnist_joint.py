@@ -6,9 +6,12 @@
 The attack is projected gradient ascent with signed steps. Each of many restarts puts the patch at a new place (Levine
 and Feizi, NeurIPS 2020). The two-round prediction decides which images count as flipped. The script stops with exit
 code 3 if the attack flips a certified answer. Every step uses all copies of an image, so the attack is slow.
+
+The windows of mnist_windows.pth hold patches up to 2 × 2. For larger patches, the script uses mnist_windows_8x6.pth,
+which also ships.
 """
 
-from patchcert import MNIST_LIKE, add_joint, attack_masked, cli, joint_network, masked_attack_parser
+from patchcert import MNIST_LIKE, add_joint, attack_masked, attacked_patch, cli, joint_network, masked_attack_parser
 
 
 def main() -> None:
@@ -16,7 +19,7 @@ def main() -> None:
     add_joint(parser)
     parser.set_defaults(batch_size=16)
     options = parser.parse_args()
-    attack_masked(options, *joint_network(options))
+    attack_masked(options, *joint_network(options, attacked_patch(options)))
 
 
 if __name__ == "__main__":

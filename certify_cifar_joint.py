@@ -10,14 +10,14 @@ own windows are hidden only where the lead is then below --sure. Both networks a
 --no-mirrored takes half of the time and certifies less.
 """
 
-from patchcert import CIFAR_LIKE, add_joint, certify_masked, cli, joint_network, masked_certification_parser
+from patchcert import CIFAR_LIKE, add_joint, certify_parts, cli, joint_networks, masked_certification_parser
 
 
 def main() -> None:
     parser = masked_certification_parser(__doc__, CIFAR_LIKE)
-    add_joint(parser, weight=10.0, coarse_windows="11x4", mirrored=True)
+    add_joint(parser, weight=10.0, coarse_windows=(11, 4), mirrored=True)
     options = parser.parse_args()
-    certify_masked(options, *joint_network(options))
+    certify_parts(options, joint_networks(options))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ COMMANDS = {
         "--checkpoint mnist_masked_band.pth --windows mnist_windows.pth"
     ),
     "mnist_joint_8x6_hundredth.json": (
-        "certify_mnist_joint.py --split_file docs/results/every_hundredth.txt --size_to_certify 3-5 --weight 3 "
+        "certify_mnist_joint.py --split_file docs/results/every_hundredth.txt --size_to_certify 3-5 "
         "--checkpoint mnist_masked_band.pth --windows mnist_windows_8x6.pth"
     ),
     "cifar_joint_hundredth.json": (

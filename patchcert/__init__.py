@@ -46,7 +46,7 @@ FOR_SCRIPTS = {
         "class_count",
         "data_name",
     ),
-    "experiments.networks": ("add_joint", "base_network", "joint_network", "masked_network"),
+    "experiments.networks": ("add_joint", "base_network", "joint_network", "joint_networks", "masked_network"),
     "experiments.commands": (
         "attack_any",
         "attack_any_masked",
@@ -59,7 +59,7 @@ FOR_SCRIPTS = {
         "finetune_pretrained",
         "write_report",
     ),
-    "experiments.masking": ("add_saving", "certify_masked", "masked_certification_parser"),
+    "experiments.masking": ("add_saving", "certify_masked", "certify_parts", "masked_certification_parser"),
     "experiments.training": ("train", "train_masked", "train_windows"),
     "experiments.training_options": (
         "add_recipe",
@@ -79,6 +79,7 @@ FOR_SCRIPTS = {
         "attack_in_ball",
         "attack_masked",
         "attack_with_patch",
+        "attacked_patch",
         "ball_attack_parser",
         "masked_attack_parser",
         "patch_attack_parser",

@@ -70,10 +70,7 @@ NAMES = ", ".join(table.models())
         (["certify", "--model", "nowhere:it", "--ablation", "band:4"], "--model nowhere:it: ModuleNotFoundError"),
         (["certify", "votes", "--ablation", "band:4"], "the following arguments are required: --model"),
         (["certify", "mnist-windows", "--size_to_certify", "3"], "--size_to_certify 3: expected at most 2 × 2 pixels"),
-        (
-            ["certify", "mnist-bands-and-windows", "--size_to_certify", "1-5"],
-            "--size_to_certify 1,2,3,4,5: mnist-bands-and-windows is another classifier for patches up to 2 than",
-        ),
+        (["certify", "mnist-bands-and-windows", "--size_to_certify", "2,6"], "--size_to_certify 6: expected at most 5"),
         (["certify", "mnist-bands", "--dataset", "cifar10"], "argument --dataset: invalid choice"),
     ],
 )
@@ -99,7 +96,7 @@ def test_help_is_about_the_command(arguments, tmp_path, capsys):
 SHIPPED = {
     "mnist-bands": ("certify_mnist_band_masked.py", ["mnist_masked_band.pth"], "1-10"),
     "mnist-windows": ("certify_mnist_windows.py", ["mnist_windows.pth"], "2"),
-    "mnist-bands-and-windows": ("certify_mnist_joint.py", ["mnist_masked_band.pth", "mnist_windows.pth"], "1,2"),
+    "mnist-bands-and-windows": ("certify_mnist_joint.py", ["mnist_masked_band.pth", "mnist_windows.pth"], "2,3"),
     "mnist-votes": ("certify_mnist_band.py", ["mnist_band.pth"], "1-10"),
 }
 
@@ -117,7 +114,7 @@ def test_a_network_that_ships_is_certified_as_its_script_does(name, tmp_path, ge
     assert run("certify", name, *shared, "command.json", folder=tmp_path) == 0
     by_script, by_command = (json.loads((tmp_path / f"{who}.json").read_text()) for who in ("script", "command"))
     assert without_times(by_script) == without_times(by_command)
-    settings = ("checkpoint", "windows", "weight", "coarse_windows", "sure", "mirrored", "about", "window_size")
+    settings = ("checkpoint", "parts", "about", "window_size")
     config, other = by_command["config"], by_script["config"]
     assert {key: config.get(key) for key in settings} == {key: other.get(key) for key in settings}
     assert config["script"] == f"patchcert certify {name}"
@@ -129,10 +126,7 @@ def test_settings_are_those_of_the_table(name, tmp_path, monkeypatch):
     from patchcert.experiments import commands
 
     caught = []
-    for function in ("certify_masked", "attack_masked"):
-        monkeypatch.setattr(commands, function, lambda options, network, ablation: caught.append(options))
-        monkeypatch.setitem(commands.AT_ONCE, getattr(commands, function), 1)
-    for function in ("certify_by_votes", "attack_with_patch"):
+    for function in ("certify_masked", "certify_parts", "attack_masked", "certify_by_votes", "attack_with_patch"):
         monkeypatch.setattr(commands, function, lambda options, *_: caught.append(options))
     model = table.named(name)
     for variant in model.variants:

@@ -54,6 +54,16 @@ def test_numbers_and_settings_are_those_of_the_results(variant):
         assert variant.coarse_windows is None or config["sure"] == variant.sure
 
 
+def test_another_file_for_larger_patches_differs_in_its_windows_alone():
+    for model in table.models().values():
+        bands = {variant.bands for variant in model.variants}
+        assert len(model.variants) == 1 or (len(bands) == 1 and None not in bands)
+        for number, variant in enumerate(model.variants):
+            if variant.bands and variant.windows:
+                assert table.of_bands_and(variant.windows) == model.variants[number:]
+    assert table.of_bands_and("mnist_masked_band.pth") == ()
+
+
 def test_what_is_not_counted_has_no_numbers():
     for model in table.models().values():
         for variant in model.variants:

@@ -166,16 +166,21 @@ def attack_in_ball(options: argparse.Namespace, network: nn.Module, classifier: 
     _attack(options, network, classifier, dataset, threat, [], try_random_places, 1, precision)
 
 
+def attacked_patch(options: argparse.Namespace) -> Patch:
+    """The patch of --size_of_attack, or of --patch_height and --patch_width."""
+    sides = Patch(options.patch_height or DEFAULT_SIDE, options.patch_width or DEFAULT_SIDE)
+    return options.size_of_attack or sides
+
+
 def _threat(options: argparse.Namespace, ablation: Ablation) -> PatchThreat:
-    """The patch of --size_of_attack, or of --patch_height and --patch_width; its size becomes --size_of_attack.
+    """The `attacked_patch`; its size becomes --size_of_attack.
 
     Raises:
         UsageError: it does not fit into the image, or the options contradict each other.
     """
-    size = options.size_of_attack
+    size, patch = options.size_of_attack, attacked_patch(options)
     if size:
         ablation.require_fits("size_of_attack", size)
-    patch = size or Patch(options.patch_height or DEFAULT_SIDE, options.patch_width or DEFAULT_SIDE)
     for name, side, pixels, what in (
         ("patch_height", patch.height, ablation.height, "rows"),
         ("patch_width", patch.width, ablation.width, "columns"),

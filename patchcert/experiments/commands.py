@@ -4,7 +4,6 @@ Each function parses the options that its `description` introduces, and does wha
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
@@ -14,13 +13,13 @@ from patchcert.ablations.ablation import Ablation
 from patchcert.ablations.windows import WindowPairs
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.data import named
-from patchcert.errors import UsageError
 from patchcert.experiments import reporting
 from patchcert.experiments.any_network import add_any_network, any_network
 from patchcert.experiments.attacking import (
     add_attack_threshold,
     attack_masked,
     attack_with_patch,
+    attacked_patch,
     masked_attack_parser,
     patch_attack_parser,
 )
@@ -34,14 +33,13 @@ from patchcert.experiments.certifying import (
     votes_parser,
 )
 from patchcert.experiments.finetuning import finetune, pretrained_training_parser
-from patchcert.experiments.masking import certify_masked, masked_certification_parser
-from patchcert.experiments.networks import add_joint, joint_network, masked_network
+from patchcert.experiments.masking import certify_masked, certify_parts, masked_certification_parser
+from patchcert.experiments.networks import add_joint, joint_network, joint_networks, masked_network
 from patchcert.experiments.saved_runs import saved_run
 from patchcert.experiments.saved_windows import certify_saved_windows
 from patchcert.experiments.setting import ANY, CIFAR_LIKE, MNIST_LIKE, add_windows, class_count
 from patchcert.experiments.windows import certify_windows, windows_certification_parser
-from patchcert.option_values import folder, one_patch, patches, positive_int, result, result_or_log
-from patchcert.patch import Patch
+from patchcert.option_values import folder, one_patch, positive_int, result, result_or_log
 from patchcert.reports import figures
 from patchcert.reports.exhibits import MOST_IMAGES
 from patchcert.reports.points import names_of, points_of
@@ -51,9 +49,6 @@ from patchcert.zoo.table import Model, Variant
 
 DATA_SETS = {"mnist": MNIST_LIKE, "cifar10": CIFAR_LIKE}
 """That a network can be asked about, by the one it was trained on."""
-
-AT_ONCE = {certify_masked: 32, attack_masked: 4}
-"""Images of which all copies are asked together, by bands and hidden windows."""
 
 
 def certify_any(description: str) -> None:
@@ -156,23 +151,20 @@ def draw_figures(description: str) -> None:
 
 def certify_shipped(description: str, model: Model, arguments: list[str]) -> None:
     """Certify a network that ships, as its script does; `arguments` are the user's own."""
-    asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    asked.add_argument("--size_to_certify", type=patches, default=[model.usual_patch])
-    sizes = _before_the_rest(asked, arguments).size_to_certify
-    variants = list(dict.fromkeys(map(model.variant, sizes)))
-    if len(variants) > 1:
-        borders = " and ".join(f"up to {variant.holds}" for variant in variants[:-1])
-        right = f"{model.name} is another classifier for patches {borders} than for larger ones: use two runs"
-        raise UsageError("size_to_certify", ",".join(str(patch) for patch in sizes), right)
-    usual = ["--size_to_certify", str(model.usual_patch)]
-    if variants[0].votes:
+    variant, arguments = model.variants[0], ["--size_to_certify", str(model.usual_patch), *arguments]
+    if variant.votes:
         parser = certification_parser(description, DATA_SETS[model.dataset])
         add_vote(parser)
-        parser.set_defaults(threshold=str(variants[0].threshold), certificate="exact")
-        options, network, ablation = _voting(parser, variants[0], [*usual, *arguments])
+        parser.set_defaults(threshold=str(variant.threshold), certificate="exact")
+        options, network, ablation = _voting(parser, variant, arguments)
         certify_by_votes(options, ablation, network, vote_rules(options))
+        return
+    parser = masked_certification_parser(description, DATA_SETS[model.dataset])
+    options = _masked(parser, model, variant, 32, arguments)
+    if _is_joint(variant):
+        certify_parts(options, joint_networks(options))
     else:
-        _run_shipped(masked_certification_parser, certify_masked, description, model, variants[0], usual, arguments)
+        certify_masked(options, *_masked_network(options, variant))
 
 
 def attack_shipped(description: str, model: Model, arguments: list[str]) -> None:
@@ -181,19 +173,22 @@ def attack_shipped(description: str, model: Model, arguments: list[str]) -> None
     asked.add_argument("--size_of_attack", type=one_patch)
     for side in ("--patch_height", "--patch_width"):
         asked.add_argument(side, type=positive_int)
-    size = _before_the_rest(asked, arguments)
-    usual = model.usual_patch
-    patch = size.size_of_attack or Patch(size.patch_height or usual.height, size.patch_width or usual.width)
-    preset = [] if any(vars(size).values()) else ["--size_of_attack", str(usual)]
-    variant = model.variant(patch)
+    variant = model.variants[0]
+    if not any(vars(_before_the_rest(asked, arguments)).values()):
+        arguments = ["--size_of_attack", str(model.usual_patch), *arguments]
     if variant.votes:
         parser = patch_attack_parser(description, DATA_SETS[model.dataset])
         add_attack_threshold(parser)
         parser.set_defaults(threshold=variant.threshold)
-        options, network, ablation = _voting(parser, variant, [*preset, *arguments])
+        options, network, ablation = _voting(parser, variant, arguments)
         attack_with_patch(options, network, SmoothedClassifier(network, ablation, options.threshold))
+        return
+    parser = masked_attack_parser(description, DATA_SETS[model.dataset])
+    options = _masked(parser, model, variant, 4, arguments)
+    if _is_joint(variant):
+        attack_masked(options, *joint_network(options, attacked_patch(options)))
     else:
-        _run_shipped(masked_attack_parser, attack_masked, description, model, variant, preset, arguments)
+        attack_masked(options, *_masked_network(options, variant))
 
 
 def _before_the_rest(asked: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
@@ -204,29 +199,36 @@ def _before_the_rest(asked: argparse.ArgumentParser, arguments: list[str]) -> ar
         return asked.parse_args([])
 
 
-def _run_shipped(
-    make_parser: Callable[[str, tuple[str, ...]], cli.Parser],
-    run: Callable[[argparse.Namespace, nn.Module, Ablation], None],
-    description: str,
-    model: Model,
-    variant: Variant,
-    preset: list[str],
-    arguments: list[str],
-) -> None:
-    """Certify or attack double masking as the arguments say, with files and settings of the `variant` before them."""
-    parser = make_parser(description, DATA_SETS[model.dataset])
+def _is_joint(variant: Variant) -> bool:
+    return bool(variant.bands and variant.windows)
+
+
+def _masked(
+    parser: cli.Parser, model: Model, variant: Variant, at_once: int, arguments: list[str]
+) -> argparse.Namespace:
+    """The options in these arguments, with the files of the `variant` before them.
+
+    Args:
+        at_once: images of which all copies are asked together, by bands and hidden windows.
+    """
     files = ["--checkpoint", variant.files[0]]
-    if variant.bands and variant.windows:
-        coarse = "{}x{}".format(*variant.coarse_windows) if variant.coarse_windows else "none"
-        add_joint(parser, variant.weight, coarse, variant.mirrored)
-        parser.set_defaults(sure=variant.sure, batch_size=AT_ONCE[run])
+    if _is_joint(variant):
+        add_joint(parser)
+        parser.set_defaults(batch_size=at_once)
         files += ["--windows", variant.windows]
     elif variant.windows:
         add_windows(parser)
         parser.set_defaults(image_size=named.IMAGE_SHAPES[model.dataset][1])
-    options = parser.parse_args([*files, *preset, *arguments])
-    network_of = joint_network if variant.bands and variant.windows else masked_network
-    run(options, *(network_of if variant.bands else _windows_network)(options))
+    return parser.parse_args([*files, *arguments])
+
+
+def _masked_network(options: argparse.Namespace, variant: Variant) -> tuple[nn.Module, Ablation]:
+    """The network for bands, or for hidden windows, in `--checkpoint`, and its copies."""
+    if variant.bands:
+        return masked_network(options)
+    path = checkpoint.find("checkpoint", options.checkpoint)
+    network, _ = building.windows_network("checkpoint", path, options.image_channels, class_count(options))
+    return network, WindowPairs(options.image_size, options.image_size, options.window_size, options.per_side)
 
 
 def _voting(
@@ -236,10 +238,3 @@ def _voting(
     options = parser.parse_args(["--checkpoint", *variant.files, *arguments])
     path = checkpoint.find("checkpoint", options.checkpoint)
     return options, *building.voting_network("checkpoint", path, options.image_channels, class_count(options))
-
-
-def _windows_network(options: argparse.Namespace) -> tuple[nn.Module, WindowPairs]:
-    """The network for hidden windows in `--checkpoint`, and its copies."""
-    path = checkpoint.find("checkpoint", options.checkpoint)
-    network, _ = building.windows_network("checkpoint", path, options.image_channels, class_count(options))
-    return network, WindowPairs(options.image_size, options.image_size, options.window_size, options.per_side)

@@ -1,7 +1,7 @@
 """What certifying and attacking share: the network and the images that options name, and where the numbers go."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -127,10 +127,15 @@ def add_save_votes(parser: Parser) -> None:
     )
 
 
-def prepare(options: argparse.Namespace, network: nn.Module, ablation: Ablation) -> tuple[Images, nn.Module]:
+def prepare(
+    options: argparse.Namespace, network: nn.Module, ablation: Ablation, others: Sequence[nn.Module] = ()
+) -> tuple[Images, nn.Module]:
     """The chosen images and the network, filled, both on the device; a `Pretrained` one is, and brings its images.
 
     Says so if the checkpoint was trained with another `ablation` or for other images.
+
+    Args:
+        others: networks that look at the same images, and are filled where this one is.
     """
     require_nearest()  # whatever was imported to make the network
     option = "checkpoint" if "checkpoint" in options else "weights"
@@ -143,7 +148,7 @@ def prepare(options: argparse.Namespace, network: nn.Module, ablation: Ablation)
             about.fill(option, options, *trained)
         options.about["sha256"] = about.digests(options)
         about.hold_against(options, about.of_run(options, *trained), name)
-    if joint or prepared:
+    if prepared or (joint and not others):
         options.about["run"] = about.of_run(options, network, ablation)
     dataset = network.pictures if prepared else load_images(options, train=False)
     start = 0
@@ -156,15 +161,17 @@ def prepare(options: argparse.Namespace, network: nn.Module, ablation: Ablation)
     if not len(dataset):
         option = "valpath" if options.dataset == "imagenet" else "data"
         raise UsageError(option, getattr(options, option), "has too few images: none is left in this half")
-    if isinstance(trained[0], LinesNetwork):
-        trained[0].require_images(options.dataset, dataset.image_shape)
-        network.fold()
     distributed.require_images(len(dataset))
-    network.to(options.device)
+    for each in (network, *others):
+        if isinstance(trained[0], LinesNetwork):
+            trained[0].require_images(options.dataset, dataset.image_shape)
+            each.fold()
+        each.to(options.device)
     if "weights" in options and not prepared:
         any_network.require_answers(options, network, ablation, next(dataset.take(slice(1)).batches(1))[0])
     if options.compile:
-        network.compile()
+        for each in (network, *others):
+            each.compile()
     return dataset, network
 
 

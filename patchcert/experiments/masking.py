@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -23,6 +24,7 @@ from patchcert.errors import UsageError
 from patchcert.experiments import reporting, summaries
 from patchcert.experiments.any_network import arithmetic_of, manner_of
 from patchcert.experiments.evaluation import add_save_votes, evaluation_parser, journal_of, prepare, write_and_print
+from patchcert.experiments.networks import Part
 from patchcert.experiments.setting import SIZES, class_count, precision, set_up
 from patchcert.files import what_fits
 from patchcert.journal import Journal
@@ -143,55 +145,68 @@ def settle_numerical_margin(options: argparse.Namespace, manner: Manner | None =
             note_numerical_margin(options.numerical_margin, manner)
 
 
+@dataclass(frozen=True)
+class _OfSize:
+    """What answers questions about one patch size.
+
+    Attributes:
+        found: what `masking` of the copies of `classifier` says of all images.
+    """
+
+    classifier: SmoothedClassifier
+    masking: DoubleMasking
+    found: MaskedFound
+
+
 def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ablation) -> None:
     """Certify as the options of `masked_certification_parser` say, all patch sizes from one pass.
 
     Args:
         network: base classifier, or one of limited reach, that of `ablation`.
     """
+    certify_parts(options, [Part(options.size_to_certify, network, ablation)])
+
+
+def certify_parts(options: argparse.Namespace, parts: list[Part]) -> None:
+    """The same with a network for each part of the patch sizes, one after the other."""
     asked_for = _goals(options)
     require_saving(options)
     set_up(options)
-    ablation.to(options.device)
     at_once = options.patches if RECOVER in options.goal else 1  # two alarms follow from pairs of places of one patch
-    maskings = {patch: masking_of(ablation, patch, at_once) for patch in options.size_to_certify}
-    dataset, network = prepare(options, network, ablation)
-    classifier = SmoothedClassifier(network, ablation)
-    manner = manner_of(options, classifier, dataset)
+    maskings = [
+        {size: masking_of(part.ablation.to(options.device), size, at_once) for size in part.sizes} for part in parts
+    ]
+    ablation, (network, *others) = parts[0].ablation, [part.network for part in parts]
+    dataset, _ = prepare(options, network, ablation, others)
+    classifiers = [SmoothedClassifier(part.network, part.ablation) for part in parts]
+    manner = manner_of(options, classifiers[0], dataset)
     settle_numerical_margin(options, manner)
     margin = Margin.of_scores(options.numerical_margin, arithmetic_of(options, manner))
-    with journal_of(options, network, dataset) as journal:
-        found, saved = _found(options, classifier, dataset, list(maskings.values()), margin, journal)
-        seconds, computed = journal.seconds(), (arithmetic_of(options, manner), classifier.engine_name)
+    with journal_of(options, nn.ModuleList([network, *others]), dataset) as journal:
+        of_size: dict[Patch | Area, _OfSize] = {}
+        for classifier, of_part in zip(classifiers, maskings, strict=True):
+            found, saved = _found(options, classifier, dataset, list(of_part.values()), margin, journal)
+            answers_of = map(_OfSize, [classifier] * len(found), of_part.values(), found)
+            of_size |= zip(of_part, answers_of, strict=True)
+        seconds, computed = journal.seconds(), (arithmetic_of(options, manner), classifiers[0].engine_name)
         arithmetic = results.computed_with(*computed, journal.processors)
         if not distributed.is_first():
             return
-        asked = [(patch, goal, one) for patch, one in zip(maskings, found, strict=True) for goal in asked_for]
-        columns = [one.rows(goal, options.numerical_margin) for _, goal, one in asked]
+        of_size = {size: of_size[size] for size in options.size_to_certify}
+        asked = [(size, goal) for size in of_size for goal in asked_for]
+        columns = [of_size[size].found.rows(goal, options.numerical_margin) for size, goal in asked]
         answers = [
-            (_as_json(options, patch, goal), _counts(goal, rows, dataset.labels))
-            for (patch, goal, _), rows in zip(asked, columns, strict=True)
+            (_as_json(options, size, goal), _counts(goal, rows, dataset.labels))
+            for (size, goal), rows in zip(asked, columns, strict=True)
         ]
-        about = summaries.of_masking(options, len(dataset), ablation)
+        about = summaries.of_masking(options, len(dataset), parts)
 
         def subject(number: int) -> reporting.Subject:
-            (patch, goal, one), about = asked[number], summaries.of_question(answers[number][0])
-            if goal.confidence is not None:  # leads say nothing of confidences, so that there are no weak spots
-                look = partial(_look, options, classifier, dataset)
-                return reporting.Subject(about, str(ablation), None, look)
-            alone, margin = goal.kind == ALERT and goal.patches == 1, options.numerical_margin
+            size, goal = asked[number]
+            said = summaries.of_question(answers[number][0])
+            return _subject(options, dataset, of_size[size], size, goal, said, columns[number]["lead"])
 
-            def spots(chosen: Tensor, scores: Tensor) -> Tensor:
-                winner = one.verdicts.predicted[chosen]
-                return weak_spots.of_scores(ablation, maskings[patch], patch, at_once, winner, scores, alone)
-
-            look = partial(_look, options, classifier, dataset, patch=patch, spots=spots)
-            leads_are = "smallest lead over the masks" if alone else "smallest lead over the pairs of masks"
-            leads = columns[number]["lead"]
-            return reporting.Subject(about, str(ablation), patch, look, leads, margin, leads_are, "logits")
-
-        remarks = _remarks(dict(zip(maskings, found, strict=True)))
-        remarks += _test_half(options, dataset, [goal for _, goal, _ in asked], columns)
+        remarks = [*_remarks(of_size), *_test_half(options, dataset, [goal for _, goal in asked], columns)]
         together = results.Together(remarks)
         with what_fits() as attempt:
             if saved:
@@ -199,6 +214,31 @@ def certify_masked(options: argparse.Namespace, network: nn.Module, ablation: Ab
                 said = (windows, class_count(options), configuration(options), arithmetic)
                 attempt(saved_answers.write, options.save_votes, saved, dataset, *said)
             attempt(write_and_print, options, about, dataset, answers, columns, seconds, arithmetic, together, subject)
+
+
+def _subject(
+    options: argparse.Namespace,
+    dataset: Images,
+    of_size: _OfSize,
+    patch: Patch,
+    goal: Goal,
+    about: str,
+    leads: Tensor,
+) -> reporting.Subject:
+    """What a report shows of one question, `about` in words; `leads` are (N,)."""
+    classifier, copies = of_size.classifier, str(of_size.classifier.ablation)
+    if goal.confidence is not None:  # leads say nothing of confidences, so that there are no weak spots
+        return reporting.Subject(about, copies, None, partial(_look, options, classifier, dataset))
+    alone = goal.kind == ALERT and goal.patches == 1
+    at_once = options.patches if RECOVER in options.goal else 1
+
+    def spots(chosen: Tensor, scores: Tensor) -> Tensor:
+        winner = of_size.found.verdicts.predicted[chosen]
+        return weak_spots.of_scores(classifier.ablation, of_size.masking, patch, at_once, winner, scores, alone)
+
+    look = partial(_look, options, classifier, dataset, patch=patch, spots=spots)
+    leads_are = "smallest lead over the masks" if alone else "smallest lead over the pairs of masks"
+    return reporting.Subject(about, copies, patch, look, leads, options.numerical_margin, leads_are, "logits")
 
 
 def _test_half(
@@ -233,11 +273,13 @@ def _counts(goal: Goal, rows: dict[str, Tensor], labels: Tensor) -> results.Coun
     return kind.of(rows["predicted"], rows["certified"], labels)
 
 
-def _remarks(found: dict[Patch, MaskedFound]) -> list[results.Remarks]:
-    remarks = [results.CloseLeads({patch.size: int(one.verdicts.within_margin.sum()) for patch, one in found.items()})]
-    first = next(iter(found.values())).verdicts
-    if isinstance(first, OrderedVerdicts):  # all sizes share their passes
-        remarks.append(results.Passes(len(first.passes), int(first.passes.sum())))
+def _remarks(of_size: dict[Patch | Area, _OfSize]) -> list[results.Remarks]:
+    lost = {size.size: int(one.found.verdicts.within_margin.sum()) for size, one in of_size.items()}
+    remarks = [results.CloseLeads(lost)]
+    looked = {one.classifier: one.found.verdicts for one in of_size.values()}  # sizes of one part share their passes
+    if all(isinstance(verdicts, OrderedVerdicts) for verdicts in looked.values()):
+        passes = [verdicts.passes for verdicts in looked.values()]
+        remarks.append(results.Passes(len(passes[0]), int(torch.stack(passes).sum())))
     return remarks
 
 

@@ -10,6 +10,7 @@ from patchcert.classifiers.masked import MaskedClassifier
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.engines.dropped_tokens import DROP
 from patchcert.errors import one_line
+from patchcert.experiments.networks import Part
 from patchcert.patch import Patch
 from patchcert.patch_sizes import PatchSize, in_words
 from patchcert.votes.certificate import Question
@@ -83,14 +84,17 @@ def of_randomized(options: argparse.Namespace, count: int, ablation: Ablation) -
     )
 
 
-def of_masking(options: argparse.Namespace, count: int, ablation: Ablation) -> str:
+def of_masking(options: argparse.Namespace, count: int, parts: Sequence[Part]) -> str:
     """What certificates by double masking of scores, of `count` images, were asked for."""
     two = "two patches, each" if options.patches == 2 else "patch"
+    asked = [
+        [_masked(part.ablation, getattr(part.network, "mirrored", False)), f"{two} {_listed(map(_sides, part.sizes))}"]
+        for part in parts
+    ]
     return "; ".join(
         [
             _images(vars(options), count),
-            _masked(options, ablation),
-            f"{two} {_listed(map(_sides, options.size_to_certify))}",
+            *(text for part in asked for text in part),
             f"masking certificate, numerical margin {options.numerical_margin}",
             *_dropped(vars(options)),
         ]
@@ -119,12 +123,14 @@ def of_attack(
     searched = {"random": " at random places", "all": " at places coarse to fine", None: ""}
     where = searched[getattr(options, "locations", None)]
     effort = f"{restarts} restart{'s' if restarts > 1 else ''} × {options.steps} steps, {options.loss} loss"
-    masked, held_against = isinstance(classifier, MaskedClassifier), []
-    if masked:
+    held_against = []
+    if isinstance(classifier, MaskedClassifier):
+        defence = _masked(classifier.ablation, getattr(classifier.network, "mirrored", False))
         held_against = [f"masking certificate, numerical margin {options.numerical_margin}"]
-    elif where and classifier.ablation.count > 1:
-        held_against = ["margin and exact certificates"]
-    defence = _masked(options, classifier.ablation) if masked else _defence(classifier.ablation, [classifier.rule])
+    else:
+        defence = _defence(classifier.ablation, [classifier.rule])
+        if where and classifier.ablation.count > 1:
+            held_against = ["margin and exact certificates"]
     asked = [_images(vars(options), count), defence, f"{threat}{where}, {effort}", *held_against]
     return "; ".join([*asked, *_dropped(vars(options))])
 
@@ -173,9 +179,9 @@ def _dropped(config: dict) -> list[str]:
     return ["tokens of hidden patches dropped, not painted"] if config.get("hidden") == DROP else []
 
 
-def _masked(options: argparse.Namespace, ablation: Ablation) -> str:
-    mirrored = " and those of mirror images" if getattr(options, "mirrored", False) else ""
-    return f"{ablation}, double masking of their scores{mirrored}"
+def _masked(ablation: Ablation, mirrored: bool) -> str:
+    of_mirrored = " and those of mirror images" if mirrored else ""
+    return f"{ablation}, double masking of their scores{of_mirrored}"
 
 
 def _defence(ablation: Ablation, rules: Sequence[VoteRule]) -> str:

@@ -117,6 +117,7 @@ def points_of(name: str, record: dict) -> list[Point]:
 
 
 def _of_answer(name: str, answer: dict, record: dict) -> Point:
+    config = _for_size(record["config"], answer.get("size_to_certify"))
     certificate = CERTIFICATES[answer["certificate"]] if "certificate" in answer else "randomized"
     return Point(
         name,
@@ -125,14 +126,14 @@ def _of_answer(name: str, answer: dict, record: dict) -> Point:
         answer.get("patches", 1),
         answer.get("threshold"),
         answer.get("numerical_margin", 0.0),
-        _shown(record["config"]),
+        _shown(config),
         1000 * record["seconds"] / answer["total"],
         answer["total"],
         answer["clean_accuracy"],
         answer["certified_accuracy"],
         answer["certified_wrong"],
-        data=_data(record["config"]),
-        copies="hidden windows" if "windows" in answer else _copies(record["config"]),
+        data=_data(config),
+        copies="hidden windows" if "windows" in answer else _copies(config),
         goal=answer.get("goal"),
         confidence=answer.get("confidence"),
     )
@@ -179,6 +180,11 @@ def _of_model(model: dict, record: dict) -> Point:
         joined=False,
         data=_data(record["config"]),
     )
+
+
+def _for_size(config: dict, size: int | str | None) -> dict:
+    """The options of a run as they were for this patch size, of those for which it took another network."""
+    return next((config | part for part in config.get("parts", ()) if size in part["size_to_certify"]), config)
 
 
 def _shown(config: dict) -> int | None:

@@ -84,9 +84,8 @@ class Model:
         return Patch(min(USUAL, self.variants[-1].holds))
 
     def variant(self, patch: Patch) -> Variant:
-        """The classifier against this patch; the last one if none holds it, for whoever makes it to refuse."""
-        side = max(patch.height, patch.width)
-        return next((variant for variant in self.variants if side <= variant.holds), self.variants[-1])
+        """The classifier against this patch, see `first_holding`."""
+        return first_holding(self.variants, [patch])
 
     def counted(self) -> list[Counted]:
         """For every patch size that was counted, upwards."""
@@ -106,6 +105,12 @@ class Model:
         return "\n".join(lines)
 
 
+def first_holding(variants: Sequence[Variant], patches: Sequence[Patch]) -> Variant:
+    """The first of the classifiers that holds these patches; the last one if none does, for its maker to refuse."""
+    side = max(max(patch.height, patch.width) for patch in patches)
+    return next((variant for variant in variants if side <= variant.holds), variants[-1])
+
+
 @cache
 def models() -> dict[str, Model]:
     """All networks that ship, by their names."""
@@ -122,6 +127,18 @@ def named(name: str) -> Model:
     if found is None:
         raise UsageError("name", name, f"expected one of {', '.join(models())}")
     return found
+
+
+def of_bands_and(windows: str) -> tuple[Variant, ...]:
+    """The classifier of bands and of the windows in the file called `windows`, and after it those for larger patches.
+
+    None if no such file ships for use beside bands.
+    """
+    for model in models().values():
+        files = [variant.bands and variant.windows for variant in model.variants]
+        if windows in files:
+            return model.variants[files.index(windows) :]
+    return ()
 
 
 def overview() -> str:
