@@ -160,6 +160,14 @@ def test_no_bar_of_a_histogram_straddles_the_line_of_certificates(leads, boundar
     assert not any(left < boundary < right - 1e-9 for left, right in bars)
 
 
+def test_the_legend_of_a_histogram_stands_below_it_and_hides_no_bar():
+    figure = figures.decisions({"wrong": [-3.0, -1.0], "certified": [5.0] * 9 + [6.0]}, "lead", 0.5)
+    assert words(figure) == ["wrong", "certified", "certified from here on"]
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert legend.get_window_extent().y1 <= figure.axes[0].get_tightbbox().y0
+
+
 def test_results_of_one_name_are_told_apart(tmp_path):
     assert names_of([tmp_path / "a.json", tmp_path / "b.json", tmp_path / "c" / "a.json"]) == [
         str(tmp_path / "a.json"), "b", str(tmp_path / "c" / "a.json"),

@@ -18,7 +18,7 @@ from patchcert.ablations.windows import BandsAndWindows
 from patchcert.experiments import reporting
 from patchcert.reports import drawing, figures
 from patchcert.reports.exhibits import MOST_IMAGES, OUTCOMES, Decisions
-from tests.helpers import run_here, succeed, write_idx_files
+from tests.helpers import ROOT, run_here, succeed, write_idx_files
 from tests.networks import save_random_network
 
 NET = ["--checkpoint", "net.pth", "--band_size", 4]
@@ -292,32 +292,49 @@ def test_the_page_sorts_filters_and_takes_keys(folder, browser):
     assert [entry for entry in browser.get_log("browser") if entry["level"] != "INFO"] == []
 
 
-def test_nothing_is_cut_off_on_a_phone_or_on_paper(folder, browser):
-    browser.get((folder / "report" / "index.html").as_uri())
+@pytest.fixture
+def look(browser):
+    """Looks at a page on a screen, or a sheet of paper, so many pixels wide."""
 
     def look(width, media):
         screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": True}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media})
 
+    yield look
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_a_figure_of_two_data_sets_is_large_enough_to_read_on_a_phone_and_on_paper(tmp_path, browser, look):
+    results = [ROOT / "docs" / "results" / f"{data}_masked_band.json" for data in ("mnist", "cifar")]
+    succeed("report.py", *results, "--out", "page", folder=tmp_path)
+    browser.get((tmp_path / "page" / "index.html").as_uri())
+    inch = "return document.querySelector('figure svg').clientWidth / 8.8"  # as wide as two panels are drawn
+    look(400, "screen")
+    assert browser.execute_script(inch) >= 70
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 400
+    look(700, "print")
+    assert 70 <= browser.execute_script(inch) <= 700 / 8.8
+
+
+def test_nothing_is_cut_off_on_a_phone_or_on_paper(folder, browser, look):
+    browser.get((folder / "report" / "index.html").as_uri())
+
     def seen(script):
         return browser.execute_script(f"return {script}")
 
     cells = "[...document.querySelectorAll('th, td')].map((c) => [c.cellIndex, c.getBoundingClientRect().right])"
     browser.execute_script("document.querySelector('header p').textContent = 'a_long_name_of_a_checkpoint'.repeat(9)")
-    try:
-        look(400, "screen")
-        assert seen("document.documentElement.scrollWidth") == 400
-        assert all(right <= 400 for column, right in seen(cells) if column < 3)
-        look(700, "print")  # A4 without its margins
-        assert all(right <= 700 for _, right in seen(cells))
-        boxes = "[...document.querySelectorAll('.wide, .cards')].map((box) => getComputedStyle(box).overflow)"
-        assert set(seen(boxes)) == {"visible"}
-        assert seen("getComputedStyle(document.querySelector('.key')).printColorAdjust") == "exact"
-        assert seen("getComputedStyle(document.querySelector('.controls')).display") == "none"
-        look(1200, "screen")
-        box = "document.querySelector('.wide')"
-        assert seen(f"{box}.scrollHeight") == seen(f"{box}.clientHeight")
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    look(400, "screen")
+    assert seen("document.documentElement.scrollWidth") == 400
+    assert all(right <= 400 for column, right in seen(cells) if column < 3)
+    look(700, "print")  # A4 without its margins
+    assert all(right <= 700 for _, right in seen(cells))
+    boxes = "[...document.querySelectorAll('.wide, .cards')].map((box) => getComputedStyle(box).overflow)"
+    assert set(seen(boxes)) == {"visible"}
+    assert seen("getComputedStyle(document.querySelector('.key')).printColorAdjust") == "exact"
+    assert seen("getComputedStyle(document.querySelector('.controls')).display") == "none"
+    look(1200, "screen")
+    box = "document.querySelector('.wide')"
+    assert seen(f"{box}.scrollHeight") == seen(f"{box}.clientHeight")

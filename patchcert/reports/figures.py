@@ -119,12 +119,14 @@ def decisions(leads: dict[str, Sequence[float]], label: str, boundary: float | N
     figure, (axes,) = _figure(1)
     colours = [OUTCOMES[outcome] for outcome in leads]
     bins = _bins([lead for found in leads.values() for lead in found], boundary)
-    axes.hist(list(leads.values()), bins, stacked=True, label=list(leads), color=colours)
+    axes.hist(list(leads.values()), bins, stacked=True, color=colours)
+    said = [_handle(outcome, colour, marker="s") for outcome, colour in zip(leads, colours, strict=True)]
     if boundary is not None:
-        axes.axvline(boundary, color="gray", linestyle="--", label="certified from here on")
+        axes.axvline(boundary, color="gray", linestyle="--")
+        said.append(_handle("certified from here on", "gray", linestyle="--"))
     axes.set(xlabel=label, ylabel="images")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="upper right")  # to look for the best place takes long
+    figure.set_figheight(HEIGHT + LINE * _legend_below(figure, said, wide=True))
     return figure
 
 

@@ -47,7 +47,7 @@ def write(runs: Sequence[Run], folder: Path) -> Path:
         table=table,
         explained=glossary.COLUMNS,
         glossary=glossary.of(table, {point.certificate for point in points}, _words(shown)),
-        figures={name: _svg(figure) for name, figure in drawn.items()},
+        figures={name: (_svg(figure), figure.get_figwidth()) for name, figure in drawn.items()},
         galleries=shown,
         outcomes=OUTCOMES,
         colours=figures.OUTCOMES,
