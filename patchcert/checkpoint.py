@@ -26,6 +26,9 @@ SHIPPED = max(Path(__file__).with_name("checkpoints"), Path(__file__).parents[1]
 NAMED, MOST_OF_NAMES = 5, 260
 """Checkpoints that an error names, and characters of them all, unless the first has more."""
 
+KINDS = {"band", "row", "block", "windows", "multi", "masked", "baseline", "joint"}
+"""Words in the names of scripts and checkpoints that tell which kind of network they are about."""
+
 GO_ON = "the same command continues it"
 """What can be done with a `.partial`."""
 
@@ -96,16 +99,19 @@ def there_are(like: str | None = None) -> str:
     """Which checkpoints there are in `checkpoints/`, in words.
 
     Those whose names fit the script come first, and of these the names `like` this one, or the newest. Where there are
-    none, what interrupted trainings left, and the script that makes one.
+    none, what interrupted trainings left, the script that makes one, and the files that ship for the script.
     """
     there = [path for path in FOLDER.glob("*.pth") if path.is_file()]
     script = Path(sys.argv[0]).name
     if not there:
         partial = next(FOLDER.glob("*.pth.partial"), None)
         besides = f" but {partial.name} of an interrupted training, {GO_ON};" if partial else ","
-        return f"{FOLDER}/ has no checkpoints{besides} {_training_script(script)} makes one"
+        wanted = set(_looks_at(script).split("_"))
+        ship = [path.name for path in sorted(SHIPPED.glob("*.pth")) if _misfit(path, script) == (-len(wanted), 0)]
+        shipped = f"; {' and '.join(ship)} {'ship' if len(ship) > 1 else 'ships'}" if ship else ""
+        return f"{FOLDER}/ has no checkpoints{besides} {_training_script(script)} makes one{shipped}"
     there.sort(key=lambda path: -path.stat().st_mtime if like is None else -_similarity(path.name, like))
-    there.sort(key=lambda path: -len(set(_looks_at(script).split("_")) & set(path.stem.split("_"))))
+    there.sort(key=lambda path: _misfit(path, script))
     lengths = accumulate(len(path.name) for path in there[:NAMED])
     named = max(1, sum(length <= MOST_OF_NAMES for length in lengths))
     more = f" and {len(there) - named} more" if len(there) > named else ""
@@ -114,6 +120,12 @@ def there_are(like: str | None = None) -> str:
 
 def _similarity(name: str, other: str) -> float:
     return SequenceMatcher(None, name, other).ratio()
+
+
+def _misfit(path: Path, script: str) -> tuple[int, int]:
+    """How badly a file's name fits a script: how many words they have in common, negative, and other `KINDS` of it."""
+    words, wanted = set(path.stem.split("_")), set(_looks_at(script).split("_"))
+    return -len(words & wanted), len(words & KINDS - wanted)
 
 
 def _looks_at(script: str) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from patchcert import HiddenWindows, Patch, PlainNetwork, WindowMaskedClassifier, certify, progress
+from patchcert.interface.batches import parts_of
 from tests.helpers import succeed_in_two_processes
 from tests.test_python_interface import CLASSIFIERS as DEFENDED
 from tests.test_python_interface import dark_and_bright_images
@@ -53,6 +54,14 @@ BATCHES = {
     "images alone": alone,
     "images alone in a list": lambda: list(IMAGES.split(3)),
 }
+
+
+@pytest.mark.parametrize(
+    ("batches", "count"),
+    [("a loader", 11), ("images alone", 11), ("a loader of a stream", None), ("a list", 10), ("a generator", None)],
+)
+def test_a_progress_bar_knows_how_many_images_there_are_where_a_loader_does(batches, count):
+    assert {part.expected for part in parts_of(BATCHES[batches](), None, (2, 7))} == {count}
 
 
 @pytest.mark.parametrize("batches", BATCHES)

@@ -1,3 +1,4 @@
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -161,12 +162,18 @@ def test_networks_that_ship_are_found_from_any_folder_unless_one_there_has_their
 
 def test_those_that_fit_the_script_are_listed_first(folder, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["certify_mnist_band_masked.py"])
-    for name in ("cifar_masked_band.pth", "mnist_masked_band.pth", "mnist_one_band_epoch_3.pth", "net.pth"):
-        checkpoint.save({}, folder / "checkpoints" / name)
+    for age, name in enumerate(
+        ["cifar_masked_band", "mnist_masked_band", "mnist_one_band_epoch_3", "mnist_row", "net"]
+    ):
+        checkpoint.save({}, folder / "checkpoints" / f"{name}.pth")
+        os.utime(folder / "checkpoints" / f"{name}.pth", (age, age))
     listed = "checkpoints/ has mnist_masked_band.pth, "
     assert checkpoint.there_are().startswith(listed)
     with pytest.raises(UsageError, match=f"^checkpoint nets.pth: no such checkpoint; {listed}"):
         checkpoint.find("checkpoint", "nets.pth")
+    os.utime(folder / "checkpoints" / "mnist_masked_band.pth", (9, 9))
+    monkeypatch.setattr(sys, "argv", ["certify_mnist_band.py"])
+    assert checkpoint.there_are().startswith("checkpoints/ has mnist_one_band_epoch_3.pth, mnist_masked_band.pth, ")
 
 
 def test_a_name_needs_no_pth(folder):

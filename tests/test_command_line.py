@@ -109,20 +109,26 @@ def test_values_are_not_taken_for_options():
 
 
 @pytest.mark.parametrize(
-    ("script", "trains"),
+    ("script", "trains", "ships"),
     [
-        ("certify_mnist_band_top_one.py", "train_mnist_band.py"),
-        ("certify_cifar_band_randomized.py", "train_cifar_band.py"),
-        ("certify_mnist_multi_block.py", "train_mnist_multi_block.py"),
-        ("attack_cifar_baseline_linf.py", "train_cifar_baseline.py"),
+        ("certify_mnist_band_top_one.py", "train_mnist_band.py", "; mnist_band.pth ships"),
+        ("certify_cifar_band_randomized.py", "train_cifar_band.py", ""),
+        ("certify_mnist_multi_block.py", "train_mnist_multi_block.py", ""),
+        ("attack_cifar_baseline_linf.py", "train_cifar_baseline.py", ""),
+        ("attack_mnist_windows.py", "train_mnist_windows.py", "; mnist_windows.pth and mnist_windows_8x6.pth ship"),
+        ("certify_cifar_band_masked.py", "train_cifar_band_masked.py", "; cifar_masked_band.pth ships"),
     ],
 )
 @pytest.mark.parametrize("arguments", [[], ["--checkpoint", "none.pth"]])
-def test_where_there_is_no_checkpoint_the_script_that_makes_one_is_named(tmp_path, script, trains, arguments, capsys):
+def test_where_there_is_no_checkpoint_what_makes_one_and_what_ships_is_named(
+    tmp_path, script, trains, ships, arguments, capsys
+):
     assert (ROOT / trains).is_file()
     assert run_here(script, *arguments, folder=tmp_path) == 2
     message = capsys.readouterr().err
-    assert message.endswith(f"checkpoints/ has no checkpoints, {trains} makes one\n") and message.count("\n") == 1
+    assert (
+        message.endswith(f"checkpoints/ has no checkpoints, {trains} makes one{ships}\n") and message.count("\n") == 1
+    )
 
 
 def test_a_missing_checkpoint_lists_the_newest_or_the_nearest(tmp_path, capsys):

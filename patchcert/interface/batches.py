@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeGuard, cast
 
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from patchcert import checkpoint, distributed
 from patchcert.data.dataset import Dataset
@@ -21,7 +22,7 @@ BATCHES = "batches of images (N, C, H, W), or of (images, labels)"
 class Part(NamedTuple):
     """Some of the images, checked; without labels these are 0.
 
-    `expected` is how many images there are in all, or a few less; None if nobody knows.
+    `expected` is how many images there are in all, or a few less or more; None if nobody knows.
     """
 
     dataset: Dataset
@@ -100,9 +101,10 @@ def _are_batches(images: object) -> TypeGuard[Iterable[object]]:
 
 
 def _expected(batches: Iterable[object], size: int) -> int | None:
-    """How many images there are if all batches are of one `size`; the last one may be smaller."""
+    """How many images there are if all batches are of one `size`; the last one may be smaller, as a loader knows."""
     try:
-        return len(batches) * size  # type: ignore[arg-type]
+        most = len(batches) * size  # type: ignore[arg-type]
+        return min(most, len(batches.sampler)) if isinstance(batches, DataLoader) else most  # type: ignore[arg-type]
     except TypeError:  # a loader of a stream has a method for it, too
         return None
 
