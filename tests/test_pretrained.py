@@ -277,6 +277,23 @@ def test_pixels_are_resized_as_pillow_does_it(transformers, tmp_path):
     assert Preparation.of(found.transform).pixels(image).equal(expected)
 
 
+def test_a_transform_that_is_a_module_is_no_layer_of_the_network(tmp_path, monkeypatch):
+    (tmp_path / "mine_v2.py").write_text(
+        "from torch import float32, nn\n"
+        "from torchvision.transforms import v2\n"
+        "def network():\n"
+        "    made = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))\n"
+        "    steps = [v2.Resize(9), v2.CenterCrop(8), v2.PILToTensor(), v2.ToDtype(float32, scale=True)]\n"
+        "    made.preparation = v2.Compose([*steps, v2.Normalize([0.5], [0.25])])\n"
+        "    return made\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    found = sources.find("mine_v2:network", None)
+    preparation = Preparation.of(found.transform)
+    assert (preparation.size, preparation.mean) == ((8, 8), pytest.approx((0.5,) * 3))
+    assert found.network(IMAGES[:, :, :8, :8]).equal(found.network[:2](IMAGES[:, :, :8, :8]))
+
+
 # names
 
 

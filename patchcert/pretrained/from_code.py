@@ -58,6 +58,8 @@ def find(name: str, weights: Path | None) -> Found:
         given.fill(network)
         about |= given.about
     transform = getattr(network, "preparation", None)
+    if isinstance(network, nn.Sequential) and isinstance(transform, nn.Module):
+        del network.preparation  # a transform of torchvision's v2 is a module, and had become the last layer
     if transform is None and hasattr(network, "pretrained_cfg"):
         transform, how = from_timm.transform_of(network)
         return Found(network, transform, about | how)
