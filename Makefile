@@ -45,7 +45,7 @@ FIGURES := $(addprefix docs/results/, \
 	mnist_masked_band.json \
 	interval_mnist_p22.json interval_mnist_p55.json mnist_masked_band_training.jsonl)
 
-ALARMS := $(addprefix docs/results/, imagenet_lite0_2.json imagenet_lite0_2_k3.json)
+ALARMS := $(addprefix docs/results/, imagenet_lite0_2.json imagenet_lite0_2_k3.json imagenet_lite2_2.json)
 
 figures: .venv/runtime
 	$(BIN)/python figures.py $(FIGURES) --out docs/figures
