@@ -199,7 +199,7 @@ def test_bands_and_windows_are_those_of_the_script(script, tmp_path, monkeypatch
     name, size, arguments = JOINT[script]
     loaded = load(name, Patch(size))
     bands, windows = table.named(name).variant(Patch(size)).files
-    network, ablation = joint_of_script(script, bands, windows, *arguments, monkeypatch=monkeypatch)
+    network, ablation = joint_of_script(script, bands, windows, size, *arguments, monkeypatch=monkeypatch)
     assert network.description == loaded.network.description
     assert ablation.description() == loaded.ablation.description()
     ours, theirs = loaded.network.state_dict(), network.state_dict()
@@ -218,12 +218,18 @@ def test_bands_and_windows_are_those_of_the_script(script, tmp_path, monkeypatch
         torch.testing.assert_close(found.lead, expected.lead, rtol=1e-4, atol=1e-3)
 
 
-def joint_of_script(script, bands, windows, *arguments, monkeypatch):
+def joint_of_script(script, bands, windows, size, *arguments, monkeypatch):
     """The network that a script certifies or attacks, filled and folded as there, and its copies."""
     caught = []
-    kind = script.partition("_")[0]
-    monkeypatch.setattr(patchcert, f"{kind}_masked", lambda *given: caught.append(given), raising=False)
-    assert run_here(script, "--checkpoint", bands, "--windows", windows, *arguments, folder=ROOT) == 0
+
+    def catch(options, parts):
+        (part,) = parts
+        caught.append((options, part.network, part.ablation))
+
+    monkeypatch.setattr(patchcert, "certify_parts", catch)
+    monkeypatch.setattr(patchcert, "attack_masked", lambda *given: caught.append(given))
+    asked = "--size_to_certify" if script.startswith("certify") else "--size_of_attack"
+    assert run_here(script, "--checkpoint", bands, "--windows", windows, asked, size, *arguments, folder=ROOT) == 0
     ((options, network, ablation),) = caught
     checkpoint.load_network("checkpoint", checkpoint.find("checkpoint", options.checkpoint), network.bands)
     network.fold()
