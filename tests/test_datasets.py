@@ -208,7 +208,7 @@ def test_missing_data_leaves_no_folders_and_damaged_files_are_said_to_be_so(tmp_
         file = tmp_path / "MNIST" / "raw" / name
         for content in (file.read_bytes()[:-1], b""):
             file.write_bytes(content)
-            with pytest.raises(UsageError, match="MNIST/raw are damaged or too few"):
+            with pytest.raises(UsageError, match="MNIST/raw are damaged or incomplete"):
                 named.load("mnist", tmp_path, train=True)
         shutil.copy(generated_mnist / "MNIST" / "raw" / name, file)
 
