@@ -23,6 +23,9 @@ FOLDER = Path("checkpoints")
 SHIPPED = max(Path(__file__).with_name("checkpoints"), Path(__file__).parents[1] / "checkpoints", key=Path.is_dir)
 """Where the networks that ship lie: in the installed package, or in the checkout around it."""
 
+MODELS = Path(__file__).parent / "zoo" / "models.json"
+"""Names every file that ships. A checkout's `SHIPPED` may hold others."""
+
 NAMED, MOST_OF_NAMES = 5, 260
 """Checkpoints that an error names, and characters of them all, unless the first has more."""
 
@@ -107,7 +110,9 @@ def there_are(like: str | None = None) -> str:
         partial = next(FOLDER.glob("*.pth.partial"), None)
         besides = f" but {partial.name} of an interrupted training, {GO_ON};" if partial else ","
         wanted = set(_looks_at(script).split("_"))
-        ship = [path.name for path in sorted(SHIPPED.glob("*.pth")) if _misfit(path, script) == (-len(wanted), 0)]
+        fit = [path.name for path in sorted(SHIPPED.glob("*.pth")) if _misfit(path, script) == (-len(wanted), 0)]
+        models = MODELS.read_text(encoding="utf-8")
+        ship = [name for name in fit if f'"{name}"' in models]
         shipped = f"; {' and '.join(ship)} {'ship' if len(ship) > 1 else 'ships'}" if ship else ""
         return f"{FOLDER}/ has no checkpoints{besides} {_training_script(script)} makes one{shipped}"
     there.sort(key=lambda path: -path.stat().st_mtime if like is None else -_similarity(path.name, like))

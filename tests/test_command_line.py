@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from patchcert import cli
+from patchcert import checkpoint, cli
 from tests.helpers import FORKS, PATIENCE, ROOT, run_here
 
 
@@ -129,6 +129,16 @@ def test_where_there_is_no_checkpoint_what_makes_one_and_what_ships_is_named(
     assert (
         message.endswith(f"checkpoints/ has no checkpoints, {trains} makes one{ships}\n") and message.count("\n") == 1
     )
+
+
+def test_what_a_training_left_in_a_clone_does_not_ship(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path / "of_the_clone")
+    checkpoint.SHIPPED.mkdir()
+    for name in ("mnist_band.pth", "mnist_one_band_lr_0.01_band_4_epoch_0.pth"):
+        (checkpoint.SHIPPED / name).touch()
+    assert run_here("certify_mnist_band.py", folder=tmp_path) == 2
+    assert capsys.readouterr().err.endswith("makes one; mnist_band.pth ships\n")
+
 
 
 def test_a_missing_checkpoint_lists_the_newest_or_the_nearest(tmp_path, capsys):
