@@ -30,23 +30,23 @@ These are 256, 8 and 4 units in the last place."""
 
 
 FLOAT32 = torch.finfo(torch.float32).eps / 2
-"""u, by which a rounding to nearest is relatively off."""
+"""u, the largest relative error of one rounding to nearest."""
 
 ELEMENTS_OF_A_THREAD = 2**16
-"""So many numbers PyTorch does not leave to one thread where there are others."""
+"""PyTorch shares sums of this many numbers for each thread among all of its threads."""
 
 
 def require_nearest() -> None:
     """Raise FloatingPointError unless sums in float32 are rounded to nearest, here and in PyTorch's other threads.
 
-    Numerical margins are measured, and bounds derived, for this mode alone. Each thread has a mode of its own, so the
-    sums are large enough to be shared among all of them.
+    Numerical margins were measured for this mode alone, and bounds were derived for it. Each thread has a mode of its
+    own. So the sums are large enough for PyTorch to share them among all threads.
     """
     ones = torch.ones(ELEMENTS_OF_A_THREAD * torch.get_num_threads(), dtype=torch.float32, device="cpu")
     little = FLOAT32 / 2  # the nearest number to 1 ± little is 1, or 1 is one of two and the even one
     if not all(bool((signed + change == signed).all()) for signed in (ones, -ones) for change in (little, -little)):
         right = "something that this program imported has changed the processor's mode"
-        raise FloatingPointError(f"numbers are not rounded to nearest, nothing can be certified: {right}")
+        raise FloatingPointError(f"numbers are not rounded to nearest, so nothing can be certified: {right}")
 
 
 def coarser(*names: str) -> str:

@@ -23,11 +23,11 @@ COMPUTING = ("forward", "_conv_forward")
 """The methods by which torch's layers compute."""
 
 FUNCTIONS = ("conv2d", "linear", "relu", "batch_norm", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
-"""What torch's layers compute by, of `torch.nn.functional`."""
+"""The functions of `torch.nn.functional` by which torch's layers compute."""
 
 HARMLESS = {"__init__", "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__static_attributes__"}
 HARMLESS |= {"__firstlineno__", "__getstate__", "__deepcopy__", "__constants__", "extra_repr", "reset_parameters"}
-"""What a class may say otherwise than the one that it is derived from, and still compute as that one does."""
+"""What a class may define anew without computing anything else than the class that it is derived from."""
 
 PLAIN = {Tensor, nn.Parameter}
 """Tensors that are multiplied as tensors are; others, of quantised weights for instance, in ways of their own."""
@@ -41,13 +41,13 @@ def unwritten(network: nn.Module) -> str | None:
 
 
 def of_its_own(part: nn.Module, kind: type[nn.Module]) -> str | None:
-    """What the class of `part` says otherwise than `kind`, which it is derived from, by its name; None if nothing."""
+    """The name of something in `kind` that the class of `part`, derived from it, defines anew; None if nothing."""
     derived = type(part).__mro__[: type(part).__mro__.index(kind)]
     return min({name for base in derived for name in vars(base) if hasattr(kind, name)} - HARMLESS, default=None)
 
 
 def added_to(part: nn.Module, where: str) -> Iterator[str]:
-    """Yield the hooks and methods that this `part` alone has, in words that end by saying `where` they are."""
+    """Yield the hooks and methods that this `part` alone has, in words; `where` says in words where they are."""
     for kind, hooks in (("hook", part._forward_hooks), ("pre-hook", part._forward_pre_hooks)):
         yield from (f"a forward {kind}, {_name_of(hook)}, {where}" for hook in hooks.values())
     yield from (f"a `{method}` set {where}" for method in vars(part) if _hides_method(part, method))
@@ -56,7 +56,7 @@ def added_to(part: nn.Module, where: str) -> Iterator[str]:
 def _everything_unwritten(network: nn.Module) -> Iterator[str]:
     if every_module._global_forward_hooks or every_module._global_forward_pre_hooks:
         yield "a forward hook on all modules that there are"
-    yield from (f"a `{name}` that is not torch's" for name in FUNCTIONS if not _is_of_torch(getattr(F, name)))
+    yield from (f"a `{name}` that is not torch's" for name in FUNCTIONS if not _is_function_of_torch(name))
     for name, part in network.named_modules():
         where = f"on {name}, a {type(part).__name__}" if name else f"on the network, a {type(part).__name__}"
         yield from added_to(part, where)
@@ -75,12 +75,22 @@ def _changed_methods(kind: type[nn.Module]) -> Iterator[str]:
         if getattr(kind, name) is not getattr(nn.Module, name) or not _is_of_torch(getattr(nn.Module, name)):
             yield name
     if kind.__module__.startswith("torch."):
-        yield from (name for name in COMPUTING if hasattr(kind, name) and not _is_of_torch(getattr(kind, name)))
+        yield from (name for name in COMPUTING if hasattr(kind, name) and not _is_of_its_class(kind, name))
+
+
+def _is_of_its_class(kind: type[nn.Module], name: str) -> bool:
+    """Whether a method is torch's and was written for `kind` or a class that it is derived from, not for another."""
+    method, own = getattr(kind, name), {f"{base.__qualname__}.{name}" for base in kind.__mro__}
+    return _is_of_torch(method) and (method is nn.Module.forward or method.__qualname__ in own)
+
+
+def _is_function_of_torch(name: str) -> bool:
+    function = getattr(F, name)
+    of_torch = isinstance(function, BuiltinFunctionType) or _is_of_torch(function)
+    return of_torch and function.__name__ == name
 
 
 def _is_of_torch(method: Callable) -> bool:
-    if isinstance(method, BuiltinFunctionType):
-        return True
     code = getattr(method, "__code__", None)
     return code is not None and code.co_filename.startswith(TORCH)
 

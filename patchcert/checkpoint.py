@@ -109,10 +109,7 @@ def there_are(like: str | None = None) -> str:
     if not there:
         partial = next(FOLDER.glob("*.pth.partial"), None)
         besides = f" but {partial.name} of an interrupted training, {GO_ON};" if partial else ","
-        wanted = set(_looks_at(script).split("_"))
-        fit = [path.name for path in sorted(SHIPPED.glob("*.pth")) if _misfit(path, script) == (-len(wanted), 0)]
-        models = MODELS.read_text(encoding="utf-8")
-        ship = [name for name in fit if f'"{name}"' in models]
+        ship = _shipped_for(script)
         shipped = f"; {' and '.join(ship)} {'ship' if len(ship) > 1 else 'ships'}" if ship else ""
         return f"{FOLDER}/ has no checkpoints{besides} {_training_script(script)} makes one{shipped}"
     there.sort(key=lambda path: -path.stat().st_mtime if like is None else -_similarity(path.name, like))
@@ -127,8 +124,15 @@ def _similarity(name: str, other: str) -> float:
     return SequenceMatcher(None, name, other).ratio()
 
 
+def _shipped_for(script: str) -> list[str]:
+    """The files that ship whose names have all words of what a script looks at, and no other of the `KINDS`."""
+    models, best = MODELS.read_text(encoding="utf-8"), (-len(set(_looks_at(script).split("_"))), 0)
+    fit = [path.name for path in sorted(SHIPPED.glob("*.pth")) if _misfit(path, script) == best]
+    return [name for name in fit if f'"{name}"' in models]
+
+
 def _misfit(path: Path, script: str) -> tuple[int, int]:
-    """How badly a file's name fits a script: how many words they have in common, negative, and other `KINDS` of it."""
+    """How badly a file's name fits a script: minus the words they share, then the `KINDS` in the name alone."""
     words, wanted = set(path.stem.split("_")), set(_looks_at(script).split("_"))
     return -len(words & wanted), len(words & KINDS - wanted)
 

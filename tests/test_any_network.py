@@ -161,7 +161,7 @@ def test_wrong_use_is_one_clear_line(folder, capsys, options, message):
 def test_nothing_is_certified_unless_numbers_are_rounded_to_nearest(folder, capsys, script):
     with rounding_mode(UPWARD):
         code = run_here(script, *MNIST, "--model", "factories:small", "--limit", 2, folder=folder)
-    assert code == 1 and "numbers are not rounded to nearest, nothing can be certified" in capsys.readouterr().err
+    assert code == 1 and "numbers are not rounded to nearest, so nothing can be certified" in capsys.readouterr().err
 
 
 def test_probabilities_in_place_of_logits_get_one_line(folder, capsys):

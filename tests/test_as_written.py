@@ -78,6 +78,18 @@ def test_a_function_of_torch_that_somebody_changed_is_named(monkeypatch, name):
     assert unwritten(mnist_network()) == f"a `{name}` that is not torch's"
 
 
+@pytest.mark.parametrize("other", [torch.tanh, nn.functional.tanh, nn.functional.leaky_relu])
+def test_another_function_of_torch_in_the_place_of_one_is_named(monkeypatch, other):
+    monkeypatch.setattr(nn.functional, "relu", other)
+    assert unwritten(mnist_network()) == "a `relu` that is not torch's"
+
+
+@pytest.mark.parametrize("other", [torch.tanh, nn.Tanh.forward])
+def test_a_method_of_another_class_of_torch_is_named(monkeypatch, other):
+    monkeypatch.setattr(nn.ReLU, "forward", other)
+    assert "a `forward` that is not torch's on" in unwritten(mnist_network())
+
+
 @pytest.mark.parametrize("kind", ["hook", "pre_hook"])
 def test_hooks_on_all_modules_are_named(kind):
     handle = getattr(nn.modules.module, f"register_module_forward_{kind}")(lambda *_: None)

@@ -140,7 +140,6 @@ def test_what_a_training_left_in_a_clone_does_not_ship(tmp_path, monkeypatch, ca
     assert capsys.readouterr().err.endswith("makes one; mnist_band.pth ships\n")
 
 
-
 def test_a_missing_checkpoint_lists_the_newest_or_the_nearest(tmp_path, capsys):
     (tmp_path / "checkpoints").mkdir()
     for age in range(8):

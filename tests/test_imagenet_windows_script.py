@@ -105,7 +105,7 @@ def test_results_say_whether_the_network_was_folded(folder, capsys, name, engine
 def test_what_batches_change_has_to_be_within_the_margin(folder, capsys):
     command = (*COMMAND, "--model", "small:of_few")
     assert run_here(SCRIPT, *command, folder=folder) == 2
-    assert "--numerical_margin auto: expected 0.0018 or more, for logits differ by" in capsys.readouterr().err
+    assert "--numerical_margin auto: expected 0.0018 or more, because logits differ by" in capsys.readouterr().err
     succeed(SCRIPT, *command, "--numerical_margin", 0.002, folder=folder)
     succeed(SCRIPT, *command, "--batch_size", 1, folder=folder)
 

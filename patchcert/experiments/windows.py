@@ -124,7 +124,7 @@ def certify_windows(options: argparse.Namespace) -> None:
         engine = fold(options, network, dataset)
         margin = _least_margin(options, next(iter(classifiers.values())), dataset)
         if nobody_named_it and margin > options.numerical_margin:
-            right = f"expected {margin:.2g} or more, for logits differ by half of it between batches of several sizes"
+            right = f"expected {margin:.2g} or more, because logits differ by half of it between batches of other sizes"
             raise UsageError("numerical_margin", "auto", right)
         columns, saved = columns_of(dataset, IMAGES_AT_ONCE, look, journal)
         seconds = journal.seconds()
