@@ -1,7 +1,6 @@
 """Certifying as options describe it: by a network's votes, by saved ones, by random samples of them."""
 
 import argparse
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
@@ -11,20 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patchcert import checkpoint, distributed, messages, option_values, results
+from patchcert import checkpoint, distributed, option_values, results
 from patchcert.ablations.ablation import Ablation
 from patchcert.classifiers.modules import SmoothedClassifier
-from patchcert.classifiers.probing import Manner
 from patchcert.cli import Parser, configuration
 from patchcert.data.folders import Images
-from patchcert.engines import asking, batching
-from patchcert.engines.asking import Engine
-from patchcert.engines.columns import has_limited_reach
-from patchcert.engines.windowed import WindowedNetwork
-from patchcert.engines.windowed.traces import BeyondWindowsError
-from patchcert.errors import Note, UsageError
+from patchcert.engines import asking
+from patchcert.errors import UsageError
 from patchcert.experiments import reporting, summaries
-from patchcert.experiments.any_network import arithmetic_of, manner_of, margin_of_votes
+from patchcert.experiments.any_network import manner_of, margin_of_votes
+from patchcert.experiments.engines import add_engine, computed_by, engine_of, find_batch_size
 from patchcert.experiments.evaluation import (
     add_limit,
     add_outputs,
@@ -40,7 +35,6 @@ from patchcert.experiments.setting import SIZES, set_up
 from patchcert.files import what_fits
 from patchcert.journal import Journal
 from patchcert.option_values import (
-    batch_size,
     certificates,
     fractions,
     goals,
@@ -65,7 +59,7 @@ def certification_parser(description: str, data_sets: tuple[str, ...], size_to_c
     parser = evaluation_parser(description, data_sets)
     _add_questions(parser, size_to_certify)
     add_save_votes(parser)
-    _add_engine(parser)
+    add_engine(parser)
     return parser
 
 
@@ -130,7 +124,7 @@ def randomized_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
         default=10_000,
         help="number of random copies that give a lower bound of the class's share",
     )
-    _add_engine(parser)
+    add_engine(parser)
     return parser
 
 
@@ -153,22 +147,6 @@ def _add_questions(parser: Parser, size_to_certify: int) -> None:
         metavar="NU",
         help="if above 0, answer a second time, and give the adversary every vote that would change if a probability "
         "changed by NU. auto is 0, or more for a network of your own that computes with fewer bits than float32",
-    )
-
-
-def _add_engine(parser: Parser) -> None:
-    parser.engine.add_argument(
-        "--engine",
-        choices=("auto", "windowed", "dense"),
-        default="auto",
-        help="windowed computes only what differs from an empty image; dense runs the whole network on every copy; "
-        "auto takes windowed if it supports all layers of the network, and dense otherwise",
-    )
-    parser.engine.add_argument(
-        "--batch_size",
-        type=batch_size,
-        default="128",
-        help="ablated copies for each call of the network; auto tries several numbers and takes the fastest",
     )
 
 
@@ -210,7 +188,7 @@ def certify_by_votes(
     set_up(options)
     certifier = certificate.Certifier(ablation.to(options.device), _questions(options, rules))
     dataset, network = prepare(options, network, ablation)
-    engine = _engine(options, network, ablation, dataset)
+    engine = engine_of(options, network, ablation, dataset)
     manner = manner_of(options, SmoothedClassifier(network, ablation), dataset, engine)
     if options.numerical_margin is None:
         options.numerical_margin = margin_of_votes(manner)
@@ -221,11 +199,11 @@ def certify_by_votes(
     with journal_of(options, network, dataset) as journal:
         recorder = saved_votes.Recorder(ablation, rules) if options.save_votes else None
         with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-            started = _find_batch_size(options, engine, dataset, ablation, certifier, journal)
+            started = find_batch_size(options, engine, dataset, ablation, certifier, journal)
             size = options.batch_size
             verdicts, classified = certificate.certify(engine, dataset, certifier, size, recorder, early, journal)
         seconds = journal.seconds() - started
-        arithmetic = _arithmetic(options, engine, journal, manner)
+        arithmetic = computed_by(options, engine, journal, manner)
         copies = results.Copies(len(dataset) * ablation.count, classified, _close_votes(questions, verdicts))
         about = summaries.of_certificates(vars(options), len(dataset), ablation, questions)
         asked = [question.as_json() for question in questions]
@@ -301,10 +279,10 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
         ablation.require_fits("attack_size", patch)
     most_touched = {patch: ablation.to(options.device).most_touched(patch) for patch in options.attack_size}
     dataset, network = prepare(options, network, ablation)
-    engine = _engine(options, network, ablation, dataset)
+    engine = engine_of(options, network, ablation, dataset)
     with journal_of(options, network, dataset) as journal:
         with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-            started = _find_batch_size(options, engine, dataset, ablation, list, journal)
+            started = find_batch_size(options, engine, dataset, ablation, list, journal)
             votes = randomized.top_one_votes(engine, dataset, ablation, options.batch_size, journal)
         samples = options.alpha, options.predsamples, options.boundsamples
         verdicts = [
@@ -319,7 +297,7 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
             patch = list(most_touched)[number]
             return reporting.of_top_one(ablation, patch, votes, partial(reporting.pictures, dataset))
 
-        arithmetic = _arithmetic(options, engine, journal)
+        arithmetic = computed_by(options, engine, journal)
         _report(options, about, dataset, asked, verdicts, seconds, arithmetic, subject=subject)
 
 
@@ -341,52 +319,6 @@ def _close_votes(questions: list[certificate.Question], verdicts: list[certifica
     """One entry for each vote rule: how many copies have a vote within the numerical margin; none without one."""
     found = {q.ballot: int(v.close_votes.sum()) for q, v in zip(questions, verdicts, strict=True)}
     return [ballot.as_json() | {"close_votes": count} for ballot, count in found.items() if ballot.numerical_margin]
-
-
-def _engine(options: argparse.Namespace, network: nn.Module, ablation: Ablation, dataset: Images) -> Engine:
-    """The engine that `--engine` asks for; what it is takes the place of auto."""
-    channels = 2 * dataset.channels
-    if has_limited_reach(network):
-        options.engine = "shared"
-        return asking.SharedNetwork(network, ablation)
-    if options.compile and options.engine == "windowed":
-        raise UsageError("engine", options.engine, "torch.compile needs the whole network: give --engine dense too")
-    if options.engine != "dense" and not options.compile:
-        half = torch.bfloat16 if options.amp else None  # autocast alone would convert weights anew for every ablation
-        try:
-            engine = WindowedNetwork(network, ablation, channels, half)
-        except BeyondWindowsError as error:
-            if options.engine == "windowed":
-                raise
-            why = f"the network uses {error.what}, which windowed cannot do"
-            warnings.warn(Note(f"--engine dense, since {why}"), stacklevel=3)
-        else:
-            options.engine = "windowed"
-            return engine
-    options.engine = "dense"
-    return asking.DenseNetwork(network, ablation)
-
-
-def _arithmetic(options: argparse.Namespace, engine: Engine, journal: Journal, manner: Manner | None = None) -> dict:
-    return results.computed_with(arithmetic_of(options, manner), asking.name_of(engine), journal.processors)
-
-
-def _find_batch_size(
-    options: argparse.Namespace, engine: Engine, dataset: Images, ablation: Ablation, use: Callable, journal: Journal
-) -> float:
-    """Replace `--batch_size auto` by the number that it stands for, the same in all processes and when going on.
-
-    Returns:
-        How many of the journal's seconds that took.
-    """
-    if options.batch_size is not None:
-        return 0.0
-    share = dataset.take(distributed.share())
-    search = partial(batching.fastest_batch_size, engine, share, ablation, use)
-    options.batch_size = distributed.from_first(journal.recall("the batch size", dataset.indices[:0], search))
-    if distributed.is_first():
-        messages.print_batch_size(options.batch_size)
-    return journal.seconds()
 
 
 def _report(
