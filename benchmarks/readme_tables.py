@@ -126,7 +126,7 @@ def by_size(columns: dict[str, dict[int, dict]], published: dict[int, str]) -> T
 def pretrained() -> Table:
     """Networks of others: certified / clean by the size of the patch, by fewer windows, and for a larger network."""
     results = {
-        "Lite0, 1 %": "imagenet_lite0_tenth_1",
+        "Lite0, 1 %": "imagenet_lite0_1",
         "Lite0, 2 %": "imagenet_lite0_2",
         "Lite0, 3 %": "imagenet_lite0_3",
         "Lite0, 2 %, 3 × 3 windows": "imagenet_lite0_2_k3",
