@@ -17,7 +17,8 @@ PAGE = FOLDER / "field.md"
 HEAD = """# What the field has published
 
 These tables show certified and clean accuracy in percent, against one square patch anywhere in the image. They include
-our own numbers. `make pages` makes this page from [field.json](field.json).
+our own numbers, except those of [pretrained networks at 224 pixels](results.md#a-pretrained-network-at-224-pixels),
+which were counted on other images. `make pages` makes this page from [field.json](field.json).
 
 **How to read it.** Compare numbers only within one table, and only if *other data* is the same. These are the data that
 the network was trained on in addition to the training set. An empty cell means that we do not know. *Passes* are the
