@@ -10,6 +10,7 @@ docs/figures/*.svg; the page has the captions, and a test holds them against wha
 import io
 import math
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import matplotlib
@@ -17,16 +18,20 @@ import numpy as np
 import torch
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from scipy.special import betaincinv
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from patchcert.ablations.ablation import Band
+from patchcert.ablations.hidden_windows import HiddenWindows
+from patchcert.classifiers.window_masked import WindowMaskedClassifier, alarms_of
 from patchcert.engines.asking import DenseNetwork, softmax_over
+from patchcert.engines.plain import PlainNetwork
 from patchcert.intervals.places import Scale, Threat, all_places
 from patchcert.intervals.worst_places import Batch, all_margins
+from patchcert.masking.alarms import ALARM, Alarms
 from patchcert.masking.double_masking import DoubleMasking
 from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
@@ -36,6 +41,10 @@ from patchcert.votes.rules import ThresholdVote, TopOneVote
 FIGURES = Path(__file__).parent / "figures"
 BANDS, PATCH, THETA, ALPHA = Band(8, 8, 2), Patch(2, 2), 0.25, 0.05
 PLACES = 8 - PATCH.width + 1
+WINDOWS = HiddenWindows.for_patch(8, 8, PATCH, per_side=3)
+MARGIN = 1e-3
+"""ν, as scripts have it."""
+
 LEARNT = 1000
 """Digits from which the means are taken; examples are among the others."""
 
@@ -83,6 +92,14 @@ class Digits:
         engine = DenseNetwork(Means(means), BANDS)
         return cls(images, labels, means, softmax_over(engine, images[:, None], BANDS, batch_size=128))
 
+    def linear(self) -> nn.Module:
+        """The same classifier of whole digits (B, 1, 8, 8): a linear layer, less what all classes have in common."""
+        layer = nn.Linear(64, 10)
+        with torch.no_grad():
+            layer.weight.copy_(2 * self.means.flatten(1))
+            layer.bias.copy_(-self.means.flatten(1).square().sum(dim=1))
+        return nn.Sequential(nn.Flatten(), layer).eval()
+
     def certified(self, kind: str) -> Tensor:
         """(N,) bool: right, and certified by this certificate of the votes."""
         question = Question(PATCH, ThresholdVote(THETA), kind)
@@ -111,12 +128,12 @@ def show_digit(axes: Axes, image: Tensor, shown: Tensor | None = None, edge: str
         pixels = pixels.where(shown[..., None], HIDDEN)
     axes.imshow(pixels.numpy(), interpolation="none")
     axes.set(xticks=[], yticks=[])
-    axes.spines[:].set(color=edge, linewidth=2.5 if edge == RED else 1)
+    axes.spines[:].set(color=edge, linewidth=1 if edge == GREY else 2.5)
 
 
-def outline(axes: Axes, row: int, column: int) -> None:
+def outline(axes: Axes, row: int, column: int, size: Patch = PATCH, edge: str = RED) -> None:
     corner = (column - 0.5, row - 0.5)
-    axes.add_patch(Rectangle(corner, PATCH.width, PATCH.height, fill=False, edgecolor=RED, linewidth=2.5))
+    axes.add_patch(Rectangle(corner, size.width, size.height, fill=False, edgecolor=edge, linewidth=2.5))
 
 
 def plain(axes: Axes, title: str, xlabel: str = "", ylabel: str = "") -> None:
@@ -187,7 +204,7 @@ def draw_exact(digits: Digits) -> tuple[Figure, str]:
 
 def draw_masking(digits: Digits) -> tuple[Figure, str]:
     scores = digits.probabilities.log().double()
-    verdicts = DoubleMasking(BANDS, PATCH).verdicts(scores, Margin.of_scores(1e-3, "float32"))
+    verdicts = DoubleMasking(BANDS, PATCH).verdicts(scores, Margin.of_scores(MARGIN, "float32"))
     certified = verdicts.certified & (verdicts.predicted == digits.labels)
     number = int(verdicts.lead.where(certified & ~digits.certified("exact"), -1).argmax())
     winner = int(verdicts.predicted[number])
@@ -211,6 +228,82 @@ def draw_masking(digits: Digits) -> tuple[Figure, str]:
         f"are touched there are left out, the {winner} still leads by {verdicts.lead[number]:.2f}. After any other "
         f"pair, or a single place (the diagonal), it leads by more. {int(certified.sum())} of {len(digits.images)} "
         f"digits are certified in this way."
+    )
+
+
+def asked(classifier: WindowMaskedClassifier, images: Tensor) -> tuple[Tensor, Alarms]:
+    """The answers without each window, (N, M), and what alarms follow from, for images (N, 8, 8)."""
+    singles = [verdict.singles for verdict in classifier.verdicts(images[:, None], MARGIN, certify=False)]
+    whole = classifier.of_whole(images[:, None]).classes
+    return torch.stack([answers.classes for answers in singles]), alarms_of(singles, whole)
+
+
+def patched(image: Tensor) -> Tensor:
+    """(P, 8, 8): a digit with each patch of black and white pixels, for one place (L) after the other."""
+    patches = torch.tensor(list(product((0.0, 1.0), repeat=PATCH.height * PATCH.width)))
+    images = image.repeat(PLACES, PLACES, len(patches), 1, 1)
+    for row, column in product(range(PLACES), repeat=2):
+        shown = images[row, column, :, row : row + PATCH.height, column : column + PATCH.width]
+        shown.copy_(patches.view_as(shown))
+    return images.flatten(0, 2)
+
+
+def show_windows(figure: SubFigure, image: Tensor, answers: Tensor, edges: list[str]) -> Axes:
+    """A digit, and below it what is left without each of 3 × 3 windows, and the answers (9,). Returns the digit's."""
+    axes = figure.subplot_mosaic([["whole"] * 3, [0, 1, 2], [3, 4, 5], [6, 7, 8]], height_ratios=[2.2, 1, 1, 1])
+    show_digit(axes["whole"], image)
+    for window, (answer, edge) in enumerate(zip(answers.tolist(), edges, strict=True)):
+        (hidden,) = WINDOWS.hidden(torch.tensor([[window, window]]))
+        show_digit(axes[window], image, ~hidden, edge)
+        axes[window].set_xlabel(answer, labelpad=3, fontsize=12)
+    return axes["whole"]
+
+
+def draw_alarms(digits: Digits) -> tuple[Figure, str]:
+    network = PlainNetwork(digits.linear(), hidden=float(digits.means.mean()))
+    classifier = WindowMaskedClassifier(network, WINDOWS, batch_size=256)
+    clean, of_clean = asked(classifier, digits.images)
+    certified = of_clean.strict(MARGIN)[1] & (of_clean.agreed == digits.labels)
+    recovered = torch.tensor([verdict.certified for verdict in classifier.verdicts(digits.images[:, None], MARGIN)])
+    covering = WINDOWS.covering(PATCH).flatten(1)  # (M, L)
+    patches = 2 ** (PATCH.height * PATCH.width)
+    by_one_window = (covering.sum(dim=0) == 1).repeat_interleave(patches)  # (P,)
+
+    def wrong(number: int) -> Tensor:
+        """(P,) bool: with which patches, that one window covers, the network gives another class."""
+        answers = network(patched(digits.images[number])[:, None]).argmax(dim=1)
+        return by_one_window & (answers != digits.labels[number])
+
+    number = next(number for number in certified.nonzero().flatten().tolist() if wrong(number).any())
+    image, label = digits.images[number], int(digits.labels[number])
+    attacked = patched(image)
+    answers, alarms = asked(classifier, attacked)
+    changed = (answers != label).sum(dim=1)
+    worst = int(changed.where(wrong(number), -1).argmax())
+    place = worst // patches
+    (window,) = covering[:, place].nonzero().flatten().tolist()
+    top, bottom, left, right = WINDOWS.rectangles[window].tolist()
+    figure = pyplot.figure(figsize=(5.2, 5.2))
+    before, after = figure.subfigures(1, 2, wspace=0.06)
+    plain(show_windows(before, image, clean[number], [GREY] * WINDOWS.count), "no patch", f"the whole: {label}")
+    edges = [BLUE if other == window else RED for other in range(WINDOWS.count)]
+    whole = show_windows(after, attacked[worst], answers[worst], edges)
+    plain(whole, f"a patch of {PATCH.height} × {PATCH.width}", f"the whole: {int(alarms.whole[worst])}")
+    outline(whole, *divmod(place, PLACES))
+    outline(whole, top, left, Patch(bottom - top, right - left), BLUE)
+    before.supxlabel(f"all answer {label}: the output is {label}", fontsize=11)
+    after.supxlabel("the answers differ: alarm", fontsize=11)
+    raised, kept = int((alarms.agreed == ALARM).sum()), int((alarms.agreed == label).sum())
+    return figure, (
+        f"The {WINDOWS.count} small images hide one window each, of {bottom - top} × {right - left} pixels. Below each "
+        f"is its answer. Left: all answers are {label}, so the output is {label}. Right: a patch, outlined in red, "
+        f"changes the answer for the whole image to {int(alarms.whole[worst])}. The blue window covers the patch. If "
+        f"it is hidden, the answer is still {label}. The red images show some of the patch, and "
+        f"{int(changed[worst])} of their answers have changed. So the answers differ, and the output is the alarm. "
+        f"Of {len(attacked)} patches of black and white pixels, {raised} raise the alarm, {kept} leave the output at "
+        f"{label}, and {len(attacked) - raised - kept} give another class. {int(certified.sum())} of "
+        f"{len(digits.images)} digits are certified in this way. With the same windows, double masking certifies "
+        f"{int((recovered & certified).sum())}."
     )
 
 
@@ -238,12 +331,8 @@ def draw_randomized(digits: Digits) -> tuple[Figure, str]:
 
 
 def draw_intervals(digits: Digits) -> tuple[Figure, str]:
-    layer = nn.Linear(64, 10)
-    with torch.no_grad():
-        layer.weight.copy_(2 * digits.means.flatten(1))
-        layer.bias.copy_(-digits.means.flatten(1).square().sum(dim=1))
     scale, images = Scale((0.0,), (1.0,)), digits.images[:, None]
-    batch = Batch(nn.Sequential(nn.Flatten(), layer), images, digits.labels, Threat(PATCH), scale)
+    batch = Batch(digits.linear(), images, digits.labels, Threat(PATCH), scale)
     bounds = all_margins(batch, all_places(images, PATCH))  # (L, N, K)
     lowest = bounds.scatter(2, digits.labels.expand(len(bounds), -1)[..., None], math.inf).amin(dim=2)  # (L, N)
     number = int(lowest.amin(dim=0).argmax())
@@ -275,6 +364,7 @@ DRAWN = {
     "margin": draw_margin,
     "exact": draw_exact,
     "masking": draw_masking,
+    "alarms": draw_alarms,
     "randomized": draw_randomized,
     "intervals": draw_intervals,
 }
