@@ -51,6 +51,7 @@ def print_network(about: dict) -> None:
         " ".join(["weights", str(about["weights"]), *([f"(its {about['entry']})"] if "entry" in about else [])]),
         f"images of {height} × {width}" + (f" ({about['geometry']})" if "geometry" in about else ""),
         *([] if about["exact"] else ["rounded to 256 levels"]),
+        *(["clamped to [0, 1]"] if "clamped" in about else []),
         f"mean {numbers['mean']}, std {numbers['std']}" + (f", {about['channels']}" if "channels" in about else ""),
         f"hidden pixels {numbers['hidden']}" + (", tokens of hidden patches dropped" if "tokens" in about else ""),
     ]

@@ -79,9 +79,36 @@ def test_colours_are_found_as_they_are():
 def test_where_floats_are_resized_pixels_are_rounded_and_it_is_said():
     late = of(transforms.ToTensor(), transforms.Resize((32, 32), antialias=True))
     preparation = Preparation.of(late)
-    assert not preparation.exact and preparation.about()["exact"] is False
+    assert not preparation.exact and preparation.about()["exact"] is False and "clamped" not in preparation.about()
     difference = seen(preparation, preparation.pixels(picture())) - late(picture()).clamp(0, 1)
     assert 0 < difference.abs().max() <= 0.5 / 255 + 1e-6
+
+
+def sharpened(numbers):
+    """Whole levels stay whole, and leave their range."""
+    return (5 * numbers - sum(numbers.roll(by, along) for by in (1, -1) for along in (1, 2))).float()
+
+
+BICUBIC = transforms.InterpolationMode.BICUBIC
+OVERSHOOTING = {
+    "smaller": of(transforms.ToTensor(), transforms.Resize((32, 24), BICUBIC, antialias=True)),
+    "larger": of(transforms.CenterCrop(20), transforms.ToTensor(), transforms.Resize((32, 32), BICUBIC)),
+    "normalised": of(transforms.ToTensor(), transforms.Resize((32, 24), BICUBIC), transforms.Normalize(MEAN, STD)),
+    "sharpened": of(*RESIZED, transforms.ToTensor(), sharpened),
+}
+
+
+@pytest.mark.parametrize("name", OVERSHOOTING)
+def test_where_floats_leave_the_range_of_pixels_they_are_clamped_and_it_is_said(name):
+    late = OVERSHOOTING[name]
+    preparation = Preparation.of(late)
+    assert not preparation.exact and preparation.about()["clamped"] is True
+    coloured = picture(6, 8).point(lambda level: 255 * (level > 127)).resize((83, 61), Image.Resampling.NEAREST)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (preparation.mean, preparation.std))
+    given = late(coloured) * std + mean
+    assert given.min() < -0.02 and given.max() > 1.02
+    shown = preparation.pixels(coloured) / 255
+    assert (shown - given.clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-5
 
 
 @pytest.mark.parametrize("grey", [transforms.Grayscale(), transforms.Grayscale(1)])

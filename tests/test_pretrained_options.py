@@ -193,13 +193,15 @@ def test_a_network_of_sixteen_bits_is_computed_in_32(here):
     assert {weight.dtype for weight in network.parameters()} == {torch.float32}
 
 
-def test_rounded_pixels_and_channels_in_another_order_are_said(capsys):
-    late = transforms.Compose([transforms.ToTensor(), transforms.Resize((20, 24)), lambda x: x[[2, 1, 0]]])
+@pytest.mark.parametrize(("interpolation", "said"), [("BILINEAR", ""), ("BICUBIC", "clamped to [0, 1]; ")])
+def test_rounded_and_clamped_pixels_and_channels_in_another_order_are_said(capsys, interpolation, said):
+    resize = transforms.Resize((20, 24), transforms.InterpolationMode[interpolation])
+    late = transforms.Compose([transforms.ToTensor(), resize, lambda x: x[[2, 1, 0]]])
     found = Preparation.of(late).about()
     messages.print_network({"name": "mine", "of": "here 1.0", "weights": "a file", "hidden": [0.5], **found})
     assert capsys.readouterr().out == (
         "here 1.0 mine; weights a file; images of 20 × 24; rounded to 256 levels; "
-        "mean 0, 0, 0, std 1, 1, 1, channels 2, 1, 0; hidden pixels 0.5\n"
+        f"{said}mean 0, 0, 0, std 1, 1, 1, channels 2, 1, 0; hidden pixels 0.5\n"
     )
 
 

@@ -42,6 +42,8 @@ class Preparation:
         mean, std: for each of the image's channels; it gives (x − mean) / std of pixels x in [0, 1].
         order: which of the image's channels each number that it gives comes from: (2, 1, 0) is blue first.
         exact: whether it resizes pixels to pixels. Else they are rounded to 256 levels after it.
+        clamped: whether some of what it gives lies outside of [0, 1], so that it is clamped, too. Bicubic resizing does
+            that to floats.
     """
 
     transform: Transform
@@ -51,6 +53,7 @@ class Preparation:
     std: tuple[float, ...]
     order: tuple[int, ...]
     exact: bool
+    clamped: bool = False
 
     @classmethod
     def of(cls, transform: Transform, channels: int | None = None) -> "Preparation":
@@ -105,12 +108,16 @@ class Preparation:
         if not numbers.equal(_run(transform, noise)):
             raise ValueError("the transform is random, expected the one that the network was tested with")
         found = cls(transform, mode, tuple(numbers.shape[1:]), *_colours(transform, mode, tried), exact=True)
-        levels = found._levels(numbers)
-        return replace(found, exact=bool((levels - levels.round()).abs().max() <= TOLERANCE))
+        shown = numbers, _run(transform, _edges(tried).convert(mode))
+        levels = torch.stack([found._levels(given) for given in shown])
+        pixels = levels.round().clamp(0, 255)
+        exact = bool((levels - pixels).abs().max() <= TOLERANCE)
+        return replace(found, exact=exact, clamped=not pixels.equal(levels.round()))
 
     def about(self) -> dict[str, object]:
         """What was found, in JSON's types."""
         found = {"size": list(self.size), "mean": list(self.mean), "std": list(self.std), "exact": self.exact}
+        found |= {"clamped": True} if self.clamped else {}
         return found if self._in_order else found | {"channels": f"channels {', '.join(map(str, self.order))}"}
 
     def pixels(self, picture: Image.Image) -> Tensor:
@@ -155,6 +162,12 @@ class OtherChannels(nn.Module):
 def _noise(size: tuple[int, int], channels: int) -> Image.Image:
     values = np.random.default_rng(0).integers(0, 256, (*size, channels), dtype=np.uint8)
     return Image.fromarray(values.squeeze(2) if channels == 1 else values)
+
+
+def _edges(size: tuple[int, int]) -> Image.Image:
+    """Squares of black and white; beside their edges, floats that are resized can leave [0, 1]."""
+    rows, columns = (np.arange(length) * 4 // length for length in size)
+    return Image.fromarray(((rows[:, None] + columns) % 2 * 255).astype(np.uint8))
 
 
 def _run(transform: Transform, picture: Image.Image) -> Tensor:
