@@ -1,16 +1,23 @@
 """attack_imagenet_windows.py as a script: a network of the user's own, as it is, on pictures in a folder."""
 
 import json
+import re
+import sys
 from collections import Counter
 
 import pytest
 import torch
+from torchvision.transforms.v2.functional import pil_to_tensor
 
+from patchcert import HiddenWindows, Patch, PlainNetwork, WindowMaskedClassifier
 from patchcert.attacks import windows
 from patchcert.classifiers import window_masked
+from patchcert.data.decoding import decode
 from patchcert.experiments import attacking_windows
+from patchcert.pretrained.preparation import Preparation
 from tests.helpers import run_here, succeed, succeed_in_two_processes
 from tests.test_imagenet_windows_script import folder, rows_of
+from tests.test_pictures import write_pictures
 
 __all__ = ["folder"]
 
@@ -149,6 +156,29 @@ def test_pictures_are_judged_in_the_arithmetic_of_the_attack(folder, monkeypatch
     monkeypatch.setattr(attacking_windows.WindowMaskedClassifier, "predict", watched)
     succeed(SCRIPT, *COMMAND, "--amp", "--save_images", "found", folder=folder)
     assert list((folder / "found").glob("image_*_attacked.png")) and all(judged_with)
+
+
+def test_pictures_of_jpegs_are_saved_pixel_for_pixel_and_the_jpegs_are_left_alone(folder, capsys):
+    write_pictures(folder / "photos", ("cat", "dog", "eel"), 4, size=23, suffix="jpg")
+    before = {path: path.read_bytes() for path in sorted((folder / "photos").rglob("*.jpg"))}
+    files = ("--per_image", "found.csv", "--save_images", "found")
+    succeed(SCRIPT, *COMMAND, "--data", "photos", *files, folder=folder)
+    assert {path: path.read_bytes() for path in sorted((folder / "photos").rglob("*")) if path.is_file()} == before
+    network, still_wrong = sys.modules["small"].network(), 0
+    prepared = Preparation.of(network.preparation)
+    classifier = WindowMaskedClassifier(PlainNetwork(network), HiddenWindows.for_patch(20, 20, Patch(5, 5), 2))
+    flipped = [row for row in rows_of(folder / "found.csv") if row["flipped"] == "True"]
+    for row in flipped:
+        index, top, left = (int(row[name]) for name in ("index", "row", "column"))
+        saved = [folder / "found" / f"image_{index:05d}_{name}.png" for name in ("clean", "attacked")]
+        clean, attacked = (pil_to_tensor(decode(path, "RGB")) for path in saved)
+        assert clean.equal(prepared.pixels(decode(list(before)[index], "RGB"))), "what the network was shown"
+        still_wrong += int(classifier.predict(attacked[None])) != int(row["label"])
+        assert not clean.equal(attacked)
+        clean[:, top : top + 5, left : left + 5] = attacked[:, top : top + 5, left : left + 5]
+        assert clean.equal(attacked), "nothing but the patch has changed"
+    said = rf"{len(flipped)} flipped images; rounded to 8 bits, {still_wrong} of them are still classified wrongly"
+    assert still_wrong and re.search(said, capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

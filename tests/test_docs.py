@@ -100,6 +100,15 @@ def test_examples_are_drawn_and_say_what_their_captions_say(tmp_path):
         assert "prefers-color-scheme: dark" in (tmp_path / f"{name}.svg").read_text()
 
 
+def test_each_way_in_which_networks_go_wrong_names_tests_that_are_there():
+    page = (ROOT / "docs" / "pretrained.md").read_text().partition("## What goes wrong silently elsewhere")[2]
+    _, _, *rows = re.findall(r"^\|.*\|$", page, re.MULTILINE)
+    named = [re.findall(r"\[([^]]+)\]\(\.\./(tests/test_\w+\.py)\)", row.rpartition(" | ")[2]) for row in rows]
+    assert len(rows) == 19 and all(named)
+    for words, file in chain.from_iterable(named):
+        assert f"\ndef test_{words.replace(' ', '_')}(" in (ROOT / file).read_text(), words
+
+
 def test_the_limits_of_band_sizes_follow_from_the_geometry():
     page = (ROOT / "docs" / "choosing.md").read_text()
     rows = re.findall(r"^\| (\d+) \| (\d+) \| (\d+) × \3 \| (\d+) × \4 \|$", page, re.MULTILINE)

@@ -1,6 +1,7 @@
 """Normalisations become part of convolutions where that is the same function, and nowhere else."""
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -52,6 +53,22 @@ class Same(nn.Conv2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         return F.conv2d(F.pad(maps, (0, 1, 0, 1)), self.weight, self.bias, self.stride)
+
+
+class BySize(nn.Conv2d):
+    """Pads by as much as the size of its maps asks for."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        rows, columns = -maps.shape[2] % self.stride[0], -maps.shape[3] % self.stride[1]
+        return F.conv2d(F.pad(maps, (0, columns, 0, rows)), self.weight, self.bias, self.stride)
+
+
+class ByWholeSize(nn.Conv2d):
+    """Does that with numbers of Python's, which torch.fx cannot follow."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        rows, columns = (math.ceil(size / 4) * 4 - size for size in maps.shape[2:])
+        return F.conv2d(F.pad(maps, (0, columns, 0, rows)), self.weight, self.bias, self.stride)
 
 
 class NormAndReLU(nn.BatchNorm2d):
@@ -192,6 +209,16 @@ def test_a_folded_network_says_the_same(name):
     assert list(after) == list(kept) and all(after[key].equal(kept[key]) for key in kept)
     assert all(after[key].stride() == kept[key].stride() for key in kept), "weights of the caller lie as they did"
     assert network(IMAGES).equal(before), "the network of the caller is what it was"
+
+
+@pytest.mark.parametrize("size", [(12, 12), (13, 15), (20, 9)])
+@pytest.mark.parametrize(("convolution", "engine"), [(BySize, "folded"), (ByWholeSize, "dense")])
+def test_a_network_folded_on_images_of_one_size_says_the_same_of_others(convolution, engine, size):
+    network = settled(simple(convolution(3, 6, 4, stride=4)))
+    plain, images = PlainNetwork(network), torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(2))
+    plain.fold(IMAGES)
+    assert plain.engine_name == engine
+    assert plain(images).allclose(network(images), rtol=1e-5, atol=1e-5)
 
 
 def with_hook() -> nn.Module:
