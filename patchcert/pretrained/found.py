@@ -11,6 +11,9 @@ from patchcert import checkpoint, weight_names
 from patchcert.errors import UsageError
 from patchcert.pretrained.preparation import Transform
 
+EXTRAS = {"timm": "timm", "huggingface_hub": "timm", "transformers": "transformers"}
+"""The extra of pyproject.toml that each optional library comes with."""
+
 
 @dataclass
 class Found:
@@ -28,11 +31,11 @@ class Found:
 
 
 def library(name: str, model: str) -> ModuleType:
-    """The optional library `name`; UsageError about `--model` if it is not installed."""
+    """The optional library `name`, one of `EXTRAS`; UsageError about `--model` if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        right = f"needs {name}: pip install .[{name}] in a checkout, or pip install {name}"
+        right = f"needs {name}: pip install .[{EXTRAS[name]}] in a checkout, or pip install {name}"
         raise UsageError("model", model, right) from error
 
 
