@@ -7,7 +7,11 @@
 factory() returns a torch.nn.Module. It maps ablated copies (N, 2C, H, W) to logits (N, K). The channels are (x, 1 − x),
 and zeros where pixels are hidden. A network of limited reach has an attribute `limited_reach = True`, and maps images
 (N, C, H, W) to the logits (N, A, K) of all copies. To certify anything, the network must have been trained on such
-copies (docs/python.md). timm:NAME, torchvision:NAME or hf:FOLDER names a network for whole images (docs/pretrained.md).
+copies (docs/python.md).
+
+An ordinary network for whole images is certified as it is, if it has an attribute `preparation` or is a PlainNetwork.
+timm:NAME, torchvision:NAME and hf:FOLDER also name such networks (docs/pretrained.md). Hidden pixels then have one
+colour.
 """
 
 from patchcert import certify_any, cli

@@ -5,8 +5,8 @@
 
 factory() returns a torch.nn.Module, as for certify.py. It maps encoded copies (B, 2C, H, W) to logits (B, K). If it has
 limited reach, it maps images (N, C, H, W) to the logits (N, A, K) of all copies. PatchCleanser's two rounds give the
-answer, from these logits. The answer is certified if every pair of masks gives it. timm:NAME, torchvision:NAME or
-hf:FOLDER names a network for whole images (docs/pretrained.md).
+answer, from these logits. The answer is certified if every pair of masks gives it. Networks for whole images are named
+as for certify.py, too.
 """
 
 from patchcert import certify_any_masked, cli

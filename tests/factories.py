@@ -93,6 +93,10 @@ def images_only():
     return nn.Sequential(nn.Conv2d(1, 4, 4, 4), nn.Flatten(), nn.Linear(196, 10))
 
 
+def of_neither():
+    return nn.Sequential(nn.Conv2d(5, 4, 4, 4), nn.Flatten(), nn.Linear(196, 10))
+
+
 def of_five():
     return nn.Sequential(nn.Flatten(), nn.Linear(1568, 5))
 

@@ -113,7 +113,8 @@ def test_networks_of_limited_reach_are_masked(folder):
         (["--model", "factories:large"], "AttributeError: module 'factories' has no attribute 'large'"),
         (["--model", "factories:broken"], "--model factories:broken: RuntimeError: out of order"),
         (["--model", "factories:number"], "expected a torch.nn.Module, it makes int"),
-        (["--model", "factories:images_only"], "fails on copies with channels (x, 1 − x), (16, 2, 28, 28): Runtime"),
+        (["--model", "factories:images_only"], "(B, 2, H, W), but it takes images (B, 1, H, W). To certify it as it"),
+        (["--model", "factories:of_neither"], "fails on copies with channels (x, 1 − x), (16, 2, 28, 28): Runtime"),
         (["--model", "factories:of_five"], "it has 5 classes, the data set has 10"),
         (
             ["--model", "factories:noted"],

@@ -218,6 +218,32 @@ def test_bands_of_scripts_drop_tokens_and_say_so(folder, capsys):
     assert "; tokens of hidden patches dropped, not painted" in capsys.readouterr().out
 
 
+def test_a_plain_network_of_the_users_own_drops_its_tokens(folder, let_import, capsys):
+    """`network` is what --hidden drop makes of `small`; the scripts keep it, and say so."""
+    let_import(
+        folder,
+        "dropping",
+        "from torchvision.transforms import Compose, Resize, ToTensor\n"
+        "from patchcert import PlainNetwork\n"
+        "from tests.test_dropped_tokens import transformer\n"
+        "def network():\n"
+        "    plain = PlainNetwork(transformer().eval(), mean=0.4, std=0.2, hidden='drop')\n"
+        "    plain.preparation = Compose([Resize((32, 32)), ToTensor()])\n"
+        "    return plain\n",
+    )
+    rows = {}
+    for model in (("dropping:network",), ("timm:small", "--hidden", "drop")):
+        files = ("--output", "found.json", "--per_image", "rows.csv", "--overwrite")
+        succeed("certify.py", "--model", *model, "--ablation", "band:5", "--top_one", *PICTURES, *files, folder=folder)
+        assert "; tokens of hidden patches dropped, not painted" in capsys.readouterr().out
+        assert json.loads((folder / "found.json").read_text())["config"]["hidden"] == "drop"
+        rows[model] = (folder / "rows.csv").read_text()
+    assert len(set(rows.values())) == 1
+    asked = ("--model", "dropping:network", "--data", "pets", "--size_to_train", 4)
+    assert run_here("train_imagenet_windows.py", *asked, folder=folder) == 2
+    assert "--model dropping:network: drops hidden tokens; expected a Plain" in capsys.readouterr().err
+
+
 def test_bands_and_windows_are_certified_by_what_kept_tokens_say(folder, monkeypatch):
     seen = []
     forward = PlainNetwork.forward

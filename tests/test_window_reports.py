@@ -99,12 +99,12 @@ def test_an_attack_that_is_left_as_files_gives_a_page(folder):  # noqa: F811
     assert "<img" not in page
 
 
-@pytest.mark.parametrize("made_by", [{"image_size": 20, "model": "timm:resnet18"}, {"model": "small:network"}])
+@pytest.mark.parametrize("made_by", [{"image_size": 20, "about": {"network": {"name": "small:network"}}}, {}])
 def test_pictures_that_a_network_prepares_are_not_guessed(folder, made_by):  # noqa: F811
-    own = {"dataset": "folder", "data": str(folder / "pets"), "image_channels": 3}
+    own = {"dataset": "folder", "data": str(folder / "pets"), "image_channels": 3, "model": "small:network"}
     assert reporting.saved_pictures(own | made_by, torch.tensor([0])) is None
     write_pictures(folder / "mine" / "test", ("cat", "dog"), 1)
-    resized = own | {"data": str(folder / "mine"), "image_size": 20, "model": "small:network"}
+    resized = own | {"data": str(folder / "mine"), "image_size": 20, "about": {"run": {}}}
     assert reporting.saved_pictures(resized, torch.tensor([0])).shape == (1, 3, 20, 20)
 
 

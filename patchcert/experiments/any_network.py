@@ -17,10 +17,15 @@ from patchcert.cli import Parser
 from patchcert.data import splits
 from patchcert.data.folders import Images
 from patchcert.engines.asking import Engine
-from patchcert.engines.plain import MEAN, PlainNetwork
+from patchcert.engines.plain import PlainNetwork
 from patchcert.engines.plain_copies import PlainCopies
 from patchcert.errors import UsageError
-from patchcert.experiments.pretrained import add_hidden_and_classes, pretrained, refuse_compiling
+from patchcert.experiments.pretrained import (
+    add_hidden_and_classes,
+    is_of_whole_images,
+    pretrained,
+    refuse_compiling,
+)
 from patchcert.experiments.setting import add_image_size, class_count, image_shape, precision
 from patchcert.pretrained import from_code, sources
 
@@ -29,6 +34,8 @@ ABLATIONS = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower(): kind for name, k
 
 BATCH_SIZE = 64
 """Of what is tried where --batch_size is auto."""
+
+WITHOUT_PREPARATION = "a network without `preparation`, which is shown encoded copies"
 
 FORMS = (
     "band:4, row:4, band_and_row:4, block:8, multi_band:2x3 or multi_block:4x3 (size × number shown), "
@@ -42,10 +49,11 @@ def add_any_network(parser: Parser) -> None:
         "--model",
         required=True,
         metavar="MODULE:FACTORY",
-        help="MODULE:FACTORY is a function of your own that returns a network for encoded copies. It is imported from "
-        "the current folder or PYTHONPATH, and called without arguments. timm:NAME, torchvision:NAME or hf:FOLDER is a "
-        "network for whole images, which stays unchanged. Its own transform prepares the images, and hidden pixels "
-        "have one colour",
+        help="MODULE:FACTORY is a function of your own that returns a network. It is imported from the current folder "
+        "or PYTHONPATH, and called without arguments. A network with an attribute `preparation` and a PlainNetwork are "
+        "for whole images; every other network is shown encoded copies. timm:NAME, torchvision:NAME or hf:FOLDER is "
+        "for whole images, too. Such a network stays unchanged: its own transform prepares the images, and hidden "
+        "pixels have one colour",
     )
     parser.add_argument("--ablation", required=True, metavar="KIND:SIZE", help=f"what each copy shows: {FORMS}")
     add_hidden_and_classes(parser)
@@ -54,8 +62,8 @@ def add_any_network(parser: Parser) -> None:
         "--image_channels",
         type=int,
         choices=(1, 3),
-        default=3,
-        help="1: read the images of a folder in grey; 3: in colour",
+        help="1: read the images of a folder in grey; 3: in colour (default: 3, or what the network's own transform "
+        "takes)",
     )
 
 
@@ -72,31 +80,30 @@ class Pretrained(PlainCopies):
 
 
 def any_network(options: argparse.Namespace) -> tuple[nn.Module, Ablation]:
-    """The network of `--model` and the copies of `--ablation`, on the CPU; that of a library is a `Pretrained`.
+    """The network of `--model` and the copies of `--ablation`, on the CPU; one for whole images is a `Pretrained`.
 
     Raises:
         UsageError: there is no such network, or there are no such copies.
     """
-    if not sources.is_of_library(options.model):
-        _require_own(options)
+    made = None if sources.is_of_library(options.model) else from_code.made_by(options.model)
+    if made is not None and not is_of_whole_images(made):
+        _refuse_hidden_and_classes(options)
+        options.image_channels = options.image_channels or 3
         _, height, width = image_shape(options)
-        ablation = ablation_of(options.ablation, height, width)
-        return from_code.made_by(options.model), ablation
+        return made, ablation_of(options.ablation, height, width)
     refuse_compiling(options)
-    plain, pictures, _ = pretrained(options)
+    plain, pictures, _ = pretrained(options, made)
     _, height, width = pictures.image_shape
     options.image_size = height
     ablation = ablation_of(options.ablation, height, width)
     return Pretrained(plain, ablation, pictures), ablation
 
 
-def _require_own(options: argparse.Namespace) -> None:
-    """Raise UsageError if options are given that mean something for networks of libraries alone."""
-    for name, default in (("hidden", MEAN), ("classes", None)):
-        if getattr(options, name) != default:
-            right = (
-                "expected with timm:NAME, torchvision:NAME or hf:FOLDER alone; your own network is shown encoded copies"
-            )
+def _refuse_hidden_and_classes(options: argparse.Namespace) -> None:
+    """Raise UsageError if options are given that mean something for networks for whole images alone."""
+    for name in ("hidden", "classes"):
+        if getattr(options, name) is not None:
+            right = f"expected with a network for whole images alone; {options.model} makes {WITHOUT_PREPARATION}"
             raise UsageError(name, getattr(options, name), right)
 
 
@@ -105,10 +112,28 @@ def require_answers(options: argparse.Namespace, network: nn.Module, ablation: A
     try:
         found = probing.class_count(SmoothedClassifier(network, ablation), image)
     except ValueError as error:
+        if _takes_whole(network, image):
+            channels = image.shape[1]
+            right = (
+                f"it is {WITHOUT_PREPARATION} (B, {2 * channels}, H, W), but it takes images (B, {channels}, H, W). "
+                "To certify it as it is, give it the attribute `preparation` or return a PlainNetwork; else return a "
+                f"network of {2 * channels} channels that was trained on copies"
+            )
+            raise UsageError("model", options.model, right) from error
         raise _wrong(options, error) from error
     wanted = class_count(options)
     if found != wanted:
         raise UsageError("model", options.model, f"it has {found} classes, the data set has {wanted}")
+
+
+@torch.no_grad()
+def _takes_whole(network: nn.Module, image: Tensor) -> bool:
+    """Whether the network, in eval mode, tells classes apart by the `image` (1, C, H, W) itself."""
+    try:
+        PlainNetwork(network).to(image.device)(image)
+    except (ValueError, FloatingPointError):
+        return False
+    return True
 
 
 def manner_of(

@@ -72,6 +72,8 @@ def finetune(options: argparse.Namespace) -> Path:
         raise UsageError("hidden", DROP, "expected a colour: networks are trained on painted pixels")
     set_up(options)
     plain, preparation = network_of(options)
+    if plain.drops_tokens:
+        raise UsageError("model", options.model, "drops hidden tokens; expected a PlainNetwork that paints them")
     _require_weights(options, plain.network)
     (patch,) = shapes(options.size_to_train, *preparation.size)
     with called(patch="size_to_train"):

@@ -3,6 +3,7 @@
 import argparse
 
 import torch
+from torch import nn
 
 from patchcert import checkpoint, distributed, messages
 from patchcert.arithmetic import require_nearest
@@ -10,6 +11,7 @@ from patchcert.cli import Parser
 from patchcert.data import class_numbers, listing, named
 from patchcert.data.folders import Images, PictureFolder
 from patchcert.data.splits import spread
+from patchcert.engines.dropped_tokens import DROP
 from patchcert.engines.plain import MEAN, PlainNetwork
 from patchcert.errors import UsageError
 from patchcert.experiments import about
@@ -43,11 +45,10 @@ def add_hidden_and_classes(parser: Parser) -> None:
     parser.add_argument(
         "--hidden",
         type=hidden_pixels,
-        default=MEAN,
         metavar="COLOUR",
         help="colour of hidden pixels: a number from 0 to 1; red,green,blue; or mean, the colour that the network's "
         "normalisation maps to 0. drop is like mean, but it also leaves out the tokens of squares that are wholly "
-        "hidden; only for timm's VisionTransformer",
+        "hidden; only for timm's VisionTransformer (default: mean; a PlainNetwork of your own has its own colour)",
     )
     parser.data.add_argument(
         "--classes",
@@ -64,15 +65,25 @@ def refuse_compiling(options: argparse.Namespace) -> None:
         raise UsageError("compile", True, "expected none: the network is certified as it is, and as it was tested")
 
 
-def pretrained(options: argparse.Namespace) -> tuple[PlainNetwork, Images, dict[str, object]]:
+def is_of_whole_images(network: nn.Module) -> bool:
+    """Whether a network of the user's own is one for whole images, and not for encoded copies."""
+    return isinstance(network, PlainNetwork) or getattr(network, "preparation", None) is not None
+
+
+def pretrained(
+    options: argparse.Namespace, made: nn.Module | None = None
+) -> tuple[PlainNetwork, Images, dict[str, object]]:
     """The network of `--model`, filled; all test images at the size that it sees; and what both are, in JSON's types.
 
     Prints the last in a line. All is on the CPU.
 
+    Args:
+        made: what the user's own code made, if it was called already.
+
     Raises:
         UsageError: there is no such network, it is none that tells classes apart, or is one for other images.
     """
-    network, preparation = network_of(options)
+    network, preparation = network_of(options, made)
     require_nearest()  # whatever was imported to make the network
     said = network.description
     dataset = images_of(options, preparation, said["classes"], train=False)
@@ -82,29 +93,51 @@ def pretrained(options: argparse.Namespace) -> tuple[PlainNetwork, Images, dict[
     return network, dataset, said
 
 
-def network_of(options: argparse.Namespace) -> tuple[PlainNetwork, Preparation]:
+def network_of(options: argparse.Namespace, made: nn.Module | None = None) -> tuple[PlainNetwork, Preparation]:
     """The network of `--model`, filled and tried, whose `description` says all; and how its images are made.
+
+    The options get what hidden pixels show.
+
+    Args:
+        made: as for `pretrained`.
 
     Raises:
         UsageError: there is no such network, or it is none that tells classes apart.
     """
-    found = sources.find(options.model, options.weights and checkpoint.find("weights", options.weights))
+    found = sources.find(options.model, options.weights and checkpoint.find("weights", options.weights), made)
     try:
         preparation = _preparation(options, found)
-        mean, std = preparation.mean, preparation.std
-        shown = {"mean": mean, "std": std, "hidden": options.hidden, "size": preparation.size}
-        network = PlainNetwork(preparation.shown(found.network), **shown)
-        noise = torch.rand(2, len(mean), *preparation.size, generator=torch.Generator().manual_seed(options.seed))
+        network = _plain(options, found.network, preparation)
+        random = torch.Generator().manual_seed(options.seed)
+        noise = torch.rand(2, len(preparation.mean), *preparation.size, generator=random)
         count = network.classes(noise)
     except UsageError:
         raise
     except ValueError as error:
         raise UsageError("model", options.model, str(error)) from error
     said = found.about | preparation.about() | {"hidden": network.colour.flatten().tolist(), "classes": count}
+    if network is found.network:  # and normalises by itself
+        said |= {name: getattr(network, name).flatten().tolist() for name in ("mean", "std")}
     if network.drops_tokens:
         said["tokens"] = "dropped"
     network.description = said
     return network, preparation
+
+
+def _plain(options: argparse.Namespace, network: nn.Module, preparation: Preparation) -> PlainNetwork:
+    """The network on pixels in [0, 1], some of them hidden; as it is, if the user made a `PlainNetwork`."""
+    if not isinstance(network, PlainNetwork):
+        options.hidden = options.hidden or MEAN
+        shown = {"mean": preparation.mean, "std": preparation.std, "hidden": options.hidden, "size": preparation.size}
+        return PlainNetwork(preparation.shown(network), **shown)
+    if options.hidden is not None:
+        right = f"expected none, because {options.model} makes a PlainNetwork, which has its own colour"
+        raise UsageError("hidden", options.hidden, right)
+    if not preparation.keeps_colours:
+        right = "its `preparation` changes colours, but a PlainNetwork normalises by itself; expected pixels in [0, 1]"
+        raise UsageError("model", options.model, right)
+    options.hidden = DROP if network.drops_tokens else tuple(network.colour.flatten().tolist())
+    return network
 
 
 def fold(options: argparse.Namespace, network: PlainNetwork, dataset: Images) -> str:

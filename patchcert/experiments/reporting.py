@@ -20,7 +20,6 @@ from patchcert.errors import UsageError
 from patchcert.experiments import summaries
 from patchcert.experiments.setting import load_images
 from patchcert.patch import Patch
-from patchcert.pretrained import sources
 from patchcert.reports.exhibits import MOST_COPIES, MOST_IMAGES, Decisions, Gallery, Run, Views, by_outcome
 from patchcert.results import Labelled
 from patchcert.votes.certificate import Question
@@ -220,7 +219,7 @@ def saved_pictures(config: dict, indices: Tensor) -> Tensor | None:
     dataset, places = data_set(config), {name: Path(config[name]) for name in ("data", "valpath") if name in config}
     if dataset != "digits" and not any(place.is_dir() for place in places.values()):
         return None  # and no download into a folder that somebody else's file names
-    if dataset == "folder" and ("image_size" not in config or sources.is_of_library(str(config.get("model")))):
+    if dataset == "folder" and ("image_size" not in config or "network" in (config.get("about") or {})):
         return None  # only the network's own transform makes them
     try:
         return pictures(load_images(Namespace(**config | {"dataset": dataset} | places), train=False), indices)

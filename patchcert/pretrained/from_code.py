@@ -42,16 +42,19 @@ def made_by(name: str) -> nn.Module:
     return network
 
 
-def find(name: str, weights: Path | None) -> Found:
+def find(name: str, weights: Path | None, made: nn.Module | None = None) -> Found:
     """The network of MODULE:FACTORY, filled from `weights` if it does not bring its own.
 
     Its images are made by its attribute `preparation`, a function of one of Pillow's to a tensor (C, H, W). A network
     of timm's says it otherwise.
 
+    Args:
+        made: what the factory made, if it was called already.
+
     Raises:
         UsageError: see `made_by` and `Weights`.
     """
-    network = made_by(name)
+    network = made_by(name) if made is None else made
     about: dict[str, object] = {"name": name, "weights": "its own"}
     if weights is not None:
         given = Weights.read(weights)

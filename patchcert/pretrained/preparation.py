@@ -136,6 +136,12 @@ class Preparation:
         return network if self._in_order else OtherChannels(network, self.order)
 
     @property
+    def keeps_colours(self) -> bool:
+        """Whether it gives pixels in [0, 1], and changes none of their colours."""
+        offsets = [*self.mean, *(std - 1 for std in self.std)]
+        return self._in_order and all(abs(offset) <= TOLERANCE / 255 for offset in offsets)
+
+    @property
     def _in_order(self) -> bool:
         return self.order == tuple(range(len(self.order)))
 

@@ -14,11 +14,12 @@ LIBRARIES = ("timm", "torchvision", "hf")
 FORMS = "timm:NAME, torchvision:NAME, hf:FOLDER or MODULE:FACTORY"
 
 
-def find(model: str, weights: Path | None) -> Found:
+def find(model: str, weights: Path | None, made: nn.Module | None = None) -> Found:
     """The network that `--model` names, in eval mode and in float32, on the CPU, with its weights.
 
     Args:
         weights: the file of `--weights`, if it is given.
+        made: what the user's own code made, if it was called already.
 
     Raises:
         UsageError: there is no such network, or there are no weights for all of it.
@@ -33,7 +34,7 @@ def find(model: str, weights: Path | None) -> Found:
     elif source == "hf":
         found = from_transformers.find(Path(name), weights)
     else:
-        found = from_code.find(model, weights)
+        found = from_code.find(model, weights, made)
     found.network = _ready(found.network)
     return found
 
