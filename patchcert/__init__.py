@@ -9,7 +9,7 @@ from importlib import import_module
 
 INTERFACE = {
     "patch": ("Patch",),
-    "patch_sizes": ("Area",),
+    "patch_sizes": ("Area", "Share"),
     "ablations.ablation": ("Band", "BandAndRow", "Block", "Row", "encode"),
     "ablations.choices": ("MultiBand", "MultiBlock"),
     "classifiers.masked": ("MaskedClassifier",),

@@ -21,6 +21,7 @@ from patchcert.interface.certifying import certify as certify
 from patchcert.interface.intervals import interval_bounds as interval_bounds
 from patchcert.patch import Patch as Patch
 from patchcert.patch_sizes import Area as Area
+from patchcert.patch_sizes import Share as Share
 from patchcert.zoo.loading import load as load
 
 __version__: str

@@ -122,21 +122,12 @@ def patch_sizes(text: str) -> list[PatchSize]:
     return [size for part in text.split(",") for size in _patch_sizes(part)]
 
 
-def patches_or_areas(text: str) -> list[Patch | Area]:
-    """Patch sizes as of `patches`, and every rectangle of an area (area:25)."""
-    return [size for part in text.split(",") for size in _patch_or_area(part)]
-
-
-def _patch_or_area(text: str) -> list[Patch | Area]:
-    if text.startswith("area:"):
-        return [Area(_area(text.removeprefix("area:")))]
-    return list(_patch_range(text))
-
-
 def _patch_sizes(text: str) -> list[PatchSize]:
     if text.endswith("%"):
         return [Share(_percent(text.removesuffix("%")))]
-    return _patch_or_area(text)
+    if text.startswith("area:"):
+        return [Area(_area(text.removeprefix("area:")))]
+    return list(_patch_range(text))
 
 
 def alarm_thresholds(text: str) -> list[float | None]:

@@ -45,5 +45,5 @@ def require_fits(option: str, patch: Patch, height: int, width: int) -> None:
 def require_patch(patch: object, height: int, width: int) -> None:
     """Raise UsageError unless the argument `patch` is a `Patch`, and fits into images of height × width pixels."""
     if not isinstance(patch, Patch):
-        raise UsageError("patch", patch, "expected a Patch(height, width)")
+        raise UsageError("patch", patch, "expected a Patch(height, width) or a Share(percent)")
     require_fits("patch", patch, height, width)

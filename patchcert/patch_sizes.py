@@ -3,20 +3,37 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
+from typing import TypeVar
 
 from patchcert.errors import UsageError, require_count
 from patchcert.patch import Patch
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Share:
-    """The smallest square of at least `percent` % of the image's pixels, as papers give sizes for ImageNet."""
+    """The smallest square of at least `percent` % of the image's pixels, as papers give sizes for ImageNet.
+
+    Which square that is depends on the size of the images: 2 % of 224 × 224 pixels are 32 × 32.
+
+    Raises:
+        ValueError: `percent` is not a number above 0 and below 100.
+    """
 
     percent: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.percent, Real) or not 0 < self.percent < 100:
+            raise UsageError("percent", self.percent, "expected a share above 0 % and below 100 %, such as 2")
 
     @property
     def size(self) -> str:
         return f"{self.percent:g}%"
+
+    def __str__(self) -> str:
+        return self.size
 
 
 @dataclass(frozen=True)
@@ -43,10 +60,15 @@ class Area:
 PatchSize = Patch | Share | Area
 
 
-def require_patch_or_area(patch: object) -> None:
-    """Raise UsageError unless `patch` is one, or the area of one."""
-    if not isinstance(patch, (Patch, Area)):
-        raise UsageError("patch", patch, "expected a Patch(height, width), or an Area(pixels)")
+def require_patch_size(patch: object) -> None:
+    """Raise UsageError unless `patch` is a patch, a share of the pixels or an area."""
+    if not isinstance(patch, PatchSize):
+        raise UsageError("patch", patch, "expected a Patch(height, width), a Share(percent) or an Area(pixels)")
+
+
+def in_pixels(size: T | Share, height: int, width: int) -> T | Patch:
+    """The size itself, but for a share the square that it is in images of height × width pixels."""
+    return shapes(size, height, width)[0] if isinstance(size, Share) else size
 
 
 def shapes(size: PatchSize, height: int, width: int) -> list[Patch]:
@@ -68,6 +90,12 @@ def in_words(size: int | str) -> str:
         return f"any rectangle of at most {text.removeprefix('area:')} pixels"
     rows, _, columns = text.partition("x")
     return f"{rows} × {columns or rows}"
+
+
+def described(size: PatchSize, height: int, width: int) -> str:
+    """A size as people read it, of images of height × width pixels; of a share the square, too: 2% (32 × 32)."""
+    words = in_words(in_pixels(size, height, width).size)
+    return f"{size} ({words})" if isinstance(size, Share) else words
 
 
 def largest(patches: Sequence[Patch]) -> list[Patch]:

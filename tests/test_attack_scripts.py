@@ -193,7 +193,7 @@ def test_help_explains_itself(script, capsys, tmp_path):
     ("script", "arguments", "named"),
     [
         ("attack_mnist_band.py", ["--size_of_attack", 29], "29: expected a patch that fits into 28 × 28"),
-        ("attack_mnist_band.py", ["--size_of_attack", "2,5"], "--size_of_attack: 2,5: expected one size, such as 5"),
+        ("attack_mnist_band.py", ["--size_of_attack", "2,5"], "--size_of_attack: 2,5: expected one size, such as 32"),
         ("attack_mnist_band.py", ["--size_of_attack", "2x8", "--patch_width", 7], "7: contradicts --size_of_attack"),
         ("attack_mnist_band.py", ["--size_of_attack", 5, "--patch_height", 2], "which has 5 rows; give one"),
         ("attack_mnist_band.py", ["--patch_width", 40], "--patch_width 40: expected a whole number from 1 to 28"),

@@ -91,6 +91,19 @@ def test_clean_pictures_are_asked_about_each_pair_of_windows_once(folder, monkey
     assert right > 0 and len(of_clean) >= 12 * 4 + (right * 6 if goal == "recover" else 12)
 
 
+def test_the_pixels_of_a_share_are_named(folder, capsys):
+    """2 % of 20 × 20 pixels are 8 of them, which 3 × 3 hold."""
+    found = {}
+    for size in ("2%", "3"):
+        files = ("--per_image", f"{size}.csv", "--output", f"{size}.json")
+        succeed(SCRIPT, *COMMAND, "--size_of_attack", size, *files, folder=folder)
+        words = {"2%": "patch 2% (3 × 3)", "3": "patch 3 × 3"}[size]
+        assert f"; {words} where windows come nearest to failing, " in capsys.readouterr().out
+        assert json.loads((folder / f"{size}.json").read_text())["config"]["size_of_attack"] == 3
+        found[size] = (folder / f"{size}.csv").read_text()
+    assert found["2%"] == found["3"]
+
+
 def test_certify_says_the_same_of_clean_pictures(folder):
     succeed(SCRIPT, *COMMAND, "--per_image", "attacked.csv", folder=folder)
     asked = ("--model", "small:network", "--data", "pets", "--size_to_certify", 5, "--per_side", 2)

@@ -98,6 +98,12 @@ def test_shares_of_the_pixels_are_those_of_papers(percent, side):
     assert shapes(Share(percent), 224, 224) == [Patch(side, side)]
 
 
+@pytest.mark.parametrize("percent", [0, -1, 100, float("nan"), "2"])
+def test_what_is_no_share_is_refused(percent):
+    with pytest.raises(UsageError, match=f"percent {percent}: expected a share above 0 % and below 100 %"):
+        Share(percent)
+
+
 def test_a_share_that_is_a_whole_square_is_not_rounded_up():
     assert shapes(Share(6.25), 32, 32) == [Patch(8, 8)] and shapes(Share(1), 200, 200) == [Patch(20, 20)]
 
@@ -112,6 +118,8 @@ def test_every_shape_of_an_area_is_held():
 
 
 def test_square_windows_of_an_area_hold_every_shape_and_no_smaller_ones_do():
+    of_share, of_patch = (WindowPairs.for_patch(8, 10, size, 3).window_size for size in (Share(4), Patch(2)))
+    assert of_share == of_patch and HiddenWindows.for_patch(8, 10, Share(4), 3).shapes == (Patch(2),)
     pairs, found = WindowPairs.for_patch(8, 10, Area(6), 4), shapes(Area(6), 8, 10)
     smaller = WindowPairs(8, 10, pairs.window_size - 1, 4)
     held = [all(windows.hidden().holds(shape) for shape in found) for windows in (pairs, smaller)]
@@ -126,7 +134,7 @@ def test_what_no_windows_hold_is_refused_in_one_line():
     with pytest.raises(UsageError, match="per_side 1: expected a whole number from 2 to 16"):
         HiddenWindows.for_patch(8, 8, Patch(2, 2), 1)
     for kind in (HiddenWindows, WindowPairs):
-        with pytest.raises(UsageError, match=r"patch 5: expected a Patch\(height, width\), or an Area"):
+        with pytest.raises(UsageError, match=r"patch 5: expected a Patch\(height, width\), a Share\(percent\) or an A"):
             kind.for_patch(8, 8, 5, 3)
     with pytest.raises(ValueError, match="patches of 3: at some place no window covers them"):
         HiddenWindows(4, 4, torch.tensor([[0, 2, 0, 4], [2, 4, 0, 4]]), [Patch(3, 3)])

@@ -6,7 +6,20 @@ import pytest
 import torch
 from torch import nn
 
-from patchcert import Area, Band, HiddenWindows, MaskedClassifier, Patch, SmoothedClassifier, attack, certify, encode
+from patchcert import (
+    Area,
+    Band,
+    HiddenWindows,
+    MaskedClassifier,
+    Patch,
+    PlainNetwork,
+    Share,
+    SmoothedClassifier,
+    WindowMaskedClassifier,
+    attack,
+    certify,
+    encode,
+)
 from patchcert.ablations.ablation import BandAndRow
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.classifiers.probing import manner_of
@@ -194,6 +207,24 @@ def test_every_rectangle_of_an_area_is_one_question():
         of(COPIES["bands and windows"], Area(4))
     with pytest.raises(ValueError, match="patch area:2: expected a Patch"):
         attack(votes, images, torch.zeros(IMAGES, dtype=torch.int64), area)
+
+
+def test_a_share_of_the_pixels_is_the_square_that_it_is():
+    share, patch = Share(350 / SIDE**2), Patch(2)  # 3.5 pixels
+    images, labels, bands = pictures(), torch.zeros(IMAGES, dtype=torch.int64), Band(SIDE, SIDE, 1)
+    votes = SmoothedClassifier(Exact(), bands, 0.5)
+    ordinary = PlainNetwork(nn.Sequential(nn.Flatten(), nn.Linear(SIDE**2, 3)).eval())
+    windows = WindowMaskedClassifier(ordinary, HiddenWindows.for_patch(SIDE, SIDE, share, 3))
+    masked = MaskedClassifier(Exact(), bands, share)
+    assert masked.patch == patch and windows.windows.shapes == (patch,)
+    for classifier in (votes, masked, windows):
+        of_share, of_patch = (certify(classifier, images, patches=size).answers[0] for size in (share, patch))
+        assert of_share.patch == patch and of_share.question == of_patch.question
+        assert of_share.certified.equal(of_patch.certified)
+        found = attack(classifier, images[:2], labels[:2], share, restarts=1, steps=1)
+        assert found.patch == patch and str(found).startswith("patch 2: ")
+    with pytest.raises(ValueError, match="patches 6: expected one that fits into 2, which these windows hide"):
+        certify(windows, images, patches=Share(90))
 
 
 def test_windows_hide_every_rectangle_of_an_area():

@@ -89,6 +89,18 @@ def test_no_size_is_certified_by_windows_that_do_not_hold_it(folder, capsys):
         assert said in capsys.readouterr().err
 
 
+def test_shares_of_the_pixels_are_certified_by_windows_that_hold_their_squares(folder, capsys):
+    """3 and 9 % of 16 × 16 pixels, 3 × 3 and 5 × 5."""
+    record, rows = certify(folder, *JOINED, "--size_to_certify", "9%,3%")
+    said = capsys.readouterr().out
+    assert "; patch 9% (5 × 5); " in said and "; patch 3% (3 × 3); " in said
+    assert record["config"]["size_to_certify"] == ["9%", "3%"]
+    assert [part["size_to_certify"] for part in record["config"]["parts"]] == [[5], [3]]
+    same, expected = certify(folder, *JOINED, "--size_to_certify", "5,3")
+    assert record["results"] == same["results"] and rows == expected
+    assert len({point.copies for point in points_of("run", record)}) == 2
+
+
 def test_what_is_given_holds_for_all_files(folder):
     record, _ = certify(folder, *JOINED, "--size_to_certify", "1,5", "--weight", 4, "--no-mirrored")
     small, larger = record["config"]["parts"]
@@ -146,7 +158,7 @@ def test_a_page_shows_a_size_by_the_copies_that_answered_it(folder):
 
 def test_an_attack_is_on_the_file_that_holds_its_patch(folder):
     effort = ["--steps", 1, "--randomizations", 1, "--skip", 4, "--output", "attacked.json"]
-    for patch, file, weight in (("3", "small.pth", 2.0), ("4x5", "larger.pth", 3.0)):
+    for patch, file, weight in (("3", "small.pth", 2.0), ("4x5", "larger.pth", 3.0), ("9%", "larger.pth", 3.0)):
         succeed("attack_cifar_joint.py", *PICTURES, *JOINED, *effort, "--size_of_attack", patch, folder=folder)
         config = json.loads((folder / "attacked.json").read_text())["config"]
         assert (config["windows"], config["weight"]) == (file, weight)

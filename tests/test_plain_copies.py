@@ -172,6 +172,32 @@ def test_data_sets_with_a_name_need_no_preparation_of_a_plain_network(folder):
     assert config["about"]["network"]["size"] == [28, 28] and len(rows.splitlines()) == 6
 
 
+@pytest.mark.parametrize(
+    ("script", "asked", "words"),
+    [
+        ("certify.py", ("--ablation", "band:12", "--top_one", "--size_to_certify"), "; patch 2% (3 × 3); margin"),
+        ("certify_masked.py", ("--ablation", "band:12", "--size_to_certify"), "; patch 2% (3 × 3); masking"),
+        ("attack.py", ("--ablation", "band:12", *ATTACK[2:], "--size_of_attack"), "; patch 2% (3 × 3) at rand"),
+        ("attack_masked.py", ("--ablation", "band:12", *ATTACK[2:], "--size_of_attack"), "; patch 2% (3 × 3) at rand"),
+    ],
+)
+def test_a_share_of_the_pixels_is_the_square_that_it_is(folder, capsys, script, asked, words):
+    """2 % of 20 × 20 pixels are 8 of them, which 3 × 3 hold."""
+    found = {}
+    for size in ("2%", 3):
+        files = ("--output", f"{size}.json", "--per_image", f"{size}.csv")
+        succeed(script, "--model", "copied:prepared", *PICTURES, *asked, size, *files, folder=folder)
+        record, lines = json.loads((folder / f"{size}.json").read_text()), capsys.readouterr().out.splitlines()
+        assert words.replace("2% (3 × 3)", "2% (3 × 3)" if size == "2%" else "3 × 3") in "\n".join(lines)
+        found[size] = record["results"], (folder / f"{size}.csv").read_text()
+        certified = record["kind"] == "certify"
+        assert (record["results"][0].get("size_to_certify"), record["config"].get("size_of_attack")) == (
+            (3, None) if certified else (None, 3)
+        )
+        assert record["config"].get("size_to_certify") == ([size] if certified else None)
+    assert found["2%"] == found[3]
+
+
 def test_hidden_windows_take_a_plain_network_as_it_is(folder, capsys):
     seen = []
     for model in ("copied:plain", "copied:prepared"):

@@ -179,6 +179,7 @@ def test_the_file_answers_what_was_not_asked_when_it_was_written(folder):
     from_file = ["certify_votes.py", "--votes", "votes.npz", "--size_to_certify", 2]
     top_one = certify(folder, "certify_mnist_band_top_one.py", "--size_to_certify", 2)
     assert certify(folder, *from_file, "--top_one") == top_one
+    assert certify(folder, *from_file[:-1], "0.5%", "--top_one") == top_one  # 4 of 784 pixels
     higher = certify(folder, "certify_mnist_band.py", "--size_to_certify", 2, "--threshold", 0.45)
     assert certify(folder, *from_file, "--threshold", 0.45) == higher != top_one
     succeed(*from_file, "--limit", 3, "--output", "run.json", folder=folder)

@@ -92,7 +92,7 @@ def test_an_attack_that_is_left_as_files_gives_a_page(folder):  # noqa: F811
     succeed("attack_imagenet_windows.py", *attack, folder=folder)
     succeed("report.py", "run.json", "--out", "page", folder=folder)
     gallery, page = gallery_in(folder / "page")
-    assert gallery["about"] == "patch 2% of the pixels" and len(gallery["images"]) == 12
+    assert gallery["about"] == "patch 3 × 3" and len(gallery["images"]) == 12
     with (folder / "run.csv").open() as file:
         flipped = {int(row["index"]) for row in csv.DictReader(file) if row["flipped"] == "True"}
     assert {image["index"] for image in gallery["images"] if image["outcome"] == "flipped"} == flipped

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import patchcert
-from patchcert import Patch, certify, checkpoint, load
+from patchcert import Patch, Share, certify, checkpoint, load
 from patchcert.ablations.ablation import Band, BandAndRow
 from patchcert.ablations.windows import BandsAndWindows
 from patchcert.classifiers import probing
@@ -178,6 +178,7 @@ def test_votes_are_certified_as_the_script_does(tmp_path, generated_mnist):
     assert usual.patch == classifier.patch == Patch(2, 8) and usual.certified.equal(result.answers[3].certified)
     with pytest.raises(ValueError, match="patch 29"):
         load("mnist-votes", Patch(29))
+    assert load("mnist-votes", Share(1)).patch == Patch(3)  # 9 of 784 pixels
 
 
 @pytest.mark.parametrize("name", ["mnist_masked_band.pth", "mnist_windows.pth"])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from patchcert.errors import UsageError, called, require_within
 from patchcert.patch import Patch, require_fits
-from patchcert.patch_sizes import Area, largest, require_patch_or_area, shapes
+from patchcert.patch_sizes import PatchSize, largest, require_patch_size, shapes
 
 MOST_PER_SIDE = 16
 """Windows along each side of an image: 256 of them, 32,640 pairs."""
@@ -36,15 +36,15 @@ class HiddenWindows:
                 raise ValueError(f"patches of {patch}: at some place no window covers them")
 
     @classmethod
-    def for_patch(cls, height: int, width: int, patch: Patch | Area, per_side: int) -> "HiddenWindows":
+    def for_patch(cls, height: int, width: int, patch: PatchSize, per_side: int) -> "HiddenWindows":
         """The smallest k × k windows (k = `per_side`) that hold `patch` wherever it lies.
 
-        For an area, see `for_shapes`.
+        For an `Area`, see `for_shapes`. For a `Share` they hold the square that it is.
 
         Raises:
             UsageError: the patch does not fit into the image, or the windows would hide the whole image.
         """
-        require_patch_or_area(patch)
+        require_patch_size(patch)
         with called(size_to_certify="patch"):
             return cls.for_shapes(height, width, shapes(patch, height, width), per_side)
 

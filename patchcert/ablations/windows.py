@@ -10,7 +10,7 @@ from patchcert.ablations.ablation import Ablation, BandAndRow, require_sides
 from patchcert.ablations.hidden_windows import HiddenWindows, even_spans, shortest_length
 from patchcert.errors import UsageError, require_within
 from patchcert.patch import Patch, require_fits
-from patchcert.patch_sizes import Area, require_patch_or_area, shapes
+from patchcert.patch_sizes import PatchSize, require_patch_size, shapes
 
 MOST_PER_SIDE = 8
 """Windows along each side of an image: 64 of them, 2,016 pairs."""
@@ -44,15 +44,15 @@ class WindowPairs(Ablation):
             raise UsageError("per_side", per_side, f"so many windows of {window_size} pixels leave gaps between them")
 
     @classmethod
-    def for_patch(cls, height: int, width: int, patch: Patch | Area, per_side: int) -> Self:
+    def for_patch(cls, height: int, width: int, patch: PatchSize, per_side: int) -> Self:
         """The smallest k × k square windows (k = `per_side`) that hold `patch` wherever it lies.
 
-        For an `Area` they hold all of its rectangles.
+        For an `Area` they hold all of its rectangles, for a `Share` the square that it is.
 
         Raises:
             UsageError: the patch does not fit into the image, or only windows larger than the image would hold it.
         """
-        require_patch_or_area(patch)
+        require_patch_size(patch)
         require_within("per_side", per_side, 2, MOST_PER_SIDE, "windows along each side")
         lengths = []
         for shape in shapes(patch, height, width):

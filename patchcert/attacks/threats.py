@@ -11,6 +11,7 @@ from torch import Tensor
 
 from patchcert.ablations.ablation import Ablation
 from patchcert.patch import Patch
+from patchcert.patch_sizes import Share, described, in_pixels
 
 
 class Threat(Protocol):
@@ -36,13 +37,14 @@ class Threat(Protocol):
 class PatchThreat:
     """Anything in [0, 1] inside one patch, which lies inside the image."""
 
-    def __init__(self, patch: Patch, ablation: Ablation):
-        self.patch = patch
+    def __init__(self, size: Patch | Share, ablation: Ablation):
+        self.patch = patch = in_pixels(size, ablation.height, ablation.width)
+        self.words = f"patch {described(size, ablation.height, ablation.width)}"
         self.shape = ablation.height - patch.height + 1, ablation.width - patch.width + 1
         self.touched = ablation.touched_by(patch)
 
     def __str__(self) -> str:
-        return f"patch {self.patch.height} × {self.patch.width}"
+        return self.words
 
     def rectangle(self, place: int) -> tuple[int, int, int, int]:
         return *divmod(place, self.shape[1]), self.patch.height, self.patch.width

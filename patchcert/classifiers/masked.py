@@ -20,7 +20,7 @@ from patchcert.masking.double_masking import MaskedVerdicts
 from patchcert.masking.linked import masking_of
 from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
-from patchcert.patch_sizes import Area, require_patch_or_area
+from patchcert.patch_sizes import Area, PatchSize, in_pixels, require_patch_size
 from patchcert.votes.certificate import Question
 
 SETTLED = ("ablation", "patch", "at_once", "scores")
@@ -37,7 +37,7 @@ class MaskedClassifier(SmoothedClassifier):
 
     Args:
         network, ablation, threshold, engine, batch_size: as for `SmoothedClassifier`.
-        patch: the patch, or the `Area`, that the answers are certified against.
+        patch: the patch, or the `Area`, that the answers are certified against. A `Share` becomes a `Patch`.
         at_once: how many such patches there may be, 1 or 2.
 
     Raises:
@@ -49,7 +49,7 @@ class MaskedClassifier(SmoothedClassifier):
         self,
         network: nn.Module,
         ablation: Ablation,
-        patch: Patch | Area,
+        patch: PatchSize,
         threshold: float | None = None,
         *,
         at_once: int = 1,
@@ -57,11 +57,12 @@ class MaskedClassifier(SmoothedClassifier):
         batch_size: int = 512,
     ):
         super().__init__(network, ablation, threshold, engine=engine, batch_size=batch_size)
-        require_patch_or_area(patch)
+        require_patch_size(patch)
         require_within("at_once", at_once, 1, 2, "patches at the same time")
-        self.patch, self.at_once, self.scores = patch, at_once, threshold is None
+        self.patch: Patch | Area = in_pixels(patch, ablation.height, ablation.width)
+        self.at_once, self.scores = at_once, threshold is None
         with called(size_to_certify="patch", patches="at_once"):
-            self.masking = masking_of(ablation, patch, at_once)
+            self.masking = masking_of(ablation, self.patch, at_once)
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in SETTLED and hasattr(self, "masking"):

@@ -27,8 +27,9 @@ from patchcert.experiments.evaluation import evaluation_parser, journal_of, prep
 from patchcert.experiments.masking import add_numerical_margin, settle_numerical_margin
 from patchcert.experiments.setting import set_up
 from patchcert.files import what_fits
-from patchcert.option_values import folder, fraction, one_patch, positive_int, share_of_255
+from patchcert.option_values import folder, fraction, one_patch_size, positive_int, share_of_255
 from patchcert.patch import Patch
+from patchcert.patch_sizes import Share, in_pixels
 from patchcert.reports.exhibits import MOST_COPIES, Views
 from patchcert.votes import certificate
 
@@ -42,8 +43,11 @@ CERTIFIED = {SmoothedClassifier: ("certified_margin", "certified_exact"), Masked
 def patch_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
     """The options of every script that attacks with a patch; the script adds those of its classifier."""
     parser = _attack_parser(description, data_sets, steps=150, step_size="0.05")
-    size = "the patch: 5 for m × m pixels, 2x8 for rows × columns"
-    parser.attack.add_argument("--size_of_attack", type=one_patch, help=f"{size} (default: {DEFAULT_SIDE})")
+    size = (
+        "the patch: 5 for m × m pixels, 2x8 for rows × columns, 2%% for the smallest square of at least 2 %% of the "
+        "image's pixels"
+    )
+    parser.attack.add_argument("--size_of_attack", type=one_patch_size, help=f"{size} (default: {DEFAULT_SIDE})")
     for name, what in (("--patch_height", "rows"), ("--patch_width", "columns")):
         parser.attack.add_argument(name, type=positive_int, help=f"{what} of the patch (default: as --size_of_attack)")
     parser.attack.add_argument(
@@ -166,21 +170,22 @@ def attack_in_ball(options: argparse.Namespace, network: nn.Module, classifier: 
     _attack(options, network, classifier, dataset, threat, [], try_random_places, 1, precision)
 
 
-def attacked_patch(options: argparse.Namespace) -> Patch:
+def attacked_patch(options: argparse.Namespace) -> Patch | Share:
     """The patch of --size_of_attack, or of --patch_height and --patch_width."""
     sides = Patch(options.patch_height or DEFAULT_SIDE, options.patch_width or DEFAULT_SIDE)
     return options.size_of_attack or sides
 
 
 def _threat(options: argparse.Namespace, ablation: Ablation) -> PatchThreat:
-    """The `attacked_patch`; its size becomes --size_of_attack.
+    """The `attacked_patch`; its size, in pixels, becomes --size_of_attack.
 
     Raises:
         UsageError: it does not fit into the image, or the options contradict each other.
     """
-    size, patch = options.size_of_attack, attacked_patch(options)
+    size, asked = options.size_of_attack, attacked_patch(options)
+    patch = in_pixels(asked, ablation.height, ablation.width)
     if size:
-        ablation.require_fits("size_of_attack", size)
+        ablation.require_fits("size_of_attack", patch)
     for name, side, pixels, what in (
         ("patch_height", patch.height, ablation.height, "rows"),
         ("patch_width", patch.width, ablation.width, "columns"),
@@ -190,7 +195,7 @@ def _threat(options: argparse.Namespace, ablation: Ablation) -> PatchThreat:
         if given != side:
             raise UsageError(name, given, f"contradicts --size_of_attack {size}, which has {side} {what}; give one")
     options.size_of_attack = patch.size
-    return PatchThreat(patch, ablation)
+    return PatchThreat(asked, ablation)
 
 
 def _attack(

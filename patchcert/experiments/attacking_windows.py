@@ -31,7 +31,6 @@ from patchcert.experiments.windows import add_hidden_windows, chosen
 from patchcert.files import what_fits
 from patchcert.journal import Journal
 from patchcert.option_values import alarm_threshold, one_patch_size, positive_int
-from patchcert.patch_sizes import shapes
 from patchcert.progress import progress_bar
 
 HINT = "this hints at where the patch is, but it is no certificate"
@@ -103,13 +102,14 @@ def attack_windows(options: argparse.Namespace) -> None:
     set_up(options)
     network, dataset, _ = pretrained(options)
     height, width = dataset.image_shape[1:]
-    (patch,) = shapes(options.size_of_attack, height, width)
     with called(patch="size_of_attack"):
-        windows = HiddenWindows.for_patch(height, width, patch, options.per_side)
+        windows = HiddenWindows.for_patch(height, width, options.size_of_attack, options.per_side)
+    threat = PatchThreat(options.size_of_attack, Whole(height, width))
+    options.size_of_attack = threat.patch.size
     dataset = chosen(options, dataset)
     network = network.to(options.device).requires_grad_(False)
     classifier = WindowMaskedClassifier(network, windows, batch_size=options.batch_size)
-    run = _Run(options, classifier, PatchThreat(patch, Whole(height, width)))
+    run = _Run(options, classifier, threat)
     with journal_of(options, network, dataset) as journal:
         engine = fold(options, network, dataset)
         found = run.over(dataset, journal)
@@ -122,7 +122,7 @@ def attack_windows(options: argparse.Namespace) -> None:
         with what_fits() as attempt:
             arithmetic = results.computed_with(precision(options), engine, journal.processors)
             if distributed.is_first():
-                attempt(_report, options, windows, dataset, columns, journal.seconds(), arithmetic)
+                attempt(_report, options, windows, threat, dataset, columns, journal.seconds(), arithmetic)
             if options.save_images:
                 attempt(_save, options, run, flipped)
 
@@ -208,6 +208,7 @@ class _Run:
 def _report(
     options: argparse.Namespace,
     windows: HiddenWindows,
+    threat: PatchThreat,
     dataset: Images,
     columns: dict[str, Tensor],
     seconds: float,
@@ -219,7 +220,7 @@ def _report(
     question = {"numerical_margin": options.numerical_margin, "windows": str(windows), "goal": options.goal}
     question["confidence"] = options.confidence if options.goal == ALERT else None
     hints = Hints(*(int((columns[name] > 0).sum()) for name in ("attacked", "dissenting", "dissent_covers")))
-    about = summaries.of_window_attack(options, len(dataset), windows)
+    about = summaries.of_window_attack(options, len(dataset), windows, threat)
     write_and_print(options, about, dataset, [(question, counts)], [columns], seconds, arithmetic, hints)
 
 

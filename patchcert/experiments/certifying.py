@@ -39,12 +39,12 @@ from patchcert.option_values import (
     fractions,
     goals,
     level,
+    patch_sizes,
     patches,
-    patches_or_areas,
     positive_int,
 )
 from patchcert.patch import Patch
-from patchcert.patch_sizes import Share
+from patchcert.patch_sizes import in_pixels
 from patchcert.votes import certificate, randomized, saved_votes
 from patchcert.votes.rules import ThresholdVote, TopOneVote, VoteRule
 
@@ -75,9 +75,8 @@ def votes_parser(description: str) -> Parser:
     )
     parser.certificate.add_argument(
         "--size_to_certify",
-        type=option_values.patch_sizes,
-        help="patch sizes: 5, 1-10, 2,5, 2x8 or area:25; for hidden windows also 2%% (default: 5; for hidden windows, "
-        "the patch that they were made for)",
+        type=patch_sizes,
+        help=f"{SIZES} (default: 5; for hidden windows, the patch that they were made for)",
     )
     parser.certificate.add_argument("--patches", type=int, choices=(1, 2), default=1, help=PATCHES)
     parser.certificate.add_argument(
@@ -130,9 +129,7 @@ def randomized_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
 
 def _add_questions(parser: Parser, size_to_certify: int) -> None:
     """What is asked of the votes."""
-    parser.certificate.add_argument(
-        "--size_to_certify", type=patches_or_areas, default=str(size_to_certify), help=SIZES
-    )
+    parser.certificate.add_argument("--size_to_certify", type=patch_sizes, default=str(size_to_certify), help=SIZES)
     parser.certificate.add_argument(
         "--certificate",
         type=certificates,
@@ -186,14 +183,14 @@ def certify_by_votes(
     """
     require_shapes_for_pages(options)
     set_up(options)
-    certifier = certificate.Certifier(ablation.to(options.device), _questions(options, rules))
+    certifier = certificate.Certifier(ablation.to(options.device), _questions(options, ablation, rules))
     dataset, network = prepare(options, network, ablation)
     engine = engine_of(options, network, ablation, dataset)
     manner = manner_of(options, SmoothedClassifier(network, ablation), dataset, engine)
     if options.numerical_margin is None:
         options.numerical_margin = margin_of_votes(manner)
         if options.numerical_margin:
-            certifier = certificate.Certifier(ablation, _questions(options, rules))
+            certifier = certificate.Certifier(ablation, _questions(options, ablation, rules))
     questions = certifier.questions
     early = not (options.per_image or options.numerical_margin or options.save_votes or options.report)
     with journal_of(options, network, dataset) as journal:
@@ -205,7 +202,8 @@ def certify_by_votes(
         seconds = journal.seconds() - started
         arithmetic = computed_by(options, engine, journal, manner)
         copies = results.Copies(len(dataset) * ablation.count, classified, _close_votes(questions, verdicts))
-        about = summaries.of_certificates(vars(options), len(dataset), ablation, questions)
+        sizes = options.size_to_certify
+        about = summaries.of_certificates(vars(options), len(dataset), ablation, sizes, questions)
         asked = [question.as_json() for question in questions]
 
         def batches(chosen: Tensor) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
@@ -231,7 +229,7 @@ def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes) ->
     rules = vote_rules(options)
     for rule in rules:
         saved.require(rule, options.numerical_margin)
-    questions = _questions(options, rules)
+    questions = _questions(options, saved.ablation, rules)
     certifier = certificate.Certifier(saved.ablation, questions)
     distributed.start(torch.device("cpu"))
     saved = first(options, saved, saved.config)
@@ -244,7 +242,8 @@ def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes) ->
         copies = results.Copies(count, count, _close_votes(questions, verdicts))
         asked_for = {name: getattr(options, name) for name in ("limit", "per_class")}
         looked_at = saved.config | {name: number for name, number in asked_for.items() if number}
-        about = summaries.of_certificates(looked_at, len(saved), saved.ablation, questions)
+        sizes = options.size_to_certify
+        about = summaries.of_certificates(looked_at, len(saved), saved.ablation, sizes, questions)
         asked = [question.as_json() for question in questions]
 
         def subject(number: int) -> reporting.Subject:
@@ -263,9 +262,6 @@ def _settle(options: argparse.Namespace) -> None:
         if getattr(options, option) is not None:
             value = ",".join("strict" if part is None else str(part) for part in getattr(options, option))
             raise UsageError(option, value, "the file has votes; this is for answers about hidden windows")
-    for size in options.size_to_certify or ():
-        if isinstance(size, Share):
-            raise UsageError("size_to_certify", size.size, "the file has votes; expected 5, 1-10, 2x8 or area:25")
     options.size_to_certify = options.size_to_certify or [Patch(5)]
     options.certificate = options.certificate or ["margin"]
     options.numerical_margin = options.numerical_margin or 0.0
@@ -301,10 +297,11 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
         _report(options, about, dataset, asked, verdicts, seconds, arithmetic, subject=subject)
 
 
-def _questions(options: argparse.Namespace, rules: list[VoteRule]) -> list[certificate.Question]:
+def _questions(options: argparse.Namespace, ablation: Ablation, rules: list[VoteRule]) -> list[certificate.Question]:
     """Every combination of patch size, vote rule, certificate and numerical margin that the options ask for."""
     margins = dict.fromkeys((0.0, options.numerical_margin or 0.0))
-    combinations = product(options.size_to_certify, rules, options.certificate, margins)
+    sizes = [in_pixels(size, ablation.height, ablation.width) for size in options.size_to_certify]
+    combinations = product(sizes, rules, options.certificate, margins)
     return [
         certificate.Question(patch, rule, kind, options.patches, margin) for patch, rule, kind, margin in combinations
     ]

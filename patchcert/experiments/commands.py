@@ -39,7 +39,7 @@ from patchcert.experiments.saved_runs import saved_run
 from patchcert.experiments.saved_windows import certify_saved_windows
 from patchcert.experiments.setting import ANY, CIFAR_LIKE, MNIST_LIKE, add_windows, class_count
 from patchcert.experiments.windows import certify_windows, windows_certification_parser
-from patchcert.option_values import folder, one_patch, positive_int, result, result_or_log
+from patchcert.option_values import folder, one_patch_size, positive_int, result, result_or_log
 from patchcert.reports import figures
 from patchcert.reports.exhibits import MOST_IMAGES
 from patchcert.reports.points import names_of, points_of
@@ -170,7 +170,7 @@ def certify_shipped(description: str, model: Model, arguments: list[str]) -> Non
 def attack_shipped(description: str, model: Model, arguments: list[str]) -> None:
     """Attack a network that ships, as its script does; `arguments` are the user's own."""
     asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    asked.add_argument("--size_of_attack", type=one_patch)
+    asked.add_argument("--size_of_attack", type=one_patch_size)
     for side in ("--patch_height", "--patch_width"):
         asked.add_argument(side, type=positive_int)
     variant = model.variants[0]

@@ -36,11 +36,11 @@ from patchcert.option_values import (
     alarm_thresholds,
     goals,
     numerical_margin,
-    patches_or_areas,
+    patch_sizes,
     positive_int,
 )
 from patchcert.patch import Patch
-from patchcert.patch_sizes import Area
+from patchcert.patch_sizes import Area, in_pixels
 from patchcert.progress import progress_bar
 from patchcert.reports.exhibits import Views
 from patchcert.votes import saved_answers
@@ -51,7 +51,7 @@ BATCH = "ablated copies in a batch, or images if the network answers for all the
 def masked_certification_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
     """The options of every script that certifies by double masking; the checkpoint knows the network."""
     parser = evaluation_parser(description, data_sets)
-    parser.certificate.add_argument("--size_to_certify", type=patches_or_areas, default="5", help=SIZES)
+    parser.certificate.add_argument("--size_to_certify", type=patch_sizes, default="5", help=SIZES)
     add_goals(parser)
     parser.certificate.add_argument(
         "--patches", type=int, choices=(1, 2), default=1, help="number of such patches, anywhere in the image"
@@ -173,10 +173,12 @@ def certify_parts(options: argparse.Namespace, parts: list[Part]) -> None:
     require_saving(options)
     set_up(options)
     at_once = options.patches if RECOVER in options.goal else 1  # two alarms follow from pairs of places of one patch
-    maskings = [
-        {size: masking_of(part.ablation.to(options.device), size, at_once) for size in part.sizes} for part in parts
-    ]
     ablation, (network, *others) = parts[0].ablation, [part.network for part in parts]
+    pixels = {size: in_pixels(size, ablation.height, ablation.width) for size in options.size_to_certify}
+    maskings = [
+        {pixels[size]: masking_of(part.ablation.to(options.device), pixels[size], at_once) for size in part.sizes}
+        for part in parts
+    ]
     dataset, _ = prepare(options, network, ablation, others)
     classifiers = [SmoothedClassifier(part.network, part.ablation) for part in parts]
     manner = manner_of(options, classifiers[0], dataset)
@@ -192,7 +194,7 @@ def certify_parts(options: argparse.Namespace, parts: list[Part]) -> None:
         arithmetic = results.computed_with(*computed, journal.processors)
         if not distributed.is_first():
             return
-        of_size = {size: of_size[size] for size in options.size_to_certify}
+        of_size = {patch: of_size[patch] for patch in pixels.values()}
         asked = [(size, goal) for size in of_size for goal in asked_for]
         columns = [of_size[size].found.rows(goal, options.numerical_margin) for size, goal in asked]
         answers = [

@@ -18,7 +18,7 @@ from patchcert.experiments import about
 from patchcert.experiments.setting import class_count
 from patchcert.option_values import positive_float, windows_or_none
 from patchcert.patch import Patch
-from patchcert.patch_sizes import Area, shapes
+from patchcert.patch_sizes import PatchSize, Share, in_pixels, shapes
 from patchcert.zoo import building, table
 from patchcert.zoo.table import Variant
 
@@ -42,11 +42,11 @@ class Part:
     """A network for some of the patch sizes that a run is asked about.
 
     Attributes:
-        sizes: of the patches.
+        sizes: of the patches, as they were asked for.
         network: base classifier, or one of limited reach, that of `ablation`.
     """
 
-    sizes: list[Patch | Area]
+    sizes: list[PatchSize]
     network: nn.Module
     ablation: Ablation
 
@@ -142,7 +142,7 @@ def masked_network(options: argparse.Namespace) -> tuple[LinesNetwork, Ablation]
     return network, network.shape.ablation()
 
 
-def joint_network(options: argparse.Namespace, patch: Patch) -> tuple[JointNetwork, BandsAndWindows]:
+def joint_network(options: argparse.Namespace, patch: Patch | Share) -> tuple[JointNetwork, BandsAndWindows]:
     """The network for bands that `--checkpoint` describes, beside a filled one for windows against this patch.
 
     The windows are those in `--windows`, or in what ships for larger patches. The options get what was chosen.
@@ -151,7 +151,7 @@ def joint_network(options: argparse.Namespace, patch: Patch) -> tuple[JointNetwo
         UsageError: one of the files is of another kind.
     """
     bands = _bands(options)
-    chosen = _chosen(options, _variant(options, [patch]))
+    chosen = _chosen(options, _variant(options, shapes(patch, bands.shape.height, bands.shape.width)))
     del options.settings
     vars(options).update(chosen)
     return _joined(options, bands, chosen)
@@ -167,7 +167,7 @@ def joint_networks(options: argparse.Namespace) -> list[Part]:
     """
     bands = _bands(options)
     height, width = bands.shape.height, bands.shape.width
-    sizes_of: dict[Variant | None, list[Patch | Area]] = {}
+    sizes_of: dict[Variant | None, list[PatchSize]] = {}
     for size in options.size_to_certify:
         sizes_of.setdefault(_variant(options, shapes(size, height, width)), []).append(size)
     choices = [_chosen(options, variant) for variant in sizes_of]
@@ -213,7 +213,8 @@ def _note(options: argparse.Namespace, part: Part, chosen: dict[str, object]) ->
     """What results say of a part: what its options would be in a run of its own."""
     files = argparse.Namespace(checkpoint=options.checkpoint, windows=chosen["windows"])
     said = {"sha256": about.digests(files), "run": about.of_run(options, part.network, part.ablation)}
-    return {"size_to_certify": part.sizes, **chosen, "about": said}
+    sizes = [in_pixels(size, part.ablation.height, part.ablation.width) for size in part.sizes]
+    return {"size_to_certify": sizes, **chosen, "about": said}
 
 
 def _joined(

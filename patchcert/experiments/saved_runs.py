@@ -133,7 +133,7 @@ def _of_model(record: dict, model: dict, rows: Rows) -> Subject:
 def _of_attack(record: dict, answer: dict, rows: Rows) -> Subject:
     """An attack: which images flipped, where the patch was, and images of it where --save_images wrote them."""
     config, size = record["config"], record["config"].get("size_of_attack")
-    patch = one_patch(str(size)) if size and "%" not in str(size) else None  # of a share, without the images
+    patch = one_patch(str(size)) if size and "%" not in str(size) else None  # of a share, as older versions wrote
     written = Path(config["save_images"]) if config.get("save_images") else None
 
     def look(chosen: Tensor) -> Views:

@@ -19,7 +19,10 @@ IMAGENET = ("imagenet",)
 ANY = ("cifar10", "svhn", "mnist", "fashion-mnist", "digits", "folder")
 """For networks that the user's own code makes."""
 
-SIZES = "patch sizes: 5, 1-10, 2,5 or 2x8 (rows × columns); area:25 is every rectangle of at most 25 pixels"
+SIZES = (
+    "patch sizes: 5, 1-10, 2,5 or 2x8 (rows × columns); 2%% is the smallest square of at least 2 %% of the image's "
+    "pixels; area:25 is every rectangle of at most 25 pixels"
+)
 
 PICTURES = {MNIST_LIKE: {"image_channels": 1, "image_size": 28}, CIFAR_LIKE: {"image_channels": 3}}
 """What images of the data set `folder` are turned to where no option says it; image_size is both ways, pixels."""

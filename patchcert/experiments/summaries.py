@@ -12,7 +12,7 @@ from patchcert.engines.dropped_tokens import DROP
 from patchcert.errors import one_line
 from patchcert.experiments.networks import Part
 from patchcert.patch import Patch
-from patchcert.patch_sizes import PatchSize, in_words
+from patchcert.patch_sizes import PatchSize, described, in_words
 from patchcert.votes.certificate import Question
 from patchcert.votes.rules import VoteRule
 
@@ -23,16 +23,19 @@ LISTED = 8
 """Values that are named one by one."""
 
 
-def of_certificates(config: dict, count: int, ablation: Ablation, questions: Sequence[Question]) -> str:
+def of_certificates(
+    config: dict, count: int, ablation: Ablation, sizes: Sequence[PatchSize], questions: Sequence[Question]
+) -> str:
     """What deterministic certificates were asked for.
 
     Args:
         config: the options by name, of the run that looked at the images.
         count: N, of the images.
+        sizes: what the questions are about, as it was asked for.
     """
-    sizes, rules, kinds, margins = (
+    rules, kinds, margins = (
         list(dict.fromkeys(getattr(question, name) for question in questions))
-        for name in ("patch", "rule", "certificate", "numerical_margin")
+        for name in ("rule", "certificate", "numerical_margin")
     )
     close = [f"numerical margin {_listed([margin for margin in margins if margin])}"] if any(margins) else []
     certificate = f"{' and '.join(kinds)} certificate{'s' if len(kinds) > 1 else ''}"
@@ -41,7 +44,7 @@ def of_certificates(config: dict, count: int, ablation: Ablation, questions: Seq
         [
             _images(config, count),
             _defence(ablation, rules),
-            f"{two} {_listed(map(_sides, sizes))}",
+            f"{two} {_sizes(sizes, ablation)}",
             certificate,
             *close,
             *_dropped(config),
@@ -88,7 +91,7 @@ def of_masking(options: argparse.Namespace, count: int, parts: Sequence[Part]) -
     """What certificates by double masking of scores, of `count` images, were asked for."""
     two = "two patches, each" if options.patches == 2 else "patch"
     asked = [
-        [_masked(part.ablation, getattr(part.network, "mirrored", False)), f"{two} {_listed(map(_sides, part.sizes))}"]
+        [_masked(part.ablation, getattr(part.network, "mirrored", False)), f"{two} {_sizes(part.sizes, part.ablation)}"]
         for part in parts
     ]
     return "; ".join(
@@ -135,9 +138,8 @@ def of_attack(
     return "; ".join([*asked, *_dropped(vars(options))])
 
 
-def of_window_attack(options: argparse.Namespace, count: int, windows: HiddenWindows) -> str:
+def of_window_attack(options: argparse.Namespace, count: int, windows: HiddenWindows, threat: Threat) -> str:
     """What `count` images under hidden windows are attacked by."""
-    (patch,) = windows.shapes
     alarms = "alarms, strict" if options.confidence is None else f"alarms, τ = {options.confidence}"
     defence = "double masking" if options.goal == "recover" else alarms
     effort = f"{options.randomizations} restarts × {options.steps} steps, {options.loss} loss"
@@ -145,7 +147,7 @@ def of_window_attack(options: argparse.Namespace, count: int, windows: HiddenWin
         [
             _images(vars(options), count),
             f"{windows}, {defence}",
-            f"patch {_sides(patch)} where windows come nearest to failing, {effort}",
+            f"{threat} where windows come nearest to failing, {effort}",
             f"masking certificate, numerical margin {options.numerical_margin}",
             *_dropped(vars(options)),
         ]
@@ -190,6 +192,11 @@ def _defence(ablation: Ablation, rules: Sequence[VoteRule]) -> str:
         return str(ablation)
     thresholds = [rule.threshold for rule in rules if hasattr(rule, "threshold")]
     return f"{ablation}, " + (f"θ = {_listed(thresholds)}" if thresholds else "top-one votes")
+
+
+def _sizes(sizes: Sequence[PatchSize], ablation: Ablation) -> str:
+    """What patches of images are as large as the copies of `ablation`."""
+    return _listed(described(size, ablation.height, ablation.width) for size in dict.fromkeys(sizes))
 
 
 def _sides(patch: Patch) -> str:

@@ -25,6 +25,7 @@ from patchcert.engines.plain import PlainNetwork
 from patchcert.errors import Note, UsageError, called, require_count, require_within
 from patchcert.interface.examiners import SOON, device_of
 from patchcert.patch import Patch, require_patch
+from patchcert.patch_sizes import Share, in_pixels
 from patchcert.progress import progress_bar
 
 RANDOM, ALL = "random", "all"
@@ -73,7 +74,7 @@ def attack(
     classifier: nn.Module,
     images: Tensor | ArrayLike,
     labels: Tensor | ArrayLike,
-    patch: Patch,
+    patch: Patch | Share,
     *,
     restarts: int = 20,
     steps: int = 40,
@@ -94,6 +95,7 @@ def attack(
             mode.
         images: (N, C, H, W), floats in [0, 1], or uint8.
         labels: (N,) whole numbers.
+        patch: the patch. A `Share` becomes a `Patch` of so large a share of the images' pixels.
         restarts: the number of attempts for each image, each with the patch at a new place.
         steps: the number of gradient steps in each attempt.
         seed: fixes everything random.
@@ -284,9 +286,10 @@ def _size_of(classifier: nn.Module) -> tuple[int, int] | None:
     return classifier.size if isinstance(classifier, PlainNetwork) else None
 
 
-def _threat(patch: Patch, dataset: Dataset) -> PatchThreat:
+def _threat(size: Patch | Share, dataset: Dataset) -> PatchThreat:
     """The patch in these images; UsageError if it is none, or does not fit."""
     sides = dataset.image_shape[1:]
+    patch = in_pixels(size, *sides)
     require_patch(patch, *sides)
     return PatchThreat(patch, Whole(*sides))
 

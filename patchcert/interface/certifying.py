@@ -19,8 +19,7 @@ from patchcert.errors import require_count
 from patchcert.interface.batches import Images, Part, Same, parts_of
 from patchcert.interface.certification import Answer, Certification
 from patchcert.interface.examiners import SOON, Asked, OfVotes, OfWindows, examiner_of
-from patchcert.patch import Patch
-from patchcert.patch_sizes import Area
+from patchcert.patch_sizes import PatchSize
 from patchcert.progress import progress_bar
 
 
@@ -28,7 +27,7 @@ def certify(
     classifier: SmoothedClassifier | WindowMaskedClassifier,
     images: Images,
     labels: Tensor | ArrayLike | None = None,
-    patches: Patch | Area | Iterable[Patch | Area] | None = None,
+    patches: PatchSize | Iterable[PatchSize] | None = None,
     certificate: str | Iterable[str] | None = None,
     *,
     goal: str | Iterable[str] = "recover",
@@ -49,7 +48,8 @@ def certify(
         images: (N, C, H, W), floats in [0, 1], which become float32, or uint8. Or a DataLoader, or any other iterable
             of batches: of such images, or of (images, labels). Batches are read once, one after the other.
         labels: (N,) whole numbers. Without labels there are certificates, but no accuracies. Batches bring their own.
-        patches: one or several. Each is a question of its own. An `Area` stands for all of its rectangles.
+        patches: one or several. Each is a question of its own. An `Area` stands for all of its rectangles. A `Share`
+            becomes a `Patch` of so large a share of these images' pixels.
         certificate: for votes: "exact", "margin" or both. "exact" is the default, and certifies everything that
             "margin" does.
         goal: "recover" certifies the right class. "alert" certifies the right class or an alarm (class −1). Or both.

@@ -31,7 +31,7 @@ from patchcert.errors import UsageError, called, require_number, require_within
 from patchcert.masking.double_masking import MaskedVerdicts
 from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
-from patchcert.patch_sizes import Area, shapes
+from patchcert.patch_sizes import Area, PatchSize, Share, in_pixels, shapes
 from patchcert.votes.certificate import Certifier, Question
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ TRIED_IN_ORDER = 3
 class Asked:
     """What the arguments of `certify` ask for, each as it was given."""
 
-    patches: Patch | Area | Iterable[Patch | Area] | None
+    patches: PatchSize | Iterable[PatchSize] | None
     certificate: str | Iterable[str] | None
     goal: str | Iterable[str]
     confidence: str | float | Iterable[str | float]
@@ -60,9 +60,12 @@ class Asked:
     numerical_margin: float | None
     batch_size: int
 
-    def several_patches(self) -> list[Patch | Area]:
-        kinds = (Patch, Area)
-        return several("patches", self.patches, kinds, "expected a Patch(height, width), an Area(pixels), or several")
+    def several_patches(self, height: int, width: int) -> list[Patch | Area]:
+        """In images of height × width pixels."""
+        kinds = (Patch, Share, Area)
+        right = "expected a Patch(height, width), a Share(percent), an Area(pixels), or several"
+        given: list[PatchSize] = several("patches", self.patches, kinds, right)
+        return [in_pixels(size, height, width) for size in given]
 
     def several_certificates(self) -> list[str]:
         return several("certificate", self.certificate, str, "expected the name of one, or several")
@@ -144,7 +147,7 @@ class OfVotes:
 
     def _questions(self) -> list[Question]:
         """Every combination of patch and certificate."""
-        patches = self.asked.several_patches() or [*self.classifier.usual_patches]
+        patches = self.asked.several_patches(*self.size) or [*self.classifier.usual_patches]
         kinds = self.asked.several_certificates()
         if not patches:
             raise UsageError("patches", self.asked.patches, "expected a Patch(height, width), or several")
@@ -198,7 +201,8 @@ class OfMasking(OfVotes):
 
     def _questions(self) -> list[Question]:
         """The one that can be asked of it."""
-        patches, kinds, at_once = self.asked.several_patches(), self.asked.several_certificates(), self.asked.at_once
+        patches, kinds = self.asked.several_patches(*self.size), self.asked.several_certificates()
+        at_once = self.asked.at_once
         if not set(kinds) <= {"masking"}:
             raise UsageError("certificate", ", ".join(kinds), "a MaskedClassifier is certified by masking alone")
         patch, count = self.classifier.patch, self.classifier.at_once
@@ -229,7 +233,7 @@ class OfWindows:
             raise UsageError("certificate", ", ".join(kinds), "a WindowMaskedClassifier is certified by masking alone")
         self.classifier, self.asked, windows = classifier, asked, classifier.windows
         self.size, self.at_a_time = (windows.height, windows.width), IMAGES_AT_ONCE
-        self.patches = asked.several_patches() or list(windows.shapes)
+        self.patches = asked.several_patches(*self.size) or list(windows.shapes)
         for patch in self.patches:
             if not all(map(windows.holds, shapes(patch, *self.size))):
                 held = ", ".join(map(str, windows.shapes))

@@ -19,6 +19,7 @@ from patchcert.intervals.places import Scale, Threat, all_places
 from patchcert.intervals.rounding import sums_of_products
 from patchcert.intervals.worst_places import Batch, lowest_margins
 from patchcert.patch import Patch, require_patch
+from patchcert.patch_sizes import Share, in_pixels
 from patchcert.progress import progress_bar
 
 
@@ -27,7 +28,7 @@ def interval_bounds(
     network: nn.Sequential,
     images: Tensor | ArrayLike,
     labels: Tensor | ArrayLike | None,
-    patch: Patch,
+    patch: Patch | Share,
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -45,6 +46,7 @@ def interval_bounds(
             layer is linear.
         images: (N, C, H, W), floats in [0, 1], which become float32, or uint8.
         labels: (N,) whole numbers, or None. Without labels there are certificates, but no accuracies.
+        patch: the patch. A `Share` becomes a `Patch` of so large a share of the images' pixels.
         mean, std: the network sees (x − mean) / std of each channel. By default mean is 0 and std is 1. Each std must
             be from 1e-6 to 1e9, and each mean within ± 1e9.
         batch_size: the number of images in a batch.
@@ -62,7 +64,9 @@ def interval_bounds(
     require_bounded(network)
     dataset = given(images, labels).to(network[-1].weight.device)
     scale = _scale(mean, std, dataset.channels)
-    require_patch(patch, *dataset.image_shape[1:])
+    sides = dataset.image_shape[1:]
+    patch = in_pixels(patch, *sides)
+    require_patch(patch, *sides)
     require_count("batch_size", batch_size, "images")
     require_number("max_memory", max_memory, 1, math.inf)
     started, predicted, lowest = time.perf_counter(), [], []

@@ -11,7 +11,7 @@ from patchcert.data import named
 from patchcert.engines.columns import LinesNetwork
 from patchcert.errors import UsageError
 from patchcert.patch import Patch
-from patchcert.patch_sizes import Area
+from patchcert.patch_sizes import Area, Share, in_pixels
 from patchcert.zoo import building, table
 from patchcert.zoo.table import Model, Variant
 
@@ -63,7 +63,7 @@ class ShippedVotes(Shipped, SmoothedClassifier):
         self.eval().requires_grad_(False)
 
 
-def load(name: str, patch: Patch | None = None) -> ShippedClassifier | ShippedVotes:
+def load(name: str, patch: Patch | Share | None = None) -> ShippedClassifier | ShippedVotes:
     """Load a classifier that ships. It is ready to predict and to be certified, on the CPU.
 
     Loading executes no code from the files.
@@ -71,16 +71,18 @@ def load(name: str, patch: Patch | None = None) -> ShippedClassifier | ShippedVo
     Args:
         name: such as "cifar10-bands-and-windows"; `patchcert models` lists all names.
         patch: the patch that answers are certified against, anywhere in the image. The default is 5 × 5 pixels, or the
-            largest square that the classifier supports, if that is smaller. Answers by votes do not depend on the
-            patch, so these can also be certified against other patches.
+            largest square that the classifier supports, if that is smaller. A `Share` becomes a `Patch` of so large a
+            share of the images' pixels. Answers by votes do not depend on the patch, so these can also be certified
+            against other patches.
 
     Raises:
         ValueError: there is no such classifier, or it does not support such a patch.
     """
     model = table.named(name)
-    patch = model.usual_patch if patch is None else patch
+    _, height, width = named.IMAGE_SHAPES[model.dataset]
+    patch = model.usual_patch if patch is None else in_pixels(patch, height, width)
     if not isinstance(patch, Patch):
-        raise UsageError("patch", patch, "expected a Patch(height, width)")
+        raise UsageError("patch", patch, "expected a Patch(height, width) or a Share(percent)")
     return ShippedVotes(model, patch) if model.variant(patch).votes else ShippedClassifier(model, patch)
 
 

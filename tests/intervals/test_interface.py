@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules import module as every_module
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from patchcert import Patch, interval_bounds
+from patchcert import Patch, Share, interval_bounds
 from tests.test_python_interface import HEIGHT, WIDTH, dark_and_bright_images, with_every_content
 
 IMAGES, LABELS = torch.rand(5, 1, HEIGHT, WIDTH), torch.arange(5) % 3
@@ -45,6 +45,14 @@ def test_bounds_hold_whatever_the_patch_shows():
     assert torch.equal(answer.certified, answer.verdicts["lead"] > 0) and 0 < int(answer.certified.sum()) < 24
     assert result.to_dict()["certified_correct"] == int((answer.certified & (answer.predicted == 1)).sum())
     assert (result.arithmetic["precision"], result.arithmetic["engine"]) == ("float32", "intervals")
+
+
+def test_a_share_of_the_pixels_is_the_square_that_it_is():
+    share, patch = (
+        interval_bounds(convolutional(), IMAGES, LABELS, size).answers[0]
+        for size in (Share(350 / (HEIGHT * WIDTH)), Patch(2))
+    )
+    assert share.patch == Patch(2) and share.verdicts["lead"].equal(patch.verdicts["lead"])
 
 
 @pytest.mark.parametrize(
