@@ -81,6 +81,32 @@ def test_an_ordinary_network_falls(places):
     assert again.images.equal(found.images), "the seed fixes all"
 
 
+class Output:
+    def __init__(self, logits):
+        self.logits, self.loss = logits, None
+
+
+class Beside(Classes):
+    """Gives logits as other libraries' networks do."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+
+    def forward(self, images):
+        return self.form(self.network(images))
+
+
+@pytest.mark.parametrize("form", [Output, lambda z: {"logits": z, "loss": None}, lambda z: (z, z[:0]), lambda z: [z]])
+def test_logits_may_come_with_other_outputs(form):
+    images, network = noise(), Beside(form)
+    labels = network.network(images).argmax(1)
+    found, plain = (attack(one, images, labels, Patch(4), restarts=3, steps=6) for one in (network, network.network))
+    assert found.flipped.any() and found.flipped.equal(plain.flipped) and found.images.equal(plain.images)
+    with pytest.raises(ValueError, match="the classifier gives a NoneType for 1 images, expected logits"):
+        attack(Beside(lambda _: ()), images, labels, Patch(4))
+
+
 @pytest.mark.parametrize("make", [Classes, Detached])
 @pytest.mark.parametrize("places", ["random", "all", (1, 2)])
 def test_without_gradients_it_guesses_and_says_so(make, places):

@@ -101,7 +101,7 @@ class PlainNetwork(nn.Module):
         Args:
             images, hidden: as for `forward`.
         """
-        return _logits(network(self._shown(images, hidden)))
+        return logits_of(network(self._shown(images, hidden)))
 
     @property
     def drops_tokens(self) -> bool:
@@ -176,7 +176,7 @@ class PlainNetwork(nn.Module):
         return (shown - self.mean) / self.std
 
     def _asked(self, shown: Tensor, hidden: Tensor | None) -> Any:
-        return _logits(self.network(shown, hidden) if self.drops_tokens else self.network(shown))
+        return logits_of(self.network(shown, hidden) if self.drops_tokens else self.network(shown))
 
     def _require_images(self, images: Tensor, hidden: Tensor | None) -> None:
         found = f"images are {images.dtype} {tuple(images.shape)}, expected"
@@ -213,7 +213,7 @@ def _colours(name: str, values: str | float | Sequence[float]) -> Tensor:
     return tensor
 
 
-def _logits(outputs: Any) -> Any:
+def logits_of(outputs: Any) -> Any:
     """What of a network's outputs are its logits, if any are."""
     found = getattr(outputs, "logits", outputs)
     if isinstance(found, Mapping):

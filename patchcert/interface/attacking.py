@@ -21,7 +21,7 @@ from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.classifiers.window_masked import WindowMaskedClassifier
 from patchcert.data.dataset import Dataset
 from patchcert.data.given import given, require_classes
-from patchcert.engines.plain import PlainNetwork
+from patchcert.engines.plain import PlainNetwork, logits_of
 from patchcert.errors import Note, UsageError, called, require_count, require_within
 from patchcert.interface.examiners import SOON, device_of
 from patchcert.patch import Patch, require_patch
@@ -86,13 +86,13 @@ def attack(
 
     The attack is projected gradient ascent with signed steps (Levine and Feizi, NeurIPS 2020). An answer that does not
     flip is not proven to be robust; `certify` gives proofs. The attack on a `WindowMaskedClassifier` begins at the pair
-    of windows that comes nearest to failing. If a classifier returns only classes, or has no gradient, the attack
-    guesses random contents, and a note says so.
+    of windows that comes nearest to failing. On a `MaskedClassifier` it begins at a random place. If a classifier
+    returns only classes, or has no gradient, the attack guesses random contents, and a note says so.
 
     Args:
         classifier: one of this package; or any module that maps pixels in [0, 1], (N, C, H, W), to logits or votes
-            (N, K), or to classes (N,). The answer is the class with the largest number. The module is put into eval
-            mode.
+            (N, K), or to classes (N,). It may also return an object with an attribute `logits`, or a dict or tuple with
+            the logits first. The answer is the class with the largest number. The module is put into eval mode.
         images: (N, C, H, W), floats in [0, 1], or uint8.
         labels: (N,) whole numbers.
         patch: the patch. A `Share` becomes a `Patch` of so large a share of the images' pixels.
@@ -115,7 +115,20 @@ def attack(
         raise UsageError("labels", None, "expected whole numbers (N,): an attack flips answers that are right")
     dataset = given(images, labels, _size_of(classifier)).to(device_of(classifier))
     effort = Effort(restarts, steps, max(LEAST_STEP, 2 / steps))
+    if not isinstance(classifier, (SmoothedClassifier, WindowMaskedClassifier, PlainNetwork)):
+        classifier = _LogitsAlone(classifier)
     return _Run(classifier, _threat(patch, dataset), places, effort, seed, batch_size)(dataset)
+
+
+class _LogitsAlone(nn.Module):
+    """What any module says of images, without what else it returns beside logits."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return logits_of(self.network(images))
 
 
 class _Run:
