@@ -7,10 +7,13 @@ from torch import nn
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.classifiers import in_order
 from patchcert.classifiers.in_order import CopiesInOrder, Wanted
+from patchcert.classifiers.masked_goals import wanted_for
 from patchcert.classifiers.modules import SmoothedClassifier
+from patchcert.classifiers.window_goals import ALERT, Goal
 from patchcert.engines.joint import JointNetwork
 from patchcert.masking.linked import LinkedMasking, masking_of
 from patchcert.masking.margins import Margin
+from patchcert.masking.score_alarms import of_scores
 from patchcert.patch import Patch
 
 CLASSES, IMAGES, WEIGHT, SURE = 3, 100, 2.0, 4.0
@@ -154,7 +157,7 @@ def test_alarms_cost_one_pass_for_each_window_and_one_for_the_whole_image(ablati
     network.passes.zero_()
     found = CopiesInOrder(classifier, 64).look(images, maskings, margin, Wanted(False, False, whole=True))
     for (verdicts, alarms), masking in zip(found, maskings, strict=True):
-        wanted = masking.alarms(scores, margin, magnitudes, whole.argmax(dim=1))
+        wanted = of_scores(masking, scores, margin, magnitudes, whole.argmax(dim=1))
         assert not verdicts.certified.any() and torch.equal(verdicts.passes, network.passes)
         for threshold in (0.9, 0.6, 0.0, None):
             own, plain = (
@@ -168,6 +171,26 @@ def test_alarms_cost_one_pass_for_each_window_and_one_for_the_whole_image(ablati
     windows = ablation.windows if isinstance(ablation, BandsAndWindows) else ablation
     if not hasattr(windows, "coarse"):
         assert (network.passes == windows.side**2 + 1).all()
+
+
+@pytest.mark.parametrize(("ablation", "patches"), [*JOINT, ALONE[0]])
+def test_alarms_by_confidence_against_two_patches_take_every_copy(ablation, patches):
+    classifier, network, images = case(ablation)
+    maskings, margin = [masking_of(ablation, patch) for patch in patches], Margin.of_scores(0.5, "float32")
+    scores, magnitudes = of_all_copies(classifier, images)
+    whole = network.table[:, -1]
+    if isinstance(ablation, BandsAndWindows):
+        whole = scores[:, : ablation.bands.count].sum(dim=1) + WEIGHT * whole
+    network.passes.zero_()
+    wanted = wanted_for([Goal(ALERT, 0.5, patches=2), Goal(ALERT, patches=2)])
+    found = CopiesInOrder(classifier, 64).look(images, maskings, margin, wanted)
+    assert (network.passes == len(network.masks)).all()
+    for (verdicts, alarms), masking in zip(found, maskings, strict=True):
+        plain = of_scores(masking, scores, margin, magnitudes, whole.argmax(dim=1), at_once=2)
+        for name, tensor in vars(plain).items():
+            assert name == "steepest" or tensor.equal(getattr(alarms, name))
+        assert 0 < alarms.by_confidence(0.5, 0.5)[1].sum() < IMAGES
+        assert verdicts.certified.equal(alarms.strict(0.5)[1])
 
 
 def test_alarms_do_not_depend_on_what_else_is_asked():

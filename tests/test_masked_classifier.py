@@ -28,6 +28,7 @@ from patchcert.engines.joint import JointNetwork
 from patchcert.masking.alarms import ALARM
 from patchcert.masking.linked import masking_of
 from patchcert.masking.margins import Margin
+from patchcert.masking.score_alarms import of_scores
 
 SIDE, IMAGES = 6, 240
 PATCH = Patch(2, 2)
@@ -95,7 +96,7 @@ def pictures(count=IMAGES):
     return ((levels + noise).clamp(0, 16) / 16).contiguous()
 
 
-def everything(classifier, images, margin, arithmetic="float32"):
+def everything(classifier, images, margin, arithmetic="float32", at_once=1):
     """The verdicts, and the alarms, from the scores of all copies."""
     with torch.no_grad():
         found = zip(*classifier.logits_and_magnitudes(images, 10_000), strict=True)
@@ -109,7 +110,7 @@ def everything(classifier, images, margin, arithmetic="float32"):
         else:
             whole = scores.sum(dim=1)
         verdicts = masking.verdicts(scores, margin, magnitudes)
-        return verdicts, masking.alarms(scores, margin, magnitudes, whole.argmax(dim=1))
+        return verdicts, of_scores(masking, scores, margin, magnitudes, whole.argmax(dim=1), at_once)
 
 
 @pytest.mark.parametrize("margin", MARGINS)
@@ -173,10 +174,20 @@ def test_alarms_are_those_of_all_copies(copies):
 def test_against_two_patches_an_alarm_is_promised(copies):
     classifier, _ = of(COPIES[copies])
     images = pictures()
-    (two,) = certify(classifier, images, classifier.predict(images), goal="alert", at_once=2).answers
-    (one,) = certify(classifier, images).answers
+    labels, rules = classifier.predict(images), {"confidence": ["strict", 0.0, 0.5], "numerical_margin": 0.1}
+    two, *by_confidence = certify(classifier, images, labels, goal="alert", at_once=2, **rules).answers
+    (alone,) = certify(classifier, images, goal="alert", at_once=2, numerical_margin=0.1).answers
+    (one,) = certify(classifier, images, numerical_margin=0.1).answers
     assert two.certified.equal(one.certified) and two.question["patches"] == 2
     assert (two.predicted == ALARM).any() and not (two.certified & (two.predicted == ALARM)).any()
+    assert alone.predicted.equal(two.predicted) and alone.certified.equal(two.certified)
+    alarms, own = everything(classifier, images, 0.1, at_once=2)[1], classifier.alarms(images, at_once=2)
+    for answer, threshold in zip(by_confidence, (0.0, 0.5), strict=True):
+        assert answer.question["confidence"] == threshold and answer.question["patches"] == 2
+        for found in (alarms, own):
+            output, certified = found.by_confidence(threshold, 0.1)
+            assert answer.predicted.equal(output) and answer.certified.equal(certified)
+        assert 0 < int(answer.certified.sum()) <= int(two.certified.sum())
 
 
 @pytest.mark.filterwarnings("ignore:the gradient is exactly zero")  # in the middle, which all windows hide
@@ -249,8 +260,10 @@ def test_what_votes_cannot_promise_is_refused():
         certify(classifier, images, goal="alert")
     with pytest.raises(ValueError, match=r"threshold 0.4: expected none: alarms need scores"):
         classifier.alarms(images)
-    with pytest.raises(ValueError, match="at_once 2: expected goal='alert' and confidence='strict' for two"):
+    with pytest.raises(ValueError, match="at_once 2: expected goal='alert' for two: only an alarm is promised"):
         certify(of(WINDOWS)[0], images, goal=["recover", "alert"], at_once=2)
+    with pytest.raises(ValueError, match="at_once 3: expected 1, for which this classifier is made, or 2"):
+        of(WINDOWS)[0].alarms(images, at_once=3)
 
 
 def test_a_classifier_made_for_two_patches_says_who_raises_alarms():

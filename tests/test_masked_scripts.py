@@ -250,10 +250,15 @@ def test_alarms_promise_more_and_are_counted_as_errors(folder, capsys):
     (against_two,) = json.loads((folder / "two.json").read_text())["results"]
     for name in ("certified_correct", "certified_wrong"):  # the same pairs of places, with another promise
         assert against_two[name] == recovered[name]
+    two = [*two, "--confidence", "strict,0,0.5"]
+    succeed(CERTIFY, *two, "--all", "--limit", 60, "--checkpoint", NAME, folder=folder)
+    strict, *by_confidence = json.loads((folder / "two.json").read_text())["results"]
+    assert strict == against_two and [entry["confidence"] for entry in by_confidence] == [0, 0.5]
+    assert 0 < by_confidence[0]["certified_correct"] <= strict["certified_correct"]
+    assert by_confidence[0]["false_alarms"] > by_confidence[1]["false_alarms"]
     capsys.readouterr()
     for wrong, said in (
         (["--goal", "recover,alert", "--patches", 2], "--goal recover,alert: expected one of them with --patches 2"),
-        (["--goal", "alert", "--patches", 2, "--confidence", "0.5"], "--confidence 0.5: expected strict"),
     ):
         assert run_here(CERTIFY, *wrong, "--checkpoint", NAME, folder=folder) == 2
         assert said in capsys.readouterr().err

@@ -131,6 +131,33 @@ def test_the_file_answers_what_was_not_asked_when_it_was_written(folder):  # noq
     assert everything["passes"] == 12 * 2 * (4 + 6 + 1) >= passes
 
 
+TWO = ("--patches", 2, "--goal", "alert", "--confidence", "strict,0,0.3,0.36")
+FINE = ("--per_side", 4)  # windows that hide less, so that some answers agree
+
+
+def test_the_file_answers_alarms_against_two_patches(folder):  # noqa: F811
+    direct, rows, record = certify(folder, SCRIPT, *FINE, *TWO, "--save_votes", "votes.npz")
+    assert record["passes"] == 12 * 2 * (16 + 120 + 1) and len(direct) == 8
+    assert certify(folder, *SAVED, *TWO)[:2] == (direct, rows)
+    certify(folder, SCRIPT, *FINE, "--save_votes", "votes.npz", "--ask_all")
+    found, found_rows, answered = certify(folder, *SAVED, *TWO)
+    assert (found, found_rows) == (direct, rows) and answered["not_known"] == [0] * 8
+    assert len({(entry["certified_correct"], entry["false_alarms"]) for entry in found[:4]}) > 1
+
+
+@pytest.mark.parametrize("asked", ["recover", "alert"])
+def test_a_pair_that_was_not_tried_certifies_nothing_against_two_patches(folder, asked):  # noqa: F811
+    _, rows, _ = certify(folder, SCRIPT, *FINE, *TWO)
+    certify(folder, SCRIPT, *FINE, "--goal", asked, "--save_votes", "votes.npz")
+    _, found, record = certify(folder, *SAVED, *TWO)
+    changed = 0
+    for one, direct in zip(found, rows, strict=True):
+        same = (one["predicted"], one["certified"]) == (direct["predicted"], direct["certified"])
+        assert same or (one["predicted"], one["certified"]) == ("-1", "False")
+        changed += not same
+    assert 0 < changed <= sum(record["not_known"]) < len(rows)
+
+
 def test_smaller_patches_are_answered_by_the_windows_that_hold_them(folder, capsys):  # noqa: F811
     (of_two, of_rows), *_ = certify(folder, SCRIPT, "--save_votes", "votes.npz")
     (one,), _, _ = certify(folder, *SAVED, "--size_to_certify", "1x2")

@@ -8,10 +8,13 @@ import torch
 from patchcert.ablations.ablation import Band, BandAndRow, Block
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.classifiers import weak_spots
+from patchcert.errors import UsageError
+from patchcert.masking import score_alarms
 from patchcert.masking.alarms import ALARM
 from patchcert.masking.linked import masking_of
 from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
+from patchcert.patch_sizes import Area
 from tests.test_linked import sums_by_hand
 from tests.test_masking import random_scores
 
@@ -27,30 +30,40 @@ HUGE = 1e6
 MARGIN = Margin(0.1, 2.0**-10)
 
 
-def answers(ablation, patch, scores):
-    """(P, K): what each place leaves of the scores (A, K) of one image."""
+def scores_of(ablation, count, classes, seed, at_once):
+    """(N, A, K), more and more of class 1 where there are two patches, which leave less."""
+    scores = random_scores(count, ablation.count, classes, seed)
+    scores[..., 1] += torch.linspace(0, 6, count)[:, None] * (at_once == 2)
+    return scores
+
+
+def answers(ablation, patch, scores, at_once=1):
+    """(P, K): what each place, or each pair of places, leaves of the scores (A, K) of one image."""
     if isinstance(ablation, BandsAndWindows):
-        return sums_by_hand(ablation, patch, scores[None])[:, :, 0].diagonal().T
+        sums = sums_by_hand(ablation, patch, scores[None])[:, :, 0]
+        return sums.diagonal().T if at_once == 1 else sums.flatten(0, 1)
     if isinstance(ablation, WindowPairs):
-        return scores[-(ablation.side**2) :].double()
-    return torch.stack([scores[~place].double().sum(0) for place in ablation.touched_by(patch).unique(dim=0)])
+        return scores[-(ablation.side**2) if at_once == 1 else 0 :].double()
+    places = combinations_with_replacement(ablation.touched_by(patch).unique(dim=0), at_once)
+    return torch.stack([scores[~torch.stack(hit).any(dim=0)].double().sum(0) for hit in places])
 
 
-def alarms(masking, scores, whole=None, margin=MARGIN):
+def alarms(masking, scores, whole=None, margin=MARGIN, at_once=1):
     whole = scores.sum(dim=1).argmax(dim=1) if whole is None else whole
-    return masking.alarms(scores, margin, scores.abs().amax(dim=2), whole)
+    return score_alarms.of_scores(masking, scores, margin, scores.abs().amax(dim=2), whole, at_once)
 
 
 def by_rule(found, threshold, margin=MARGIN):
     return found.strict(margin.numerical) if threshold is None else found.by_confidence(threshold, margin.numerical)
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize(("ablation", "patch"), CASES)
-def test_outputs_are_those_of_the_definition(ablation, patch):
-    masking, scores = masking_of(ablation, patch), random_scores(60, ablation.count, 3, seed=1)
+def test_outputs_are_those_of_the_definition(ablation, patch, at_once):
+    masking, scores = masking_of(ablation, patch), scores_of(ablation, 60, 3, 1, at_once)
     scores += torch.rand(scores.shape, generator=torch.Generator().manual_seed(2)) / 50  # without ties
-    found, whole = alarms(masking, scores), scores.sum(dim=1).argmax(dim=1).tolist()
-    left_by_hand = [answers(ablation, patch, own) for own in scores]
+    found, whole = alarms(masking, scores, at_once=at_once), scores.sum(dim=1).argmax(dim=1).tolist()
+    left_by_hand = [answers(ablation, patch, own, at_once) for own in scores]
     for threshold in RULES:
         output, certified = by_rule(found, threshold)
         for number, left in enumerate(left_by_hand):
@@ -114,22 +127,62 @@ def flips(ablation, patch, scores, outputs, patches=1):
     return flipped
 
 
-def of_one(masking, threshold):
+def against(masking, threshold, at_once=1):
     def outputs(scores, attacked=False):
         whole = torch.arange(len(scores)) % scores.shape[2]  # which the patch is in
-        return by_rule(alarms(masking, scores, whole if attacked else None), threshold)
+        return by_rule(alarms(masking, scores, whole if attacked else None, at_once=at_once), threshold)
 
     return outputs
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize("threshold", [None, 0.6])  # of two classes one always has 0.5
 @pytest.mark.parametrize(("ablation", "patch"), CASES)
-def test_no_adversary_gets_a_wrong_class_without_an_alarm(ablation, patch, threshold):
-    masking, scores = masking_of(ablation, patch), random_scores(24, ablation.count, 2, seed=5)
-    outputs = of_one(masking, threshold)
+def test_no_adversary_gets_a_wrong_class_without_an_alarm(ablation, patch, threshold, at_once):
+    masking, scores = masking_of(ablation, patch), scores_of(ablation, 24, 2, 5, at_once)
+    outputs = against(masking, threshold, at_once)
     _, certified = outputs(scores)
-    assert 2 < certified.sum() < 24 and flips(ablation, patch, scores[certified], outputs) == 0
-    assert flips(ablation, patch, scores[~certified], outputs) > 0 or threshold is None  # else they raise alarms
+    assert 2 < certified.sum() < 24 and flips(ablation, patch, scores[certified], outputs, at_once) == 0
+    fallen = flips(ablation, patch, scores[~certified], outputs, at_once)
+    assert fallen > 0 or threshold is None  # else they raise alarms
+
+
+@pytest.mark.parametrize("threshold", [None, 0.6])
+@pytest.mark.parametrize(("ablation", "patch"), CASES)
+def test_certificates_of_single_places_are_told_by_two_patches(ablation, patch, threshold):
+    masking, scores = masking_of(ablation, patch), scores_of(ablation, 24, 2, 5, at_once=2)
+    singles, pairs = (against(masking, threshold, at_once) for at_once in (1, 2))
+    proven = singles(scores)[1]
+    assert flips(ablation, patch, scores[proven], singles, patches=2) > 0, "outputs of single places"
+    assert flips(ablation, patch, scores[pairs(scores)[1]], singles, patches=2) > 0, "the same, certified by pairs"
+    assert pairs(scores)[1].sum() < proven.sum()
+
+
+AREAS = [(BandAndRow(5, 4, 1), Area(2)), (Band(4, 9, 2), Area(2)), (WindowPairs(6, 6, 4, 3), Area(2))]
+
+
+@pytest.mark.parametrize(("ablation", "patch"), [*CASES, *AREAS])
+def test_strict_alarms_of_two_patches_are_those_of_double_masking(ablation, patch, monkeypatch):
+    masking, scores = masking_of(ablation, patch), scores_of(ablation, 80, 3, 8, at_once=2)
+    scores[::3] *= 4
+    found = alarms(masking, scores, at_once=2)
+    output, certified = found.strict(MARGIN.numerical)
+    verdicts = masking.verdicts(scores, MARGIN)
+    assert 2 < certified.sum() < 80 and certified.equal(verdicts.certified)
+    kept = certified | (output == ALARM)  # ties between classes go to the lower one
+    assert output[kept].equal(verdicts.unanimous()[kept])
+    leads = alarms(masking, scores, margin=Margin(0.0), at_once=2).lead
+    torch.testing.assert_close(leads[certified], verdicts.lead[certified])
+    monkeypatch.setattr(score_alarms, "BYTES_AT_ONCE", 5000)
+    in_parts = alarms(masking, scores, at_once=2)
+    for name in ("agreed", "whole", "contradiction", "lead", "certain"):
+        assert getattr(in_parts, name).equal(getattr(found, name)), "however many are looked at together"
+
+
+def test_pairs_of_places_are_counted_before_they_are_looked_at():
+    score_alarms.require_few_places(masking_of(BandAndRow(32, 32, 4), Patch(1)))
+    with pytest.raises(UsageError, match=r"patches 2: there are 1280800 pairs of places here, and .* at most 1048576"):
+        score_alarms.require_few_places(masking_of(BandAndRow(40, 40, 4), Patch(1)))
 
 
 @pytest.mark.parametrize(("ablation", "patch"), CASES[:2] + CASES[3:])

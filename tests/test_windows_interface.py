@@ -52,8 +52,24 @@ def test_against_two_patches_only_an_alarm_is_promised():
     assert two.certified.equal(one.certified) and int((two.predicted == ALARM).sum()) > 0
     assert not (two.certified & (two.predicted == ALARM)).any()
     assert ", two patches; " in str(two)
-    with pytest.raises(ValueError, match="at_once 2: expected goal='alert' and confidence='strict' for two"):
+    with pytest.raises(ValueError, match="at_once 2: expected goal='alert' for two: only an alarm is promised"):
         certify(classifier(), IMAGES, at_once=2)
+
+
+def test_both_rules_for_alarms_are_answered_against_two_patches():
+    result = certify(classifier(), IMAGES, LABELS, goal="alert", confidence=["strict", 0.0, 0.9], at_once=2)
+    strict, *by_confidence = result.answers
+    alarms = classifier().alarms(IMAGES, at_once=2)
+    assert strict.certified.equal(alarms.strict(1e-3)[1]) and strict.predicted.equal(alarms.strict(1e-3)[0])
+    for answer, threshold in zip(by_confidence, (0.0, 0.9), strict=True):
+        output, certified = alarms.by_confidence(threshold, 1e-3)
+        assert answer.predicted.equal(output) and answer.certified.equal(certified)
+    counts = [(int(answer.certified.sum()), answer.counts.false_alarms) for answer in result.answers]
+    assert counts[0][0] >= counts[1][0] > counts[2][0] > 0 and counts[1][1] > counts[2][1]
+    assert "τ = 0.9, two patches; " in str(result.answers[2])
+    assert (result.passes == 1 + 4 + 6).all(), "any pair might contradict"
+    with pytest.raises(ValueError, match="at_once 3: expected a whole number from 1 to 2"):
+        classifier().alarms(IMAGES, at_once=3)
 
 
 def test_what_comes_back_is_written_as_by_scripts():

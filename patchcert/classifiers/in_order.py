@@ -32,6 +32,7 @@ from patchcert.masking.linked import WindowMasking
 from patchcert.masking.margins import Margin
 from patchcert.masking.noted import pairs_of
 from patchcert.masking.questions import ask_all
+from patchcert.masking.score_alarms import of_scores
 
 AT_ONCE = 4
 """Copies that are asked for before the first look at what they say; then twice as many each time."""
@@ -59,12 +60,14 @@ class Wanted:
         pairs: whether every pair of windows gives the answer, where those without one window agree.
         whole: what alarms are made of, for which the whole image is asked about, too.
         everything: also what decides nothing.
+        at_once: against so many patches alarms are found; against two, `everything` has to be asked.
     """
 
     recovery: bool = True
     pairs: bool = True
     whole: bool = False
     everything: bool = False
+    at_once: int = 1
 
 
 RECOVERY = Wanted()
@@ -135,7 +138,7 @@ class CopiesInOrder:
         wanted: Wanted = RECOVERY,
         noted: list[Answers] | None = None,
     ) -> list[tuple[OrderedVerdicts, Alarms | None]]:
-        """What `WindowMasking.verdicts` and `alarms` say by each of `maskings`, with no more questions than they take.
+        """The `WindowMasking.verdicts` and `score_alarms` of each of `maskings`, with no more questions than they take.
 
         Args:
             images: (N, C, H, W) in [0, 1].
@@ -161,8 +164,8 @@ class CopiesInOrder:
         for n, masking in enumerate(maskings):
             decisions = [one.decisions[n] for one in heard]
             verdicts = self._settled(masking, margin, decisions, copies, passes)
-            alarms = masking.alarms(scores, margin, magnitudes, of_whole.argmax(dim=1)) if wanted.whole else None
-            found.append((verdicts, alarms))
+            said = masking, scores, margin, magnitudes, of_whole.argmax(dim=1), wanted.at_once
+            found.append((verdicts, of_scores(*said) if wanted.whole else None))
         return found
 
     def _noted(self, heard: _Heard) -> Answers:

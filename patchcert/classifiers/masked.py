@@ -97,18 +97,26 @@ class MaskedClassifier(SmoothedClassifier):
         return self._look(images, Wanted(pairs=False), batch_size).verdicts.predicted
 
     @torch.no_grad()
-    def alarms(self, images: Tensor | ArrayLike, batch_size: int | None = None) -> Alarms:
+    def alarms(self, images: Tensor | ArrayLike, batch_size: int | None = None, at_once: int | None = None) -> Alarms:
         """What a defence with alarms answers to these images; see `Alarms`.
 
         The share of the magnitudes that rounding may change is already subtracted from the leads. ν is not, because it
         depends on the arithmetic, too. Only `certify` tests the network first, and chooses ν.
 
+        Args:
+            at_once: how many patches there may be. A classifier made for one raises alarms against 2 as well.
+
         Raises:
-            ValueError: see `every_copy`; or the copies vote.
+            ValueError: see `every_copy`; or the copies vote, the classifier is not made for so many patches, or there
+                are too many pairs of places.
         """
         if not self.scores:
             raise UsageError("threshold", self.rule.threshold, "expected none: alarms need scores, not votes")
-        wanted, watch = Wanted(recovery=False, pairs=False, whole=True), Halves()
+        if at_once not in (None, self.at_once, 2):
+            raise UsageError("at_once", at_once, f"expected {self.at_once}, for which this classifier is made, or 2")
+        of_pairs = at_once == 2 > self.at_once  # of places of one patch
+        wanted = Wanted(False, False, whole=True, everything=of_pairs, at_once=2 if of_pairs else 1)
+        watch = Halves()
         with watch:
             alarms = self._look(images, wanted, batch_size).alarms
         if watch.seen:  # in the network, whatever PyTorch is set to
@@ -141,7 +149,9 @@ class MaskedClassifier(SmoothedClassifier):
         images = pixels(images, (self.ablation.height, self.ablation.width))
         self.ablation.to(images.device)
         margin = Margin.of_scores(0.0, coarser(arithmetic, coarsest(images.device)))
-        (found,) = MaskedLook(self, [self.masking.to(images.device)], margin, wanted, size)(images)
+        with called(patches="at_once"):
+            look = MaskedLook(self, [self.masking.to(images.device)], margin, wanted, size)
+        (found,) = look(images)
         return found
 
     def _sums(self, logits: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from patchcert.ablations.windows import WindowPairs
 from patchcert.classifiers.in_order import CopiesInOrder, Wanted
 from patchcert.classifiers.modules import SmoothedClassifier
-from patchcert.classifiers.window_goals import ALERT, RECOVER, Goal
+from patchcert.classifiers.window_goals import RECOVER, Goal
 from patchcert.engines.asking import Engine
 from patchcert.engines.joint import JointNetwork
 from patchcert.engines.pairs import COPIES_AT_ONCE
@@ -18,6 +18,7 @@ from patchcert.masking.alarms import Alarms
 from patchcert.masking.answers import Answers
 from patchcert.masking.double_masking import DoubleMasking, MaskedVerdicts
 from patchcert.masking.margins import Margin
+from patchcert.masking.score_alarms import of_scores, require_few_places
 
 IMAGES_AT_ONCE = 64
 """Whose questions share batches. Of each, all logits are kept until it is decided."""
@@ -32,10 +33,14 @@ def asks_in_order(classifier: SmoothedClassifier) -> bool:
 
 def wanted_for(goals: Sequence[Goal], whole: bool = False, everything: bool = False) -> Wanted:
     """What has to be asked to answer all of `goals`; besides, if told so, the `whole` images, or `everything`."""
-    recovery = any(goal.kind == RECOVER for goal in goals)
-    of_one = any(goal.kind == ALERT and goal.patches == 1 for goal in goals)
-    pairs = recovery or any(goal.patches == 2 for goal in goals)
-    return Wanted(recovery, pairs, whole or of_one, everything)
+    of_pairs = any(goal.needs_everything for goal in goals)
+    return Wanted(
+        recovery=any(goal.kind == RECOVER for goal in goals),
+        pairs=any(goal.needs_pairs for goal in goals),
+        whole=whole or any(goal.by_alarms for goal in goals),
+        everything=everything or of_pairs,
+        at_once=2 if of_pairs else 1,
+    )
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,10 @@ class MaskedFound:
         rows = vars(self.verdicts)
         if goal.kind == RECOVER:
             return rows
-        if goal.patches == 2:
+        if not goal.by_alarms:
             return rows | {"predicted": self.verdicts.unanimous()}
-        assert self.alarms is not None, "against one patch they are looked for"
-        if goal.confidence is None:
-            output, certified = self.alarms.strict(numerical_margin)
-        else:
-            output, certified = self.alarms.by_confidence(goal.confidence, numerical_margin)
+        assert self.alarms is not None, "they were asked for"
+        output, certified = goal.of_alarms(self.alarms, numerical_margin)
         shared = {"passes": rows["passes"]} if "passes" in rows else {}
         return {"predicted": output, "certified": certified, "lead": self.alarms.lead} | shared
 
@@ -79,6 +81,9 @@ class MaskedLook:
         maskings: what each patch leaves of them.
         batch_size: copies per call of the network; images, of a network that answers for all copies of an image.
         engine: its own, if it has been made already.
+
+    Raises:
+        UsageError: see `score_alarms.require_few_places`.
     """
 
     def __init__(
@@ -92,6 +97,9 @@ class MaskedLook:
     ):
         self.classifier, self.maskings, self.margin, self.wanted = classifier, maskings, margin, wanted
         self.batch_size, self.engine, self.in_order = batch_size, engine, None
+        if wanted.at_once == 2:
+            for masking in maskings:
+                require_few_places(masking)
         if asks_in_order(classifier):
             joint = isinstance(classifier.network, JointNetwork)
             self.in_order = CopiesInOrder(classifier, max(batch_size, COPIES_AT_ONCE) if joint else batch_size)
@@ -125,6 +133,6 @@ class MaskedLook:
             return [MaskedFound(of_one, None) for of_one in verdicts]
         whole = scores.double().sum(dim=1).argmax(dim=1)
         return [
-            MaskedFound(of_one, masking.alarms(scores, self.margin, magnitudes, whole))
+            MaskedFound(of_one, of_scores(masking, scores, self.margin, magnitudes, whole, self.wanted.at_once))
             for masking, of_one in zip(self.maskings, verdicts, strict=True)
         ]

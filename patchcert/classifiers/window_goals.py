@@ -1,7 +1,7 @@
 """What a defence by hidden windows is asked for: the right class, or that or an alarm; and what images say to that."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,12 +23,33 @@ class Goal:
     Attributes:
         kind: the right class (`RECOVER`), or that class or an alarm (`ALERT`).
         confidence: τ of alarms by confidence; None for the strict rule.
-        patches: against so many at once, 1 or 2; only an alarm is promised against two.
+        patches: against so many at once, 1 or 2.
     """
 
     kind: str = RECOVER
     confidence: float | None = None
     patches: int = 1
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether pairs of masks are asked for, until one of them decides."""
+        return self.kind == RECOVER or self.patches == 2
+
+    @property
+    def needs_everything(self) -> bool:
+        """Whether every pair of masks is asked for: any of them may contradict by its confidence."""
+        return self.patches == 2 and self.confidence is not None
+
+    @property
+    def by_alarms(self) -> bool:
+        """Whether it follows from `Alarms`. The strict rule for two patches follows from whether all pairs agree."""
+        return self.kind == ALERT and (self.patches == 1 or self.needs_everything)
+
+    def of_alarms(self, alarms: Alarms, numerical_margin: float) -> tuple[Tensor, Tensor]:
+        """The outputs (N,) int64, and which of them are certified, (N,) bool."""
+        if self.confidence is None:
+            return alarms.strict(numerical_margin)
+        return alarms.by_confidence(self.confidence, numerical_margin)
 
     def as_json(self) -> dict[str, object]:
         return {"patches": self.patches, "goal": self.kind, "confidence": self.confidence}
@@ -40,13 +61,9 @@ class Goal:
         rows["dissenting"] = torch.tensor([len(verdict.dissenting) for verdict in seen.verdicts])
         if self.kind == RECOVER:
             return rows
-        if self.patches == 2:  # every pair of windows was asked for unless some answers differ
+        if not self.by_alarms:  # every pair of windows was asked for unless some answers differ
             return rows | {"predicted": rows["predicted"].where(~rows["left_early"], ALARM)}
-        assert seen.alarms is not None, "against one patch they are looked for"
-        if self.confidence is None:
-            output, certified = seen.alarms.strict(numerical_margin)
-        else:
-            output, certified = seen.alarms.by_confidence(self.confidence, numerical_margin)
+        output, certified = self.of_alarms(seen.alarms[self.patches], numerical_margin)
         found = {"predicted": output.cpu(), "certified": certified.cpu()}
         return found | {name: rows[name] for name in ("passes", "dissenting")}
 
@@ -57,12 +74,12 @@ class Seen:
 
     Attributes:
         verdicts: of the two rounds.
-        alarms: against one patch, where a goal needs them.
+        alarms: by the number of patches at once, those that goals need.
         whole: the answers about the whole images, (N,), where they were asked for.
     """
 
     verdicts: Sequence[WindowVerdict]
-    alarms: Alarms | None = None
+    alarms: Mapping[int, Alarms] = field(default_factory=dict)
     whole: Answers | None = None
 
 
@@ -79,11 +96,21 @@ def look(
     Args:
         note, everything: see `WindowMaskedClassifier.verdicts`; the whole images are then asked about, too.
     """
-    pairs = any(goal.kind == RECOVER or goal.patches == 2 for goal in goals)
+    pairs = any(goal.needs_pairs for goal in goals)
+    everything = everything or any(goal.needs_everything for goal in goals)
     verdicts = list(classifier.verdicts(images, numerical_margin, pairs, note, everything))
-    alert = any(goal.kind == ALERT and goal.patches == 1 for goal in goals)
-    if not (alert or note or everything):
+    by_alarms = {goal.patches for goal in goals if goal.by_alarms}
+    if not (by_alarms or note or everything):
         return Seen(verdicts)
     whole = classifier.of_whole(images)
-    singles = [verdict.singles for verdict in verdicts]
-    return Seen(verdicts, alarms_of(singles, whole.classes) if alert else None, whole)
+    masked = {patches: [_masked(verdict, patches) for verdict in verdicts] for patches in by_alarms}
+    alarms = {patches: alarms_of(answers, whole.classes) for patches, answers in masked.items()}
+    return Seen(verdicts, alarms, whole)
+
+
+def _masked(verdict: WindowVerdict, patches: int) -> Answers:
+    """The answers without one window; against two patches also those without two."""
+    if patches == 1:
+        return verdict.singles
+    assert verdict.answers is not None, "everything was asked for"
+    return verdict.answers

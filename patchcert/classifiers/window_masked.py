@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.classifiers import weak_spots
 from patchcert.data.given import pixels
-from patchcert.errors import UsageError
+from patchcert.errors import UsageError, require_within
 from patchcert.masking.alarms import Alarms
 from patchcert.masking.answers import Answers
-from patchcert.masking.noted import noted, numbers_of
+from patchcert.masking.noted import noted, numbers_of, pairs_of
 from patchcert.masking.questions import Questions, WindowVerdict, ask_all, two_rounds
 from patchcert.patch import Patch
 
@@ -115,17 +115,22 @@ class WindowMaskedClassifier(nn.Module):
         opened = ((image, questions()) for image in self._pixels(images))
         return ask_all(opened, self._heard, self.batch_size)
 
-    def alarms(self, images: Tensor | ArrayLike) -> Alarms:
-        """What a defence with alarms against one patch answers to these images; see `Alarms`.
+    def alarms(self, images: Tensor | ArrayLike, at_once: int = 1) -> Alarms:
+        """What a defence with alarms answers to these images; see `Alarms`.
 
-        An image takes M + 1 passes.
+        An image takes M + 1 passes, and against two patches one more for each pair of windows.
+
+        Args:
+            at_once: how many such patches there may be, 1 or 2.
 
         Raises:
-            ValueError: see `predict`.
+            ValueError: see `predict`; or `at_once` is neither 1 nor 2.
         """
-        each = torch.arange(self.windows.count)[:, None].expand(-1, 2)
-        singles = [self._answers(image, each) for image in self._pixels(images)]
-        return alarms_of(singles, self.of_whole(images).classes)
+        require_within("at_once", at_once, 1, 2, "patches at the same time")
+        every = pairs_of(self.windows.count)
+        asked = every if at_once == 2 else every[: self.windows.count]
+        masked = [self._answers(image, asked) for image in self._pixels(images)]
+        return alarms_of(masked, self.of_whole(images).classes)
 
     def of_whole(self, images: Tensor | ArrayLike) -> Answers:
         """What the network answers if nothing is hidden, (N,).
@@ -178,7 +183,11 @@ class OneImageAsked(WindowMaskedClassifier):
         return torch.stack([self.known[number] for number in numbers])
 
 
-def alarms_of(singles: Sequence[Answers], whole: Tensor) -> Alarms:
-    """Alarms of N images from the answers without one window, (M,) each, and the classes of the whole images, (N,)."""
+def alarms_of(masked: Sequence[Answers], whole: Tensor) -> Alarms:
+    """Alarms of N images from the answers to the masked ones, and the classes of the whole ones, (N,).
+
+    Args:
+        masked: for each image the answers without one window, (M,); against two patches also those without two, (Q,).
+    """
     names = ("classes", "leads", "confidences", "certain")
-    return Alarms.of(*(torch.stack([getattr(answers, name) for answers in singles]) for name in names), whole)
+    return Alarms.of(*(torch.stack([getattr(answers, name) for answers in masked]) for name in names), whole)

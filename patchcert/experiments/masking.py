@@ -97,15 +97,9 @@ def add_goals(parser: Parser) -> None:
 
 
 def goals_of(options: argparse.Namespace) -> list[Goal]:
-    """What the options of `add_goals` and --patches ask for.
-
-    Raises:
-        UsageError: nothing of the kind is known for two patches.
-    """
+    """What the options of `add_goals` and --patches ask for."""
     if ALERT not in options.goal:
         return [Goal(patches=options.patches)]
-    if options.patches == 2 and options.confidence != [None]:
-        raise UsageError("confidence", options.confidence[-1], "expected strict; against two patches that is the rule")
     alerts = [Goal(ALERT, confidence, options.patches) for confidence in options.confidence]
     return [Goal()] * (RECOVER in options.goal) + alerts
 

@@ -16,7 +16,7 @@ from patchcert.experiments.reporting import Subject
 from patchcert.experiments.windows import Asked, answers_of, columns_of
 from patchcert.journal import Journal
 from patchcert.masking.alarms import ALARM
-from patchcert.masking.answers import Answers
+from patchcert.masking.answers import UNASKED, Answers
 from patchcert.masking.noted import from_known
 from patchcert.masking.questions import WindowVerdict
 from patchcert.option_values import patch_sizes
@@ -116,8 +116,8 @@ def _looked_at(options: argparse.Namespace, saved: SavedAnswers) -> argparse.Nam
     return argparse.Namespace(**saved.config | asked | fewer)
 
 
-def _seen(answers: list[Answers], family: Family, numerical_margin: float) -> tuple[Seen, Tensor]:
-    """What is to be seen of the images, and of which ones (N,) some pair that decides is not known."""
+def _seen(answers: list[Answers], family: Family, numerical_margin: float) -> tuple[Seen, Tensor, Tensor]:
+    """What is to be seen of the images, and of which ones some pair that decides, or any pair, is not known, (N,)."""
     count = family.windows.count
     of_family = [given[family.questions] for given in answers]
     found = [from_known(count, known, numerical_margin) for known in of_family]
@@ -126,8 +126,10 @@ def _seen(answers: list[Answers], family: Family, numerical_margin: float) -> tu
         for known, verdict in zip(of_family, found, strict=True)
     ]
     whole = torch.cat([given.classes[WHOLE : WHOLE + 1] for given in answers])
-    alarms = alarms_of([known[:count] for known in of_family], whole)
-    return Seen(verdicts, alarms), torch.tensor([verdict is None for verdict in found])
+    masked = {1: [known[:count] for known in of_family], 2: of_family}
+    alarms = {patches: alarms_of(of_images, whole) for patches, of_images in masked.items()}
+    undecided = torch.tensor([verdict is None for verdict in found])
+    return Seen(verdicts, alarms), undecided, torch.tensor([bool((a.classes == UNASKED).any()) for a in of_family])
 
 
 def _of_prediction(count: int, known: Answers) -> WindowVerdict:
@@ -136,8 +138,11 @@ def _of_prediction(count: int, known: Answers) -> WindowVerdict:
     return verdict or WindowVerdict(ALARM, 0.0, 0, [], known[:count])
 
 
-def _rows(goal: Goal, seen: Seen, not_known: Tensor, numerical_margin: float) -> dict[str, Tensor]:
+def _rows(goal: Goal, seen: Seen, undecided: Tensor, incomplete: Tensor, numerical_margin: float) -> dict[str, Tensor]:
     """(N,) by name: what one question says of the images."""
     rows = goal.rows(seen, numerical_margin)
     del rows["passes"]  # none here
-    return rows | {"not_known": not_known & (goal.kind == RECOVER or goal.patches == 2)}
+    if not goal.needs_everything:
+        return rows | {"not_known": undecided & goal.needs_pairs}
+    not_known = incomplete & (rows["predicted"] != ALARM)  # a pair that was not tried might raise the alarm
+    return rows | {"predicted": rows["predicted"].where(~not_known, ALARM), "not_known": not_known}

@@ -219,7 +219,8 @@ class OfMasking(OfVotes):
         (question,) = self.questions
         self.margin, masking = question.numerical_margin, self.classifier.masking.to(self.device)
         margin, size = Margin.of_scores(self.margin, question.arithmetic), self.asked.batch_size
-        self.ask = MaskedLook(self.classifier, [masking], margin, wanted_for(self.goals), size, self.engine)
+        with called(patches="at_once"):
+            self.ask = MaskedLook(self.classifier, [masking], margin, wanted_for(self.goals), size, self.engine)
 
 
 class OfWindows:
@@ -323,10 +324,9 @@ def goals_of(asked: Asked) -> list[Goal]:
     require_within("at_once", count, 1, 2, "patches at the same time")
     thresholds = _thresholds(asked.confidence)
     if count == 2:
-        if RECOVER in kinds or thresholds != [None]:
-            right = "expected goal='alert' and confidence='strict' for two: only that is promised against them"
-            raise UsageError("at_once", count, right)
-        return [Goal(ALERT, patches=2)]
+        if RECOVER in kinds:
+            raise UsageError("at_once", count, "expected goal='alert' for two: only an alarm is promised against them")
+        return [Goal(ALERT, threshold, patches=2) for threshold in thresholds]
     return [goal for kind in kinds for goal in ([Goal()] if kind == RECOVER else [Goal(ALERT, t) for t in thresholds])]
 
 

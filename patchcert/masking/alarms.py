@@ -12,6 +12,9 @@ another class of y₀ meets the one that hides it, which contradicts. Larger τ 
 certificates.
 
 Where the scores of copies are added up, a masked answer is that of the copies which one place of the patch leaves.
+
+Against two patches, the masked images are those with one mask or with two. Two of the masks, or one twice, hide both
+patches. So some masked answer is one that the patches cannot change, and both rules and their proofs are the same.
 """
 
 from collections.abc import Sequence
@@ -22,7 +25,7 @@ import torch
 from torch import Tensor
 
 from patchcert import distributed
-from patchcert.masking.answers import STEEPEST
+from patchcert.masking.answers import STEEPEST, UNASKED
 
 ALARM = -1
 """The output instead of a class."""
@@ -36,7 +39,7 @@ class Alarms:
     """What outputs and certificates by both rules follow from, for N images; all tensors are (N,).
 
     Attributes:
-        agreed: int64, the class that all masked images give, or `ALARM` if they give several.
+        agreed: int64, the class that all masked images give, or `ALARM` if they give several, or one was not asked for.
         whole: int64, y₀, the class of the whole image.
         contradiction: float32, the largest confidence of a masked image that gives another class than y₀; −1 if none.
         lead, certain: float32, the least of the masked images; see `Answers`. Float64 where scores were added up.
@@ -52,10 +55,13 @@ class Alarms:
 
     @classmethod
     def of(cls, classes: Tensor, leads: Tensor, confidences: Tensor, certain: Tensor, whole: Tensor) -> Self:
-        """From the answers to M masked images each, (N, M), and the classes of the whole images, (N,)."""
-        first = classes[:, 0]
-        agreed = first.where((classes == first[:, None]).all(dim=1), ALARM)
-        contradiction = confidences.where(classes != whole[:, None], -1.0).amax(dim=1)
+        """From the answers to M masked images each, (N, M), and the classes of the whole images, (N,).
+
+        An answer that is `UNASKED` contradicts nothing, and agrees with nothing.
+        """
+        asked = classes != UNASKED
+        contradiction = confidences.where(asked & (classes != whole[:, None]), -1.0).amax(dim=1)
+        agreed = _common(classes).where(asked.all(dim=1), ALARM)
         return cls(agreed, whole, contradiction, leads.amin(dim=1), certain.amin(dim=1))
 
     @classmethod
@@ -72,6 +78,14 @@ class Alarms:
         leads = highest[..., 0] - highest[..., 1] - added
         found = cls.of(sums.argmax(dim=2), leads, confidences, confidences - steepest * added, whole)
         return replace(found, steepest=steepest)
+
+    @classmethod
+    def of_all(cls, parts: Sequence[Self]) -> Self:
+        """Those of N images, from the same by some of the masked images each."""
+        least = (torch.stack([getattr(part, name) for part in parts]).amin(dim=0) for name in ("lead", "certain"))
+        agreed = _common(torch.stack([part.agreed for part in parts], dim=1))
+        contradiction = torch.stack([part.contradiction for part in parts]).amax(dim=0)
+        return cls(agreed, parts[0].whole, contradiction, *least, steepest=parts[0].steepest)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
@@ -95,3 +109,9 @@ class Alarms:
         output = self.whole.where(self.contradiction <= threshold, ALARM)
         sure = (self.lead > numerical_margin) & (self.certain - self.steepest * numerical_margin > threshold)
         return output, (self.agreed == self.whole) & sure
+
+
+def _common(classes: Tensor) -> Tensor:
+    """(N,): the class that stands everywhere in a row of `classes` (N, M), else `ALARM`."""
+    first = classes[:, 0]
+    return first.where((classes == first[:, None]).all(dim=1), ALARM)

@@ -67,6 +67,9 @@ class ShapesMasking(DoubleMasking):
         self.shape_of, self.sets_at = ([one.to(device) for one in of_both] for of_both in (self.shape_of, self.sets_at))
         return super().to(device)
 
+    def set_numbers(self) -> list[Tensor]:
+        return self.sets_at
+
     def left_by_one(self, scores: Tensor) -> Tensor:
         families = zip(self.touched, self.sets_at, scores.split(self.sizes, dim=1), strict=True)
         return sum(

@@ -20,7 +20,7 @@ from torch import Tensor
 from patchcert import distributed
 from patchcert.ablations.ablation import Ablation
 from patchcert.errors import UsageError
-from patchcert.masking.alarms import ALARM, Alarms
+from patchcert.masking.alarms import ALARM
 from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
 from patchcert.patch_sizes import Area
@@ -126,28 +126,26 @@ class DoubleMasking:
         parts = self._beside_sums(magnitudes, scores)
         return MaskedVerdicts.concatenate([self._verdicts(sums, some, margin) for some, sums in parts])
 
-    def alarms(self, scores: Tensor, margin: Margin, magnitudes: Tensor, whole: Tensor) -> Alarms:
-        """What a defence with alarms against the patches says, from the scores (N, A, K).
-
-        Args:
-            magnitudes: (N, A), as of `verdicts`.
-            whole: (N,) int64, the class of the whole image.
-        """
-        scores, added = scores.double(), margin.relative * magnitudes.double()[..., None]
-        places = math.prod(len(sets) for sets in self.touched)
-        some = max(1, BYTES_AT_ONCE // (8 * places * scores.shape[2]))
-        parts = zip(scores.split(some), added.split(some), whole.split(some), strict=True)
-        return Alarms.concatenate(
-            [
-                Alarms.of_sums(self.left_by_one(own), self.left_by_one(most).squeeze(2), classes, self.temperature)
-                for own, most, classes in parts
-            ]
-        )
-
     def left_by_one(self, scores: Tensor) -> Tensor:
         """(N, P, K): the sums of the float64 scores (N, A, K) of all copies that each of P places leaves."""
         families = zip(self.touched, scores.split(self.sizes, dim=1), strict=True)
         return _over_places([torch.einsum("la,nak->nlk", (~sets).to(part.dtype), part) for sets, part in families])
+
+    def left_by_two(self, scores: Tensor, most: int) -> Iterator[Tensor]:
+        """Yield (N, Q, K): the same for pairs of places, a place twice among them; so many pairs at a time."""
+        sums, numbers = self._sums(scores), self.set_numbers()
+        places = len(numbers[0])
+        pairs = torch.triu_indices(places, places, device=scores.device)
+        for first, second in zip(*(along.split(most) for along in pairs), strict=True):
+            yield sum(
+                family[:, pair_numbers(family.shape[1], family.device)[number[first], number[second]]]
+                for family, number in zip(sums, numbers, strict=True)
+            )
+
+    def set_numbers(self) -> list[Tensor]:
+        """For each family (P,) int64: the number of its set that each place of `left_by_one` leaves out."""
+        every = [torch.arange(len(sets), device=sets.device) for sets in self.touched]
+        return list(torch.cartesian_prod(*every).view(-1, len(every)).T)
 
     def _verdicts(self, sums: list[Tensor], magnitudes: Tensor, margin: Margin) -> MaskedVerdicts:
         """`verdicts` from the sums (N, L(L+1)/2, K) of each family."""
@@ -289,11 +287,16 @@ def ahead(winner: Tensor, sums: Tensor) -> Tensor:
 
 def paired(sums: Tensor) -> Tensor:
     """(N, L, L, K) from sums (N, L(L+1)/2, K) of the pairs of places ℓ ≤ ℓ', the upper triangle row by row."""
-    size = math.isqrt(2 * sums.shape[1])
-    upper = torch.triu_indices(size, size, device=sums.device)
-    number = torch.zeros(size, size, dtype=torch.int64, device=sums.device)
-    number[*upper] = number[*upper.flip(0)] = torch.arange(sums.shape[1], device=sums.device)
-    return sums[:, number]
+    return sums[:, pair_numbers(sums.shape[1], sums.device)]
+
+
+def pair_numbers(count: int, device: torch.device) -> Tensor:
+    """(L, L) int64: the number of each pair of places among the `count` pairs ℓ ≤ ℓ'."""
+    size = math.isqrt(2 * count)
+    upper = torch.triu_indices(size, size, device=device)
+    number = torch.zeros(size, size, dtype=torch.int64, device=device)
+    number[*upper] = number[*upper.flip(0)] = torch.arange(count, device=device)
+    return number
 
 
 def beats_all(leads: Tensor, winner: Tensor, numerical_margin: float = 0.0) -> Tensor:

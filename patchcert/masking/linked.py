@@ -132,6 +132,10 @@ class LinkedMasking(WindowMasking):
         of_bands, of_windows = scores.tensor_split([self.bands], dim=1)
         return self.first_round(self.of_bands(of_bands), super().left_by_one(of_windows))
 
+    def set_numbers(self) -> list[Tensor]:
+        places, columns = torch.arange(len(self.window_at), device=self.window_at.device), len(self.holding[1])
+        return [places % columns, places // columns, self.window_at]
+
     def of_bands(self, scores: Tensor) -> list[Tensor]:
         return DoubleMasking._sums(self, scores.double())
 
