@@ -6,6 +6,8 @@ import json
 import numpy as np
 import pytest
 
+from patchcert import WindowMaskedClassifier
+from patchcert.experiments import windows
 from tests.helpers import run_here, succeed, succeed_in_two_processes
 from tests.test_pictures import write_pictures
 
@@ -108,6 +110,15 @@ def test_what_batches_change_has_to_be_within_the_margin(folder, capsys):
     assert "--numerical_margin auto: expected 0.0018 or more, because logits differ by" in capsys.readouterr().err
     succeed(SCRIPT, *command, "--numerical_margin", 0.002, folder=folder)
     succeed(SCRIPT, *command, "--batch_size", 1, folder=folder)
+
+
+def test_a_damaged_picture_is_named_before_the_network_is_asked(folder, monkeypatch, capsys):
+    picture = folder / "pets" / "dog" / "0003.png"
+    picture.write_bytes(picture.read_bytes()[:-50])
+    monkeypatch.setattr(windows, "IMAGES_AT_ONCE", 4)
+    monkeypatch.setattr(WindowMaskedClassifier, "_logits", lambda *_: pytest.fail("was asked"))
+    assert run_here(SCRIPT, *COMMAND, folder=folder) == 2
+    assert capsys.readouterr().err.endswith("--data pets/dog/0003.png: a damaged image; repair or remove it\n")
 
 
 def test_two_processes_find_and_save_what_one_does(folder):

@@ -1,15 +1,24 @@
-"""Folders of pictures as people have them: what systems leave in them, how classes are numbered, which are missing."""
+"""Folders of pictures as people have them: what systems leave in them, which are missing or damaged, class numbers."""
 
+import io
 import os
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from patchcert.data import folders, listing
+from patchcert.ablations.ablation import Band
+from patchcert.data import decoding, folders, listing
+from patchcert.data.dataset import Dataset
+from patchcert.data.decoding import DAMAGED, decode
 from patchcert.data.folders import PictureFolder
 from patchcert.errors import UsageError
+from patchcert.small_networks import cifar_resnet
+from patchcert.training import loop
+from patchcert.training.objectives import OneCopy
+from patchcert.training.recipes import Recipe
 from tests.helpers import succeed
 from tests.test_pictures import write_pictures
 
@@ -90,10 +99,10 @@ def test_a_run_says_how_it_numbers_the_classes(tmp_path, capsys):
 
 
 def test_pictures_changed_in_place_are_another_data_set(tmp_path):
-    write_pictures(tmp_path, ("cat", "dog"), 2)
+    write_pictures(tmp_path, ("cat", "dog"), 2, suffix="bmp")
     whole = PictureFolder("valpath", tmp_path, 8)
     before, half = whole.fingerprint(), whole.take(slice(2)).fingerprint()
-    picture = tmp_path / "dog" / "0001.png"
+    picture = tmp_path / "dog" / "0001.bmp"
     times, content = os.stat(picture), bytearray(picture.read_bytes())
     content[-20] ^= 1
     picture.write_bytes(content)
@@ -123,3 +132,76 @@ def test_a_picture_that_cannot_be_read_is_named_before_it_is_waited_for(tmp_path
     os.mkfifo(tmp_path / "dog" / "0000.png")
     with pytest.raises(UsageError, match=r"dog/0000\.png: is a device, a pipe or a socket"):
         PictureFolder("valpath", tmp_path, 8).fingerprint()
+
+
+def noise(kind, mode="RGB"):
+    """The bytes of an image of noise in that format of Pillow's."""
+    file, noisy = io.BytesIO(), Image.effect_noise((40, 30), 80)
+    noisy.convert(mode).save(file, format=kind)
+    return file.getvalue()
+
+
+def changed(content, place):
+    content = bytearray(content)
+    content[place] ^= 1
+    return bytes(content)
+
+
+NOT_WHOLE = {
+    "JPEG without its end": ("a.jpg", noise("JPEG")[:-2], DAMAGED),
+    "half a JPEG": ("a.jpg", noise("JPEG")[:700], DAMAGED),
+    "JPEG without pixels": ("a.jpg", noise("JPEG")[:100], DAMAGED),
+    "PNG without its end": ("a.png", noise("PNG")[:-100], DAMAGED),
+    "PNG with a wrong bit": ("a.png", changed(noise("PNG"), 500), DAMAGED),
+    "WebP without its end": ("a.webp", noise("WEBP")[:-10], DAMAGED),
+    "BMP without its end": ("a.bmp", noise("BMP")[:-10], DAMAGED),
+    "half a TIFF": ("a.tiff", noise("TIFF")[:-1000], DAMAGED),
+    "TIFF of floats": ("a.tiff", noise("TIFF", "F"), "an image of mode F, expected 8 or 16 bits for each value"),
+    "text": ("a.jpg", b"see https://example.org/a.jpg", "is a text file, expected an image in BMP, JPEG"),
+    "GIF": ("a.png", noise("GIF", "L"), "is a GIF image, expected an image in BMP, JPEG"),
+}
+
+
+@pytest.mark.parametrize("what", NOT_WHOLE)
+def test_what_is_no_whole_picture_is_named_before_anything_is_computed(tmp_path, what):
+    name, content, right = NOT_WHOLE[what]
+    write_pictures(tmp_path, ("cat", "dog"), 1)
+    (tmp_path / "dog" / name).write_bytes(content)
+    with pytest.raises(UsageError) as refused:
+        PictureFolder("valpath", tmp_path, 8).fingerprint()
+    assert str(refused.value).startswith(f"valpath {tmp_path}/dog/{name}: {right}") and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_whole_pictures_are_seen_to_be_so_without_decoding_them(tmp_path, monkeypatch, kind):
+    (tmp_path / "a").write_bytes(noise(kind))
+    monkeypatch.setattr(decoding, "decode", lambda path, mode: pytest.fail("was decoded"))
+    decoding.require_whole(str(tmp_path / "a"), "RGB")
+
+
+ODD = {
+    "JPEG and something behind it": noise("JPEG") + bytes(9),
+    "PNG without the mark of its end": noise("PNG")[:-12],
+    "BMP": noise("BMP"),
+    "TIFF of 16 bits": noise("TIFF", "I;16"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_pictures_that_seem_odd_are_taken_where_they_can_be_decoded(tmp_path, what):
+    (tmp_path / "a").write_bytes(ODD[what])
+    decode(str(tmp_path / "a"), "RGB")
+    decoding.require_whole(str(tmp_path / "a"), "RGB")
+
+
+def test_a_damaged_test_picture_is_named_before_training(tmp_path, monkeypatch):
+    write_pictures(tmp_path / "test", ("cat", "dog"), 2)
+    (tmp_path / "test" / "dog" / "0001.png").write_bytes(noise("PNG")[:-100])
+    train_set = Dataset(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4) % 2, torch.arange(4))
+    monkeypatch.setattr(loop, "train_epoch", lambda *_: pytest.fail("was trained"))
+    network, objective = cifar_resnet("resnet14_half", classes=2), OneCopy(Band(8, 8, 3), "sample")
+    recipe = Recipe(lr=0.1, regularization=0.0, end_epoch=1, batch_size=2, ablation_per="sample")
+    with pytest.raises(UsageError, match=f"valpath .*/dog/0001.png: {DAMAGED}"):
+        test_set = PictureFolder("valpath", tmp_path / "test", 8)
+        loop.train(network, objective, train_set, test_set, recipe, tmp_path / "net.pth")
+    assert not list(tmp_path.glob("net*"))

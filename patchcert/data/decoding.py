@@ -2,6 +2,8 @@
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image
@@ -17,6 +19,8 @@ EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
 DAMAGED = "a damaged image; repair or remove it"
 
+END_OF_JPEG = b"\xff\xd9"
+
 
 def decode(path: str, mode: str) -> Image.Image:
     """The image in a file, in memory, in Pillow's `mode`: L is grey, RGB colour. Profiles are not looked at.
@@ -29,21 +33,58 @@ def decode(path: str, mode: str) -> Image.Image:
     wrong = inputs.problem(path)
     if wrong:
         raise InputError(wrong)
+    try:
+        with _opened(path) as picture:
+            _require_opaque(picture)
+            return _in_mode(picture, mode)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(f"an image of more than {Image.MAX_IMAGE_PIXELS} pixels") from error
+    except InputError:
+        raise
+    except Exception as error:  # Pillow has every kind of them for damaged files
+        raise InputError(_why_not(path)) from error
+
+
+def require_whole(path: str, mode: str) -> None:
+    """Raise InputError if `decode` would, as far as the file's headers and its end tell.
+
+    Only where these leave a doubt is the image decoded. What is damaged in the middle, `decode` alone may find.
+    """
+    if inputs.problem(path) or not _seems_whole(path):
+        decode(path, mode)
+
+
+def _seems_whole(path: str) -> bool:
+    """Whether headers and end are those of one whole image. Of formats that do not mark their end, nobody knows."""
+    try:
+        with _opened(path) as picture:
+            if picture.format == "PNG":
+                picture.verify()  # that all parts are there, and their checksums
+                return True
+            if picture.format not in ("JPEG", "MPO"):
+                return picture.format == "WEBP"  # which Pillow has read up to its end by now
+            with open(path, "rb") as file:
+                file.seek(-len(END_OF_JPEG), os.SEEK_END)
+                return file.read() == END_OF_JPEG
+    except Exception:  # decoding says what it is
+        return False
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Image.Image]:
+    """The image in a file, whose headers were read, and are plausible.
+
+    Raises:
+        InputError: it is too large, moves, or has values of unknown meaning.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow about metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path, formats=FORMATS) as picture:
-                values = picture.width * picture.height * len(picture.getbands())
-                inputs.require_plausible(values, os.path.getsize(path))
-                _require_plain(picture)
-                return _in_mode(picture, mode)
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise InputError(f"an image of more than {Image.MAX_IMAGE_PIXELS} pixels") from error
-        except InputError:
-            raise
-        except Exception as error:  # Pillow has every kind of them for damaged files
-            raise InputError(_why_not(path)) from error
+        with Image.open(path, formats=FORMATS) as picture:
+            values = picture.width * picture.height * len(picture.getbands())
+            inputs.require_plausible(values, os.path.getsize(path))
+            _require_plain(picture)
+            yield picture
 
 
 def _why_not(path: str) -> str:
@@ -55,9 +96,15 @@ def _why_not(path: str) -> str:
 
 
 def _require_plain(picture: Image.Image) -> None:
-    """Raise InputError unless it is one image that hides nothing; the second one of a camera's JPEG is a preview."""
+    """Raise InputError unless it is one image of 8 or 16 bits. In a camera's JPEG a second one is a preview."""
     if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
         raise InputError(f"{picture.n_frames} images in one file, expected one")
+    if picture.mode not in EIGHT_BITS and not picture.mode.startswith("I;16"):
+        raise InputError(f"an image of mode {picture.mode}, expected 8 or 16 bits for each value")
+
+
+def _require_opaque(picture: Image.Image) -> None:
+    """Raise InputError if it hides something."""
     if picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema()[0] < 255:
         raise InputError("a transparent image: what shows through it is unknown")
 
@@ -65,6 +112,4 @@ def _require_plain(picture: Image.Image) -> None:
 def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
     if picture.mode.startswith("I;16"):
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    if picture.mode not in EIGHT_BITS:
-        raise InputError(f"an image of mode {picture.mode}, expected 8 or 16 bits for each value")
     return picture.copy() if picture.mode == mode else picture.convert(mode)

@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as transforms
 
-from patchcert import checkpoint, distributed, inputs, stopping
+from patchcert import checkpoint, distributed, stopping
 from patchcert.data import listing
 from patchcert.data.augmentation import Augmentation, augmented
 from patchcert.data.class_numbers import part_of
 from patchcert.data.dataset import Dataset, shares_of_shuffled, turns_of
-from patchcert.data.decoding import decode
+from patchcert.data.decoding import decode, require_whole
 from patchcert.errors import UsageError
+from patchcert.inputs import InputError
 from patchcert.progress import progress_bar
 
 DECODED_AT_ONCE = 500
@@ -94,15 +95,16 @@ class PictureFolder:
         How these are made is seen from one image. Several processes share the files out.
 
         Raises:
-            UsageError: a file cannot be read.
+            UsageError: a file cannot be read, or holds no whole image, as far as that is seen without decoding it.
         """
         paths = [self.paths[place] for place in self.indices.tolist()]
         digests = bytearray()
         with progress_bar(len(paths), "reading") as bar:
             for path in paths[distributed.share()]:
-                wrong = inputs.problem(path)
-                if wrong:
-                    raise UsageError(self.option, path, wrong)
+                try:
+                    require_whole(path, MODES[self.channels])
+                except InputError as error:
+                    raise UsageError(self.option, path, str(error)) from error
                 digests += listing.digest(path)
                 bar.update(distributed.world())
         of_share = _as_bytes(digests).view(-1, hashlib.sha256().digest_size)

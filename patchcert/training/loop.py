@@ -80,6 +80,7 @@ def train(
         if distributed.is_first():
             print_finished(path, earlier, measured)
         return earlier
+    test_set.fingerprint()  # names a damaged image now, and not after the first epoch
     position = position_in(earlier, source, train_set.labels.device) if earlier else None
     state = earlier or distributed.from_first(resumed or {"epoch": -1})
     run = _Run(network, objective, recipe, settings, about)
