@@ -202,6 +202,41 @@ def test_a_prediction_where_all_agree_costs_the_single_windows_alone():
     assert predicted.predicted == certified.predicted and certified.certified and not predicted.certified
 
 
+def test_pairs_are_asked_about_hardest_first():
+    leads = [32.0, 1.0, 16.0, 2.0, 8.0, 4.0]  # no two sums of two are the same
+    questions, asked = two_rounds(len(leads), 0.0), []
+    next(questions)
+    pairs = questions.send(Answers.of(torch.tensor([[lead, 0.0] for lead in leads])))
+    with pytest.raises(StopIteration) as end:
+        while True:
+            asked += pairs.tolist()
+            pairs = questions.send(Answers.of(torch.tensor([[99.0, 0.0]]).expand(len(pairs), 2)))
+    hardest_first = sorted(itertools.combinations(range(len(leads)), 2), key=lambda pair: sum(leads[i] for i in pair))
+    assert asked == [list(pair) for pair in hardest_first] and end.value.value.certified
+
+
+@pytest.mark.parametrize("batch_size", [3, 7, 64])
+def test_no_batch_is_half_empty_before_all_images_have_come(batch_size):
+    generator = torch.Generator().manual_seed(9)
+    tables = torch.stack([table(generator, agreement) for agreement in [0.6, 1.0, 0.9] for _ in range(40)])
+    batches, come = [], []
+
+    def opened():
+        for number in range(len(tables)):
+            yield torch.tensor([float(number)]), two_rounds(WINDOWS.count, 0.02)
+        come.append(True)
+
+    def answers(images: torch.Tensor, pairs: torch.Tensor) -> Answers:
+        batches.append((len(images), len(images.unique()), bool(come)))
+        return Answers.of(tables[images[:, 0].long(), pairs[:, 0], pairs[:, 1]])
+
+    found = list(ask_all(opened(), answers, batch_size))
+    assert [(v.predicted, v.certified) for v in found] == [by_definition(logits, 0.02) for logits in tables]
+    before = [(size, shared) for size, shared, last in batches if not last]
+    assert {size for size, _ in before} == {batch_size} and len(before) > 2
+    assert any(shared > 1 for _, shared in before)
+
+
 def attacked(logits: torch.Tensor, place: int, generator: torch.Generator, rounding: float) -> torch.Tensor:
     """A table in which a patch at `place` set every answer that it can, and rounding moved all others."""
     shown = ~(PLACES[:, None, place] | PLACES[None, :, place])

@@ -1,5 +1,7 @@
 """Copies asked for in order: the verdicts of asking for everything, with fewer passes."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -43,12 +45,14 @@ class Looked(nn.Module):
     def __init__(self, masks, table):
         super().__init__()
         self.masks, self.table, self.passes = masks, table, torch.zeros(len(table), dtype=torch.int64)
+        self.batches = []
 
     def forward(self, copies):
         shown = (copies[:, 0] + copies[:, 1]) > 0
         image = (copies[:, 0].flatten(1).amax(dim=1) * 255).round().long()
         question = (self.masks == shown[:, None]).flatten(2).all(dim=2).int().argmax(dim=1)
         self.passes += image.bincount(minlength=len(self.table))
+        self.batches.append(len(copies))
         return self.table[image, question]
 
 
@@ -118,6 +122,37 @@ def test_verdicts_are_those_of_asking_for_everything(ablation, patches, margin, 
         assert not (own.certified & own.left_early).any() and own.left_early.any()
     early, passes = found[-1].left_early, network.passes.float()
     assert passes[early].mean() < passes[~early].mean() and passes.amax() < len(network.masks)
+
+
+@pytest.mark.parametrize(("ablation", "patches"), [JOINT[0], ALONE[0]])
+def test_images_share_full_batches(ablation, patches):
+    classifier, network, images = case(ablation)
+    CopiesInOrder(classifier, 32).look(images, [masking_of(ablation, patches[0])], Margin(0.0))
+    full = len(list(itertools.takewhile(lambda size: size == 32, network.batches)))
+    assert full > 0.75 * len(network.batches)
+
+
+@pytest.mark.parametrize("ablation", [ALONE[0][0], JOINT[0][0]])
+@pytest.mark.parametrize("dissenting", [False, True])
+def test_pairs_are_asked_about_hardest_first(ablation, dissenting):
+    """The pair that refutes is the last one of its kind, and the first one that leads without one window point to."""
+    classifier, network, images = case(ablation)
+    windows = ablation.windows if isinstance(ablation, BandsAndWindows) else ablation
+    numbers, last = windows.copy_numbers(), windows.side**2 - 1
+    logits = torch.tensor([10.0, 0.0, 0.0]).repeat(len(network.masks), 1)
+    if dissenting:  # the first window, beside every other one but the last
+        logits[numbers[0]] = torch.tensor([0.0, 10.0, 0.0])
+        logits[numbers[last, last]] = torch.tensor([20.0, 0.0, 0.0])
+        logits[numbers[0, last]] = torch.tensor([10.0, 0.0, 0.0])
+    else:
+        logits[numbers[[last - 1, last], [last - 1, last]]] = torch.tensor([1.0, 0.0, 0.0])
+        logits[numbers[last - 1, last]] = torch.tensor([0.0, 10.0, 0.0])
+    network.table[:] = logits
+    if ablation is not windows:
+        classifier.network.bands.table.zero_()
+    ((verdicts, _),) = CopiesInOrder(classifier, 64).look(images, [masking_of(ablation, Patch(2, 2))], Margin(0.0))
+    assert (verdicts.predicted == 0).all() and verdicts.left_early.all()
+    assert (verdicts.passes == windows.side**2 + in_order.AT_ONCE).all()
 
 
 def test_dissenters_that_are_confirmed_become_the_prediction():

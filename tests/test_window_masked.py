@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from patchcert.ablations.hidden_windows import HiddenWindows
-from patchcert.classifiers.window_masked import WindowMaskedClassifier
-from patchcert.masking.alarms import ALARM
+from patchcert.classifiers.window_masked import WindowMaskedClassifier, alarms_of
+from patchcert.masking.alarms import ALARM, TENSORS
 from patchcert.patch import Patch
 from patchcert.patch_sizes import Area
 
@@ -18,10 +18,13 @@ WINDOWS = HiddenWindows.for_patch(3, 4, Patch(1, 1), 2)
 class Majority(nn.Module):
     """Logits of two classes: how many visible pixels are black, and how many are white."""
 
-    passes = 0
+    def __init__(self):
+        super().__init__()
+        self.passes, self.batches = 0, []
 
     def forward(self, images: Tensor, hidden: Tensor) -> Tensor:
         self.passes += len(images)
+        self.batches.append(len(images))
         seen = ~hidden
         white = (images[:, 0] * seen).sum((1, 2))
         return torch.stack([seen.sum((1, 2)) - white, white], dim=1)
@@ -100,6 +103,23 @@ def test_questions_that_decide_nothing_are_not_asked():
     agreed = images[[v.certified for v in verdicts]]
     classifier.predict(agreed)
     assert network.passes == WINDOWS.count * len(agreed)
+
+
+def test_whole_images_and_alarms_share_batches():
+    network, images = Majority(), pictures(13)
+    classifier = WindowMaskedClassifier(network, WINDOWS, batch_size=8)
+    whole = classifier.of_whole(images)
+    assert network.batches == [8, 5]
+    network.batches.clear()
+    alarms = classifier.alarms(images)
+    passes = 13 * (WINDOWS.count + 1)
+    assert network.batches == [8] * (passes // 8) + [passes % 8]
+    of_images = network(images, torch.zeros(13, 3, 4, dtype=torch.bool))
+    assert whole.classes.equal(of_images.argmax(dim=1)) and len(whole.classes.unique()) == 2
+    one_by_one = WindowMaskedClassifier(network, WINDOWS, batch_size=1)
+    singles = [verdict.singles for verdict in one_by_one.verdicts(images, 0.0, certify=False)]
+    expected = alarms_of(singles, of_images.argmax(dim=1))
+    assert all(getattr(alarms, name).equal(getattr(expected, name)) for name in TENSORS)
 
 
 class Planted(nn.Module):

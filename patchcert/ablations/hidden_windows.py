@@ -17,6 +17,9 @@ from patchcert.patch_sizes import PatchSize, largest, require_patch_size, shapes
 MOST_PER_SIDE = 16
 """Windows along each side of an image: 256 of them, 32,640 pairs."""
 
+NOTHING = -1
+"""The number of the window that hides nothing."""
+
 
 class HiddenWindows:
     """Rectangles of an H × W image, to be hidden one or two at a time.
@@ -100,7 +103,7 @@ class HiddenWindows:
         return int(((bottom - top) * (right - left)).max())
 
     def hidden(self, pairs: Tensor) -> Tensor:
-        """The pixels that the windows `pairs` (B, 2) hide, (B, H, W) bool. The number −1 hides nothing."""
+        """The pixels that the windows `pairs` (B, 2) hide, (B, H, W) bool; `NOTHING` hides none."""
         nothing = torch.zeros(1, 4, dtype=torch.int64)
         top, bottom, left, right = torch.cat([self.rectangles, nothing]).to(pairs.device)[pairs].unbind(dim=2)
         rows, columns = (torch.arange(size, device=pairs.device) for size in (self.height, self.width))

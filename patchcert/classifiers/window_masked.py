@@ -3,13 +3,13 @@
 Xiang, Mahloujifar and Mittal, USENIX Security 2022. Nothing of the network is retrained.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from patchcert.ablations.hidden_windows import HiddenWindows
+from patchcert.ablations.hidden_windows import NOTHING, HiddenWindows
 from patchcert.classifiers import weak_spots
 from patchcert.data.given import pixels
 from patchcert.errors import UsageError, require_within
@@ -18,9 +18,6 @@ from patchcert.masking.answers import Answers
 from patchcert.masking.noted import noted, numbers_of, pairs_of
 from patchcert.masking.questions import Questions, WindowVerdict, ask_all, two_rounds
 from patchcert.patch import Patch
-
-NOTHING = -1
-"""The number of the window that hides nothing."""
 
 
 class WindowMaskedClassifier(nn.Module):
@@ -128,9 +125,9 @@ class WindowMaskedClassifier(nn.Module):
         """
         require_within("at_once", at_once, 1, 2, "patches at the same time")
         every = pairs_of(self.windows.count)
-        asked = every if at_once == 2 else every[: self.windows.count]
-        masked = [self._answers(image, asked) for image in self._pixels(images)]
-        return alarms_of(masked, self.of_whole(images).classes)
+        masked = every if at_once == 2 else every[: self.windows.count]
+        found = self._answers(images, torch.cat([masked, torch.full((1, 2), NOTHING)]))
+        return alarms_of([answers[:-1] for answers in found], torch.cat([answers.classes[-1:] for answers in found]))
 
     def of_whole(self, images: Tensor | ArrayLike) -> Answers:
         """What the network answers if nothing is hidden, (N,).
@@ -138,8 +135,7 @@ class WindowMaskedClassifier(nn.Module):
         Raises:
             ValueError: see `predict`.
         """
-        nothing = torch.full((1, 2), NOTHING)
-        return Answers.concatenate([self._answers(image, nothing) for image in self._pixels(images)])
+        return Answers.concatenate(self._answers(images, torch.full((1, 2), NOTHING)))
 
     def _pixels(self, images: Tensor | ArrayLike) -> Tensor:
         return pixels(images, (self.windows.height, self.windows.width))
@@ -149,10 +145,14 @@ class WindowMaskedClassifier(nn.Module):
         parts = pairs.split(self.batch_size)
         return torch.cat([self._logits(image.expand(len(p), -1, -1, -1), p).cpu() for p in parts])
 
-    def _answers(self, image: Tensor, pairs: Tensor) -> Answers:
-        """Those about one image (C, H, W) without the windows `pairs` (Q, 2)."""
-        parts = pairs.split(self.batch_size)
-        return Answers.concatenate([self._heard(image.expand(len(p), -1, -1, -1), p) for p in parts])
+    def _answers(self, images: Tensor | ArrayLike, pairs: Tensor) -> list[Answers]:
+        """For each of the images those without the windows `pairs` (Q, 2)."""
+
+        def questions() -> Generator[Tensor, Answers, Answers]:
+            return (yield pairs)
+
+        opened = ((image, questions()) for image in self._pixels(images))
+        return list(ask_all(opened, self._heard, self.batch_size))
 
     def _heard(self, images: Tensor, pairs: Tensor) -> Answers:
         """About images (B, C, H, W) without the windows `pairs` (B, 2), on the CPU."""
