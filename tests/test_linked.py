@@ -9,7 +9,7 @@ import torch
 from patchcert.ablations.windows import BandsAndWindows
 from patchcert.classifiers import weak_spots
 from patchcert.errors import UsageError
-from patchcert.masking.double_masking import DoubleMasking, beats_all, paired
+from patchcert.masking.double_masking import DoubleMasking, least_ahead, paired
 from patchcert.masking.linked import LinkedMasking, masking_of
 from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
@@ -188,7 +188,7 @@ def test_large_batches_are_divided(monkeypatch):
     again = masking.predict_and_lead(scores)
     assert torch.equal(again[0], winner) and torch.equal(again[1], leads)
     assert torch.equal(masking.leads_at(winner, scores), places)
-    assert torch.equal(beats_all(places.amin(dim=(1, 2)), winner), beats_all(leads, winner))
+    assert torch.equal(places.amin(dim=(1, 2)), least_ahead(winner, leads))
 
 
 def test_two_patches_and_patches_that_no_window_holds_are_refused():

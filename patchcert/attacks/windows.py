@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from patchcert import networks
+from patchcert.ablations.hidden_windows import NOTHING
 from patchcert.attacks.ascent import CONTENT, TINY, log_mean_softmax
 from patchcert.attacks.threats import PatchThreat
-from patchcert.classifiers.window_masked import NOTHING, OneImageAsked, WindowMaskedClassifier
+from patchcert.classifiers.window_masked import OneImageAsked, WindowMaskedClassifier
 from patchcert.masking.alarms import ALARM
 
 AT_ONCE = 8

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from patchcert import networks
 from patchcert.ablations.ablation import encode
+from patchcert.ablations.hidden_windows import NOTHING, HiddenWindows
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.engines import asking
@@ -123,9 +124,10 @@ class CopiesInOrder:
         self.network: nn.Module = network.of_copy if self.joint else BesideMagnitudes(network).eval()
         self.refined = network.of_windows if self.joint and network.refined else None
         kinds = [self.windows.coarse, self.windows.fine] if self.refined else [self.windows]
-        shown = [kind.masks() for kind in kinds]
-        self.masks = torch.cat([*shown, torch.ones_like(shown[0][:1])])  # (Q, H, W): what questions show; the last, all
-        every = torch.arange(self.windows.count, device=self.masks.device)
+        device = self.windows.cells.device
+        self.hiding, pairs = _hidden_by_questions(kinds)
+        self.pairs = pairs.to(device)  # (Q, 2): which two windows of `hiding` a question hides; the last one, nothing
+        every = torch.arange(self.windows.count, device=device)
         self.coarse = self.refined.coarse_copies if self.refined else every
         self.fine = self.refined.fine_copies + self.windows.coarse.count if self.refined else every
 
@@ -170,8 +172,8 @@ class CopiesInOrder:
 
     def _noted(self, heard: _Heard) -> Answers:
         """All answers about one image by themselves; bands are no part of them."""
-        order = self.windows.copy_numbers()[*pairs_of(self.windows.side**2).T.to(self.masks.device)]
-        order = torch.cat([order.new_tensor([len(self.masks) - 1]), order])
+        order = self.windows.copy_numbers()[*pairs_of(self.windows.side**2).T.to(self.pairs.device)]
+        order = torch.cat([order.new_tensor([len(self.pairs) - 1]), order])
         answers, given = Answers.none(len(order)), heard.asked[order]
         answers.put(given.nonzero().flatten().cpu(), Answers.of(parted(heard.answers[order[given]])[0]).cpu())
         return answers
@@ -201,7 +203,7 @@ class CopiesInOrder:
     def _answers(self, images: Tensor, numbers: Tensor) -> Tensor:
         """(B, K + 1) float32: what the network says of images (B, C, H, W) where a question (B,) is asked of each."""
         networks.require_eval(self.network)
-        shown = encode(images) * self.masks[numbers.to(images.device)][:, None]
+        shown = encode(images) * ~self.hiding.hidden(self.pairs[numbers].to(images.device))[:, None]
         return networks.finite(networks.answer(self.network, shown, asking.OF_COPIES, len(shown)).float())
 
     def _questions(
@@ -213,14 +215,28 @@ class CopiesInOrder:
         singles = numbers.diagonal()
         yield from copies.ask(singles[torch.cat([masking.window_at for masking in maskings]).unique()])
         if wanted.whole:
-            yield from copies.hear(torch.tensor([len(self.masks) - 1], device=self.masks.device))
+            yield from copies.hear(torch.tensor([len(self.pairs) - 1], device=self.pairs.device))
         decisions = []
         for masking, sums in zip(maskings, bands, strict=True):
             rounds = _Rounds(copies, masking, sums, numbers, self.weight)
             decisions.append((yield from rounds.decide(wanted)))
         if wanted.everything:
-            yield from copies.hear(torch.arange(len(self.masks), device=self.masks.device))
+            yield from copies.hear(torch.arange(len(self.pairs), device=self.pairs.device))
         return _Heard(decisions, copies.mixed, copies.answers, copies.heard, copies.passes)
+
+
+def _hidden_by_questions(kinds: Sequence[WindowPairs]) -> tuple[HiddenWindows, Tensor]:
+    """The windows of all `kinds`, and (Q, 2) int64, which two of them each question hides, on the CPU.
+
+    There is a question for each copy of each kind, and one about the whole image.
+    """
+    windows = [kind.hidden().rectangles for kind in kinds]
+    before, pairs = 0, []
+    for kind in kinds:
+        pairs.append(before + kind.windows_hidden().T.cpu())
+        before += kind.side**2
+    every = HiddenWindows(kinds[0].height, kinds[0].width, torch.cat(windows), shapes=[])
+    return every, torch.cat([*pairs, torch.full((1, 2), NOTHING)])
 
 
 class _Copies:
@@ -228,8 +244,8 @@ class _Copies:
 
     def __init__(self, source: CopiesInOrder, others: Tensor | float):
         self.source, self.others, self.passes = source, others, 0
-        device = source.masks.device
-        self.heard = torch.zeros(len(source.masks), dtype=torch.bool, device=device)  # questions
+        device = source.pairs.device
+        self.heard = torch.zeros(len(source.pairs), dtype=torch.bool, device=device)  # questions
         self.known = torch.zeros(source.windows.count, dtype=torch.bool, device=device)  # copies
         self.answers: Tensor | None = None  # (Q, K + 1)
         self.mixed: Tensor | None = None  # (A, K + 1), of the answers

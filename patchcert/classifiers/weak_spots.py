@@ -13,7 +13,7 @@ from torch import Tensor
 from patchcert.ablations.ablation import Ablation
 from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.masking.answers import UNASKED, Answers
-from patchcert.masking.double_masking import DoubleMasking, paired
+from patchcert.masking.double_masking import DoubleMasking, least_ahead, paired
 from patchcert.masking.linked import WindowMasking
 from patchcert.masking.noted import pairs_of
 from patchcert.patch import Patch
@@ -60,15 +60,13 @@ def of_scores(
         alone: without the second mask, which alarms against one patch do without.
     """
     if isinstance(masking, WindowMasking):
-        at_places = masking.leads_at(winner, scores, alone)
-        return at_places.scatter(3, winner.view(-1, 1, 1, 1).expand(*at_places.shape[:3], 1), math.inf).amin(dim=3)
+        return masking.leads_at(winner, scores, alone)
     leads = 0
     for family, worst in zip(ablation.families(), masking.leads_by_set(winner, scores, alone), strict=True):
         every = torch.arange(family.count, device=scores.device)
         sets = family.touching(family.places(patch, patches), every).unique(dim=0, return_inverse=True)[1]
         leads = leads + _with_a_patch_at(worst.transpose(1, 2)[:, :, sets], family, patch, patches)  # (N, K, L)
-    own = winner[:, None, None].expand(-1, 1, leads.shape[2])
-    return _on_grid(leads.scatter(1, own, math.inf).amin(dim=1), ablation, patch)
+    return _on_grid(least_ahead(winner, leads.transpose(1, 2)), ablation, patch)
 
 
 def leads_of(known: Answers, predicted: int) -> Tensor:
@@ -98,7 +96,9 @@ def by_place(windows: HiddenWindows, patch: Patch, leads: Tensor) -> Tensor:
 
 def _with_a_patch_at(leads: Tensor, ablation: Ablation, patch: Patch, patches: int) -> Tensor:
     """(…, L): from the leads (…, P) at each of `Ablation.places`, the least of those with a patch at place ℓ of all."""
-    single, place = ablation.patch_cells(patch).unique(dim=0, return_inverse=True)
+    sets, number = ablation.distinct_places(patch)
+    single, of_set = sets.unique(dim=0, return_inverse=True)
+    place = of_set[number]
     if patches == 2 and len(single) > 1:
         first, second = torch.triu_indices(len(single), len(single), offset=1, device=place.device)
         pair = (single[first] | single[second]).unique(dim=0, return_inverse=True)[1]

@@ -156,7 +156,7 @@ class DoubleMasking:
             lowered = [_lowered(predicted, *family) for family in zip(sums, added, strict=True)]
             sure = self._worst_leads(predicted, lowered)
         certified = beats_all(sure, predicted, margin.numerical)
-        lead = leads.scatter(1, predicted[:, None], math.inf).amin(dim=1)
+        lead = least_ahead(predicted, leads)
         return MaskedVerdicts(predicted, certified, lead, beats_all(leads, predicted) & ~certified)
 
     def predict_and_lead(self, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -283,6 +283,12 @@ def ahead(winner: Tensor, sums: Tensor) -> Tensor:
     """(N, …, K): how far the `winner` (N,) is ahead of each class in the `sums` (N, …, K)."""
     own = winner.view(-1, *[1] * (sums.dim() - 1)).expand(*sums.shape[:-1], 1)
     return sums.gather(-1, own) - sums
+
+
+def least_ahead(winner: Tensor, leads: Tensor) -> Tensor:
+    """(N, …): the least of the leads (N, …, K) over all classes but the `winner` (N,); infinite without others."""
+    own = winner.view(-1, *[1] * (leads.dim() - 1)).expand(*leads.shape[:-1], 1)
+    return leads.scatter(-1, own, math.inf).amin(dim=-1)
 
 
 def paired(sums: Tensor) -> Tensor:

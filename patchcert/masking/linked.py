@@ -15,7 +15,15 @@ from patchcert.ablations.ablation import Ablation
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.errors import UsageError
 from patchcert.masking.any_shape import ShapesMasking
-from patchcert.masking.double_masking import TEMPERATURE, DoubleMasking, ahead, in_two_rounds, paired, worst_of_groups
+from patchcert.masking.double_masking import (
+    TEMPERATURE,
+    DoubleMasking,
+    ahead,
+    in_two_rounds,
+    least_ahead,
+    paired,
+    worst_of_groups,
+)
 from patchcert.patch import Patch
 from patchcert.patch_sizes import Area, shapes
 
@@ -53,12 +61,12 @@ class WindowMasking(DoubleMasking):
         return super().to(device)
 
     def leads_at(self, winner: Tensor, scores: Tensor, alone: bool = False) -> Tensor:
-        """(N, rows, columns, K): how far the `winner` (N,) is ahead with a mask over a patch at each place.
+        """(N, rows, columns): how far the `winner` (N,) is ahead of all others with a mask over a patch at each place.
 
         Unless it is `alone`, there is a second mask where it hurts most.
         """
         of_rows, of_columns = self.holding
-        leads = self.leads_by_set(winner, scores, alone)[0]
+        leads = least_ahead(winner, self.leads_by_set(winner, scores, alone)[0])
         return leads.unflatten(1, (self.side, self.side))[:, of_rows][:, :, of_columns]
 
     def left_by_one(self, scores: Tensor) -> Tensor:
@@ -120,10 +128,11 @@ class LinkedMasking(WindowMasking):
 
     def leads_at(self, winner: Tensor, scores: Tensor, alone: bool = False) -> Tensor:
         if alone:
-            return ahead(winner, self.left_by_one(scores.double())).unflatten(1, tuple(map(len, self.holding)))
+            leads = ahead(winner, self.left_by_one(scores.double()))
+            return least_ahead(winner, leads).unflatten(1, tuple(map(len, self.holding)))
         return torch.cat(
             [
-                self._worst_second([ahead(some, paired(family)) for family in sums])
+                least_ahead(some, self._worst_second([ahead(some, paired(family)) for family in sums]))
                 for some, sums in self._beside_sums(winner, scores)
             ]
         )
