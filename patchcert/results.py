@@ -263,13 +263,20 @@ class Labelled(Protocol):
 
 
 def image_rows(dataset: Labelled, answers: list[tuple[dict, dict[str, Tensor]]]) -> list[dict]:
-    """One row per image and question: place in the data set, label, and entry in each of the answer's (N,) tensors."""
+    """One row per image and question: place in the data set, label, and entry in each of the answer's columns."""
     rows = []
     for question, columns in answers:
         columns = {"index": dataset.indices, "label": dataset.labels} | columns
-        by_image = zip(*(column.tolist() for column in columns.values()), strict=True)
+        by_image = zip(*map(entries, columns.values()), strict=True)
         rows += [question | dict(zip(columns, values, strict=True)) for values in by_image]
     return rows
+
+
+def entries(column: Tensor) -> list:
+    """What stands in the N rows of a column: the values (N,), or of (N, M) bool the numbers that are true, "3 7 9"."""
+    if column.dim() == 1:
+        return column.tolist()
+    return [" ".join(map(str, row.nonzero().flatten().tolist())) for row in column]
 
 
 def write_json(content: dict, path: Path) -> None:

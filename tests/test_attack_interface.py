@@ -170,7 +170,8 @@ def test_hidden_windows_are_attacked_first_where_a_pair_fails_already(monkeypatc
     windows, images = HiddenWindows.for_patch(3, 4, PATCH, 2), pictures(40)
     classifier = WindowMaskedClassifier(Majority().eval(), windows)
     labels = classifier.predict(images)
-    number = next(i for i, v in enumerate(classifier.verdicts(images, 0.0)) if not v.certified and not v.dissenting)
+    verdicts = enumerate(classifier.verdicts(images, 0.0))
+    number = next(i for i, verdict in verdicts if not verdict.certified and not verdict.dissenting.any())
     starts = []
     climb = window_attacks.WindowAttack._climb
 

@@ -330,7 +330,7 @@ def test_weights_that_are_not_read_any_more_are_not_kept():
     assert len(plain.network.state_dict()) == 4, "weight and bias of the convolution, and of the linear layer"
 
 
-@pytest.mark.parametrize("asked", ["predict", "where", "alarms", "certify"])
+@pytest.mark.parametrize("asked", ["predict", "alarms", "certify"])
 def test_whoever_asks_is_answered_by_the_folded_network(monkeypatch, asked):
     network = settled(simple())
     plain = PlainNetwork(network)

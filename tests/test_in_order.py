@@ -263,9 +263,9 @@ def _early(rounds, winner):
     singles = rounds._ahead(class_, rounds.numbers.diagonal())
     expected = in_order._expected(singles, first, second, bands, winner)
     if (expected < 0).any():
-        return in_order._Decision(winner, float(expected.amin()), True)
+        return float(expected.amin()), True
     yield from copies.ask(torch.arange(len(first)))
-    return in_order._Decision(winner, float(expected.amin()), False)
+    return float(expected.amin()), False
 
 
 @pytest.mark.parametrize("broken", [WithoutBands, FirstPlaceAlone, _early])

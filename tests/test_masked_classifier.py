@@ -96,6 +96,30 @@ def pictures(count=IMAGES):
     return ((levels + noise).clamp(0, 16) / 16).contiguous()
 
 
+def dissenting_by_hand(classifier, images, threshold=None):
+    """(N, M) bool: windows at places without which the answer is another than without most; a place of windows alone
+    is a window, else that of the patch, which has the first window that covers it there.
+    """
+    copies, covering = classifier.ablation, classifier.windows.covering(PATCH).flatten(1)  # (M, L)
+    joint = isinstance(copies, BandsAndWindows)
+    windows, bands = (copies.windows, copies.bands.count) if joint else (copies, 0)
+    window_at = covering.int().argmax(dim=0).tolist() if joint else list(range(len(covering)))
+    kept = ~copies.touched_by(PATCH)[:, :bands] if joint else torch.zeros(len(window_at), 0, dtype=torch.bool)
+    hidden = list(zip(*windows.windows_hidden().tolist(), strict=True))
+    alone = [bands + hidden.index((window, window)) for window in window_at]
+    with torch.no_grad():
+        scores = torch.cat(list(classifier.every_copy(images, 10_000))).double()
+    scores = scores if threshold is None else (scores.softmax(dim=2) >= threshold).double()
+    found = torch.zeros(len(images), len(covering), dtype=torch.bool)
+    for image, own in enumerate(scores):
+        of_bands = [own[:bands][some].sum(dim=0) for some in kept]
+        answers = [int((some + own[copy]).argmax()) for some, copy in zip(of_bands, alone, strict=True)]
+        most = max(sorted(set(answers)), key=answers.count)
+        for window, answer in zip(window_at, answers, strict=True):
+            found[image, window] |= answer != most
+    return found
+
+
 def everything(classifier, images, margin, arithmetic="float32", at_once=1):
     """The verdicts, and the alarms, from the scores of all copies."""
     with torch.no_grad():
@@ -147,6 +171,37 @@ def test_no_more_is_asked_than_an_answer_takes(copies):
     assert int(passes.sum()) <= network.asked <= int(passes.sum()) + 1500  # which `probing` asks before all images
     assert (passes[wanted.certified] == WINDOWS.count).all() and (passes[~wanted.certified] < WINDOWS.count).any()
     assert result.passes.equal(passes) and result.to_dict()["passes"] == int(passes.sum())
+
+
+@pytest.mark.parametrize("copies", COPIES)
+def test_places_that_dissent_name_their_windows(copies):
+    if copies == "bands":
+        with pytest.raises(ValueError, match="where True: expected False: the copies of this classifier hide no wind"):
+            of(COPIES[copies])[0].predict(pictures(3), where=True)
+        return
+    (classifier, network), images = of(COPIES[copies]), pictures(80)
+    predicted, windows = classifier.predict(images, where=True)
+    asked, network.asked = network.asked, 0
+    assert predicted.equal(classifier.predict(images)) and network.asked == asked
+    assert windows.equal(dissenting_by_hand(classifier, images))
+    assert windows.any(dim=1).any() and not windows.any(dim=1).all()
+    for answer in certify(classifier, images, goal=["recover", "alert"], confidence=["strict", 0.5]).answers:
+        assert answer.verdicts["dissenting"].equal(windows)
+
+
+def test_places_dissent_in_votes_as_well():
+    classifier, images = MaskedClassifier(Exact(), WINDOWS, PATCH, 0.4), pictures(80)
+    predicted, windows = classifier.predict(images, where=True)
+    assert predicted.equal(classifier.predict(images)) and windows.any() and not windows.any(dim=1).all()
+    assert windows.equal(dissenting_by_hand(classifier, images, threshold=0.4))
+
+
+def test_a_table_has_the_numbers_of_windows():
+    pytest.importorskip("pandas")
+    classifier, images = of(WINDOWS)[0], pictures(80)
+    _, windows = classifier.predict(images, where=True)
+    numbers = [" ".join(str(w) for w in range(9) if row[w]) for row in windows.tolist()]
+    assert certify(classifier, images).to_dataframe()["dissenting"].tolist() == numbers and len(set(numbers)) > 2
 
 
 @pytest.mark.parametrize("copies", COPIES)

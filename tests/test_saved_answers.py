@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchcert.errors import UsageError
+from patchcert.experiments import saved_windows
+from patchcert.masking.alarms import ALARM
 from patchcert.masking.answers import UNASKED, Answers
 from patchcert.masking.noted import count_of, from_known, noted, numbers_of, pairs_of
 from patchcert.masking.questions import two_rounds
@@ -54,7 +56,7 @@ def ended(questions, given_by, windows):
 
 
 def essence(verdict):
-    return (verdict.predicted, verdict.lead, verdict.dissenting, verdict.certified, verdict.left_early)
+    return (verdict.predicted, verdict.lead, verdict.dissenting.tolist(), verdict.certified, verdict.left_early)
 
 
 @settings(max_examples=150, deadline=None)
@@ -86,10 +88,18 @@ def test_what_was_not_asked_never_counts_as_agreeing(windows, seed, share):
     assert found is None or (found.predicted, found.certified) == (plain.predicted, plain.certified)
     pairs = known[windows:]
     dissent = every[:windows].classes.unique().numel() > 1 or (pairs.classes[kept[windows:]] != plain.predicted).any()
-    if plain.dissenting == [] and dissent:
+    if not plain.dissenting.any() and dissent:
         assert found is not None, "a pair that refutes is enough, whenever it was asked"
     if plain.certified:
         assert (found is not None) == bool(kept.all()), "every pair is needed to certify"
+
+
+def test_windows_dissent_even_where_the_prediction_is_not_known():
+    known = Answers.none(count_of(4))
+    known.put(torch.arange(4), Answers(torch.tensor([0, 0, 1, 0]), torch.ones(4), torch.ones(4), torch.zeros(4)))
+    assert from_known(4, known, 0.0, certify=False) is None
+    verdict = saved_windows._of_prediction(4, known)
+    assert verdict.predicted == ALARM and verdict.dissenting.tolist() == [False, False, True, False]
 
 
 def certify(where, script, *arguments):

@@ -135,11 +135,25 @@ def test_windows_that_dissent_cover_the_patch_that_made_the_answer():
     images[1, 0, -1, -1] = 1.0
     covering = WINDOWS.covering(Patch(1, 1))[:, -1, -1]
     assert covering.sum() == 1
-    found = WindowMaskedClassifier(Planted(), WINDOWS).where(images)
-    assert not found[0].any() and (found[1] == covering).all()
+    predicted, found = WindowMaskedClassifier(Planted(), WINDOWS).predict(images, where=True)
+    assert predicted.tolist() == [0, 0] and not found[0].any() and found[1].equal(covering)
 
 
-@pytest.mark.parametrize("asked", ["predict", "where", "alarms"])
+def test_windows_dissent_whose_answer_is_not_the_most_frequent_one():
+    network, images = Majority(), pictures(40)
+    classifier = WindowMaskedClassifier(network, WINDOWS)
+    predicted, found = classifier.predict(images, where=True)
+    passes, network.passes = network.passes, 0
+    assert classifier.predict(images).equal(predicted) and network.passes == passes
+    each = torch.arange(WINDOWS.count)[:, None].expand(-1, 2)
+    for image, windows in zip(images, found, strict=True):
+        answers = classifier.logits(image.expand(WINDOWS.count, -1, -1, -1), each).argmax(1).tolist()
+        most = max(sorted(set(answers)), key=answers.count)
+        assert windows.tolist() == [answer != most for answer in answers]
+    assert found.any(dim=1).any() and not found.any(dim=1).all()
+
+
+@pytest.mark.parametrize("asked", ["predict", "alarms"])
 @pytest.mark.parametrize(
     ("images", "right"),
     [

@@ -50,7 +50,11 @@ def test_a_page_shows_what_the_windows_say(folder):  # noqa: F811
         said = [(int(of[image["index"]]["predicted"]), of[image["index"]]["certified"] == "True") for of in of_goals]
         assert seen["said"] == [[name, *found] for name, found in zip(SAID, said, strict=True)]
         assert (seen["asked"] < seen["questions"]) == (recovery["left_early"] == "True")
-        assert len(seen["dissenting"]) == int(recovery["dissenting"])
+        numbers = map(int, recovery["dissenting"].split())  # of the 2 × 2 windows, row by row
+        assert [window[:2] for window in seen["dissenting"]] == [
+            [(20 - seen["dissenting"][0][2]) * (number // 2), (20 - seen["dissenting"][0][3]) * (number % 2)]
+            for number in numbers
+        ]
         assert bool(seen["weakest"]) != bool(seen["dissenting"])
         assert image["lead"] == min(seen["leads"]) <= float(recovery["lead"]) + 1e-4 and image["weak_spots"] is None
     assert {len(image["windows"]["dissenting"]) > 0 for image in gallery["images"]} == {True, False}

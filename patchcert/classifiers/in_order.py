@@ -41,15 +41,17 @@ AT_ONCE = 4
 
 @dataclass(frozen=True)
 class OrderedVerdicts(MaskedVerdicts):
-    """The same, with what it took; all tensors are (N,).
+    """The same, with what it took and what else was seen.
 
     Attributes:
-        left_early: bool, whether something was not asked for; the worst lead is then at most `lead`.
-        passes: int64, of the network for windows, whatever was asked; mirror images count, too.
+        left_early: (N,) bool, whether something was not asked for; the worst lead is then at most `lead`.
+        passes: (N,) int64, of the network for windows, whatever was asked; mirror images count, too.
+        dissenting: (N, k²) bool, the windows that dissent, see `WindowMasking.dissenting`.
     """
 
     left_early: Tensor
     passes: Tensor
+    dissenting: Tensor
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,12 @@ RECOVERY = Wanted()
 
 @dataclass(frozen=True)
 class _Decision:
-    """What the rounds for one patch say of one image; `lead` is the least that was seen."""
+    """What the rounds for one patch say of one image; `lead` is the least that was seen, `dissenting` is (k²,) bool."""
 
     predicted: int
     lead: float
     refuted: bool
+    dissenting: Tensor
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,8 @@ class CopiesInOrder:
             found = masking.verdicts(scores, margin, magnitudes)
             predicted[known], lead[known] = found.predicted, found.lead
             certified[known], within_margin[known] = found.certified, found.within_margin
-        return OrderedVerdicts(predicted, certified, lead, within_margin, refuted, passes.to(copies.device))
+        dissenting = torch.stack([decision.dissenting for decision in decisions])
+        return OrderedVerdicts(predicted, certified, lead, within_margin, refuted, passes.to(copies.device), dissenting)
 
     def _bands(self, images: Tensor) -> Tensor:
         """(N, bands, K + 1) float32, no bands where there is no network for them."""
@@ -296,9 +300,9 @@ class _Rounds:
         self.copies, self.masking, self.bands, self.numbers, self.weight = copies, masking, bands, numbers, weight
 
     def decide(self, wanted: Wanted) -> Generator[Tensor, Tensor, _Decision]:
-        first = self.masking.first_round(self.bands, self._scores(self.numbers.diagonal())[None])[0]  # (P, K)
-        answers = first.argmax(dim=1)
-        counts = answers.bincount(minlength=first.shape[1])
+        first = self.masking.first_round(self.bands, self._scores(self.numbers.diagonal())[None])  # (1, P, K)
+        answers, (windows,) = first[0].argmax(dim=1), self.masking.dissenting(first)
+        counts = answers.bincount(minlength=first.shape[2])
         predicted = int(counts.argmax())
         for dissenting in counts.nonzero().squeeze(1).tolist():
             if not wanted.recovery or dissenting == predicted:
@@ -307,12 +311,13 @@ class _Rounds:
                 predicted = dissenting
                 break  # no place of another answer is confirmed as well: without both there is one answer
         if wanted.pairs and int(counts.amax()) == len(answers):
-            return (yield from self._unanimous(predicted))
-        leads = ahead(torch.tensor([predicted], device=first.device), first[None])[0]
-        return _Decision(predicted, _least(leads, predicted), True)
+            lead, refuted = yield from self._unanimous(predicted)
+            return _Decision(predicted, lead, refuted, windows)
+        leads = ahead(torch.tensor([predicted], device=first.device), first)[0]
+        return _Decision(predicted, _least(leads, predicted), True, windows)
 
-    def _unanimous(self, winner: int) -> Generator[Tensor, Tensor, _Decision]:
-        """Ask for every pair of windows until one of them does not give the `winner`."""
+    def _unanimous(self, winner: int) -> Generator[Tensor, Tensor, tuple[float, bool]]:
+        """Ask for every pair of windows until one does not give the `winner`; the least lead, and whether one did."""
         copies, least = self.copies, torch.inf
         class_ = torch.tensor([winner], device=self.numbers.device)
         first, second = self.masking.windows.windows_hidden()
@@ -328,11 +333,11 @@ class _Rounds:
             leads = bands[new] + self._ahead(class_, new)
             least = min(least, _least(leads, winner))
             if not beats_all(leads, class_.expand(len(new))).all():
-                return _Decision(winner, least, True)
+                return least, True
             asked[new] = True
             left = order[~asked[order]]
             if not len(left):
-                return _Decision(winner, least, False)
+                return least, False
             yield from copies.ask(left[:at_once])
             at_once *= 2
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal, overload
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from patchcert.ablations.ablation import Ablation
+from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.arithmetic import Halves, coarser, coarsest
 from patchcert.classifiers.in_order import Wanted
 from patchcert.classifiers.masked_goals import MaskedFound, MaskedLook, asks_in_order
@@ -17,7 +19,7 @@ from patchcert.engines import asking
 from patchcert.errors import UsageError, called, require_count, require_within
 from patchcert.masking.alarms import Alarms
 from patchcert.masking.double_masking import MaskedVerdicts
-from patchcert.masking.linked import masking_of
+from patchcert.masking.linked import WindowMasking, masking_of
 from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
 from patchcert.patch_sizes import Area, PatchSize, in_pixels, require_patch_size
@@ -77,24 +79,55 @@ class MaskedClassifier(SmoothedClassifier):
         """Whether the network runs on the copies one by one, and on no more of them than an answer needs."""
         return self.scores and asks_in_order(self)
 
+    @property
+    def windows(self) -> HiddenWindows | None:
+        """The windows that its copies hide; None if they hide no windows."""
+        return self.masking.windows.hidden() if isinstance(self.masking, WindowMasking) else None
+
     def forward(self, images: Tensor) -> Tensor:
         totals = super().forward(images)
         if not self.in_order:
             return totals
         return asking.with_gradient_of(totals, largest_for(self.predict(images), totals.detach()))
 
+    @overload
+    def predict(
+        self, images: Tensor | ArrayLike, batch_size: int | None = None, *, where: Literal[False] = False
+    ) -> Tensor: ...
+    @overload
+    def predict(
+        self, images: Tensor | ArrayLike, batch_size: int | None = None, *, where: Literal[True]
+    ) -> tuple[Tensor, Tensor]: ...
     @torch.no_grad()
-    def predict(self, images: Tensor | ArrayLike, batch_size: int | None = None) -> Tensor:
+    def predict(
+        self, images: Tensor | ArrayLike, batch_size: int | None = None, *, where: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """The predicted classes, (N,) int64.
 
         If all copies with one hidden window agree, no other copy is computed.
 
+        Args:
+            where: whether to return the hidden windows that dissent as well, (N, M) bool: leaving out what a patch in
+                one of them touches gives another class than at most places. They hint at where an image was tampered
+                with. They are no certificate.
+
         Raises:
-            ValueError: see `every_copy`.
+            ValueError: see `every_copy`; or the copies hide no windows.
         """
-        if not self.in_order:
+        masking = self.masking
+        if where and not isinstance(masking, WindowMasking):
+            raise UsageError("where", where, "expected False: the copies of this classifier hide no windows")
+        if self.in_order:
+            verdicts = self._look(images, Wanted(pairs=False), batch_size).verdicts
+            return (verdicts.predicted, verdicts.dissenting) if where else verdicts.predicted
+        if not where:
             return super().predict(images, batch_size)
-        return self._look(images, Wanted(pairs=False), batch_size).verdicts.predicted
+        size = self.batch_size if batch_size is None else batch_size
+        require_count("batch_size", size, "copies or images")
+        ballots = map(self.ballots, self.every_copy(images, size))
+        found = [(self.decide(some), masking.dissenting(masking.left_by_one(some.double()))) for some in ballots]
+        predicted, dissenting = map(torch.cat, zip(*found, strict=True))
+        return predicted, dissenting
 
     @torch.no_grad()
     def alarms(self, images: Tensor | ArrayLike, batch_size: int | None = None, at_once: int | None = None) -> Alarms:

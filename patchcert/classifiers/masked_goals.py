@@ -61,7 +61,10 @@ class MaskedFound:
         return type(self)(self.verdicts.merged(count), self.alarms and self.alarms.merged(count))
 
     def rows(self, goal: Goal, numerical_margin: float) -> dict[str, Tensor]:
-        """(N,) by name: `predicted` (−1 is the alarm), `certified`, `lead`, and `passes` where they are counted."""
+        """(N,) by name: `predicted` (−1 is the alarm), `certified`, `lead`, and `passes` where they are counted.
+
+        There also `dissenting`, (N, k²) bool.
+        """
         rows = vars(self.verdicts)
         if goal.kind == RECOVER:
             return rows
@@ -69,7 +72,7 @@ class MaskedFound:
             return rows | {"predicted": self.verdicts.unanimous()}
         assert self.alarms is not None, "they were asked for"
         output, certified = goal.of_alarms(self.alarms, numerical_margin)
-        shared = {"passes": rows["passes"]} if "passes" in rows else {}
+        shared = {name: rows[name] for name in ("passes", "dissenting") if name in rows}
         return {"predicted": output, "certified": certified, "lead": self.alarms.lead} | shared
 
 

@@ -55,10 +55,13 @@ class Goal:
         return {"patches": self.patches, "goal": self.kind, "confidence": self.confidence}
 
     def rows(self, seen: "Seen", numerical_margin: float) -> dict[str, Tensor]:
-        """(N,) by name: `predicted` (−1 is the alarm), `certified`, `passes` and more, from what was seen."""
+        """(N,) by name: `predicted` (−1 is the alarm), `certified`, `passes` and more, from what was seen.
+
+        And `dissenting`, (N, M) bool, the windows that dissent.
+        """
         rows = {name: torch.tensor([getattr(verdict, name) for verdict in seen.verdicts]) for name in OF_VERDICTS}
         rows["passes"] += seen.whole is not None
-        rows["dissenting"] = torch.tensor([len(verdict.dissenting) for verdict in seen.verdicts])
+        rows["dissenting"] = torch.stack([verdict.dissenting for verdict in seen.verdicts])
         if self.kind == RECOVER:
             return rows
         if not self.by_alarms:  # every pair of windows was asked for unless some answers differ

@@ -4,6 +4,7 @@ Xiang, Mahloujifar and Mittal, USENIX Security 2022. Nothing of the network is r
 """
 
 from collections.abc import Generator, Iterator, Sequence
+from typing import Literal, overload
 
 import torch
 from numpy.typing import ArrayLike
@@ -42,24 +43,23 @@ class WindowMaskedClassifier(nn.Module):
         """The engine as results name it: folded or dense, see `PlainNetwork`."""
         return getattr(self.network, "engine_name", "dense")
 
-    def predict(self, images: Tensor | ArrayLike) -> Tensor:
+    @overload
+    def predict(self, images: Tensor | ArrayLike, *, where: Literal[False] = False) -> Tensor: ...
+    @overload
+    def predict(self, images: Tensor | ArrayLike, *, where: Literal[True]) -> tuple[Tensor, Tensor]: ...
+    def predict(self, images: Tensor | ArrayLike, *, where: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """The predictions of the two rounds, (N,) int64. If all windows agree, an image takes M passes.
+
+        Args:
+            where: whether to return the windows that dissent as well, (N, M) bool: hiding one of them gives another
+                class than hiding most windows. They hint at where an image was tampered with. They are no certificate.
 
         Raises:
             ValueError: the images have another shape or type, or pixels outside [0, 1]; or the network rejects them.
         """
-        found = self.verdicts(images, numerical_margin=0.0, certify=False)
-        return torch.tensor([verdict.predicted for verdict in found])
-
-    def where(self, images: Tensor | ArrayLike) -> Tensor:
-        """The dissenting windows, (N, M) bool. Hiding one gives another class than hiding most others.
-
-        They hint at where an image was tampered with. They are no certificate.
-        """
-        found = torch.zeros(len(images), self.windows.count, dtype=torch.bool)
-        for row, verdict in zip(found, self.verdicts(images, numerical_margin=0.0, certify=False), strict=True):
-            row[verdict.dissenting] = True
-        return found
+        found = list(self.verdicts(images, numerical_margin=0.0, certify=False))
+        predicted = torch.tensor([verdict.predicted for verdict in found])
+        return (predicted, torch.stack([verdict.dissenting for verdict in found])) if where else predicted
 
     def weak_spots(self, images: Tensor | ArrayLike, patch: Patch | None = None) -> Tensor:
         """For each place of the patch, the lead of the answer in logits, (N, rows, columns).

@@ -1,7 +1,6 @@
 """Attacking a network that somebody pretrained, as it is, under hidden windows, as options describe it."""
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,6 +23,7 @@ from patchcert.errors import BrokenCertificateError, called
 from patchcert.experiments import summaries
 from patchcert.experiments.attacking import add_climbing
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, write_and_print
+from patchcert.experiments.hints import Hints, hint_columns
 from patchcert.experiments.masking import settle_numerical_margin
 from patchcert.experiments.pretrained import add_pretrained, fold, pretrained, refuse_compiling
 from patchcert.experiments.setting import ANY, precision, set_up
@@ -32,8 +32,6 @@ from patchcert.files import what_fits
 from patchcert.journal import Journal
 from patchcert.option_values import alarm_threshold, one_patch_size, positive_int
 from patchcert.progress import progress_bar
-
-HINT = "this hints at where the patch is, but it is no certificate"
 
 
 def windows_attack_parser(description: str) -> Parser:
@@ -70,29 +68,6 @@ def windows_attack_parser(description: str) -> Parser:
         "image gets another class than the whole image, with a confidence above τ",
     )
     return parser
-
-
-@dataclass(frozen=True)
-class Hints:
-    """How often windows that dissent show where the patch is.
-
-    Attributes:
-        attacked: images with a patch: for each image that was right, the one that flipped, or came nearest to it.
-        dissenting: of these, how many are answered otherwise without some window than without most.
-        covering: of these, on how many one of the windows that dissent covers the patch.
-    """
-
-    attacked: int
-    dissenting: int
-    covering: int
-
-    def lines(self) -> list[str]:
-        """What there is to say."""
-        found = f"on {self.dissenting} of {self.attacked} attacked images some windows dissent"
-        return [f"{found}, and on {self.covering} of them one of these covers the patch: {HINT}"]
-
-    def as_json(self) -> dict:
-        return {"where": vars(self)}
 
 
 def attack_windows(options: argparse.Namespace) -> None:
@@ -163,13 +138,13 @@ class _Run:
             none = torch.full((1,), -1)
             row |= {"flipped": none > 0, "predicted_after": row["predicted"]}
             row |= dict.fromkeys(("row", "column", "restart"), none)
-            row |= {"attacked": none > 0, "dissenting": torch.zeros_like(none), "dissent_covers": none > 0}
+            nowhere = torch.zeros(1, self.classifier.windows.count, dtype=torch.bool)
+            row |= {"attacked": none > 0} | hint_columns(nowhere, self.covering, none)
             if int(row["predicted"]) != label:
                 return {"row": row, "flipped": {}}
             attempt = self.attack(image[0], label, index, asked)
-            dissenting = self.classifier.where(attempt.image[None])[0]
-        row["attacked"], row["dissenting"] = none < 0, dissenting.sum()[None]
-        row["dissent_covers"] = (dissenting & self.covering[:, attempt.place]).any()[None]
+            _, dissenting = self.classifier.predict(attempt.image[None], where=True)
+        row |= {"attacked": none < 0} | hint_columns(dissenting, self.covering, torch.tensor([attempt.place]))
         if not attempt.flipped:
             return {"row": row, "flipped": {}}
         top, left, _, _ = self.threat.rectangle(attempt.place)
@@ -219,7 +194,7 @@ def _report(
     counts = results.AttackCounts(len(dataset), int(right.sum()), int(held.sum()), None, int(attacked.sum()))
     question = {"numerical_margin": options.numerical_margin, "windows": str(windows), "goal": options.goal}
     question["confidence"] = options.confidence if options.goal == ALERT else None
-    hints = Hints(*(int((columns[name] > 0).sum()) for name in ("attacked", "dissenting", "dissent_covers")))
+    hints = Hints.of(columns["attacked"], columns)
     about = summaries.of_window_attack(options, len(dataset), windows, threat)
     write_and_print(options, about, dataset, [(question, counts)], [columns], seconds, arithmetic, hints)
 

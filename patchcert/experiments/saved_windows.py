@@ -135,7 +135,7 @@ def _seen(answers: list[Answers], family: Family, numerical_margin: float) -> tu
 def _of_prediction(count: int, known: Answers) -> WindowVerdict:
     """That of an image about which too little is known to certify it; no class where its prediction is not known."""
     verdict = from_known(count, known, 0.0, certify=False)
-    return verdict or WindowVerdict(ALARM, 0.0, 0, [], known[:count])
+    return verdict or WindowVerdict(ALARM, 0.0, 0, known[:count])
 
 
 def _rows(goal: Goal, seen: Seen, undecided: Tensor, incomplete: Tensor, numerical_margin: float) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.classifiers import weak_spots
 from patchcert.experiments import summaries
 from patchcert.experiments.reporting import Subject
-from patchcert.masking.answers import UNASKED, Answers
+from patchcert.masking.answers import UNASKED, Answers, dissenting
 from patchcert.masking.noted import pairs_of
 from patchcert.reports.exhibits import Rectangle, Views, Windowed
 from patchcert.votes.saved_answers import Family, SavedAnswers
@@ -80,10 +80,10 @@ def seen(windows: HiddenWindows, known: Answers, predicted: int, said: list[tupl
     usual = int(singles.bincount().argmax())
     leads = weak_spots.leads_of(known, predicted if predicted >= 0 else usual)
     of_windows = weak_spots.least_of_windows(windows.count, leads)
-    dissenting = [_rectangle(windows, window) for window in (singles != usual).nonzero().flatten().tolist()]
+    dissenters = [_rectangle(windows, window) for window in dissenting(singles).nonzero().flatten().tolist()]
     weakest = [_rectangle(windows, window) for window in pairs[leads.argmin()].unique().tolist()]
     asked = int((known.classes != UNASKED).sum())
-    return Windowed(of_windows.tolist(), [] if dissenting else weakest, dissenting, asked, len(known), said)
+    return Windowed(of_windows.tolist(), [] if dissenters else weakest, dissenters, asked, len(known), said)
 
 
 def _rectangle(windows: HiddenWindows, window: int) -> Rectangle:

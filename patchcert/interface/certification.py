@@ -22,6 +22,7 @@ class Answer:
         certificate: the kind of certificate: "margin", "exact", "masking" or "intervals".
         question: everything that was asked, as in the JSON of `--output`.
         verdicts: tensors (N,) on the CPU by name, as in the rows of `--per_image`; always `predicted` and `certified`.
+            With hidden windows also `dissenting`, (N, M) bool, the windows that hint at where an image was changed.
         labels: (N,) int64, on the CPU; None if there were none.
     """
 
@@ -144,8 +145,9 @@ class Certification:
         columns = {"index": range(len(self.answers[0].predicted))}
         known = {} if self.labels is None else {"label": self.labels.numpy()}
         tables = [
-            pandas.DataFrame(answer.question | columns | known | {n: v.numpy() for n, v in answer.verdicts.items()})
+            pandas.DataFrame(answer.question | columns | known | verdicts)
             for answer in self.answers
+            for verdicts in [{name: results.entries(column) for name, column in answer.verdicts.items()}]
         ]
         return pandas.concat(tables, ignore_index=True)
 

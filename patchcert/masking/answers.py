@@ -79,3 +79,8 @@ class Answers:
 
     def cpu(self) -> Self:
         return type(self)(*(tensor.cpu() for tensor in vars(self).values()))
+
+
+def dissenting(classes: Tensor) -> Tensor:
+    """(M,) bool: which of the `classes` (M,) int64 differ from the most frequent one, the lowest among equals."""
+    return classes != classes.bincount().argmax()

@@ -14,6 +14,7 @@ from torch import Tensor
 from patchcert.ablations.ablation import Ablation
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.errors import UsageError
+from patchcert.masking.answers import dissenting
 from patchcert.masking.any_shape import ShapesMasking
 from patchcert.masking.double_masking import (
     TEMPERATURE,
@@ -79,6 +80,15 @@ class WindowMasking(DoubleMasking):
     def first_round(self, bands: list[Tensor], singles: Tensor) -> Tensor:
         """(N, P, K): what each place leaves, from the sums `of_bands` and the scores (N, k², K) without one window."""
         return singles
+
+    def dissenting(self, first: Tensor) -> Tensor:
+        """(N, k²) bool: the windows at places that dissent in the `first_round` (N, P, K).
+
+        They hint at where an image was tampered with. They are no certificate.
+        """
+        places = torch.stack([dissenting(classes) for classes in first.argmax(dim=2)])
+        counts = places.new_zeros(len(places), self.side**2, dtype=torch.int64)
+        return counts.index_add(1, self.window_at, places.long()) > 0
 
     def bands_ahead(self, winner: Tensor, bands: list[Tensor]) -> Tensor | float:
         """(N, k², k², K): how far the `winner` (N,) is ahead in bands at the worst places of two windows each."""

@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from patchcert.masking.answers import Answers
+from patchcert.masking.answers import Answers, dissenting
 
 AT_ONCE = 4
 """Pairs of windows that an image asks for before it looks at the answers."""
@@ -32,8 +32,6 @@ class WindowVerdict:
         predicted: the class.
         lead: the least lead of the prediction that was seen; where the image was left early, the worst is at most that.
         passes: of the network.
-        dissenting: windows without which the answer is another than most; where they lie, the image may have been
-            tampered with. A hint and no certificate.
         singles: the answers without one window, from which alarms follow, too.
         certified: whether every pair of windows gives the prediction, by a lead above the numerical margin.
         left_early: whether some pair was not asked for.
@@ -44,12 +42,19 @@ class WindowVerdict:
     predicted: int
     lead: float
     passes: int
-    dissenting: list[int]
     singles: Answers
     certified: bool = False
     left_early: bool = True
     within_margin: bool = False
     answers: Answers | None = None
+
+    @property
+    def dissenting(self) -> Tensor:
+        """(M,) bool: windows without which the answer is another than without most.
+
+        Where they lie, the image may have been tampered with. A hint and no certificate.
+        """
+        return dissenting(self.singles.classes)
 
 
 Heard = TypeVar("Heard", Answers, Tensor)
@@ -72,8 +77,8 @@ def two_rounds(windows: int, numerical_margin: float, certify: bool = True, know
     passes = windows
     predicted = int(singles.classes.bincount().argmax())
     hardest_first = singles.leads.argsort(stable=True)
-    dissenting = (singles.classes != predicted).nonzero().flatten().tolist()
-    for window in dissenting:
+    dissenters = dissenting(singles.classes).nonzero().flatten().tolist()
+    for window in dissenters:
         others, own = hardest_first[hardest_first != window], int(singles.classes[window])
         for some in _in_parts(others, known[window, others]):
             found = yield torch.stack([torch.full_like(some, window), some], dim=1)
@@ -83,12 +88,12 @@ def two_rounds(windows: int, numerical_margin: float, certify: bool = True, know
         else:
             predicted = own  # no window of another answer is confirmed as well: without both there is one answer
             break
-    if dissenting:
+    if dissenters:
         lead = float(-singles.leads[singles.classes != predicted].amax())
-        return WindowVerdict(predicted, lead, passes, dissenting, singles)
+        return WindowVerdict(predicted, lead, passes, singles)
     lead = float(singles.leads.amin())
     if not certify:
-        return WindowVerdict(predicted, lead, passes, [], singles)
+        return WindowVerdict(predicted, lead, passes, singles)
     every = _pairs_hardest_first(singles.leads)
     for pairs in _in_parts(every, known[*every.T]):
         found = yield pairs
@@ -96,10 +101,10 @@ def two_rounds(windows: int, numerical_margin: float, certify: bool = True, know
         others = found.classes != predicted
         if others.any():
             lead = float(-found.leads[others].amax())
-            return WindowVerdict(predicted, lead, passes, [], singles)
+            return WindowVerdict(predicted, lead, passes, singles)
         lead = min(lead, float(found.leads.amin()))
     certified = lead > numerical_margin
-    return WindowVerdict(predicted, lead, passes, [], singles, certified, False, not certified)
+    return WindowVerdict(predicted, lead, passes, singles, certified, False, not certified)
 
 
 def _in_parts(questions: Tensor, known: Tensor) -> Iterator[Tensor]:
