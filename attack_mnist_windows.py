@@ -6,6 +6,10 @@
 The attack is projected gradient ascent with signed steps. Each of many restarts puts the patch at a new place (Levine
 and Feizi, NeurIPS 2020). The two-round prediction decides which images count as flipped. The script stops with exit
 code 3 if the attack flips a certified answer.
+
+The script also counts the flipped images on which a dissenter covers the patch. A window is a dissenter if hiding it
+makes the network give another class than hiding most other windows. Dissenters hint at where an image was tampered
+with. They are no certificate.
 """
 
 from patchcert import (

@@ -14,6 +14,7 @@ from patchcert.data import named, splits
 from patchcert.data.folders import load_folder
 from patchcert.engines.columns import LinesNetwork
 from patchcert.engines.joint import JointNetwork
+from patchcert.experiments import attacking
 from patchcert.masking.linked import LinkedMasking, masking_of
 from patchcert.masking.margins import Margin
 from patchcert.patch import Patch
@@ -53,6 +54,12 @@ def test_training_keeps_what_certifying_needs(folder):
     assert content["about"]["network"] == {"name": "pooled"} and content["settings"]["tries"] == 3
 
 
+def dissenting_by_hand(answers):
+    """The numbers of those without which the answer is another than without most."""
+    most = max(sorted(set(answers)), key=answers.count)
+    return " ".join(str(number) for number, answer in enumerate(answers) if answer != most)
+
+
 @pytest.mark.parametrize("arithmetic", [[], ["--amp"]])
 def test_certifying_counts_what_the_definition_gives(folder, arithmetic):
     written = ["--output", "run.json", "--per_image", "run.csv", "--numerical_margin", 0.1]
@@ -71,6 +78,7 @@ def test_certifying_counts_what_the_definition_gives(folder, arithmetic):
         table = torch.stack([torch.stack([scores[pairs.index({i, j})] for j in range(9)]) for i in range(9)])
         predicted = two_rounds_by_hand(table)
         assert int(row["predicted"]) == predicted
+        assert row["dissenting"] == dissenting_by_hand(table.argmax(dim=2).diagonal().tolist())
         leads = scores[:, [predicted]] - scores
         leads[:, predicted] = torch.inf
         needed = 0.1 + RELATIVE_MARGINS["bfloat16" if arithmetic else "float32"] * scores.abs().amax(dim=1)
@@ -90,7 +98,7 @@ def counts_and_rows(folder):
     entries = json.loads((folder / "saved.json").read_text())["results"]
     rows = list(csv.DictReader((folder / "saved.csv").open()))
     return [[entry.get(name) for name in names] for entry in entries], [
-        (row["index"], row["predicted"], row["certified"]) for row in rows
+        (row["index"], row["predicted"], row["certified"], row["dissenting"]) for row in rows
     ]
 
 
@@ -128,6 +136,54 @@ def test_attacks_flip_nothing_that_is_certified(folder):
     for count in ("total", "correct", "certified_correct"):
         assert certified[count] == attacked[count]
     assert attacked["certified_correct"] <= attacked["attacked_correct"]
+
+
+HINTS = ("dissenting", "dissent_covers")
+
+
+LINEAR = """
+import torch
+from torch import nn
+
+def network():
+    torch.manual_seed(0)
+    linear = nn.Linear(6 * 16 * 16, 3)
+    for colour, weights in enumerate(linear.weight.data.view(3, 6, 256)):
+        weights[colour] += 0.005
+    return nn.Sequential(nn.Flatten(), linear).eval()
+"""
+
+
+def test_attacks_count_on_how_many_images_a_window_that_dissents_covers_the_patch(
+    tmp_path, let_import, monkeypatch, capsys
+):
+    let_import(tmp_path, "linear", LINEAR)
+    write_pictures(tmp_path / "small" / "test", ("cat", "dog", "eel"), 8, size=16)
+    runs, columns_of = [], attacking._attack_columns
+    monkeypatch.setattr(attacking, "_attack_columns", lambda clean, run: runs.append(run) or columns_of(clean, run))
+    attack = ["--model", "linear:network", "--ablation", "window_pairs:8x3", "--size_of_attack", "4x5", "--skip", 1]
+    effort = ["--all", "--steps", 6, "--step_size", 0.3, "--randomizations", 6]
+    succeed("attack_masked.py", *PICTURES, *attack, *effort, *WRITE, folder=tmp_path)
+    record, rows = (
+        json.loads((tmp_path / "saved.json").read_text()),
+        list(csv.DictReader((tmp_path / "saved.csv").open())),
+    )
+    (run,), windows = runs, oracle.windows(16, 16, 8, 3)
+    shown = [oracle.rectangle(0, 0, 16, 16) - window for window in windows]
+    flipped = [row for row in rows if row["flipped"] == "True"]
+    for row, image in zip(flipped, run.findings.images[run.findings.flipped], strict=True):
+        with torch.no_grad():
+            answers = run.classifier.network(oracle.encoded(image, shown)).argmax(dim=1).tolist()
+        assert row["dissenting"] == dissenting_by_hand(answers)
+        patch = oracle.rectangle(int(row["row"]), int(row["column"]), 4, 5)
+        covers = [patch <= windows[int(number)] for number in row["dissenting"].split()]
+        assert (row["dissent_covers"] == "True") == any(covers)
+    assert all(not row["dissenting"] and row["dissent_covers"] == "False" for row in rows if row not in flipped)
+    dissenting, covering = (sum(row[name] not in ("", "False") for row in rows) for name in HINTS)
+    assert record["where"] == {"attacked": len(flipped), "dissenting": dissenting, "covering": covering}
+    assert 0 < covering < dissenting
+    said = f"left a patch in {len(flipped)} images; on {dissenting} of them some windows dissent, and on {covering} one"
+    assert said in capsys.readouterr().out
 
 
 def test_training_goes_on_with_the_hardest_of_some_copies(folder):
@@ -206,6 +262,7 @@ def test_bands_and_windows_are_certified_and_attacked_together(folder, capsys):
     attacked = json.loads((folder / "attacked.json").read_text())
     for count in ("total", "correct", "certified_correct"):
         assert attacked[count] == record[count]
+    assert attacked["where"]["attacked"] == attacked["correct"] - attacked["attacked_correct"]
 
 
 def test_coarse_windows_are_hidden_first_and_mirror_images_asked(folder, capsys):

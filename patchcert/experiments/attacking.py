@@ -24,6 +24,7 @@ from patchcert.errors import BrokenCertificateError, Note, UsageError, WriteErro
 from patchcert.experiments import reporting, summaries
 from patchcert.experiments.any_network import arithmetic_of, manner_of, margin_of_votes
 from patchcert.experiments.evaluation import evaluation_parser, journal_of, prepare, write_and_print
+from patchcert.experiments.hints import Hints, hint_columns
 from patchcert.experiments.masking import add_numerical_margin, settle_numerical_margin
 from patchcert.experiments.setting import set_up
 from patchcert.files import what_fits
@@ -267,7 +268,9 @@ def _report_attack(
     seconds: float,
     arithmetic: dict,
 ) -> None:
-    columns = {name: distributed.merge(part, len(dataset)) for name, part in _attack_columns(clean, run).items()}
+    own = _attack_columns(clean, run)
+    own |= _hints(options, run, own["flipped"])
+    columns = {name: distributed.merge(part, len(dataset)) for name, part in own.items()}
     subject = _subject(options, dataset, clean, run, columns) if options.report else None
     if not distributed.is_first():
         return
@@ -282,7 +285,8 @@ def _report_attack(
     )
     question = {name: getattr(options, name) for name in ("numerical_margin",) if name in options}
     answers = [(question, counts)]
-    write_and_print(options, about, dataset, answers, [columns], seconds, arithmetic, subject=lambda _: subject)
+    hints = Hints.of(columns["flipped"], columns) if "dissenting" in columns else None
+    write_and_print(options, about, dataset, answers, [columns], seconds, arithmetic, hints, lambda _: subject)
 
 
 def _subject(
@@ -339,6 +343,20 @@ def _report_pictures(options: argparse.Namespace, run: Attack) -> None:
     counts = [int(distributed.total(chosen.sum())) for chosen in (flipped, still_wrong)]
     if distributed.is_first() and counts[0]:
         messages.print_pictures(options.save_images, *counts)
+
+
+def _hints(options: argparse.Namespace, run: Attack, flipped: Tensor) -> dict[str, Tensor]:
+    """More columns of the table per image, if copies hide windows: which dissent on the `flipped` (N,) images."""
+    classifier, found = run.classifier, run.findings
+    windows = classifier.windows if isinstance(classifier, MaskedClassifier) else None
+    if windows is None:
+        return {}
+    dissenting = flipped.new_zeros(len(flipped), windows.count)
+    places = torch.zeros_like(flipped, dtype=torch.int64)
+    if flipped.any():
+        _, dissenting[flipped] = classifier.predict(found.images[found.flipped], options.batch_size, where=True)
+        places[flipped] = found.place[found.flipped]
+    return hint_columns(dissenting, windows.covering(run.threat.patch).flatten(1), places)
 
 
 def _attack_columns(clean: Clean, run: Attack) -> dict[str, Tensor]:
