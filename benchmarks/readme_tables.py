@@ -129,7 +129,9 @@ def pretrained() -> Table:
         "Lite0, 1 %": "imagenet_lite0_1",
         "Lite0, 2 %": "imagenet_lite0_2",
         "Lite0, 3 %": "imagenet_lite0_3",
+        "Lite0, 1 %, 3 × 3 windows": "imagenet_lite0_1_k3",
         "Lite0, 2 %, 3 × 3 windows": "imagenet_lite0_2_k3",
+        "Lite0, 3 %, 3 × 3 windows": "imagenet_lite0_3_k3",
         "Lite2, 2 %": "imagenet_lite2_2",
     }
     found = [read(name)["results"] for name in results.values()]
