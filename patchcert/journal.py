@@ -31,7 +31,7 @@ from patchcert.cli import configuration
 from patchcert.errors import UsageError
 from patchcert.version import VERSION
 
-MAGIC = b"patchcert journal 2\n"
+MAGIC = b"patchcert journal 3\n"
 
 EVERY = 5.0
 """Seconds from one writing to the next: so much of finished work may be lost, and so seldom it costs nothing."""

@@ -239,6 +239,15 @@ def test_a_file_of_somebody_else_stays(folder, stop, capsys):
     (folder / "run.json.partial").unlink()
 
 
+def test_what_a_version_left_whose_pieces_hold_something_else_is_refused(folder, stop, capsys):
+    left = b"patchcert journal 2\n"  # whose windows that dissent are counted, not named
+    (folder / "run.json.partial").write_bytes(left)
+    assert stop.run(*PLAIN, folder=folder) == (2, 0)
+    assert "run.json.partial is not what an interrupted run of this version leaves" in capsys.readouterr().err
+    assert (folder / "run.json.partial").read_bytes() == left
+    (folder / "run.json.partial").unlink()
+
+
 def test_the_same_run_twice_at_once_is_refused(folder, stop, interrupted, capsys):
     code = "import fcntl; f = open('run.json.partial', 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
