@@ -25,12 +25,12 @@ class Share:
     percent: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.percent, Real) or not 0 < self.percent < 100:
+        if isinstance(self.percent, bool) or not isinstance(self.percent, Real) or not 0 < self.percent < 100:
             raise UsageError("percent", self.percent, "expected a share above 0 % and below 100 %, such as 2")
 
     @property
     def size(self) -> str:
-        return f"{self.percent:g}%"
+        return f"{self.percent:.15g}%"  # so that a file that is read gives the same square
 
     def __str__(self) -> str:
         return self.size
@@ -76,7 +76,7 @@ def shapes(size: PatchSize, height: int, width: int) -> list[Patch]:
     if isinstance(size, Patch):
         return [size]
     if isinstance(size, Share):
-        side = math.ceil(math.sqrt(round(size.percent * height * width / 100, 6)))
+        side = max(1, math.ceil(math.sqrt(round(size.percent * height * width / 100, 6))))
         return [Patch(side, side)]
     return largest([Patch(rows, min(size.pixels // rows, width)) for rows in range(1, min(size.pixels, height) + 1)])
 

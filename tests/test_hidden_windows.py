@@ -13,6 +13,7 @@ from patchcert.errors import UsageError
 from patchcert.masking.alarms import ALARM, Alarms
 from patchcert.masking.answers import Answers
 from patchcert.masking.questions import WindowVerdict, ask_all, two_rounds
+from patchcert.option_values import patch_sizes
 from patchcert.patch import Patch
 from patchcert.patch_sizes import Area, Share, shapes
 from tests import oracle
@@ -98,7 +99,7 @@ def test_shares_of_the_pixels_are_those_of_papers(percent, side):
     assert shapes(Share(percent), 224, 224) == [Patch(side, side)]
 
 
-@pytest.mark.parametrize("percent", [0, -1, 100, float("nan"), "2"])
+@pytest.mark.parametrize("percent", [0, -1, 100, float("nan"), "2", True])
 def test_what_is_no_share_is_refused(percent):
     with pytest.raises(UsageError, match=f"percent {percent}: expected a share above 0 % and below 100 %"):
         Share(percent)
@@ -106,6 +107,16 @@ def test_what_is_no_share_is_refused(percent):
 
 def test_a_share_that_is_a_whole_square_is_not_rounded_up():
     assert shapes(Share(6.25), 32, 32) == [Patch(8, 8)] and shapes(Share(1), 200, 200) == [Patch(20, 20)]
+
+
+def test_the_smallest_share_is_a_pixel():
+    assert shapes(Share(1e-9), 28, 28) == [Patch(1)]
+
+
+def test_a_share_is_written_so_that_reading_it_gives_the_same_square():
+    share = Share(2.0408163)  # a little less than 32 × 32 of 224 × 224 pixels; rounded to 2.04082, it is more
+    (found,) = patch_sizes(share.size)
+    assert shapes(found, 224, 224) == shapes(share, 224, 224) == [Patch(32)]
 
 
 def test_every_shape_of_an_area_is_held():
