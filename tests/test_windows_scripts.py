@@ -124,8 +124,21 @@ def test_everything_is_asked_for_where_it_is_wished(folder):
         assert (saved["counts"] == 1 + 45).all() and saved["rectangles"].tolist()[1] == [0, 8, 4, 12]
     succeed("certify_votes.py", "--votes", "windows.npz", *WRITE, folder=folder)
     recovered = counts_and_rows(folder)
-    succeed(CERTIFY, *PICTURES, "--all", "--checkpoint", NAME, *WRITE, folder=folder)
+    succeed(CERTIFY, *PICTURES, "--all", "--checkpoint", NAME, *SAVE, folder=folder)
     assert counts_and_rows(folder) == recovered
+
+
+def test_a_report_shows_the_windows_of_saved_answers(folder):
+    for asked, said in (["--patches", 1], "recovery"), (["--goal", "alert", "--patches", 2], "alarms, strict"):
+        succeed(CERTIFY, *PICTURES, "--all", "--checkpoint", NAME, *asked, *SAVE, folder=folder)
+        succeed("report.py", "saved.json", "--out", "page", folder=folder)
+        (run,) = json.loads((folder / "page" / "report.json").read_text())["runs"]
+        shown = {image["index"]: image["windows"] for image in run["galleries"][0]["images"]}
+        assert len(shown) == 9
+        for row in csv.DictReader((folder / "saved.csv").open()):
+            windows = shown[int(row["index"])]
+            assert windows["said"] == [[said, int(row["predicted"]), row["certified"] == "True"]]
+            assert len(windows["dissenting"]) == len(row["dissenting"].split())
 
 
 def test_attacks_flip_nothing_that_is_certified(folder):

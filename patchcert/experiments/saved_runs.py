@@ -58,7 +58,7 @@ def _galleries(path: Path, record: dict, most: int) -> list[Gallery]:
     classes = reporting.class_names(config.get("config_of_votes", config))
     votes = _found(path, config.get("votes") or config.get("save_votes"))
     if record["kind"] == "certify" and votes:
-        of_file = _of_windows if "windows" in answers[0] else _of_votes
+        of_file = _of_votes if "threshold" in answers[0] else _of_windows
         return [of_file(votes, record, classes, most)]
     table = _found(path, config.get("per_image"))
     if table is None:

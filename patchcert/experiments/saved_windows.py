@@ -62,6 +62,7 @@ def certify_saved_windows(options: argparse.Namespace, saved: SavedAnswers) -> N
 
 def gallery(saved: SavedAnswers, answers: list[dict], classes: list[str], most: int) -> Gallery:
     """The gallery of a result, of whose `answers` it has those that saved answers give."""
+    answers = [Goal().as_json() | answer for answer in answers]  # where nobody asked for alarms, some say no goal
     goals = [Goal(answer["goal"], answer["confidence"], answer["patches"]) for answer in answers]
     sizes = [patch_sizes(str(answer["size_to_certify"]))[0] for answer in answers]
     questions = [Asked(size, goal) for size, goal in zip(sizes, goals, strict=True)]
