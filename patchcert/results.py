@@ -7,6 +7,7 @@ import platform
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -287,8 +288,9 @@ def write_json(content: dict, path: Path) -> None:
 
 
 def write_csv(rows: list[dict], path: Path) -> None:
+    """Write a column for each name that some row has; empty where a row has none, as alarms by confidence no lead."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(chain.from_iterable(rows))))
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(path, lambda file: file.write(text.getvalue().encode()))

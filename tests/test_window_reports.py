@@ -90,6 +90,16 @@ def test_rows_alone_give_a_page_of_areas_and_alarms(folder):  # noqa: F811
     assert all("windows" not in image for image in rows["images"])
 
 
+def test_rows_of_which_only_some_have_leads_give_a_page(folder):  # noqa: F811
+    asked = ("--patches", 2, "--goal", "alert", "--confidence", "0.5,strict")
+    succeed(SCRIPT, *COMMAND[:4], *asked, "--output", "run.json", "--per_image", "run.csv", folder=folder)
+    with (folder / "run.csv").open() as file:
+        assert {(row["confidence"], bool(row["lead"])) for row in csv.DictReader(file)} == {("0.5", False), ("", True)}
+    succeed("report.py", "run.json", "--out", "page", folder=folder)
+    gallery, _ = gallery_in(folder / "page")
+    assert ", alarms, " in gallery["about"] and len(gallery["images"]) == 12
+
+
 def test_an_attack_that_is_left_as_files_gives_a_page(folder):  # noqa: F811
     """Without pictures, which only the network's own transform makes."""
     attack = (*ATTACK, "--size_of_attack", "2%", "--output", "run.json", "--per_image", "run.csv")

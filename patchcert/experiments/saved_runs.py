@@ -201,7 +201,7 @@ def _column(name: str, texts: list[str]) -> Tensor | None:
     if name in NUMBERS:
         return torch.tensor([int(text) for text in texts])
     if name == "lead":
-        return torch.tensor([float(text) for text in texts], dtype=torch.float64)
+        return torch.tensor([float(text or "nan") for text in texts], dtype=torch.float64)  # not all answers have one
     if name == "flipped" or name.startswith("certified"):
         return torch.tensor([{"True": True, "False": False}[text] for text in texts])
     return None
