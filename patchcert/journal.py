@@ -97,14 +97,17 @@ class Journal:
 
     @classmethod
     def of_run(cls, options: argparse.Namespace, **contents: str) -> Self:
-        """That of a script's run, beside its `--output` if it has one. The program is known by the user's own modules.
+        """That of a script's run, beside its `--output` if it has one.
+
+        The program is known by patchcert's code and the user's own modules.
 
         Args:
             contents: fingerprints of what the run reads. Of files and folders it only matters whether they are named.
         """
         given = {name: "given" for name, value in vars(options).items() if isinstance(value, Path)}
         plain = {name: value for name, value in (configuration(options) | given).items() if name not in CHANGE_NOTHING}
-        versions = {"processes": distributed.world(), "patchcert": VERSION, "torch": torch.__version__}
+        versions = {"processes": distributed.world(), "torch": torch.__version__}
+        versions["patchcert"] = f"{VERSION} ({program.own_code()[:16]})"
         versions |= {"pillow": PIL.__version__, "torchvision": torchvision.__version__}  # which make pixels of files
         modules = {f"module {name}": digest[:16] for name, digest in program.own_modules().items()}
         settings = {"script": plain.pop("script"), **dict(_flat("--", plain)), **contents, **versions, **modules}

@@ -1,4 +1,4 @@
-"""Which program this is, beside patchcert: the script and the modules of the user's own that were imported."""
+"""Which program this is: patchcert's own code, the script, and the modules of the user's own that were imported."""
 
 import hashlib
 import os
@@ -9,9 +9,17 @@ from pathlib import Path
 INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 """Parts of the paths of what has been installed; what it is its version says."""
 
-OF_OTHERS = tuple(
-    f"{folder}{os.sep}" for folder in (*map(sysconfig.get_path, ("stdlib", "platstdlib")), Path(__file__).parent)
-)
+PACKAGE = Path(__file__).parent
+
+OF_OTHERS = tuple(f"{folder}{os.sep}" for folder in (*map(sysconfig.get_path, ("stdlib", "platstdlib")), PACKAGE))
+
+
+def own_code() -> str:
+    """SHA-256 of patchcert's modules, for a version number says nothing of changes in a clone."""
+    found = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        found.update(f"{path.relative_to(PACKAGE).as_posix()}\n".encode() + path.read_bytes())
+    return found.hexdigest()
 
 
 def own_modules() -> dict[str, str]:

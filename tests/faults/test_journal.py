@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from patchcert import arithmetic, checkpoint, journal, stopping
+from patchcert import arithmetic, checkpoint, journal, program, stopping
 from patchcert.errors import UsageError
 from patchcert.intervals import config_files
 from patchcert.intervals.networks import build
@@ -220,6 +220,17 @@ def test_other_weights_under_the_same_name_are_refused(folder, stop, interrupted
     finally:
         save_random_network(folder)
     assert "run.json.partial is of an interrupted run with weights " in capsys.readouterr().err
+
+
+def test_other_code_of_patchcert_is_refused(folder, stop, interrupted, tmp_path, monkeypatch, capsys):
+    """A clone in which something was pulled or mended has the same version."""
+    package = tmp_path / "patchcert"
+    shutil.copytree(program.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(program, "PACKAGE", package)
+    with (package / "masking" / "margins.py").open("a") as file:
+        file.write("# mended\n")
+    assert stop.run(*PLAIN, folder=folder) == (2, 0)
+    assert "run.json.partial is of an interrupted run with patchcert " in capsys.readouterr().err
 
 
 def test_what_changes_no_result_may_differ(folder, stop, interrupted):
