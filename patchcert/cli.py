@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
 
-from patchcert import distributed, messages, progress, stopping
+from patchcert import allocator, distributed, messages, progress, stopping
 from patchcert.errors import BrokenCertificateError, Note, UsageError, WriteError, one_line
 from patchcert.option_values import output_file
 from patchcert.patch_sizes import PatchSize
@@ -113,6 +113,7 @@ def run(main: Callable[[], None]) -> None:
     Where nobody reads the output any more it ends without a word, with exit code `NOBODY_READS`. The signals that ask
     for the end (`stopping.ENDING`) end it in order, with exit code 128 + their number.
     """
+    allocator.keep_freed_memory()
     progress.be_quiet("--quiet" in sys.argv)
     try:
         try:

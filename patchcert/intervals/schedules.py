@@ -33,5 +33,5 @@ def lr_factor(training: Training, epoch: int) -> float:
 def optimizer_of(parameters: Iterable[nn.Parameter], training: Training) -> torch.optim.Optimizer:
     """Adam, or SGD with Nesterov momentum 0.9."""
     if training.optimizer == "adam":
-        return torch.optim.Adam(parameters, training.lr, weight_decay=training.weight_decay)
+        return torch.optim.Adam(parameters, training.lr, weight_decay=training.weight_decay, fused=True)
     return torch.optim.SGD(parameters, training.lr, momentum=0.9, weight_decay=training.weight_decay, nesterov=True)
