@@ -60,6 +60,7 @@ class Training:
 
     Attributes:
         schedule_start, schedule_length: ε is 0 before the first and grows for the second, epochs.
+        schedule_shape: linear, or exponential: then ε grows by the same factor in each epoch.
         lr_decay_step, lr_decay_factor: epochs between decays and the factor, from the end of the ε schedule on.
         augmentations: names in `augmentation.AUGMENTATIONS`.
     """
@@ -77,6 +78,7 @@ class Training:
     epsilon: float
     schedule_start: int
     schedule_length: int
+    schedule_shape: str = "linear"
     augmentations: tuple[str, ...] = ()
 
 
@@ -156,6 +158,8 @@ class Config:
         training = asdict(self.training_params)
         method = {f"training_params:method_params:{key}": value for key, value in training.pop("method_params").items()}
         del training["epochs"]
+        if training["schedule_shape"] == "linear":  # checkpoints from before there were others do not say so
+            del training["schedule_shape"]
         return used | {f"training_params:{key}": value for key, value in training.items()} | method
 
     def chosen(self, subset: list[int] | None) -> list[Model]:

@@ -13,6 +13,9 @@ from patchcert.errors import UsageError, one_line
 from patchcert.intervals.config import Adversary, Config
 from patchcert.intervals.places import LEAST_STD
 
+SCHEDULES = ("linear", "exponential")
+"""What `schedule_shape` may be."""
+
 ATTACK_TYPES = ("patch-all", "patch-random", "patch-nn", "patch-all-pool", "sparse")
 
 BOUND_TYPES = {"sparse": ("sparse-interval", "sparse-interval-tight")}
@@ -210,7 +213,14 @@ def _check(config: Config, path: Path) -> None:
         (training.lr_decay_step >= 1, "lr_decay_step", training.lr_decay_step, "at least 1"),
         (training.schedule_start >= 0, "schedule_start", training.schedule_start, "at least 0"),
         (training.schedule_length >= 1, "schedule_length", training.schedule_length, "at least 1"),
+        (training.schedule_shape in SCHEDULES, "schedule_shape", training.schedule_shape, " or ".join(SCHEDULES)),
         (0 <= training.starting_epsilon <= 1, "starting_epsilon", training.starting_epsilon, "from 0 to 1"),
+        (
+            training.starting_epsilon > 0 or training.schedule_shape == "linear",
+            "starting_epsilon",
+            training.starting_epsilon,
+            "above 0, as an exponential schedule multiplies it",
+        ),
         (0 <= training.epsilon <= 1, "training_params:epsilon", training.epsilon, "from 0 to 1"),
         (0 <= evaluation.epsilon <= 1, "eval_params:epsilon", evaluation.epsilon, "from 0 to 1"),
         (attack.steps >= 1, "steps", attack.steps, "at least 1"),

@@ -11,12 +11,16 @@ from patchcert.intervals.config import Training
 def epsilon_at(training: Training, epoch: int, progress: float) -> float:
     """ε when the share `progress` of an epoch (from 0) has passed.
 
-    0 for `schedule_start` epochs, then linear from `starting_epsilon` to `epsilon` over `schedule_length` epochs.
+    0 for `schedule_start` epochs, then from `starting_epsilon` to `epsilon` over `schedule_length` epochs: in equal
+    steps, or, in an exponential schedule, multiplied by the same factor in each.
     """
     if epoch < training.schedule_start:
         return 0.0
     passed = min((epoch + progress - training.schedule_start) / training.schedule_length, 1.0)
-    return training.starting_epsilon + (training.epsilon - training.starting_epsilon) * passed
+    first, last = training.starting_epsilon, training.epsilon
+    if training.schedule_shape == "exponential":
+        return first * (last / first) ** passed
+    return first + (last - first) * passed
 
 
 def schedule_end(training: Training) -> int:

@@ -282,6 +282,14 @@ WRONG = {
     "endless number": (["training_params:lr=Infinity"], "expected a number within"),
     "no number": (["std=[NaN]"], "expected a number within"),
     "negative temperature": (["training_params:method_params:T=-1"], "T=-1.0: expected at least 0"),
+    "unknown schedule": (
+        ["training_params:schedule_shape=cubic"],
+        "schedule_shape=cubic: expected linear or exponential",
+    ),
+    "exponential from 0": (
+        ["training_params:schedule_shape=exponential"],
+        "starting_epsilon=0.0: expected above 0, as an exponential schedule multiplies it",
+    ),
     "negative decay": (["training_params:weight_decay=-1"], "weight_decay=-1.0: expected at least 0"),
     "unknown augmentation": (['training_params:augmentations=["load"]'], "expected random_flip, alternating_flip"),
     "other channels": (["mean=[0,0,0]", "std=[1,1,1]"], "expected 1 numbers"),

@@ -64,6 +64,24 @@ def test_epsilon_step_by_step(start, length, first, last, epoch, steps):
         assert epsilon_at(schedule, epoch, step / steps) == pytest.approx(here, abs=1e-9)
 
 
+def test_an_exponential_schedule_multiplies_epsilon_by_the_same_in_each_epoch():
+    schedule = dataclasses.replace(
+        TRAINING, schedule_start=2, schedule_length=4, starting_epsilon=1e-4, epsilon=1.0, schedule_shape="exponential"
+    )
+    epsilons = [epsilon_at(schedule, epoch, 0) for epoch in range(8)]
+    assert epsilons == pytest.approx([0, 0, 1e-4, 1e-3, 1e-2, 1e-1, 1, 1], rel=1e-9)
+    assert epsilon_at(schedule, 3, 0.5) == pytest.approx(1e-3 * 10**0.5, rel=1e-9)
+    assert epsilon_at(schedule, 6, 0.5) == 1
+
+
+def test_checkpoints_from_before_schedules_had_shapes_go_on():
+    linear = run_of("mnist_robtrain_p22_all")
+    assert "training_params:schedule_shape" not in linear.config.settings()
+    shape = "training_params:schedule_shape=exponential"
+    exponential = run_of("mnist_robtrain_p22_all", shape, "training_params:starting_epsilon=0.001")
+    assert exponential.config.settings()["training_params:schedule_shape"] == "exponential"
+
+
 def test_learning_rate_halves_every_ten_epochs_after_the_schedule():
     assert schedule_end(TRAINING) == 62
     factors = [lr_factor(TRAINING, epoch) for epoch in range(100)]
