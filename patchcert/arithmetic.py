@@ -156,6 +156,10 @@ def be_deterministic(wanted: bool, device: torch.device) -> None:
     """
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
-    torch.use_deterministic_algorithms(wanted or device.type == "cpu")
+    deterministic = wanted or device.type == "cpu"
+    if deterministic:
+        os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")  # torch's compiler reads it when it is loaded
+    # not use_deterministic_algorithms(), which loads the compiler: that takes as long as all else that loads
+    torch.set_deterministic_debug_mode("error" if deterministic else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False  # which tries kernels, and takes the one that was fastest this time

@@ -17,12 +17,12 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self, TypeVar
 
 import PIL
 import torch
-import torchvision
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -108,7 +108,7 @@ class Journal:
         plain = {name: value for name, value in (configuration(options) | given).items() if name not in CHANGE_NOTHING}
         versions = {"processes": distributed.world(), "torch": torch.__version__}
         versions["patchcert"] = f"{VERSION} ({program.own_code()[:16]})"
-        versions |= {"pillow": PIL.__version__, "torchvision": torchvision.__version__}  # which make pixels of files
+        versions |= {"pillow": PIL.__version__, "torchvision": version("torchvision")}  # which make pixels of files
         modules = {f"module {name}": digest[:16] for name, digest in program.own_modules().items()}
         settings = {"script": plain.pop("script"), **dict(_flat("--", plain)), **contents, **versions, **modules}
         processor = arithmetic.processor(options.device) if "device" in options else ""  # votes are counted exactly

@@ -30,7 +30,14 @@ FORKS = multiprocessing.get_context("forkserver")
 """Starts processes that have imported already what scripts import, which takes longer than most of what they do."""
 
 FORKS.set_forkserver_preload(
-    ["patchcert.experiments.commands", "patchcert.experiments.masking", "patchcert.intervals.evaluation", __name__]
+    [
+        "patchcert.experiments.commands",
+        "patchcert.experiments.masking",
+        "patchcert.intervals.evaluation",
+        "torch._dynamo",  # which optimizers import
+        "torchvision.transforms.v2",
+        __name__,
+    ]
 )
 
 

@@ -191,3 +191,16 @@ def test_what_is_for_scripts_is_what_scripts_import():
 def test_importing_the_package_costs_nothing():
     code = "import sys, patchcert; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_run_without_files_of_images_loads_no_library_that_is_for_them_or_for_figures(generated_mnist):
+    """Starting would take more than twice as long: torchvision loads all of torch's compiler."""
+    heavy = {"torchvision", "torch._dynamo", "matplotlib"}
+    script = "certify_mnist_band.py"
+    arguments = [script, "--checkpoint", "mnist_band", "--limit", "1", "--data", str(generated_mnist)]
+    code = f"import runpy, sys; sys.argv = {arguments}; runpy.run_path({script!r}, run_name='__main__')"
+    run = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(sorted({heavy} & set(sys.modules)))"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.stdout.splitlines()[-1] == "[]"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from torchvision.datasets import SVHN
+from torchvision import datasets
+from torchvision.datasets import CIFAR10, SVHN
 
 from patchcert.data import named, splits
 from patchcert.data.augmentation import random_colours, random_crop, random_erasing, random_flip, random_turn
@@ -61,7 +62,7 @@ def test_mnist_files_are_read_packed_and_under_kaggles_names(tmp_path, generated
         "Kaggle's": lambda file: (f"MNIST/{file.name.replace('-idx', '.idx')}", file.read_bytes()),
         "in folders": lambda file: (f"MNIST/raw/{file.name}/{file.name}", file.read_bytes()),
     }
-    monkeypatch.setattr(named.torchvision.datasets, "MNIST", None)  # nothing is downloaded, or unpacked to the disk
+    monkeypatch.setattr(datasets, "MNIST", None)  # nothing is downloaded, or unpacked to the disk
     for layout, of_file in laid_out.items():
         for file in raw.iterdir():
             name, content = of_file(file)
@@ -96,9 +97,9 @@ def test_packed_files_that_hold_something_else_are_refused(tmp_path, generated_m
 
 
 def test_a_pointer_in_place_of_cifar_10_is_said_to_be_one(tmp_path):
-    (tmp_path / named.CIFAR10.base_folder).mkdir()
-    for name, _ in named.CIFAR10.train_list:
-        (tmp_path / named.CIFAR10.base_folder / name).write_text("version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / CIFAR10.base_folder).mkdir()
+    for name, _ in CIFAR10.train_list:
+        (tmp_path / CIFAR10.base_folder / name).write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(UsageError, match=r"data_batch_1 is a pointer of Git LFS .*, not the original file"):
         named.load("cifar10", tmp_path, train=True)
 

@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import functional as transforms
 
 from patchcert import checkpoint, distributed, stopping
 from patchcert.data import listing
@@ -189,6 +188,8 @@ class _Decoding(torch.utils.data.Dataset):
 
 def _resized(size: tuple[int, int], picture: Image.Image) -> Tensor:
     """(C, H, W) uint8: the image at this size, of whatever shape it was."""
+    from torchvision.transforms.v2 import functional as transforms
+
     return transforms.resize(transforms.pil_to_tensor(picture), list(size), antialias=True)
 
 

@@ -6,8 +6,6 @@ import os
 import re
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
 from patchcert import inputs
 from patchcert.errors import UsageError
 
@@ -39,6 +37,8 @@ def pictures(option: str, root: Path) -> list[list[str]]:
     Raises:
         UsageError: there are no classes, one has no images, or links lead to a folder twice.
     """
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
     found, seen = {}, set()
     for name in class_names(option, root):
         inside, other = [], []

@@ -13,13 +13,12 @@ import os
 import pickle
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
-from torchvision.datasets import CIFAR10, SVHN
 
 from patchcert import first_bytes, inputs
 from patchcert.data.dataset import Dataset
@@ -73,7 +72,7 @@ def _load_idx(kind: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
     files = _unpacked_or_not(place / f"{part}-images-idx3-ubyte"), _unpacked_or_not(place / f"{part}-labels-idx1-ubyte")
     there = "four files *-ubyte or *-ubyte.gz"
     missing = f"no {kind} in {place} ({there}), and the download failed; the data set digits needs no files"
-    with _reading(root, files, missing, getattr(torchvision.datasets, kind)):
+    with _reading(root, files, missing, lambda: _of_torchvision(kind)(root, download=True)):
         images, labels = _idx(files[0], 28, 28), _idx(files[1])
     return images[:, None], labels.to(torch.int64)
 
@@ -125,8 +124,13 @@ def _count(path: Path, header: bytes, beginning: bytes, size: tuple[int, ...]) -
     return count
 
 
+def _of_torchvision(kind: str) -> type:
+    """A data set of torchvision's."""
+    return getattr(import_module("torchvision.datasets"), kind)
+
+
 @contextlib.contextmanager
-def _reading(root: Path, files: Sequence[Path], missing: str, download: Callable) -> Iterator[None]:
+def _reading(root: Path, files: Sequence[Path], missing: str, download: Callable[[], object]) -> Iterator[None]:
     """Inside, `files` of one folder under `root` are read; torchvision downloads them before if one is not there.
 
     Raises:
@@ -137,7 +141,7 @@ def _reading(root: Path, files: Sequence[Path], missing: str, download: Callable
     try:
         if not all(map(os.path.lexists, files)):
             with contextlib.redirect_stdout(io.StringIO()):
-                download(root, download=True)
+                download()
         yield
     except (RuntimeError, OSError, ValueError, AssertionError) as error:
         for folder in made:
@@ -181,17 +185,18 @@ def cifar10_pictures(dataset: Dataset) -> str:
 
 def _load_cifar10(root: Path, train: bool) -> tuple[Tensor, Tensor]:
     """torchvision's files under `root`, or else one of `CIFAR10_TREES`, {train,test}/CLASS/, or else a download."""
+    original = _of_torchvision("CIFAR10")
     tree = next((root / name for name in CIFAR10_TREES if (root / name).is_dir()), root / CIFAR10_TREES[-1])
-    if tree.is_dir() and not (root / CIFAR10.base_folder).is_dir():
+    if tree.is_dir() and not (root / original.base_folder).is_dir():
         found = len(class_names("data", tree / "test"))
         if found != 10:
             raise UsageError("data", root, f"expected the 10 classes of CIFAR-10 in {tree}/test, found {found}")
         pictures = load_folder(tree, train, image_size=32)
         return pictures.images, pictures.labels
-    place = root / CIFAR10.base_folder
-    files = {place / name: md5 for name, md5 in (CIFAR10.train_list if train else CIFAR10.test_list)}
+    place = root / original.base_folder
+    files = {place / name: md5 for name, md5 in (original.train_list if train else original.test_list)}
     missing = f"no CIFAR-10 in {place} or {tree}/{{train,test}}/CLASS, and the download failed"
-    with _reading(root, list(files), missing, CIFAR10):
+    with _reading(root, list(files), missing, lambda: original(root, download=True)):
         batches = [pickle.loads(_original(file, md5), encoding="latin1") for file, md5 in files.items()]
     images = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
     return torch.from_numpy(images), torch.tensor([label for batch in batches for label in batch["labels"]])
@@ -201,10 +206,10 @@ def _load_svhn(root: Path, train: bool) -> tuple[Tensor, Tensor]:
     """Street View House Numbers, cropped digits (3, 32, 32): {train,test}_32x32.mat under `root`/svhn."""
     from scipy.io import loadmat
 
-    place, part = root / "svhn", "train" if train else "test"
-    _, name, md5 = SVHN.split_list[part]
+    original, place, part = _of_torchvision("SVHN"), root / "svhn", "train" if train else "test"
+    _, name, md5 = original.split_list[part]
     missing = f"no SVHN in {place} (train_32x32.mat, test_32x32.mat), and the download failed"
-    with _reading(root, [place / name], missing, lambda _, download: SVHN(place, part, download=download)):
+    with _reading(root, [place / name], missing, lambda: original(place, part, download=True)):
         content = loadmat(io.BytesIO(_original(place / name, md5)))
     images, labels = torch.from_numpy(content["X"]).permute(3, 2, 0, 1), torch.from_numpy(content["y"])
     return images.contiguous(), labels.flatten().to(torch.int64) % CLASSES  # zeros are labelled 10

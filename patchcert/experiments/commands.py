@@ -40,7 +40,6 @@ from patchcert.experiments.saved_windows import certify_saved_windows
 from patchcert.experiments.setting import ANY, CIFAR_LIKE, MNIST_LIKE, add_windows, class_count
 from patchcert.experiments.windows import certify_windows, windows_certification_parser
 from patchcert.option_values import folder, one_patch_size, positive_int, result, result_or_log
-from patchcert.reports import figures
 from patchcert.reports.exhibits import MOST_IMAGES
 from patchcert.reports.points import names_of, points_of
 from patchcert.votes import archives, saved_answers, saved_votes
@@ -130,6 +129,8 @@ def write_report(description: str) -> None:
 
 def draw_figures(description: str) -> None:
     """Draw what saved results and training logs say."""
+    from patchcert.reports import figures
+
     parser = cli.Parser(description)
     parser.what.add_argument(
         "results", nargs="+", type=result_or_log, metavar="RESULTS", help="files that --output wrote, and training logs"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.datasets import FashionMNIST
 
 from patchcert import messages
 from patchcert.ablations.ablation import Ablation
@@ -247,4 +246,8 @@ def class_names(config: dict) -> list[str]:
         where = config.get("data" if dataset == "folder" else "valpath")
         where = where and (class_numbers.part_of(Path(where), train=False) if dataset == "folder" else Path(where))
         return listing.class_names("data", where) if where and where.is_dir() else []
-    return {"cifar10": CIFAR10, "fashion-mnist": FashionMNIST.classes}.get(dataset, [])
+    if dataset == "fashion-mnist":
+        from torchvision.datasets import FashionMNIST
+
+        return FashionMNIST.classes
+    return CIFAR10 if dataset == "cifar10" else []

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 Transform = Callable[[Image.Image], Tensor]
 """An image to the numbers (C, H, W) that a network is shown."""
@@ -87,7 +86,7 @@ class Preparation:
         """
         channels, *size = shape
         found, picture = cls._of(transform, MODES[channels], tuple(size)), _noise(tuple(size), channels)
-        kept = found.size == tuple(size) and found.pixels(picture).equal(pil_to_tensor(picture))
+        kept = found.size == tuple(size) and found.pixels(picture).equal(_as_it_is(picture))
         if not kept:
             height, width = size
             raise ValueError(f"the transform resizes or crops images of {height} × {width}, expected it to keep them")
@@ -98,7 +97,7 @@ class Preparation:
         """Nothing is done to images (C, H, W)."""
         channels, *size = shape
         numbers = (0.0,) * channels, (1.0,) * channels, tuple(range(channels))
-        return cls(lambda picture: pil_to_tensor(picture) / 255, MODES[channels], tuple(size), *numbers, exact=True)
+        return cls(lambda picture: _as_it_is(picture) / 255, MODES[channels], tuple(size), *numbers, exact=True)
 
     @classmethod
     def _of(cls, transform: Transform, mode: str, tried: tuple[int, int]) -> "Preparation":
@@ -168,6 +167,13 @@ class OtherChannels(nn.Module):
 def _noise(size: tuple[int, int], channels: int) -> Image.Image:
     values = np.random.default_rng(0).integers(0, 256, (*size, channels), dtype=np.uint8)
     return Image.fromarray(values.squeeze(2) if channels == 1 else values)
+
+
+def _as_it_is(picture: Image.Image) -> Tensor:
+    """(C, H, W) uint8."""
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    return pil_to_tensor(picture)
 
 
 def _edges(size: tuple[int, int]) -> Image.Image:

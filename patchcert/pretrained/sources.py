@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from patchcert.errors import UsageError
-from patchcert.pretrained import from_code, from_timm, from_torchvision, from_transformers
+from patchcert.pretrained import from_code, from_timm, from_transformers
 from patchcert.pretrained.found import Found
 
 LIBRARIES = ("timm", "torchvision", "hf")
@@ -30,6 +30,8 @@ def find(model: str, weights: Path | None, made: nn.Module | None = None) -> Fou
     if source == "timm":
         found = from_timm.find(name, weights)
     elif source == "torchvision":
+        from patchcert.pretrained import from_torchvision
+
         found = from_torchvision.find(name, weights)
     elif source == "hf":
         found = from_transformers.find(Path(name), weights)

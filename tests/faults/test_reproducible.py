@@ -1,6 +1,7 @@
 """The same command and seed give the same numbers again, whatever the threads; processes are in test_processes.py."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -60,10 +61,13 @@ def test_early_decisions_are_the_same_whatever_the_batches(folder):
 )
 def test_deterministic_is_what_it_says(device, wanted, enabled, monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setenv("TORCHINDUCTOR_DETERMINISTIC", "")
+    monkeypatch.delenv("TORCHINDUCTOR_DETERMINISTIC")
     torch.use_deterministic_algorithms(not enabled)
     try:
         arithmetic.be_deterministic(wanted, torch.device(device))
         assert torch.are_deterministic_algorithms_enabled() == enabled
+        assert ("TORCHINDUCTOR_DETERMINISTIC" in os.environ) == enabled, "what networks are compiled to is so, too"
     finally:
         torch.use_deterministic_algorithms(False)
 
