@@ -163,6 +163,7 @@ def _run_rank(
     os.environ |= environment | dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
     os.environ |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "2")
     _print_into(*files)
+    multiprocessing.set_start_method(None, force=True)  # else its workers import everything again
     sys.exit(run_here(script, *arguments, folder=folder))
 
 
