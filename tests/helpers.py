@@ -34,6 +34,7 @@ FORKS.set_forkserver_preload(
         "patchcert.experiments.commands",
         "patchcert.experiments.masking",
         "patchcert.intervals.evaluation",
+        "patchcert.intervals.training",
         "torch._dynamo",  # which optimizers import
         "torchvision.transforms.v2",
         __name__,

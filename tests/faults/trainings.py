@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from patchcert import checkpoint, epochs
 from patchcert.errors import UsageError
-from tests.helpers import PATIENCE, ROOT, meeting_point, run_here, write_idx_files
+from tests.helpers import FORKS, PATIENCE, ROOT, meeting_point, run_here, write_idx_files
 
 AFTER_EVERY_STEP = ("--save_every", 1e-9)
 
@@ -74,7 +73,7 @@ class Trainings:
         self.folder(name).mkdir(exist_ok=True)
         with meeting_point() if self.processes > 1 else contextlib.nullcontext({}) as environment:
             here = self.command, self.folder(name), dies, self.processes, environment
-            run = [_prepared().Process(target=_script, args=(*here, rank)) for rank in range(self.processes)]
+            run = [FORKS.Process(target=_script, args=(*here, rank)) for rank in range(self.processes)]
             started = time.monotonic()
             for process in run:
                 process.start()
@@ -135,14 +134,6 @@ def _content(path: Path) -> object:
         return checkpoint.read("checkpoint", path)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
-
-
-def _prepared() -> multiprocessing.context.BaseContext:
-    """Makes processes by forking one that has imported what scripts need; importing takes longer than training here."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "patchcert.experiments.training", "patchcert.intervals.training"])
-    return context
 
 
 def _script(
