@@ -27,14 +27,26 @@ def own_modules() -> dict[str, str]:
 
     What these read besides, settings or data, is not known here.
     """
-    files = {name: _own_file(name) for name in sorted(sys.modules) if name != "__mp_main__"}  # the script once more
+    names = [name for name in sorted(sys.modules) if name != "__mp_main__"]  # the script once more
+    tops = {top for top in set(map(_top, names)) if not _is_of_others(_file(top))}  # few are left of thousands of names
+    files = {name: _own_file(name) for name in names if _top(name) in tops}
     return {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items() if file}
 
 
+def _top(name: str) -> str:
+    """The package that the module is in, or the module itself."""
+    return name.partition(".")[0]
+
+
+def _file(name: str) -> str:
+    """The file of an imported module; empty if it has none."""
+    return getattr(sys.modules.get(name), "__file__", None) or ""
+
+
 def _own_file(name: str) -> str | None:
-    """The file of an imported module, or the archive that it is in; None if it is a part of what is installed."""
-    top, module = (getattr(sys.modules.get(part), "__file__", None) or "" for part in (name.partition(".")[0], name))
-    if any(_is_of_others(file) for file in (top, module)):
+    """The file of an imported module, or the archive that it is in; None if the module itself was installed."""
+    module = _file(name)
+    if _is_of_others(module):
         return None
     return next(filter(os.path.isfile, (module, *map(str, Path(module).parents))), None)
 
