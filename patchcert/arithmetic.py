@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -118,6 +119,12 @@ def exact_float32() -> Iterator[None]:
         for kind in ["cpu"] + ["cuda"] * torch.cuda.is_available():
             inside.enter_context(torch.autocast(kind, enabled=False))
         yield
+
+
+def without_autocast(layer: Callable[[Tensor], Tensor], weight: Tensor, given: Tensor) -> Tensor:
+    """What a layer says of what it is given, computed as exactly as its weight is kept, mostly in float32."""
+    with torch.autocast(given.device.type, enabled=False):
+        return layer(given.to(weight.dtype))
 
 
 def allow_tf32(allowed: bool) -> None:

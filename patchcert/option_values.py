@@ -16,6 +16,9 @@ from patchcert.patch_sizes import Area, PatchSize, Share
 MOST_PIXELS = 4096
 """On a side of an image."""
 
+MEASURED = "measured"
+"""The numerical margin that follows from what is measured when a run begins."""
+
 MOST_SAID = 200
 """Characters of what is wrong with a file."""
 
@@ -74,6 +77,11 @@ def batch_size(text: str) -> int | None:
 def numerical_margin(text: str) -> float | None:
     """A lead, in units of logits; None for auto."""
     return None if text == "auto" else nonnegative_float(text)
+
+
+def numerical_margin_or_measured(text: str) -> float | str | None:
+    """The same, or `MEASURED`."""
+    return MEASURED if text == MEASURED else numerical_margin(text)
 
 
 def margin_of_votes(text: str) -> float | None:

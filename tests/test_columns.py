@@ -131,3 +131,10 @@ def test_all_bands_are_trained_in_one_step():
 def test_shapes_that_cannot_be_are_refused(changes, named):
     with pytest.raises(UsageError, match=named):
         shape(**changes)
+
+
+def test_logits_are_float32_under_autocast():
+    network, images = network_of(shape("both")).float(), torch.rand(2, 3, 10, 12)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = network(images)
+    assert logits.dtype == torch.float32 and not logits.equal(logits.bfloat16().float())

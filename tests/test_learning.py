@@ -64,6 +64,18 @@ def test_the_network_for_copies_is_small_enough_to_ship():
     assert network_of_copies("pooled", channels=2, classes=7).eval()(torch.rand(2, 2, 28, 28)).shape == (2, 7)
 
 
+def test_logits_are_float32_under_autocast():
+    network, given = small_network().eval(), []
+    network.linear.register_forward_pre_hook(lambda layer, inputs: given.append(inputs[0]))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = network(encode(pictures(4)))
+    features = given[0]
+    assert features.dtype == logits.dtype == torch.float32
+    assert (8 * features).bfloat16().float().equal(8 * features), "they were computed in bfloat16"
+    assert logits.equal(nn.functional.linear(features, network.linear.weight, network.linear.bias))
+    assert not logits.equal(logits.bfloat16().float())
+
+
 def test_whitened_pixels_do_not_correlate():
     images = pictures()
     network = small_network()

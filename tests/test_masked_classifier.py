@@ -164,7 +164,8 @@ def test_no_more_is_asked_than_an_answer_takes(copies):
     agreed = images[wanted.certified]
     network.asked = 0
     classifier.predict(agreed)
-    assert network.asked == len(agreed) * WINDOWS.side**2
+    filling = network.asked - len(agreed) * WINDOWS.side**2
+    assert 0 <= filling < 2 * 16, "of 64 images, and of the others, the last batch of 16 is filled up"
     network.asked = 0
     result = certify(classifier, images, torch.zeros(IMAGES, dtype=torch.int64), batch_size=64)
     passes = result.answers[0].verdicts["passes"]

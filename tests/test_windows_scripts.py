@@ -102,7 +102,7 @@ def counts_and_rows(folder):
     ]
 
 
-@pytest.mark.parametrize("arithmetic", [[], ["--amp"]])
+@pytest.mark.parametrize("arithmetic", [[], ["--amp"], ["--amp", "--numerical_margin", "measured"]])
 def test_saved_answers_give_the_same_counts(folder, arithmetic):
     asked = ["--goal", "recover,alert", "--confidence", "strict,0,0.34,0.9", "--size_to_certify", "2,5"]
     succeed(CERTIFY, *PICTURES, *arithmetic, "--all", "--checkpoint", NAME, *asked, *SAVE, folder=folder)

@@ -7,6 +7,8 @@
 3. If they agree, that is the prediction. Certifying asks about every pair of windows, beginning with the pairs that are
    likely to have the smallest lead, and stops at the first pair that gives another class.
 
+Networks are asked in batches of one size, see `engines.equal_batches`.
+
 The order changes no verdict. One pair that fails is enough to refuse a certificate, and the bands are known before, so
 each pair is judged by its exact lead. An image that no pair refutes has been asked about all of them, and
 `WindowMasking.verdicts` judges it, as it does where everything is asked.
@@ -14,6 +16,7 @@ each pair is judged by its exact lead. An image that no pair refutes has been as
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +28,7 @@ from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.engines import asking
 from patchcert.engines.added_up import BesideMagnitudes, parted
+from patchcert.engines.equal_batches import copies_at_once, images_at_once, in_equal_batches
 from patchcert.engines.joint import JointNetwork
 from patchcert.masking.alarms import Alarms
 from patchcert.masking.answers import Answers
@@ -115,7 +119,10 @@ class CopiesInOrder:
 
     Args:
         classifier: its copies are `WindowPairs`, or `BandsAndWindows` of a `JointNetwork`.
-        batch_size: copies per call of the network.
+        batch_size: copies that are asked about together, at most.
+
+    Attributes:
+        at_once: copies in each call of the network, neither more nor less.
     """
 
     def __init__(self, classifier: SmoothedClassifier, batch_size: int):
@@ -128,6 +135,7 @@ class CopiesInOrder:
         self.refined = network.of_windows if self.joint and network.refined else None
         kinds = [self.windows.coarse, self.windows.fine] if self.refined else [self.windows]
         device = self.windows.cells.device
+        self.at_once = min(batch_size, copies_at_once(device))
         self.hiding, pairs = _hidden_by_questions(kinds)
         self.pairs = pairs.to(device)  # (Q, 2): which two windows of `hiding` a question hides; the last one, nothing
         every = torch.arange(self.windows.count, device=device)
@@ -149,14 +157,14 @@ class CopiesInOrder:
             images: (N, C, H, W) in [0, 1].
             noted: gets for each image what the network said of the whole, and then of windows, by `noted.numbers_of`.
         """
-        bands = self._bands(images)
+        bands = self.of_bands(images)
         sums = [masking.of_bands(parted(bands)[0]) for masking in maskings]
         others = self.joint.outside_windows(bands) if self.refined else [0.0] * len(images)
         opened = (
             (image, self._questions(others[n], maskings, [[s[n : n + 1] for s in of_one] for of_one in sums], wanted))
             for n, image in enumerate(images)
         )
-        heard = list(ask_all(opened, self._answers, self.batch_size))
+        heard = list(ask_all(opened, self.answers, self.batch_size))
         copies = self.weight * torch.stack([one.copies for one in heard])
         whole = self.weight * torch.stack([one.answers[-1] for one in heard])
         if noted is not None:
@@ -198,17 +206,20 @@ class CopiesInOrder:
         dissenting = torch.stack([decision.dissenting for decision in decisions])
         return OrderedVerdicts(predicted, certified, lead, within_margin, refuted, passes.to(copies.device), dissenting)
 
-    def _bands(self, images: Tensor) -> Tensor:
+    def of_bands(self, images: Tensor) -> Tensor:
         """(N, bands, K + 1) float32, no bands where there is no network for them."""
         if self.joint is None:
             return images.new_zeros(len(images), 0, 1)
-        return networks.finite(self.joint.of_bands(images.clone()).float())
+        found = in_equal_batches(self.joint.of_bands, images, images_at_once(images.device))
+        return networks.finite(found.float())
 
-    def _answers(self, images: Tensor, numbers: Tensor) -> Tensor:
+    def answers(self, images: Tensor, numbers: Tensor) -> Tensor:
         """(B, K + 1) float32: what the network says of images (B, C, H, W) where a question (B,) is asked of each."""
         networks.require_eval(self.network)
         shown = encode(images) * ~self.hiding.hidden(self.pairs[numbers].to(images.device))[:, None]
-        return networks.finite(networks.answer(self.network, shown, asking.OF_COPIES, len(shown)).float())
+        ask = partial(networks.answer, self.network)
+        found = in_equal_batches(lambda part: ask(part, asking.OF_COPIES, self.at_once), shown, self.at_once)
+        return networks.finite(found.float())
 
     def _questions(
         self, others: Tensor | float, maskings: Sequence[WindowMasking], bands: list[list[Tensor]], wanted: Wanted

@@ -31,6 +31,18 @@ def asks_in_order(classifier: SmoothedClassifier) -> bool:
     return isinstance(classifier.ablation, WindowPairs) and classifier.engine_name == "dense"
 
 
+def in_order_of(classifier: SmoothedClassifier, batch_size: int) -> CopiesInOrder | None:
+    """What asks a classifier about its copies in order, for predictions and for certificates; None if it cannot be.
+
+    Args:
+        batch_size: of a `MaskedLook`.
+    """
+    if not asks_in_order(classifier):
+        return None
+    joint = isinstance(classifier.network, JointNetwork)
+    return CopiesInOrder(classifier, max(batch_size, COPIES_AT_ONCE) if joint else batch_size)
+
+
 def wanted_for(goals: Sequence[Goal], whole: bool = False, everything: bool = False) -> Wanted:
     """What has to be asked to answer all of `goals`; besides, if told so, the `whole` images, or `everything`."""
     of_pairs = any(goal.needs_everything for goal in goals)
@@ -99,13 +111,10 @@ class MaskedLook:
         engine: Engine | None = None,
     ):
         self.classifier, self.maskings, self.margin, self.wanted = classifier, maskings, margin, wanted
-        self.batch_size, self.engine, self.in_order = batch_size, engine, None
+        self.batch_size, self.engine, self.in_order = batch_size, engine, in_order_of(classifier, batch_size)
         if wanted.at_once == 2:
             for masking in maskings:
                 require_few_places(masking)
-        if asks_in_order(classifier):
-            joint = isinstance(classifier.network, JointNetwork)
-            self.in_order = CopiesInOrder(classifier, max(batch_size, COPIES_AT_ONCE) if joint else batch_size)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, noted: list[Answers] | None = None) -> list[MaskedFound]:

@@ -13,6 +13,8 @@ from patchcert import networks
 from patchcert.ablations.ablation import Ablation, encode
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.arithmetic import NUMERICAL_MARGINS, coarsest
+from patchcert.classifiers.in_order import CopiesInOrder
+from patchcert.classifiers.masked_goals import in_order_of
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.classifiers.window_masked import WindowMaskedClassifier
 from patchcert.comparing import Comparison
@@ -32,6 +34,12 @@ COPIES = 16
 
 ALONE = 4
 """Of these, each is asked alone."""
+
+IN_ORDER = 64
+"""Copies that are tried as they are asked about in order; `COPIES` of them alone."""
+
+FEW = 7
+"""Copies in a batch that is not full."""
 
 AT_ONCE = 64
 """Images shown at once to a network of limited reach; all of its copies are tried."""
@@ -175,6 +183,54 @@ def manner_of(classifier: SmoothedClassifier, engine: Engine, images: Tensor, ba
     return Manner(seen.arithmetic, seen.apart, _added_up(ablation))
 
 
+@torch.no_grad()
+def apart_in_order(classifier: SmoothedClassifier, images: Tensor, batch_size: int) -> float:
+    """How far answers about the same copy were apart, wherever in a batch it stood and whatever stood beside it.
+
+    The copies of some of `images` (N, C, H, W) are asked about as predictions and certificates ask: in batches of one
+    size. Each of some copies alone fills a batch, so that it stands in every row. Some are asked about together, in
+    sevens, in another order among others, and beside noise; bands alone and in a batch. What is added up follows from
+    the size of a batch and from the row, not from the numbers. So where all answers about a few copies are the same to
+    the bit, 0.0, those about other copies are expected to be.
+
+    Args:
+        classifier: one that asks in order.
+        batch_size: of a `MaskedLook`.
+
+    Raises:
+        ValueError: answers differ by more than rounding, or each time.
+    """
+    source = in_order_of(classifier, batch_size)
+    assert source is not None, "the caller has looked"
+    tried, _ = _tried(images)
+    return max(_apart_in_copies(source, tried), _apart_in_bands(source, tried, images) if source.joint else 0.0)
+
+
+def _apart_in_copies(source: CopiesInOrder, tried: Tensor) -> float:
+    """`apart_in_order` of copies with hidden windows."""
+    numbers = _evenly(len(source.pairs), IN_ORDER).to(tried.device)
+    own = tried[torch.arange(len(numbers)) % len(tried)]
+    seen = Comparison(partial(source.answers, own, numbers))
+    for one in range(0, len(own), IN_ORDER // COPIES):
+        everywhere = source.answers(own[one].expand(source.at_once, -1, -1, -1), numbers[one].expand(source.at_once))
+        seen.note(seen.first[one].expand_as(everywhere), everywhere, BESIDE)
+    for some in torch.arange(len(own)).split(FEW):
+        seen.note(seen.first[some], source.answers(own[some], numbers[some]), BESIDE)
+    order = torch.arange(2 * source.at_once).flip(0) % len(own)
+    seen.note(seen.first[order], source.answers(own[order], numbers[order]), BESIDE)
+    seen.require_equal_beside_others(partial(source.answers, numbers=numbers), own, seen.first, BESIDE, rounded=True)
+    return seen.apart
+
+
+def _apart_in_bands(source: CopiesInOrder, tried: Tensor, images: Tensor) -> float:
+    """`apart_in_order` of bands."""
+    seen, together = Comparison(partial(source.of_bands, tried)), source.of_bands(torch.cat([images, tried]))
+    seen.note(seen.first, together[len(images) :], BESIDE)
+    for image, answers in zip(tried.split(1), seen.first.split(1), strict=True):
+        seen.note(answers, source.of_bands(image), BESIDE)
+    return seen.apart
+
+
 def _added_up(ablation: Ablation) -> int:
     """How many copies' logits a lead of scores adds up, at most: of those with hidden windows one alone."""
     if isinstance(ablation, BandsAndWindows):
@@ -219,6 +275,12 @@ def manner_of_windows(classifier: WindowMaskedClassifier, images: Tensor) -> tup
 def note_numerical_margin(margin: float, manner: Manner) -> None:
     """Warn that the numerical margin is a larger one because of the `manner` of a network."""
     warnings.warn(Note(f"the numerical margin is {margin:.2g}, since {manner}"), stacklevel=5)
+
+
+def note_differing(apart: float) -> None:
+    """Warn that the larger margin is needed, since answers were so far `apart`, as of `apart_in_order`."""
+    why = f"logits differed between batches, by {apart:.2g} in the first process"
+    warnings.warn(Note(f"--numerical_margin measured stays with the larger margin, since {why}"), stacklevel=5)
 
 
 def _ask_alone(seen: Comparison, ask: Callable[[Tensor, Tensor], Tensor], encoded: Tensor, chosen: Tensor) -> None:

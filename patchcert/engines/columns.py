@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from patchcert import checkpoint
 from patchcert.ablations.ablation import Ablation, Band, BandAndRow, Row
+from patchcert.arithmetic import without_autocast
 from patchcert.errors import UsageError, require_within
 
 LINES = ("columns", "rows", "both")
@@ -109,7 +110,8 @@ class BandNetwork(nn.Module):
     """Images (N, C, H, W) in [0, 1] to the logits (N, A, K) of all A bands, each a function of its band alone.
 
     Along the band it is a residual network. A learned vector for each start, added behind the last layer that looks
-    across columns, tells where the band lies and that it may wrap around the border.
+    across columns, tells where the band lies and that it may wrap around the border. Under autocast logits are float32,
+    too.
 
     Args:
         rows: bands of rows instead of columns.
@@ -165,7 +167,7 @@ class BandNetwork(nn.Module):
         features = centred.contiguous(memory_format=torch.channels_last)
         for layer in self.layers:
             features = layer(features[..., first:], position, step) if layer is self.last_wide else layer(features)
-        return self.head(features).squeeze(2).transpose(1, 2)
+        return without_autocast(self.head, self.head.weight, features).squeeze(2).transpose(1, 2)
 
 
 def has_limited_reach(network: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from patchcert.ablations.ablation import Ablation, parameters
 from patchcert.ablations.kinds import KINDS
 from patchcert.arithmetic import coarser
 from patchcert.classifiers import probing
+from patchcert.classifiers.masked_goals import asks_in_order
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.classifiers.probing import Manner, note_numerical_margin
 from patchcert.cli import Parser
@@ -27,6 +28,7 @@ from patchcert.experiments.pretrained import (
     refuse_compiling,
 )
 from patchcert.experiments.setting import add_image_size, class_count, image_shape, precision
+from patchcert.option_values import MEASURED
 from patchcert.pretrained import from_code, sources
 
 ABLATIONS = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower(): kind for name, kind in KINDS.items()}
@@ -157,6 +159,30 @@ def manner_of(
     except ValueError as error:
         raise _wrong(options, error) from error
     return distributed.from_first(manner)
+
+
+def is_the_same_in_order(options: argparse.Namespace, classifier: SmoothedClassifier, dataset: Images) -> bool:
+    """Whether no answer about a copy depended on its batch, as far as `probing.apart_in_order` tried; else why is said.
+
+    All processes try it, and all get the same.
+
+    Raises:
+        UsageError: answers depend on more than the copy, or copies are not asked about in batches of one size.
+    """
+    if not asks_in_order(classifier):
+        right = "expected auto or a number: only copies with hidden windows are asked about in batches of one size"
+        raise UsageError("numerical_margin", MEASURED, right)
+    size = options.batch_size
+    images = next(splits.spread(dataset, size).batches(size))[0]
+    try:
+        with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
+            apart = probing.apart_in_order(classifier, images, size)
+    except ValueError as error:
+        raise UsageError("numerical_margin", MEASURED, getattr(error, "right", str(error))) from error
+    (differing,) = distributed.largest([apart != 0], options.device)
+    if differing and distributed.is_first():
+        probing.note_differing(apart)
+    return not differing
 
 
 def _wrong(options: argparse.Namespace, error: ValueError) -> UsageError:

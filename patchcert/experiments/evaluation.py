@@ -175,10 +175,10 @@ def prepare(
     return dataset, network
 
 
-def journal_of(options: argparse.Namespace, network: nn.Module, dataset: Images) -> Journal:
-    """What a run of these options, weights, images and modules keeps of its work beside --output."""
+def journal_of(options: argparse.Namespace, network: nn.Module, dataset: Images, **more: str) -> Journal:
+    """What a run of these options, weights, images and modules, and of what else it is, keeps beside --output."""
     weights = checkpoint.fingerprint(network.state_dict().values())
-    journal = Journal.of_run(options, weights=weights, images=dataset.fingerprint())
+    journal = Journal.of_run(options, weights=weights, images=dataset.fingerprint(), **more)
     if "weights" in options and journal.ahead and distributed.is_first():
         messages.print_not_compared(options.model)
     return journal

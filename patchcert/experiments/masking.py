@@ -22,7 +22,7 @@ from patchcert.data import splits
 from patchcert.data.folders import Images
 from patchcert.errors import UsageError
 from patchcert.experiments import reporting, summaries
-from patchcert.experiments.any_network import arithmetic_of, manner_of
+from patchcert.experiments.any_network import arithmetic_of, is_the_same_in_order, manner_of
 from patchcert.experiments.evaluation import add_save_votes, evaluation_parser, journal_of, prepare, write_and_print
 from patchcert.experiments.networks import Part
 from patchcert.experiments.setting import SIZES, class_count, precision, set_up
@@ -33,9 +33,11 @@ from patchcert.masking.double_masking import DoubleMasking, MaskedVerdicts
 from patchcert.masking.linked import masking_of
 from patchcert.masking.margins import Margin
 from patchcert.option_values import (
+    MEASURED,
     alarm_thresholds,
     goals,
     numerical_margin,
+    numerical_margin_or_measured,
     patch_sizes,
     positive_int,
 )
@@ -56,7 +58,7 @@ def masked_certification_parser(description: str, data_sets: tuple[str, ...]) ->
     parser.certificate.add_argument(
         "--patches", type=int, choices=(1, 2), default=1, help="number of such patches, anywhere in the image"
     )
-    add_numerical_margin(parser)
+    add_numerical_margin(parser, measured=True)
     parser.engine.add_argument("--batch_size", type=positive_int, default=32, help=BATCH)
     return parser
 
@@ -113,17 +115,44 @@ def require_shapes_for_pages(options: argparse.Namespace) -> None:
         )
 
 
-def add_numerical_margin(parser: Parser) -> None:
-    """ν, in units of the network's logits."""
+def add_numerical_margin(parser: Parser, measured: bool = False) -> None:
+    """ν, in units of the network's logits; with `MEASURED` among its values if it can be `measured`."""
     by_arithmetic = "auto is {float32:g}, {tf32:g} with --tf32 and {bfloat16:g} with --amp".format(**NUMERICAL_MARGINS)
+    if measured:
+        by_arithmetic += (
+            "; measured is for hidden windows: it takes the margins of float32 with --amp, too, if a test at the "
+            "beginning finds the same answers, to the bit, in every batch. Certificates then hold for this number of "
+            "threads alone"
+        )
     parser.certificate.add_argument(
         "--numerical_margin",
-        type=numerical_margin,
+        type=numerical_margin_or_measured if measured else numerical_margin,
         default="auto",
         metavar="NU",
         help="certify only leads above NU plus a share of what was added up, so that rounding cannot undo them; "
         f"{by_arithmetic}",
     )
+
+
+def settle_margin(
+    options: argparse.Namespace, classifiers: list[SmoothedClassifier], dataset: Images, manner: Manner | None
+) -> tuple[Margin, dict[str, str]]:
+    """Both margins that the options ask for, and if they were to be measured, what results say of them.
+
+    Args:
+        options: get the numerical margin as a number.
+        classifiers: what will run.
+        manner: see `settle_numerical_margin`.
+    """
+    arithmetic, measured = arithmetic_of(options, manner), {}
+    if options.numerical_margin == MEASURED:
+        options.numerical_margin = None
+        if arithmetic != "float32" and all(is_the_same_in_order(options, one, dataset) for one in classifiers):
+            arithmetic = "float32"
+            options.numerical_margin = NUMERICAL_MARGINS[arithmetic]
+        measured = {"margins": arithmetic}
+    settle_numerical_margin(options, manner)
+    return Margin.of_scores(options.numerical_margin, arithmetic), measured
 
 
 def settle_numerical_margin(options: argparse.Namespace, manner: Manner | None = None) -> None:
@@ -176,16 +205,16 @@ def certify_parts(options: argparse.Namespace, parts: list[Part]) -> None:
     dataset, _ = prepare(options, network, ablation, others)
     classifiers = [SmoothedClassifier(part.network, part.ablation) for part in parts]
     manner = manner_of(options, classifiers[0], dataset)
-    settle_numerical_margin(options, manner)
-    margin = Margin.of_scores(options.numerical_margin, arithmetic_of(options, manner))
-    with journal_of(options, nn.ModuleList([network, *others]), dataset) as journal:
+    margin, measured = settle_margin(options, classifiers, dataset, manner)
+    threads = {"threads": str(torch.get_num_threads())} if measured else {}
+    with journal_of(options, nn.ModuleList([network, *others]), dataset, **measured, **threads) as journal:
         of_size: dict[Patch | Area, _OfSize] = {}
         for classifier, of_part in zip(classifiers, maskings, strict=True):
             found, saved = _found(options, classifier, dataset, list(of_part.values()), margin, journal)
             answers_of = map(_OfSize, [classifier] * len(found), of_part.values(), found)
             of_size |= zip(of_part, answers_of, strict=True)
         seconds, computed = journal.seconds(), (arithmetic_of(options, manner), classifiers[0].engine_name)
-        arithmetic = results.computed_with(*computed, journal.processors)
+        arithmetic = results.computed_with(*computed, journal.processors) | measured
         if not distributed.is_first():
             return
         of_size = {patch: of_size[patch] for patch in pixels.values()}

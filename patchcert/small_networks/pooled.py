@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from patchcert.arithmetic import without_autocast
+
 GROUPS = (64, 256, 256)
 """Channels."""
 
@@ -33,8 +35,7 @@ class Whitening(nn.Conv2d):
         self.weight.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16 has no digits for faint differences
-            return super().forward(x.float())
+        return without_autocast(super().forward, self.weight, x)  # bfloat16 has no digits for faint differences
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
@@ -67,7 +68,10 @@ class Group(nn.Module):
 
 
 class PooledNetwork(nn.Module):
-    """Copies (N, 2C, H, W) of channels (x, 1 − x), H and W at least 9 and made for 32, to logits (N, classes)."""
+    """Copies (N, 2C, H, W) of channels (x, 1 − x), H and W at least 9 and made for 32, to logits (N, classes).
+
+    Under autocast logits are float32, too: of bfloat16, those near 10 would be multiples of 1/16.
+    """
 
     def __init__(self, channels: int, classes: int, groups: tuple[int, ...] = GROUPS):
         super().__init__()
@@ -78,7 +82,7 @@ class PooledNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.groups(gelu(self.whitening(x)))
-        return self.linear(SCALE * out.amax(dim=(2, 3)))
+        return without_autocast(self.linear, self.linear.weight, SCALE * out.amax(dim=(2, 3)))
 
     def prepare(self, images: Tensor) -> None:
         """Set what is not trained, from training images (N, C, H, W) in [0, 1]."""

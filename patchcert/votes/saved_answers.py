@@ -142,7 +142,7 @@ class SavedAnswers:
     def images(self) -> Iterator[Answers]:
         """Yield all answers (Q,) about each image, of which some were not given."""
         total, start = _question_count(self.families), 0
-        answers, numbers = self.asked.answers(self.arithmetic["precision"]), self.asked.questions.long()
+        answers, numbers = self.asked.answers(_margins_of(self.arithmetic)), self.asked.questions.long()
         for count in self.asked.counts.tolist():
             some, found = slice(start, start + count), Answers.none(total)
             found.put(numbers[some], answers[some])
@@ -235,15 +235,20 @@ def of(about: dict, arrays: dict[str, Tensor]) -> SavedAnswers:
     expected = {"rectangles", "indices", "labels", *Asked.__dataclass_fields__}
     if arrays.keys() != expected:
         raise InputError(f"its arrays are {', '.join(sorted(arrays))}, expected {', '.join(sorted(expected))}")
-    precision = about["arithmetic"]["precision"]
-    if precision not in RELATIVE_MARGINS:
-        raise InputError(f"precision is {precision}, expected one of {', '.join(RELATIVE_MARGINS)}")
+    for name, value in about["arithmetic"].items():
+        if name in ("precision", "margins") and value not in RELATIVE_MARGINS:
+            raise InputError(f"{name} is {value}, expected one of {', '.join(RELATIVE_MARGINS)}")
     families = _families(about, arrays["rectangles"])
     said = (about[name] for name in ("class_count", "numerical_margin", "config", "arithmetic"))
     asked = Asked(*(arrays[name] for name in Asked.__dataclass_fields__))
     saved = SavedAnswers(families, *said, arrays["indices"], arrays["labels"], asked)
     saved.require_sound()
     return saved
+
+
+def _margins_of(arithmetic: dict) -> str:
+    """Of `RELATIVE_MARGINS`, that whose margins a run took."""
+    return arithmetic.get("margins", arithmetic["precision"])
 
 
 def _families(about: dict, rectangles: Tensor) -> list[Family]:
