@@ -23,7 +23,7 @@ from patchcert.experiments.masking import settle_margin
 from patchcert.masking.linked import masking_of
 from patchcert.masking.margins import Margin
 from patchcert.stopping import Stopped
-from tests.helpers import run_here, succeed
+from tests.helpers import rewrite_votes, run_here, succeed
 from tests.test_windows_scripts import CERTIFY, NAME, PICTURES, folder  # noqa: F401  a fixture
 
 SIZE, CLASSES, LITTLE = 12, 3, 2**-12
@@ -173,6 +173,28 @@ def test_results_say_which_margins_were_taken(folder, apart, margins, number, mo
     assert record["arithmetic"]["precision"] == "bfloat16" and record["arithmetic"]["margins"] == margins
     note = "--numerical_margin measured stays with the larger margin, since logits differed between batches, by 0.0001"
     assert (note in capsys.readouterr().err) == bool(apart)
+
+
+def test_saved_answers_are_read_with_the_margins_that_were_measured(folder, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setattr(probing, "apart_in_order", lambda *given: 0.0)
+    succeed(CERTIFY, *ASK, "--save_votes", "measured.npz", folder=folder)
+
+    def enlarge(about, arrays):
+        assert about["arithmetic"]["margins"] == "float32"
+        arrays["magnitudes"] *= 1000  # so that the share of bfloat16 exceeds all leads, and that of float32 few
+
+    def certified():
+        succeed("certify_votes.py", "--votes", "measured.npz", "--output", "read.json", folder=folder)
+        counts = json.loads((folder / "read.json").read_text())
+        return counts["certified_correct"] + counts["certified_wrong"]
+
+    rewrite_votes(folder / "measured.npz", enlarge)
+    assert certified() > 0
+    rewrite_votes(folder / "measured.npz", lambda about, arrays: about["arithmetic"].pop("margins"))
+    assert certified() == 0
+    rewrite_votes(folder / "measured.npz", lambda about, arrays: about["arithmetic"].update(margins="exact"))
+    assert run_here("certify_votes.py", "--votes", "measured.npz", folder=folder) == 2
+    assert "margins is exact, expected one of float32, tf32, bfloat16" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_with_as_many_threads(folder, monkeypatch, capsys):  # noqa: F811
