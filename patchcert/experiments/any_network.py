@@ -11,7 +11,6 @@ from patchcert.ablations.ablation import Ablation, parameters
 from patchcert.ablations.kinds import KINDS
 from patchcert.arithmetic import coarser
 from patchcert.classifiers import probing
-from patchcert.classifiers.masked_goals import asks_in_order
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.classifiers.probing import Manner, note_numerical_margin
 from patchcert.cli import Parser
@@ -167,11 +166,8 @@ def is_the_same_in_order(options: argparse.Namespace, classifier: SmoothedClassi
     All processes try it, and all get the same.
 
     Raises:
-        UsageError: answers depend on more than the copy, or copies are not asked about in batches of one size.
+        UsageError: answers depend on more than the copy.
     """
-    if not asks_in_order(classifier):
-        right = "expected auto or a number: only copies with hidden windows are asked about in batches of one size"
-        raise UsageError("numerical_margin", MEASURED, right)
     size = options.batch_size
     images = next(splits.spread(dataset, size).batches(size))[0]
     try:

@@ -13,7 +13,7 @@ from patchcert.ablations.ablation import Ablation
 from patchcert.arithmetic import NUMERICAL_MARGINS
 from patchcert.classifiers import weak_spots
 from patchcert.classifiers.in_order import OrderedVerdicts
-from patchcert.classifiers.masked_goals import MaskedFound, MaskedLook, wanted_for
+from patchcert.classifiers.masked_goals import MaskedFound, MaskedLook, asks_in_order, wanted_for
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.classifiers.probing import Manner, note_numerical_margin
 from patchcert.classifiers.window_goals import ALERT, RECOVER, Goal
@@ -143,9 +143,15 @@ def settle_margin(
         options: get the numerical margin as a number.
         classifiers: what will run.
         manner: see `settle_numerical_margin`.
+
+    Raises:
+        UsageError: there is nothing to measure, or answers depend on more than the copy.
     """
     arithmetic, measured = arithmetic_of(options, manner), {}
     if options.numerical_margin == MEASURED:
+        if not all(map(asks_in_order, classifiers)):
+            right = "expected auto or a number: only copies with hidden windows are asked about in batches of one size"
+            raise UsageError("numerical_margin", MEASURED, right)
         options.numerical_margin = None
         if arithmetic != "float32" and all(is_the_same_in_order(options, one, dataset) for one in classifiers):
             arithmetic = "float32"
