@@ -95,7 +95,7 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class _Trials:
+class Trials:
     """R images under attack together, each at one place; axis 0 of every tensor is the trial.
 
     Attributes:
@@ -142,6 +142,7 @@ class Attack:
     ):
         self.journal = journal or Journal()
         self.classifier, self.threat, self.ascent, self.targets = classifier, threat, ascent, targets
+        self.batch_size = batch_size
         copies = 1 if classifier.limited_reach else int(threat.touched.sum(dim=1).max())
         self.together = max(1, batch_size // copies)
         self.ballots, self.log_p = classifier.ballots(targets.outputs), targets.outputs.log_softmax(dim=-1)
@@ -157,8 +158,11 @@ class Attack:
         if not len(numbers):
             return False
         trials = self._trials(numbers, torch.full_like(numbers, len(self.threat.touched) // 2))
-        _, gradient, _ = self._look(self.targets.images[numbers], trials, with_gradient=True)
-        return not gradient.any()
+        return not self.gradient_at(self.targets.images[numbers], trials).any()
+
+    def gradient_at(self, images: Tensor, trials: Trials) -> Tensor:
+        """(R, C, H, W): the gradient of what the first step of the trials raises, at `images` (R, C, H, W)."""
+        return self._look(images, trials, with_gradient=True)[1]
 
     def random_places(self) -> Tensor:
         """(N,) int64: a place for each target, drawn by its own generator."""
@@ -198,13 +202,13 @@ class Attack:
             raise BrokenCertificateError(broken[0], f"image {index} is certified, and was flipped")
         return losses
 
-    def _trials(self, numbers: Tensor, places: Tensor) -> _Trials:
+    def _trials(self, numbers: Tensor, places: Tensor) -> Trials:
         bounds = self.threat.box(self.targets.images[numbers], places)
         labels, touched = self.targets.labels[numbers], self.threat.touched[places]
-        return _Trials(numbers, labels, places, *bounds, touched, self.log_p[numbers], self.ballots[numbers])
+        return Trials(numbers, labels, places, *bounds, touched, self.log_p[numbers], self.ballots[numbers])
 
     def _climb(
-        self, trials: _Trials, images: Tensor, steps: int, step_size: float, done: Callable[[int], object]
+        self, trials: Trials, images: Tensor, steps: int, step_size: float, done: Callable[[int], object]
     ) -> dict:
         """One batch of a restart, from `images` (R, C, H, W) on.
 
@@ -227,22 +231,28 @@ class Attack:
                 trials, images, velocity = trials.take(stands), images[stands], velocity[stands]
                 loss, gradient = loss[stands], gradient[stands]
             if step < steps:
-                size = gradient.abs().sum(dim=(1, 2, 3), keepdim=True).clamp_min(TINY)
-                velocity = self.ascent.momentum * velocity + gradient / size
-                images = (images + step_size * velocity.sign()).clamp(trials.lower, trials.upper)
+                images, velocity = self.moved(images, velocity, gradient, trials, step_size)
             done(len(images))
             if not len(images):
                 break
         return {"fallen": fallen, "standing": trials.numbers, "losses": loss}
 
-    def _random_start(self, trials: _Trials) -> Tensor:
+    def moved(
+        self, images: Tensor, velocity: Tensor, gradient: Tensor, trials: Trials, step_size: float
+    ) -> tuple[Tensor, Tensor]:
+        """The images one step on, and their velocity; all are (R, C, H, W)."""
+        size = gradient.abs().sum(dim=(1, 2, 3), keepdim=True).clamp_min(TINY)
+        velocity = self.ascent.momentum * velocity + gradient / size
+        return (images + step_size * velocity.sign()).clamp(trials.lower, trials.upper), velocity
+
+    def _random_start(self, trials: Trials) -> Tensor:
         """(R, C, H, W): a random image between the bounds of each trial, by its target's own generator."""
         shape = trials.lower.shape[1:]
         noise = [torch.rand(shape, generator=self.generators[n]) for n in trials.numbers.tolist()]
         spread = (trials.upper - trials.lower) * torch.stack(noise).to(trials.lower.device)
         return (trials.lower + spread).clamp(trials.lower, trials.upper)
 
-    def _look(self, images: Tensor, trials: _Trials, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _look(self, images: Tensor, trials: Trials, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Loss (R,), its gradient (R, C, H, W), zero without `with_gradient`, and ballots (R, A, K) on `images`."""
         rows, copies = trials.touched.nonzero(as_tuple=True)
         with torch.set_grad_enabled(with_gradient):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from patchcert.attacks.ascent import Attack
+from patchcert.attacks.targets import leads_by_place
 from patchcert.progress import Bar, progress_bar
 
 RANKING_STEPS = 4
@@ -23,6 +24,37 @@ def try_places(attack: Attack, restarts: int, places: Sequence[int]) -> None:
     """Each restart has the patch at the next of `places`, by turns."""
     turns = cycle(places)
     _restart_at(attack, restarts, lambda: torch.full_like(attack.targets.labels, next(turns)))
+
+
+def try_weak_places(attack: Attack, restarts: int) -> None:
+    """Each restart has the patch at the next weakest place, where the certificate leaves the least lead."""
+    targets, patch = attack.targets, attack.threat.patch
+    leads = leads_by_place(attack.classifier, patch, targets.labels, targets.outputs)
+    places = weakest_first(leads, max(1, patch.height // 2), max(1, patch.width // 2), restarts)
+    _restart_at(attack, restarts, iter(places.T).__next__)
+
+
+def weakest_first(leads: Tensor, rows_apart: int, columns_apart: int, count: int) -> Tensor:
+    """(N, count) int64: places of each image by their `leads` (N, rows, columns), the least first.
+
+    Each lies apart from those before, as far as such places are left; else next to them; else it is one of them again.
+    If an image has places without a lead, all are such: at the others the patch can change nothing.
+    """
+    columns = leads.shape[2]
+    every = torch.arange(leads[0].numel(), device=leads.device)
+    leads = leads.flatten(1).double()
+    hopeful = (leads <= 0) | (leads > 0).all(dim=1, keepdim=True)
+    used, near, found = torch.zeros_like(hopeful), torch.zeros_like(hopeful), []
+    for _ in range(count):
+        near = near.where((hopeful & ~near).any(dim=1, keepdim=True), used)
+        used = used & (hopeful & ~used).any(dim=1, keepdim=True)
+        near = near & (hopeful & ~near).any(dim=1, keepdim=True)
+        best = leads.masked_fill(near | ~hopeful, math.inf).argmin(dim=1, keepdim=True)
+        close = (every // columns - best // columns).abs() < rows_apart
+        near = near | close & ((every % columns - best % columns).abs() < columns_apart)
+        used = used.scatter(1, best, True)
+        found.append(best)
+    return torch.cat(found, dim=1)
 
 
 def _restart_at(attack: Attack, restarts: int, places: Callable[[], Tensor]) -> None:
@@ -62,7 +94,7 @@ def try_all_places(attack: Attack, restarts: int) -> None:
             _show_flipped(attack, bar)
 
 
-SEARCHES = {"random": try_random_places, "all": try_all_places}
+SEARCHES = {"random": try_random_places, "all": try_all_places, "weak": try_weak_places}
 
 
 def _bar(attack: Attack, looks: int) -> Bar:

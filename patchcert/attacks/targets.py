@@ -5,9 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from patchcert.classifiers import weak_spots
+from patchcert.classifiers.masked import MaskedClassifier
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.data.dataset import Dataset
 from patchcert.networks import require_labels
+from patchcert.patch import Patch
 from patchcert.votes.certificate import Question
 
 
@@ -80,3 +83,19 @@ def look_at(classifier: SmoothedClassifier, dataset: Dataset, questions: list[Qu
     answers = zip(*(classifier.verdicts(*part, questions) for part in parts), strict=True)
     certified = [torch.cat([verdicts.certified for verdicts in answer]) for answer in answers]
     return Clean(images, dataset.labels, dataset.indices, outputs, predicted, certified)
+
+
+def leads_by_place(classifier: SmoothedClassifier, patch: Patch, predicted: Tensor, outputs: Tensor) -> Tensor:
+    """(N, rows, columns): what is left of the lead of the `predicted` (N,) with the patch at each place.
+
+    See `classifiers.weak_spots`.
+
+    Args:
+        outputs: (N, A, K), the logits of every copy.
+    """
+    if isinstance(classifier, MaskedClassifier):
+        scores, masking = classifier.ballots(outputs), classifier.masking.to(outputs.device)
+        return weak_spots.of_scores(classifier.ablation, masking, patch, 1, predicted, scores)
+    every = torch.arange(classifier.ablation.count, device=outputs.device)
+    question = Question(patch, classifier.rule, "exact")
+    return weak_spots.of_votes(classifier.ablation, question, [(every, outputs.softmax(dim=-1))])

@@ -26,10 +26,19 @@ class Mirrored(nn.Module):
         self.register_buffer("mirror_images", mirror_images, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        return (self.network(images) + self.of_mirror_images(images)) / 2
+
+    def of_mirror_images(self, images: Tensor) -> Tensor:
+        """What the network says of the mirror images alone."""
         mirrored = self.network(images.flip(3))
-        if self.mirror_images is not None:
-            mirrored = mirrored[:, self.mirror_images]
-        return (self.network(images) + mirrored) / 2
+        return mirrored if self.mirror_images is None else mirrored[:, self.mirror_images]
+
+
+def one_side(network: nn.Module, images: Tensor, mirrored: bool) -> Tensor:
+    """What a network says of images (B, C, H, W); if it also asks about mirror images, of those or of these alone."""
+    if not isinstance(network, Mirrored):
+        return network(images)
+    return network.of_mirror_images(images) if mirrored else network.network(images)
 
 
 def _mirror_images(ablation: Ablation) -> Tensor:

@@ -12,10 +12,10 @@ from patchcert import distributed, messages, results
 from patchcert.ablations.ablation import Ablation
 from patchcert.attacks import pictures
 from patchcert.attacks.ascent import LOSSES, Ascent, Attack
+from patchcert.attacks.deciding import attack_on
 from patchcert.attacks.searches import SEARCHES, try_random_places
-from patchcert.attacks.targets import Clean, look_at
+from patchcert.attacks.targets import Clean, leads_by_place, look_at
 from patchcert.attacks.threats import BallThreat, PatchThreat, Threat
-from patchcert.classifiers import weak_spots
 from patchcert.classifiers.masked import MaskedClassifier
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.cli import Parser
@@ -59,7 +59,7 @@ def patch_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
         choices=SEARCHES,
         default="random",
         help="random: try random places; all: search from a coarse grid of places to a fine one, with the same number "
-        "of steps in total",
+        "of steps in total; weak: begin where the certificate leaves the least lead",
     )
     return parser
 
@@ -224,7 +224,7 @@ def _attack(
     autocast = torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp)
     with journal_of(options, network, dataset) as journal, autocast:
         clean = look_at(classifier, dataset.take(distributed.share()), questions, options.batch_size)
-        run = Attack(classifier, threat, ascent, clean.targets(), options.seed, options.batch_size, journal)
+        run = attack_on(classifier, threat, ascent, clean.targets(), options.seed, options.batch_size, journal)
         if run.climbs_blindly():
             why = "the gradient is exactly zero, as it is when a network rounds or is too sure"
             warnings.warn(Note(f"{why}: this attack can only guess, and others may flip more"), stacklevel=2)
@@ -301,7 +301,7 @@ def _subject(
     if 1 < copies <= MOST_COPIES:
         seen["copies"] = clean.outputs.softmax(dim=-1)
     if patch and copies > 1:
-        seen["weak_spots"] = _weak_spots(classifier, patch, clean)
+        seen["weak_spots"] = leads_by_place(classifier, patch, clean.predicted, clean.outputs)
     seen = {name: distributed.merge(part, len(dataset)) for name, part in seen.items()}
     views = Views(
         dataset.images,
@@ -322,16 +322,6 @@ def _subject(
         "least lead wherever the patch is",
         "logits" if of_masking else "votes",
     )
-
-
-def _weak_spots(classifier: SmoothedClassifier, patch: Patch, clean: Clean) -> Tensor:
-    """(N, rows, columns): see `classifiers.weak_spots`."""
-    if isinstance(classifier, MaskedClassifier):
-        scores = classifier.ballots(clean.outputs)
-        return weak_spots.of_scores(classifier.ablation, classifier.masking, patch, 1, clean.predicted, scores)
-    every = torch.arange(classifier.ablation.count, device=clean.labels.device)
-    question = certificate.Question(patch, classifier.rule, "exact")
-    return weak_spots.of_votes(classifier.ablation, question, [(every, clean.outputs.softmax(dim=-1))])
 
 
 def _report_pictures(options: argparse.Namespace, run: Attack) -> None:

@@ -123,8 +123,8 @@ def of_attack(
     options: argparse.Namespace, count: int, classifier: SmoothedClassifier, threat: Threat, restarts: int
 ) -> str:
     """What `count` images are attacked by."""
-    searched = {"random": " at random places", "all": " at places coarse to fine", None: ""}
-    where = searched[getattr(options, "locations", None)]
+    searched = {"random": " at random places", "all": " at places coarse to fine", "weak": " at the weakest places"}
+    where = searched.get(getattr(options, "locations", None), "")
     effort = f"{restarts} restart{'s' if restarts > 1 else ''} × {options.steps} steps, {options.loss} loss"
     held_against = []
     if isinstance(classifier, MaskedClassifier):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from patchcert import networks
 from patchcert.ablations.ablation import Whole
-from patchcert.attacks.ascent import LOSSES, Ascent, Attack
+from patchcert.attacks.ascent import LOSSES, Ascent
+from patchcert.attacks.deciding import attack_on
 from patchcert.attacks.guessing import guess
 from patchcert.attacks.searches import try_all_places, try_places, try_random_places
 from patchcert.attacks.targets import Targets
@@ -246,7 +247,7 @@ class _Run:
         nobody = torch.zeros_like(dataset.labels, dtype=torch.bool)
         targets = Targets(pixels, dataset.labels, dataset.indices, outputs, nobody)
         ascent = Ascent(LOSSES["margin"], self.effort.steps, self.effort.step_size, self.effort.momentum)
-        run = Attack(classifier, threat, ascent, targets, self.seed, self.batch_size)
+        run = attack_on(classifier, threat, ascent, targets, self.seed, self.batch_size)
         if run.climbs_blindly():
             why = "the gradient is exactly zero, as it is when a classifier rounds or is too sure"
             warnings.warn(Note(f"{why}: this attack can only guess, and others may flip more"), stacklevel=5)

@@ -90,6 +90,20 @@ class WindowMasking(DoubleMasking):
         counts = places.new_zeros(len(places), self.side**2, dtype=torch.int64)
         return counts.index_add(1, self.window_at, places.long()) > 0
 
+    def over(self, places: Tensor) -> Tensor:
+        """(N,): of the P places the masks over a patch at `places` (N,), row by row by its upper left corner."""
+        of_rows, of_columns = self.holding
+        return of_rows[places // len(of_columns)] * self.side + of_columns[places % len(of_columns)]
+
+    def beside(self, places: Tensor, bands: Tensor, windows: Tensor) -> Tensor:
+        """(N, P, K): what is left without one of the P `places` (N,) in each image and without each second one.
+
+        Args:
+            bands: their scores (N, bands, K).
+            windows: (N, k², K), the scores of the copies without the window at that place and each other window.
+        """
+        return windows
+
     def bands_ahead(self, winner: Tensor, bands: list[Tensor]) -> Tensor | float:
         """(N, k², k², K): how far the `winner` (N,) is ahead in bands at the worst places of two windows each."""
         return 0.0
@@ -160,6 +174,17 @@ class LinkedMasking(WindowMasking):
 
     def first_round(self, bands: list[Tensor], singles: Tensor) -> Tensor:
         return self._at_places([*map(paired, bands), singles])
+
+    def over(self, places: Tensor) -> Tensor:
+        return places
+
+    def beside(self, places: Tensor, bands: Tensor, windows: Tensor) -> Tensor:
+        numbers = places % len(self.holding[1]), places // len(self.holding[1])
+        families = zip(self.touched, numbers, bands.split(self.sizes, dim=1), strict=False)
+        columns, rows = (
+            (~(touched[chosen][:, None] | touched)).to(scores.dtype) @ scores for touched, chosen, scores in families
+        )
+        return (rows[:, :, None] + columns[:, None]).flatten(1, 2) + windows[:, self.window_at]
 
     def bands_ahead(self, winner: Tensor, bands: list[Tensor]) -> Tensor | float:
         columns, rows = (ahead(winner, paired(family)) for family in bands)
