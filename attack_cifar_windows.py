@@ -4,8 +4,9 @@
     python3 attack_cifar_windows.py --size_of_attack 2x5 --locations all --loss margin --test --checkpoint NAME
 
 The attack is projected gradient ascent with signed steps. Each of many restarts puts the patch at a new place (Levine
-and Feizi, NeurIPS 2020). The two-round prediction decides which images count as flipped. The script stops with exit
-code 3 if the attack flips a certified answer.
+and Feizi, NeurIPS 2020), by default first where the certificate leaves the least lead. A step asks only about the few
+copies that decide there. At the end of each restart, the two-round prediction decides whether the image counts as
+flipped. The script stops with exit code 3 if the attack flips a certified answer.
 
 The script also counts the flipped images on which a dissenter covers the patch. A window is a dissenter if hiding it
 makes the network give another class than hiding most other windows. Dissenters hint at where an image was tampered
@@ -29,6 +30,7 @@ def main() -> None:
     parser = masked_attack_parser(__doc__, CIFAR_LIKE)
     add_network(parser, MODELS_OF_COPIES, "pooled", image_size=32)
     add_windows(parser)
+    parser.set_defaults(locations="weak", randomizations=10, steps=30, loss="margin")
     options = parser.parse_args()
     ablation = WindowPairs(options.image_size, options.image_size, options.window_size, options.per_side)
     attack_masked(options, network_of_copies(options.model, channels=6, classes=class_count(options)), ablation)

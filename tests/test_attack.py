@@ -11,10 +11,11 @@ from torch import nn
 
 from patchcert.ablations.ablation import Band, Block, encode
 from patchcert.attacks.ascent import LOSSES, Ascent, Attack, log_mean_softmax, margin
-from patchcert.attacks.searches import SEARCHES, try_random_places
+from patchcert.attacks.searches import SEARCHES, try_random_places, weakest_first
 from patchcert.attacks.targets import Targets, look_at
 from patchcert.attacks.threats import BallThreat, PatchThreat
 from patchcert.attacks.undefended import undefended
+from patchcert.classifiers import weak_spots
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.data import named
 from patchcert.data.dataset import Dataset
@@ -69,7 +70,7 @@ def look(classifier, dataset, patch=SQUARE):
 
 
 @pytest.mark.parametrize("patch", [Patch(2, 2), SQUARE, BAR])
-@pytest.mark.parametrize("search", ["random", "all"])
+@pytest.mark.parametrize("search", SEARCHES)
 def test_no_certified_image_flips_and_flips_are_real(smoothed, digits, patch, search):
     clean = look(smoothed, digits, patch)
     targets = clean.targets()
@@ -117,6 +118,30 @@ def test_all_places_find_more_at_the_same_cost(smoothed, digits, monkeypatch):
     assert flips["all"] >= flips["random"] > 0
     assert sum(done) == len(targets) * sum(looks.values())  # the bar's total, whoever flips when
     assert len(done) > sum(looks.values()) and max(done) < len(targets) * 7
+
+
+def test_restarts_begin_at_the_weakest_places_apart_from_each_other():
+    leads = torch.full((3, 6, 8), 5.0)
+    leads[0, 1, 1:6] = torch.tensor([-1.0, -3.0, -2.0, -0.5, 0.0])
+    leads[0, 5, 7] = -2.5
+    leads[1] = 1 + torch.arange(48.0).view(6, 8).flip(1)  # nowhere can the patch change anything
+    leads[2, 3, 3] = -1.0
+    found = [[divmod(place, 8) for place in places] for places in weakest_first(leads, 2, 2, 7).tolist()]
+    assert found[0] == [(1, 2), (5, 7), (1, 4), (1, 3), (1, 1), (1, 5), (1, 2)]
+    assert found[1] == [(0, 7), (0, 5), (0, 3), (0, 1), (2, 7), (2, 5), (2, 3)]
+    assert found[2] == [(3, 3)] * 7
+
+
+def test_weak_places_are_those_where_the_certificate_leaves_least(smoothed, digits, monkeypatch):
+    targets, tried = look(smoothed, digits.take(slice(60))).targets(), []
+    monkeypatch.setattr(Attack, "restart", lambda run, places, *_: tried.append(places))
+    attacked(smoothed, targets, SQUARE, search="weak", restarts=2)
+    question = Question(SQUARE, smoothed.rule, "exact")
+    every = [(torch.arange(28), targets.outputs.softmax(dim=2))]
+    leads = weak_spots.of_votes(smoothed.ablation, question, every).flatten(1)
+    first, second = (leads.gather(1, places[:, None])[:, 0] for places in tried)
+    assert torch.equal(first, leads.amin(dim=1)) and (second >= first).all()
+    assert (tried[0] != tried[1]).all() and (leads.amin(dim=1) < leads.amax(dim=1)).any()
 
 
 def test_a_false_certificate_is_caught(smoothed, digits):

@@ -10,6 +10,7 @@ import torch
 from patchcert import checkpoint
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.arithmetic import RELATIVE_MARGINS
+from patchcert.classifiers.masked import MaskedClassifier
 from patchcert.data import named, splits
 from patchcert.data.folders import load_folder
 from patchcert.engines.columns import LinesNetwork
@@ -296,6 +297,17 @@ def test_coarse_windows_are_hidden_first_and_mirror_images_asked(folder, capsys)
     succeed("attack_cifar_joint.py", *options, *effort, folder=folder)
     attacked = json.loads((folder / "attacked.json").read_text())
     assert attacked["certified_correct"] <= attacked["attacked_correct"] <= attacked["correct"]
+
+
+@pytest.mark.parametrize("script", ["windows", "joint"])
+def test_a_broken_certificate_ends_with_exit_code_3(folder, monkeypatch, capsys, script):
+    """The defence answers otherwise than its certificates say: the attack asks the defence, and so it is found out."""
+    predict = MaskedClassifier.predict
+    monkeypatch.setattr(MaskedClassifier, "predict", lambda *arguments: (predict(*arguments) + 1) % 3)
+    networks = [*JOINT, "--coarse_windows", "none"] if script == "joint" else ["--checkpoint", NAME, *PICTURES]
+    effort = ["--steps", 1, "--randomizations", 1, "--skip", 1, "--all", "--data", "small", "--save_images", "broken"]
+    assert run_here(f"attack_cifar_{script}.py", *networks, *effort, folder=folder) == 3
+    assert "is certified, and was flipped: the counterexample is in broken/" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("networks", [["--checkpoint", NAME], [*JOINT, "--coarse_windows", "11x2"]])
