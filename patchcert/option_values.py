@@ -69,24 +69,31 @@ certificates = several_of(("margin", "exact", "masking"), "margin, exact, maskin
 goals = several_of(("recover", "alert"), "recover, alert or both: recover,alert")
 
 
-def batch_size(text: str) -> int | None:
-    """A number of copies; None for auto."""
-    return None if text == "auto" else positive_int(text)
+def _or_named(number: Callable[[str], float], names: dict[str, str | None]) -> Callable[[str], float | str | None]:
+    """What parses a number, or one of the `names`, by which values go."""
+
+    def parse(text: str) -> float | str | None:
+        if text in names:
+            return names[text]
+        try:
+            return number(text)
+        except argparse.ArgumentTypeError as error:
+            both = f"expected {', '.join(names)} or "
+            raise argparse.ArgumentTypeError(str(error).replace("expected ", both, 1)) from error
+
+    return parse
 
 
-def numerical_margin(text: str) -> float | None:
-    """A lead, in units of logits; None for auto."""
-    return None if text == "auto" else nonnegative_float(text)
+batch_size = _or_named(positive_int, {"auto": None})
+"""A number of copies."""
 
+numerical_margin = _or_named(nonnegative_float, {"auto": None})
+"""A lead, in units of logits."""
 
-def numerical_margin_or_measured(text: str) -> float | str | None:
-    """The same, or `MEASURED`."""
-    return MEASURED if text == MEASURED else numerical_margin(text)
+numerical_margin_or_measured = _or_named(nonnegative_float, {"auto": None, MEASURED: MEASURED})
 
-
-def margin_of_votes(text: str) -> float | None:
-    """A difference of probabilities; None for auto."""
-    return None if text == "auto" else fraction(text)
+margin_of_votes = _or_named(fraction, {"auto": None})
+"""A difference of probabilities."""
 
 
 def named_otherwise(right: str) -> Callable[[str], None]:

@@ -19,7 +19,7 @@ from patchcert.data.dataset import Dataset
 from patchcert.engines.equal_batches import in_equal_batches
 from patchcert.engines.joint import JointNetwork
 from patchcert.errors import Note, UsageError
-from patchcert.experiments.masking import settle_margin
+from patchcert.experiments.masking import require_measurable, settle_margin
 from patchcert.masking.linked import masking_of
 from patchcert.masking.margins import Margin
 from patchcert.stopping import Stopped
@@ -119,6 +119,7 @@ def settled(classifier, amp):
         numerical_margin="measured", amp=amp, tf32=False, device=torch.device("cpu"), batch_size=32
     )
     dataset = Dataset((255 * IMAGES).byte(), torch.zeros(20, dtype=torch.int64), torch.arange(20))
+    require_measurable(options, [classifier])
     margin, said = settle_margin(options, [classifier], dataset, None)
     assert options.numerical_margin == margin.numerical
     return margin, said

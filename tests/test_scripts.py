@@ -219,7 +219,7 @@ def refused(trained):
         ("certify_mnist_band.py", [*CERTIFY, "--batch_size", 10**20], "--batch_size: 1000"),
         ("certify_mnist_band.py", [*CERTIFY, "--certificate", "best"], "best: expected margin, exact"),
         ("certify_mnist_band.py", [*CERTIFY, "--patches", 3], "--patches: invalid choice: 3 (choose from 1, 2)"),
-        ("certify_mnist_band.py", [*CERTIFY, "--numerical_margin", -1], "-1: expected a number from 0 to 1"),
+        ("certify_mnist_band.py", [*CERTIFY, "--numerical_margin", -1], "-1: expected auto or a number from 0 to 1"),
         (
             "certify_mnist_block.py",
             ["--checkpoint", "net.pth", "--data", "nowhere", "--patches", 2, "--certificate", "exact"],

@@ -134,6 +134,13 @@ def add_numerical_margin(parser: Parser, measured: bool = False) -> None:
     )
 
 
+def require_measurable(options: argparse.Namespace, classifiers: list[SmoothedClassifier]) -> None:
+    """Raise UsageError if a margin is to be measured of classifiers for which there is nothing to measure."""
+    if options.numerical_margin == MEASURED and not all(map(asks_in_order, classifiers)):
+        right = "expected auto or a number: only copies with hidden windows are asked about in batches of one size"
+        raise UsageError("numerical_margin", MEASURED, right)
+
+
 def settle_margin(
     options: argparse.Namespace, classifiers: list[SmoothedClassifier], dataset: Images, manner: Manner | None
 ) -> tuple[Margin, dict[str, str]]:
@@ -145,13 +152,10 @@ def settle_margin(
         manner: see `settle_numerical_margin`.
 
     Raises:
-        UsageError: there is nothing to measure, or answers depend on more than the copy.
+        UsageError: answers depend on more than the copy.
     """
     arithmetic, measured = arithmetic_of(options, manner), {}
     if options.numerical_margin == MEASURED:
-        if not all(map(asks_in_order, classifiers)):
-            right = "expected auto or a number: only copies with hidden windows are asked about in batches of one size"
-            raise UsageError("numerical_margin", MEASURED, right)
         options.numerical_margin = None
         if arithmetic != "float32" and all(is_the_same_in_order(options, one, dataset) for one in classifiers):
             arithmetic = "float32"
@@ -208,8 +212,9 @@ def certify_parts(options: argparse.Namespace, parts: list[Part]) -> None:
         {pixels[size]: masking_of(part.ablation.to(options.device), pixels[size], at_once) for size in part.sizes}
         for part in parts
     ]
-    dataset, _ = prepare(options, network, ablation, others)
     classifiers = [SmoothedClassifier(part.network, part.ablation) for part in parts]
+    require_measurable(options, classifiers)
+    dataset, _ = prepare(options, network, ablation, others)
     manner = manner_of(options, classifiers[0], dataset)
     margin, measured = settle_margin(options, classifiers, dataset, manner)
     threads = {"threads": str(torch.get_num_threads())} if measured else {}
