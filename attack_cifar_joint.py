@@ -13,9 +13,9 @@ from patchcert import CIFAR_LIKE, add_joint, attack_masked, attacked_patch, cli,
 
 
 def main() -> None:
-    parser = masked_attack_parser(__doc__, CIFAR_LIKE)
+    parser = masked_attack_parser(__doc__, CIFAR_LIKE, windows=True)
     add_joint(parser, weight=10.0, coarse_windows=(11, 4), mirrored=True)
-    parser.set_defaults(batch_size=4, locations="weak", randomizations=10, steps=30, loss="margin")
+    parser.set_defaults(batch_size=4)
     options = parser.parse_args()
     attack_masked(options, *joint_network(options, attacked_patch(options)))
 

@@ -27,10 +27,9 @@ from patchcert.small_networks import MODELS_OF_COPIES, network_of_copies
 
 
 def main() -> None:
-    parser = masked_attack_parser(__doc__, CIFAR_LIKE)
+    parser = masked_attack_parser(__doc__, CIFAR_LIKE, windows=True)
     add_network(parser, MODELS_OF_COPIES, "pooled", image_size=32)
     add_windows(parser)
-    parser.set_defaults(locations="weak", randomizations=10, steps=30, loss="margin")
     options = parser.parse_args()
     ablation = WindowPairs(options.image_size, options.image_size, options.window_size, options.per_side)
     attack_masked(options, network_of_copies(options.model, channels=6, classes=class_count(options)), ablation)

@@ -16,9 +16,9 @@ from patchcert import MNIST_LIKE, add_joint, attack_masked, attacked_patch, cli,
 
 
 def main() -> None:
-    parser = masked_attack_parser(__doc__, MNIST_LIKE)
+    parser = masked_attack_parser(__doc__, MNIST_LIKE, windows=True)
     add_joint(parser)
-    parser.set_defaults(batch_size=16, locations="weak", randomizations=10, steps=30, loss="margin")
+    parser.set_defaults(batch_size=16)
     options = parser.parse_args()
     attack_masked(options, *joint_network(options, attacked_patch(options)))
 

@@ -27,11 +27,10 @@ from patchcert.small_networks import MODELS_OF_COPIES, network_of_copies
 
 
 def main() -> None:
-    parser = masked_attack_parser(__doc__, MNIST_LIKE)
+    parser = masked_attack_parser(__doc__, MNIST_LIKE, windows=True)
     add_model(parser, MODELS_OF_COPIES, "resnet14_half")
     add_windows(parser)
     parser.set_defaults(window_size=8, per_side=6)
-    parser.set_defaults(locations="weak", randomizations=10, steps=30, loss="margin")
     options = parser.parse_args()
     ablation = WindowPairs(28, 28, options.window_size, options.per_side)
     attack_masked(options, network_of_copies(options.model, channels=2, classes=class_count(options)), ablation)

@@ -64,10 +64,17 @@ def patch_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
     return parser
 
 
-def masked_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
-    """The options of every script that attacks double masking with a patch; the checkpoint knows the network."""
+def masked_attack_parser(description: str, data_sets: tuple[str, ...], windows: bool = False) -> Parser:
+    """The options of every script that attacks double masking with a patch; the checkpoint knows the network.
+
+    Args:
+        windows: whether copies hide windows. Then few copies decide, so the attack begins at weak places and takes more
+            steps.
+    """
     parser = patch_attack_parser(description, data_sets)
     add_numerical_margin(parser)
+    if windows:
+        parser.set_defaults(locations="weak", randomizations=10, steps=30, loss="margin")
     return parser
 
 

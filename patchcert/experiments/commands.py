@@ -184,9 +184,7 @@ def attack_shipped(description: str, model: Model, arguments: list[str]) -> None
         options, network, ablation = _voting(parser, variant, arguments)
         attack_with_patch(options, network, SmoothedClassifier(network, ablation, options.threshold))
         return
-    parser = masked_attack_parser(description, DATA_SETS[model.dataset])
-    if variant.windows:
-        parser.set_defaults(locations="weak", randomizations=10, steps=30, loss="margin")
+    parser = masked_attack_parser(description, DATA_SETS[model.dataset], windows=bool(variant.windows))
     options = _masked(parser, model, variant, 4, arguments)
     if _is_joint(variant):
         attack_masked(options, *joint_network(options, attacked_patch(options)))
