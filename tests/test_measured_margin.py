@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from patchcert import Band, MaskedClassifier, Patch, SmoothedClassifier, journal
+from patchcert import Band, MaskedClassifier, Patch, SmoothedClassifier, certify, journal
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.classifiers import probing
 from patchcert.classifiers.in_order import CopiesInOrder, Wanted
 from patchcert.classifiers.masked_goals import MaskedLook
-from patchcert.classifiers.probing import apart_in_order
+from patchcert.classifiers.probing import Manner, manner_in_order
 from patchcert.data.dataset import Dataset
 from patchcert.engines.equal_batches import in_equal_batches
 from patchcert.engines.joint import JointNetwork
@@ -61,24 +61,37 @@ def of_size(copies):
     return LITTLE * torch.full((len(copies), 1), len(copies))
 
 
+def apart(classifier, batch_size):
+    return manner_in_order(classifier, IMAGES, batch_size, rounded=True).apart
+
+
 @pytest.mark.parametrize("wrong", [of_last_row, of_neighbour, of_noise])
 @pytest.mark.parametrize("batch_size", [3, 32])
 def test_what_depends_on_the_batch_is_seen(wrong, batch_size):
-    assert apart_in_order(SmoothedClassifier(Exact(), WINDOWS), IMAGES, batch_size) == 0
-    assert 0 < apart_in_order(SmoothedClassifier(Exact(wrong), WINDOWS), IMAGES, batch_size) <= 2 * LITTLE
+    assert apart(SmoothedClassifier(Exact(), WINDOWS), batch_size) == 0
+    assert 0 < apart(SmoothedClassifier(Exact(wrong), WINDOWS), batch_size) <= 2 * LITTLE
 
 
 def test_what_depends_on_the_size_of_the_batch_is_always_the_same():
     """By construction, for predictions, too."""
     network = Exact(of_size)
     classifier = MaskedClassifier(network, WINDOWS, Patch(2, 2))
-    assert apart_in_order(classifier, IMAGES, 32) == 0
+    assert apart(classifier, 32) == 0
     together = classifier.predict(IMAGES)
     alone = torch.cat([classifier.predict(image[None], batch_size=100) for image in IMAGES])
     look = MaskedLook(classifier, [masking_of(WINDOWS, Patch(2, 2))], SMALL, Wanted(), 32)
     (certified,) = look(IMAGES[:7])
     assert set(network.sizes) == {16}
     assert together.equal(alone) and certified.verdicts.predicted.equal(together[:7])
+
+
+def test_what_certify_tries_is_what_runs():
+    """Batches of one size, so that the margin need not grow; what stands beside a copy may change nothing."""
+    network = Exact(of_size)
+    (answer,) = certify(MaskedClassifier(network, WINDOWS, Patch(2, 2)), IMAGES, patches=Patch(2, 2)).answers
+    assert set(network.sizes) == {16} and answer.question["numerical_margin"] == 1e-3
+    with pytest.raises(ValueError, match="the same answer whatever else is in the batch"):
+        certify(MaskedClassifier(Exact(of_noise), WINDOWS, Patch(2, 2)), IMAGES)
 
 
 def test_bands_are_asked_about_one_image_at_a_time():
@@ -98,7 +111,7 @@ def test_bands_are_asked_about_one_image_at_a_time():
     classifier = SmoothedClassifier(JointNetwork(bands, Exact(), ablation, 2.0, 4.0).eval(), ablation)
     masking = masking_of(ablation, Patch(2, 2))
     CopiesInOrder(classifier, 256).look(IMAGES, [masking], SMALL)
-    assert apart_in_order(classifier, IMAGES, 32) == 0
+    assert apart(classifier, 32) == 0
     assert set(bands.sizes) == {1} and set(classifier.network.windows.sizes) == {16}
 
 
@@ -138,7 +151,7 @@ def test_the_margins_are_those_of_what_was_measured(monkeypatch):
         assert settled(SmoothedClassifier(Exact(of_neighbour), WINDOWS), amp=True) == (LARGE, {"margins": "bfloat16"})
     with pytest.raises(UsageError, match=r"^numerical_margin measured: expected auto or a number: only copies with"):
         settled(SmoothedClassifier(Exact(), Band(SIZE, SIZE, 3)), amp=False)
-    monkeypatch.setattr(probing, "apart_in_order", None)  # float32 needs none
+    monkeypatch.setattr(probing, "manner_in_order", None)  # float32 needs none
     assert settled(SmoothedClassifier(Exact(of_neighbour), WINDOWS), amp=False) == (SMALL, {"margins": "float32"})
     monkeypatch.undo()
     with pytest.raises(UsageError, match=r"numerical_margin measured: a network must give .* whatever else is in the"):
@@ -167,7 +180,7 @@ ASK = [*PICTURES, "--all", "--amp", "--checkpoint", NAME, "--numerical_margin", 
 
 @pytest.mark.parametrize(("apart", "margins", "number"), [(0.0, "float32", 1e-3), (1e-4, "bfloat16", 1.0)])
 def test_results_say_which_margins_were_taken(folder, apart, margins, number, monkeypatch, capsys):  # noqa: F811
-    monkeypatch.setattr(probing, "apart_in_order", lambda *given: apart)
+    monkeypatch.setattr(probing, "manner_in_order", lambda *_, rounded: Manner("bfloat16", apart, 1))
     succeed(CERTIFY, *ASK, folder=folder)
     record = json.loads((folder / "run.json").read_text())
     assert record["results"][0]["numerical_margin"] == record["config"]["numerical_margin"] == number
@@ -177,7 +190,7 @@ def test_results_say_which_margins_were_taken(folder, apart, margins, number, mo
 
 
 def test_saved_answers_are_read_with_the_margins_that_were_measured(folder, monkeypatch, capsys):  # noqa: F811
-    monkeypatch.setattr(probing, "apart_in_order", lambda *given: 0.0)
+    monkeypatch.setattr(probing, "manner_in_order", lambda *_, rounded: Manner("bfloat16", 0.0, 1))
     succeed(CERTIFY, *ASK, "--save_votes", "measured.npz", folder=folder)
 
     def enlarge(about, arrays):

@@ -12,7 +12,7 @@ from torch import Tensor
 from patchcert import networks
 from patchcert.ablations.ablation import Ablation, encode
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
-from patchcert.arithmetic import NUMERICAL_MARGINS, coarsest
+from patchcert.arithmetic import NUMERICAL_MARGINS, coarser, coarsest
 from patchcert.classifiers.in_order import CopiesInOrder
 from patchcert.classifiers.masked_goals import in_order_of
 from patchcert.classifiers.modules import SmoothedClassifier
@@ -166,8 +166,9 @@ def manner_of(classifier: SmoothedClassifier, engine: Engine, images: Tensor, ba
     if isinstance(engine, WindowedNetwork):
         dense = Comparison(partial(asking.logits, DenseNetwork(classifier.network, ablation), encoded, chosen))
         seen.require_close(dense.first, seen.first, EITHER_ENGINE, ENGINES_APART)
+    apart = 0.0
     if classifier.limited_reach:
-        _look_at_hidden_pixels(seen, classifier, tried)
+        apart = tried_hidden_pixels(classifier, tried).apart
         copies, together = every, seen.first
     else:
         _ask_alone(seen, ask, encoded, chosen)
@@ -180,34 +181,41 @@ def manner_of(classifier: SmoothedClassifier, engine: Engine, images: Tensor, ba
     few = _evenly(len(copies), COPIES // len(tried))
     for own, answers in zip(encoded.split(1), together.split(1), strict=True):
         seen.note(ask(own, copies[few]), answers[:, few], BESIDE)
-    return Manner(seen.arithmetic, seen.apart, _added_up(ablation))
+    return Manner(seen.arithmetic, max(seen.apart, apart), _added_up(ablation))
 
 
 @torch.no_grad()
-def apart_in_order(classifier: SmoothedClassifier, images: Tensor, batch_size: int) -> float:
-    """How far answers about the same copy were apart, wherever in a batch it stood and whatever stood beside it.
+def manner_in_order(classifier: SmoothedClassifier, images: Tensor, batch_size: int, rounded: bool = False) -> Manner:
+    """How the network answers about copies of some of `images` (N, C, H, W), asked as those are that decide.
 
-    The copies of some of `images` (N, C, H, W) are asked about as predictions and certificates ask: in batches of one
-    size. Each of some copies alone fills a batch, so that it stands in every row. Some are asked about together, in
-    sevens, in another order among others, and beside noise; bands alone and in a batch. What is added up follows from
-    the size of a batch and from the row, not from the numbers. So where all answers about a few copies are the same to
-    the bit, 0.0, those about other copies are expected to be.
+    The copies are asked about in batches of one size. An answer may depend on where in a batch its copy stands and on
+    what stands beside it, by rounding, but not on pixels that bands hide. Each of some copies alone fills a batch, so
+    that it stands in every row. Some are asked about together, in sevens, in another order among others, and beside
+    noise; bands alone and in a batch. What is added up follows from the size of a batch and from the row, not from the
+    numbers. So where all answers about a few copies are the same to the bit, `apart` 0.0, those about other copies are
+    expected to be.
 
     Args:
         classifier: one that asks in order.
         batch_size: of a `MaskedLook`.
+        rounded: an answer may also differ by rounding with what stands beside it, which counts as `apart`.
 
     Raises:
-        ValueError: answers differ by more than rounding, or each time.
+        ValueError: answers differ by more, or each time.
     """
     source = in_order_of(classifier, batch_size)
     assert source is not None, "the caller has looked"
-    tried, _ = _tried(images)
-    return max(_apart_in_copies(source, tried), _apart_in_bands(source, tried, images) if source.joint else 0.0)
+    (tried, _), copies = _tried(images), _added_up(classifier.ablation)
+    seen = _tried_copies(source, tried, rounded)
+    if not source.joint:
+        return Manner(seen.arithmetic, seen.apart, copies)
+    of_bands = _tried_bands(source, tried, images)
+    arithmetic = coarser(seen.arithmetic, of_bands.arithmetic)
+    return Manner(arithmetic, max(seen.apart, of_bands.apart), copies)
 
 
-def _apart_in_copies(source: CopiesInOrder, tried: Tensor) -> float:
-    """`apart_in_order` of copies with hidden windows."""
+def _tried_copies(source: CopiesInOrder, tried: Tensor, rounded: bool) -> Comparison:
+    """Of copies with hidden windows, each of one of the images (T, C, H, W)."""
     numbers = _evenly(len(source.pairs), IN_ORDER).to(tried.device)
     own = tried[torch.arange(len(numbers)) % len(tried)]
     seen = Comparison(partial(source.answers, own, numbers))
@@ -218,17 +226,18 @@ def _apart_in_copies(source: CopiesInOrder, tried: Tensor) -> float:
         seen.note(seen.first[some], source.answers(own[some], numbers[some]), BESIDE)
     order = torch.arange(2 * source.at_once).flip(0) % len(own)
     seen.note(seen.first[order], source.answers(own[order], numbers[order]), BESIDE)
-    seen.require_equal_beside_others(partial(source.answers, numbers=numbers), own, seen.first, BESIDE, rounded=True)
-    return seen.apart
+    seen.require_equal_beside_others(partial(source.answers, numbers=numbers), own, seen.first, BESIDE, rounded)
+    return seen
 
 
-def _apart_in_bands(source: CopiesInOrder, tried: Tensor, images: Tensor) -> float:
-    """`apart_in_order` of bands."""
-    seen, together = Comparison(partial(source.of_bands, tried)), source.of_bands(torch.cat([images, tried]))
-    seen.note(seen.first, together[len(images) :], BESIDE)
+def _tried_bands(source: CopiesInOrder, tried: Tensor, images: Tensor) -> Comparison:
+    """Of the bands of images (T, C, H, W), alone and behind a few others, (N, C, H, W)."""
+    before = images[:FEW]
+    seen, together = Comparison(partial(source.of_bands, tried)), source.of_bands(torch.cat([before, tried]))
+    seen.note(seen.first, together[len(before) :], BESIDE)
     for image, answers in zip(tried.split(1), seen.first.split(1), strict=True):
         seen.note(answers, source.of_bands(image), BESIDE)
-    return seen.apart
+    return seen
 
 
 def _added_up(ablation: Ablation) -> int:
@@ -278,7 +287,7 @@ def note_numerical_margin(margin: float, manner: Manner) -> None:
 
 
 def note_differing(apart: float) -> None:
-    """Warn that the larger margin is needed, since answers were so far `apart`, as of `apart_in_order`."""
+    """Warn that the larger margin is needed, since answers were so far `apart`, as of `manner_in_order`."""
     why = f"logits differed between batches, by {apart:.2g} in the first process"
     warnings.warn(Note(f"--numerical_margin measured stays with the larger margin, since {why}"), stacklevel=5)
 
@@ -291,19 +300,27 @@ def _ask_alone(seen: Comparison, ask: Callable[[Tensor, Tensor], Tensor], encode
     seen.note(seen.first[:1, :2], ask(encoded[:1], chosen[:2]), BESIDE)
 
 
-def _look_at_hidden_pixels(seen: Comparison, classifier: SmoothedClassifier, images: Tensor) -> None:
-    """Show a network of limited reach noise in the pixels that each copy hides, each of one of `images` (T, C, H, W).
+@torch.no_grad()
+def tried_hidden_pixels(classifier: SmoothedClassifier, images: Tensor) -> Comparison:
+    """Of a network of limited reach, shown noise in the pixels that each copy hides, each of one image (T, C, H, W).
 
-    Of a joint network that is asked of its bands. Its copies with hidden windows are masked.
+    Of a joint network these are its bands. Its copies with hidden windows are masked.
+
+    Raises:
+        ValueError: an answer depends on hidden pixels.
     """
     network, ablation = classifier.network, classifier.ablation
     if isinstance(network, JointNetwork):
         network, ablation = network.of_bands, ablation.bands
-    answers = networks.answer(network, images.clone(), OF_IMAGES, len(images), ablation.count).float()
+
+    def answers(shown: Tensor) -> Tensor:
+        return networks.answer(network, shown, OF_IMAGES, len(shown), ablation.count).float()
+
+    seen = Comparison(lambda: answers(images.clone()))
     for indices in ablation.chunks(AT_ONCE):
         numbers = indices % len(images)
         shown = images[numbers]
-        hidden = torch.where(ablation.masks(indices)[:, None], shown, torch.rand_like(shown))
-        elsewhere = networks.answer(network, hidden, OF_IMAGES, len(indices), ablation.count).float()
+        elsewhere = answers(torch.where(ablation.masks(indices)[:, None], shown, torch.rand_like(shown)))
         found = elsewhere[torch.arange(len(indices), device=images.device), indices]
-        seen.note(answers[numbers, indices], found, WITHIN_REACH)
+        seen.note(seen.first[numbers, indices], found, WITHIN_REACH)
+    return seen

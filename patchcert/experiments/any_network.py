@@ -138,12 +138,17 @@ def _takes_whole(network: nn.Module, image: Tensor) -> bool:
 
 
 def manner_of(
-    options: argparse.Namespace, classifier: SmoothedClassifier, dataset: Images, engine: Engine | None = None
+    options: argparse.Namespace,
+    classifier: SmoothedClassifier,
+    dataset: Images,
+    engine: Engine | None = None,
+    in_order: bool = False,
 ) -> Manner | None:
     """How the network of `--model`, filled, answers; None of networks that scripts know, of which nothing is tried.
 
     Args:
         engine: the one that will run, by default the classifier's own.
+        in_order: whether the copies will be asked about in order, by no engine.
 
     Raises:
         UsageError: it does not answer as certificates presume.
@@ -154,14 +159,17 @@ def manner_of(
     images = next(splits.spread(dataset, size).batches(size))[0]
     try:
         with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-            manner = probing.manner_of(classifier, engine or classifier.engine(images), images, size)
+            if in_order:
+                manner = probing.manner_in_order(classifier, images, size)
+            else:
+                manner = probing.manner_of(classifier, engine or classifier.engine(images), images, size)
     except ValueError as error:
         raise _wrong(options, error) from error
     return distributed.from_first(manner)
 
 
 def is_the_same_in_order(options: argparse.Namespace, classifier: SmoothedClassifier, dataset: Images) -> bool:
-    """Whether no answer about a copy depended on its batch, as far as `probing.apart_in_order` tried; else why is said.
+    """Whether no answer about a copy depended on its batch, as far as `manner_in_order` tried; else why is said.
 
     All processes try it, and all get the same.
 
@@ -172,7 +180,7 @@ def is_the_same_in_order(options: argparse.Namespace, classifier: SmoothedClassi
     images = next(splits.spread(dataset, size).batches(size))[0]
     try:
         with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-            apart = probing.apart_in_order(classifier, images, size)
+            apart = probing.manner_in_order(classifier, images, size, rounded=True).apart
     except ValueError as error:
         raise UsageError("numerical_margin", MEASURED, getattr(error, "right", str(error))) from error
     (differing,) = distributed.largest([apart != 0], options.device)

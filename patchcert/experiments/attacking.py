@@ -161,7 +161,7 @@ def attack_masked(options: argparse.Namespace, network: nn.Module, ablation: Abl
     threat = _threat(options, ablation.to(options.device))
     classifier = MaskedClassifier(network, ablation, threat.patch)
     dataset, _ = prepare(options, network, ablation)
-    manner = manner_of(options, classifier, dataset)
+    manner = manner_of(options, classifier, dataset, in_order=classifier.in_order)
     settle_numerical_margin(options, manner)
     margin, arithmetic = options.numerical_margin, arithmetic_of(options, manner)
     question = certificate.Question(threat.patch, None, "masking", 1, margin, arithmetic)

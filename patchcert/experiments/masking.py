@@ -215,7 +215,7 @@ def certify_parts(options: argparse.Namespace, parts: list[Part]) -> None:
     classifiers = [SmoothedClassifier(part.network, part.ablation) for part in parts]
     require_measurable(options, classifiers)
     dataset, _ = prepare(options, network, ablation, others)
-    manner = manner_of(options, classifiers[0], dataset)
+    manner = manner_of(options, classifiers[0], dataset, in_order=asks_in_order(classifiers[0]))
     margin, measured = settle_margin(options, classifiers, dataset, manner)
     threads = {"threads": str(torch.get_num_threads())} if measured else {}
     with journal_of(options, nn.ModuleList([network, *others]), dataset, **measured, **threads) as journal:

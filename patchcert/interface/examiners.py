@@ -15,12 +15,15 @@ from patchcert.classifiers.masked import MaskedClassifier
 from patchcert.classifiers.masked_goals import MaskedLook, wanted_for
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.classifiers.probing import (
+    TRIED,
     Manner,
     class_count,
+    manner_in_order,
     manner_of,
     manner_of_windows,
     note_numerical_margin,
     require_masks,
+    tried_hidden_pixels,
 )
 from patchcert.classifiers.window_goals import ALERT, RECOVER, Goal, look
 from patchcert.classifiers.window_masked import WindowMaskedClassifier
@@ -43,9 +46,6 @@ STRICT = "strict"
 
 IMAGES_AT_ONCE = 16
 """Whose questions about hidden windows share batches."""
-
-TRIED_IN_ORDER = 3
-"""Images, of which a network that is asked in order is tried on all copies."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,7 @@ class OfVotes:
             patches = {patch for question in self.questions for patch in shapes(question.patch, *self.size)}
             require_masks(self.classifier.ablation, patches)
         self.engine = self.classifier.engine(images)
-        manner = manner_of(self.classifier, self.engine, images, self.asked.batch_size)
-        self.manner = distributed.from_first(manner)
+        self.manner = distributed.from_first(self._manner(images))
         of_scores = isinstance(self.classifier, MaskedClassifier) and self.classifier.scores
         margin = settled(self.asked, self.manner, of_scores, self.device)
         arithmetic = self.manner.arithmetic
@@ -159,6 +158,10 @@ class OfVotes:
         rule, count, margin = self.classifier.rule, self.asked.at_once or 1, self.asked.given_margin
         return [Question(patch, rule, kind, count, margin) for patch in patches for kind in kinds or ["exact"]]
 
+    def _manner(self, images: Tensor) -> Manner:
+        """How the network answers about some of the images."""
+        return manner_of(self.classifier, self.engine, images, self.asked.batch_size)
+
     def _prepare(self) -> None:
         with called(size_to_certify="patches", patches="at_once"):
             self.certifier = Certifier(self.classifier.ablation, self.questions)
@@ -168,11 +171,6 @@ class OfMasking(OfVotes):
     """Asks a `MaskedClassifier` for the scores of as few copies as it takes, or for the votes of all."""
 
     classifier: MaskedClassifier
-
-    def begin(self, images: Tensor, labels: Tensor) -> int:
-        """See `OfVotes`. Where copies are asked in order, those of a few images fill batches like those that run."""
-        few = torch.linspace(0, len(images) - 1, min(len(images), TRIED_IN_ORDER)).round().long()
-        return super().begin(images[few] if self.classifier.in_order else images, labels)
 
     @torch.no_grad()
     def look(self, images: Tensor) -> list[dict[str, Tensor]]:
@@ -213,6 +211,14 @@ class OfMasking(OfVotes):
             raise ValueError(f"{asked}: {right}")
         rule = None if self.classifier.scores else self.classifier.rule
         return [Question(patch, rule, "masking", at_once or count, self.asked.given_margin)]
+
+    def _manner(self, images: Tensor) -> Manner:
+        """See `OfVotes`; tried is what will run."""
+        if not self.classifier.in_order:
+            return super()._manner(images)
+        if self.classifier.limited_reach:
+            tried_hidden_pixels(self.classifier, images[:TRIED])
+        return manner_in_order(self.classifier, images, self.asked.batch_size)
 
     def _prepare(self) -> None:
         """Its masks are there already."""
