@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from patchcert import arithmetic, distributed, messages, program
+from patchcert import allocator, arithmetic, distributed, messages, program
 from patchcert.cli import configuration
 from patchcert.errors import UsageError
 from patchcert.version import VERSION
@@ -146,6 +146,7 @@ class Journal:
             messages.print_going_on_with(what, self.path)
         self._goes_on = False
         found = work()
+        allocator.return_gaps()
         self.processors.add(self.processor)
         if self.path:
             copied = tree_map_only(Tensor, torch.clone, found)

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from patchcert import checkpoint, distributed
+from patchcert import allocator, checkpoint, distributed
 from patchcert.epochs import alternating, epoch_generator
 from patchcert.errors import UsageError
 from patchcert.progress import STEPS_BETWEEN_READINGS, progress_bar
@@ -130,6 +130,7 @@ class Steps:
 
     def _look(self, number: int, last: bool = False) -> None:
         """After the step or batch `number`: whether the loss is one, and whether to save or to stop."""
+        allocator.return_gaps()
         alone = distributed.world() == 1 and self.request.number is not None  # then nobody need be waited for
         if not (self.device.type == "cpu" or number % STEPS_BETWEEN_READINGS == 0 or last or alone):
             return
