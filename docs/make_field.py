@@ -20,17 +20,17 @@ These tables show certified and clean accuracy in percent, against one square pa
 our own numbers, except those of [pretrained networks at 224 pixels](results.md#a-pretrained-network-at-224-pixels),
 which were counted on other images. `make pages` makes this page from [field.json](field.json).
 
-**How to read it.** Compare numbers only within one table, and only if *other data* is the same. These are the data that
-the network was trained on in addition to the training set. An empty cell means that we do not know. *Passes* are the
-network's passes over one image that is certified. *Standing* says who measured, and links to the page where we read it:
+**How to read it.** Compare numbers only within one table, and only if *other data* is the same: what the network was
+trained on besides the training images of this data set. An empty cell means that we do not know. *Passes* are the runs
+of the network that a certified image takes. *Standing* says who measured, and links to the page where we read it:
 
 - *reported*: the authors report it, and we have not run it.
 - *recomputed by others*: somebody else ran the published code.
 - *recomputed here*: we trained or certified it with this repository. For our own defences it means that one of our
   commands measured it ([results](results.md)), on images on which nothing was chosen.
 
-*Project notes* are our own notes. They come from a public list, a repository or an abstract, but they do not say from
-which one. Most rows are second-hand, so read the paper before you quote one.
+*Project notes* are our own notes from a public list, a repository or an abstract. They do not say which one, so the
+link leads to the paper. Most rows are second-hand: read the paper before you quote one.
 
 **To add a row**, add an entry to `numbers` in [field.json](field.json), and one to `defences` if the defence is new.
 [field.schema.json](field.schema.json) says what each field holds. Leave out what you do not know. Then run `make pages`
@@ -38,8 +38,8 @@ and open a pull request. A test checks the entry, and checks that this page agre
 
 ALARMS = """A defence with alarms may answer "attacked" instead of a class. An image is certified if no patch can make
 the defence answer with a wrong class. This promise is weaker, so do not compare these numbers with those above.
-The column *false alarms* says whether the clean accuracy counts an alarm on a clean image as an error. Ours does. **A
-clean accuracy that does not count them is higher for this reason.**"""
+The column *false alarms* says whether the clean accuracy counts an alarm on a clean image as an error. **Where it does
+not, the clean accuracy is higher for this reason.**"""
 
 GOALS = {"recover": "the right class", "alarm": "the right class or an alarm"}
 
