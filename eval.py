@@ -1,9 +1,9 @@
 """Compute certified and clean error of networks from train.py: a certified answer stays right whatever a patch shows.
 
-    python eval.py --config config/mnist_robtrain_p22_all.json --model_subset 0
-    python eval.py --config config/mnist_robtrain_p22_all.json models_path=DIR --output errors.json
-    python eval.py --config config/mnist_robtrain_p22_all.json eval_params:method_params:patch_w=1
-    python eval.py --config config/mnist_robtrain_k4_sparse.json eval_params:method_params:k=6
+    python3 eval.py --config config/mnist_robtrain_p22_all.json --model_subset 0
+    python3 eval.py --config config/mnist_robtrain_p22_all.json models_path=DIR --output errors.json
+    python3 eval.py --config config/mnist_robtrain_p22_all.json eval_params:method_params:patch_w=1
+    python3 eval.py --config config/mnist_robtrain_k4_sparse.json eval_params:method_params:k=6
 
 Reads MODEL_ID_best.pth if there is one, else MODEL_ID.pth. Bounds are checked at every place of the patch. If
 eval_params:method_params lacks attack_type, bound_type, patch_w, patch_l or k, the script takes the value of the

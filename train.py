@@ -1,7 +1,7 @@
 """Train networks whose robustness to patch or sparse attacks is certified by interval bounds.
 
-    python train.py --config config/mnist_robtrain_p22_all.json --model_subset 0
-    python train.py --config config/cifar_robtrain_p55_rand20.json --model_subset 3 --gpu 0,1
+    python3 train.py --config config/mnist_robtrain_p22_all.json --model_subset 0
+    python3 train.py --config config/cifar_robtrain_p55_rand20.json --model_subset 3 --gpu 0,1
 
 The method is that of Chiang et al., "Certified Defenses for Adversarial Patches", ICLR 2020. Each file in config/ is
 one experiment: data, networks, attack and schedule. The script writes MODELS_PATH/MODEL_ID.pth, MODEL_ID_best.pth and

@@ -8,17 +8,17 @@
 
 One pass computes every fourth band of an image. The loss has two parts. One is the label's lead at the worst pair of
 masks, because this lead decides the certificate. The other is the loss of every band by itself. A network that starts
-from scratch learns nothing useful from the worst pair alone. So the network that ships came from five runs. Each run
-continues the one before:
+from scratch learns nothing useful from the worst pair alone. So the network that ships came from six runs. Each run
+continues the one before (docs/results.md):
 
   1. the first line above;
   2. the second line, which gives the worst pair more weight;
   3. the third, with augmentations beyond crops and mirror images;
   4. the same again, with --lr 0.018 and --end_epoch 136;
-  5. with --band_weight 0.5, --loss_power 0.7 and random_turn, too. It gives less weight to images that are far from a
-     certificate. (This one was stopped and continued with another --lr, see docs/results.md.)
+  5. and 6. with --band_weight 0.5, --loss_power 0.7 and random_turn, too, at two learning rates. They give less weight
+     to images that are far from a certificate.
 
-benchmarks/ship_weights.py then averaged 0.8 times the weights of the fourth run and 0.2 times those of the fifth. The
+benchmarks/ship_weights.py then averaged 0.8 times the weights of the fourth run and 0.2 times those of the sixth. The
 script writes checkpoints/cifar_masked_band_….pth and a log.
 """
 

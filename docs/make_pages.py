@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "scripts"
 
 FAMILIES = {
-    "train_": "Train base classifiers, networks for double masking and undefended ones",
+    "train_": "Train: networks for votes, for double masking, and undefended ones",
     "certify": "Certify",
     "attack": "Attack",
     "": "Interval bounds, reports and the quickstart",

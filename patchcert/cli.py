@@ -102,6 +102,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     def _get_help_string(self, action: argparse.Action) -> str:
         if action.default is None or action.default is False:
             return action.help
+        if action.default is True:
+            return f"{action.help} (default)"
         return super()._get_help_string(action)
 
 

@@ -89,7 +89,7 @@ def ball_attack_parser(description: str, data_sets: tuple[str, ...]) -> Parser:
 
 def _attack_parser(description: str, data_sets: tuple[str, ...], steps: int, step_size: str) -> Parser:
     parser = evaluation_parser(description, data_sets, skip=10)
-    copies = "ablated copies per call of the network; images, where its reach is limited"
+    copies = "ablated copies for each call of the network; images, if its reach is limited"
     parser.engine.add_argument("--batch_size", type=positive_int, default=128, help=copies)
     add_climbing(parser, steps, step_size, momentum=0.0, loss="softmax")
     return parser

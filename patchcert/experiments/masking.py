@@ -85,7 +85,7 @@ def add_goals(parser: Parser) -> None:
         "--goal",
         type=goals,
         default=RECOVER,
-        help="recover: the right class; alert: the right class or an alarm",
+        help="recover: the right class; alert: the right class or an alarm; or both: recover,alert",
     )
     parser.certificate.add_argument(
         "--confidence",
