@@ -96,13 +96,14 @@ class Journal:
             self._open(overwrite)
 
     @classmethod
-    def of_run(cls, options: argparse.Namespace, **contents: str) -> Self:
+    def of_run(cls, options: argparse.Namespace, **contents: object) -> Self:
         """That of a script's run, beside its `--output` if it has one.
 
         The program is known by patchcert's code and the user's own modules.
 
         Args:
-            contents: fingerprints of what the run reads. Of files and folders it only matters whether they are named.
+            contents: fingerprints of what the run reads, and what is known of it, in JSON's types. Of files and folders
+                it only matters whether they are named.
         """
         given = {name: "given" for name, value in vars(options).items() if isinstance(value, Path)}
         plain = {name: value for name, value in (configuration(options) | given).items() if name not in CHANGE_NOTHING}

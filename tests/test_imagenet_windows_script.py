@@ -39,6 +39,12 @@ def of_few():
     return OfFew().eval()
 
 
+def of_a_file():
+    made = network()
+    made.preparation.transforms.append(transforms.Normalize(float(open("mean.txt").read()), 1.0))
+    return made
+
+
 def with_norm():
     torch.manual_seed(0)
     made = nn.Sequential(nn.Conv2d(3, 12, 5, stride=5), nn.BatchNorm2d(12), nn.Flatten(), nn.Linear(192, 3))
@@ -119,6 +125,24 @@ def test_a_damaged_picture_is_named_before_the_network_is_asked(folder, monkeypa
     monkeypatch.setattr(WindowMaskedClassifier, "_logits", lambda *_: pytest.fail("was asked"))
     assert run_here(SCRIPT, *COMMAND, folder=folder) == 2
     assert capsys.readouterr().err.endswith("--data pets/dog/0003.png: a damaged image; repair or remove it\n")
+
+
+def test_an_interrupted_run_does_not_go_on_with_pixels_normalised_otherwise(folder, monkeypatch, capsys):
+    """Weights and pixels are the same, and so is all code: the factory reads a file."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    command = (*COMMAND, "--model", "small:of_a_file", "--output", "found.json")
+    (folder / "mean.txt").write_text("0.5")
+    with monkeypatch.context() as patched:
+        patched.setattr(windows, "write_and_print", stop)
+        assert run_here(SCRIPT, *command, folder=folder) == 130
+    (folder / "mean.txt").write_text("0.25")
+    assert run_here(SCRIPT, *command, folder=folder) == 2
+    assert "is of an interrupted run with network mean [0.5, 0.5, 0.5], not [0.25, " in capsys.readouterr().err
+    (folder / "mean.txt").write_text("0.5")
+    succeed(SCRIPT, *command, folder=folder)
 
 
 def test_two_processes_find_and_save_what_one_does(folder):

@@ -177,11 +177,21 @@ def prepare(
 
 def journal_of(options: argparse.Namespace, network: nn.Module, dataset: Images, **more: str) -> Journal:
     """What a run of these options, weights, images and modules, and of what else it is, keeps beside --output."""
-    weights = checkpoint.fingerprint(network.state_dict().values())
-    journal = Journal.of_run(options, weights=weights, images=dataset.fingerprint(), **more)
+    weights, pixels = checkpoint.fingerprint(network.state_dict().values()), dataset.fingerprint()
+    of_network = {f"network {name}": value for name, value in _said_of_network(options).items()}
+    journal = Journal.of_run(options, weights=weights, images=pixels, **of_network, **more)
     if "weights" in options and journal.ahead and distributed.is_first():
         messages.print_not_compared(options.model)
     return journal
+
+
+def _said_of_network(options: argparse.Namespace) -> dict[str, object]:
+    """What makes a pretrained network the one that it is, besides its weights; nothing of other networks.
+
+    Its geometry, in words that may differ each time, is seen in the pixels.
+    """
+    said = options.about.get("network", {})
+    return {name: value for name, value in said.items() if name != "geometry"}
 
 
 def write_and_print(

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from patchcert import checkpoint
 from patchcert.errors import UsageError, one_line
 from patchcert.pretrained.found import Found, Weights, library
 
@@ -32,6 +33,7 @@ def find(folder: Path, weights: Path | None) -> Found:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     said: dict[str, object] = {"name": folder.resolve().name, "of": f"transformers {transformers.__version__}"}
+    said["config"] = checkpoint.sha256(folder / CONFIG)
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         _require_ordinary(option, folder, config)
