@@ -53,9 +53,14 @@ def added_to(part: nn.Module, where: str) -> Iterator[str]:
     yield from (f"a `{method}` set {where}" for method in vars(part) if _hides_method(part, method))
 
 
-def _everything_unwritten(network: nn.Module) -> Iterator[str]:
+def added_to_all() -> Iterator[str]:
+    """Yield, in words, that all modules that there are have a hook."""
     if every_module._global_forward_hooks or every_module._global_forward_pre_hooks:
         yield "a forward hook on all modules that there are"
+
+
+def _everything_unwritten(network: nn.Module) -> Iterator[str]:
+    yield from added_to_all()
     yield from (f"a `{name}` that is not torch's" for name in FUNCTIONS if not _is_function_of_torch(name))
     for name, part in network.named_modules():
         where = f"on {name}, a {type(part).__name__}" if name else f"on the network, a {type(part).__name__}"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from patchcert import Band, MaskedClassifier, Patch, SmoothedClassifier, certify
+from patchcert import Band, BandAndRow, MaskedClassifier, Patch, SmoothedClassifier, WindowPairs, certify
 from patchcert.ablations.ablation import encode
 from patchcert.ablations.kinds import KINDS
 from patchcert.classifiers.probing import COPIES, manner_of, require_masks
@@ -306,6 +306,34 @@ def test_masks_that_show_other_pixels_than_they_say_are_refused(kind, made):
     classifier = made(small(), kind(SIZE, SIZE, 3), *[patch] * (made is MaskedClassifier))
     with pytest.raises(ValueError, match=f"^{kind.__name__} has masks that show other pixels than patches of 2 are"):
         certify(classifier, IMAGES, LABELS, patch)
+
+
+class OfTwoSizes(BandAndRow):
+    """Its bands are wider than those into which it is divided."""
+
+    def cells_shown(self, indices):
+        return BandAndRow(self.height, self.width, self.band_size + 1).cells_shown(indices)
+
+
+class Uncovered(WindowPairs):
+    """Hides less than its windows."""
+
+    def cells_shown(self, indices):
+        return super().cells_shown(indices) | super().cells_shown(indices - 1)
+
+
+@pytest.mark.parametrize(
+    ("ablation", "what"), [(OfTwoSizes(SIZE, SIZE, 3), "families"), (Uncovered(SIZE, SIZE, 7, 3), "windows")]
+)
+@pytest.mark.parametrize("threshold", [None, 0.4])
+def test_double_masking_is_of_what_the_masks_show(ablation, what, threshold):
+    """Which copies a patch touches follows from the masks, so that votes alone may be certified."""
+    network, patch = small(), Patch(2, 2)
+    with pytest.raises(
+        ValueError, match=f"^{type(ablation).__name__} has masks that show other pixels than its {what}"
+    ):
+        certify(MaskedClassifier(network, ablation, patch, threshold), IMAGES, LABELS, patch)
+    certify(SmoothedClassifier(network, ablation, threshold), IMAGES[:2], LABELS[:2], patch)
 
 
 def test_a_classifier_has_one_engine_whoever_asks():

@@ -123,6 +123,24 @@ def require_masks(ablation: Ablation, patches: Iterable[Patch]) -> None:
             raise ValueError(f"{type(ablation).__name__} {what}")
 
 
+@torch.no_grad()
+def require_parts(ablation: Ablation) -> None:
+    """Raise ValueError unless copies show what double masking takes for granted: their windows, or their families.
+
+    It does not ask for masks. A class of somebody's own may have others. Some of the copies are looked at.
+    """
+    chosen, families = _evenly(ablation.count, COPIES).to(ablation.cells.device), ablation.families()
+    if isinstance(ablation, WindowPairs):
+        what, shown = "windows", ~ablation.hidden().hidden(ablation.windows_hidden().T[chosen])
+    elif families != [ablation]:
+        what, shown = "families", torch.cat([family.masks() for family in families])[chosen]
+    else:
+        return
+    if not shown.equal(ablation.masks(chosen)):
+        right = f"has masks that show other pixels than its {what}, by which double masking goes"
+        raise ValueError(f"{type(ablation).__name__} {right}")
+
+
 def _evenly(count: int, most: int) -> Tensor:
     """(n,) int64: at most so many numbers from 0 to count − 1, evenly spaced, the first and the last among them."""
     return torch.linspace(0, count - 1, min(count, most)).round().long()

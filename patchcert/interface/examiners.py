@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from patchcert import distributed, networks, results
 from patchcert.arithmetic import coarsest, processor
-from patchcert.as_written import added_to, of_its_own
+from patchcert.as_written import added_to, added_to_all, of_its_own
 from patchcert.classifiers.masked import MaskedClassifier
 from patchcert.classifiers.masked_goals import MaskedLook, wanted_for
 from patchcert.classifiers.modules import SmoothedClassifier
@@ -23,6 +24,7 @@ from patchcert.classifiers.probing import (
     manner_of_windows,
     note_numerical_margin,
     require_masks,
+    require_parts,
     tried_hidden_pixels,
 )
 from patchcert.classifiers.window_goals import ALERT, RECOVER, Goal, look
@@ -172,6 +174,11 @@ class OfMasking(OfVotes):
 
     classifier: MaskedClassifier
 
+    def begin(self, images: Tensor, labels: Tensor) -> int:
+        """See `OfVotes`."""
+        require_parts(self.classifier.ablation)
+        return super().begin(images, labels)
+
     @torch.no_grad()
     def look(self, images: Tensor) -> list[dict[str, Tensor]]:
         if self.classifier.scores:
@@ -241,6 +248,8 @@ class OfWindows:
         self.classifier, self.asked, windows = classifier, asked, classifier.windows
         self.size, self.at_a_time = (windows.height, windows.width), IMAGES_AT_ONCE
         self.patches = asked.several_patches(*self.size) or list(windows.shapes)
+        if not self.patches:
+            raise UsageError("patches", asked.patches, "expected a Patch(height, width): the windows name none")
         for patch in self.patches:
             if not all(map(windows.holds, shapes(patch, *self.size))):
                 held = ", ".join(map(str, windows.shapes))
@@ -301,7 +310,7 @@ EXAMINERS = {WindowMaskedClassifier: OfWindows, MaskedClassifier: OfMasking, Smo
 def _require_as_written(classifier: nn.Module, kind: type[nn.Module]) -> None:
     """Raise UsageError if the classifier's own answers may be others than those of its `kind`, which are certified."""
     own = of_its_own(classifier, kind)
-    added = [f"a `{own}` of its own"] if own else added_to(classifier, "on it")
+    added = [f"a `{own}` of its own"] if own else chain(added_to(classifier, "on it"), added_to_all())
     for what in added:
         right = f"has {what}; certificates are of the answers of a {kind.__name__} as it is"
         raise UsageError("classifier", type(classifier).__name__, right)
