@@ -114,6 +114,13 @@ def test_certify_says_the_same_of_clean_pictures(folder):
         assert [row[name] for row in attacked] == [row[name] for row in certified]
 
 
+def test_what_batches_change_has_to_be_within_the_margin(folder, capsys):
+    command = (*COMMAND, "--model", "small:of_few", "--steps", 1)
+    assert run_here(SCRIPT, *command, folder=folder) == 2
+    assert "--numerical_margin auto: expected 0.0018 or more, because logits differ by" in capsys.readouterr().err
+    succeed(SCRIPT, *command, "--numerical_margin", 0.002, folder=folder)
+
+
 def test_two_processes_find_what_one_does(folder):
     succeed(SCRIPT, *COMMAND, "--per_image", "one.csv", folder=folder)
     succeed_in_two_processes(SCRIPT, *COMMAND, "--per_image", "two.csv", folder=folder)

@@ -27,7 +27,7 @@ from patchcert.experiments.hints import Hints, hint_columns
 from patchcert.experiments.masking import settle_numerical_margin
 from patchcert.experiments.pretrained import add_pretrained, fold, pretrained, refuse_compiling
 from patchcert.experiments.setting import ANY, precision, set_up
-from patchcert.experiments.windows import add_hidden_windows, chosen
+from patchcert.experiments.windows import add_hidden_windows, chosen, require_least_margin
 from patchcert.files import what_fits
 from patchcert.journal import Journal
 from patchcert.option_values import alarm_threshold, one_patch_size, positive_int
@@ -73,6 +73,7 @@ def windows_attack_parser(description: str) -> Parser:
 def attack_windows(options: argparse.Namespace) -> None:
     """Attack as the options of `windows_attack_parser` say, each process its share of the images."""
     refuse_compiling(options)
+    nobody_named_it = options.numerical_margin is None
     settle_numerical_margin(options)
     set_up(options)
     network, dataset, _ = pretrained(options)
@@ -87,6 +88,7 @@ def attack_windows(options: argparse.Namespace) -> None:
     run = _Run(options, classifier, threat)
     with journal_of(options, network, dataset) as journal:
         engine = fold(options, network, dataset)
+        require_least_margin(options, classifier, dataset, nobody_named_it)
         found = run.over(dataset, journal)
         columns = {
             name: distributed.merge(torch.cat([piece["row"][name] for piece in found]), len(dataset))

@@ -122,10 +122,7 @@ def certify_windows(options: argparse.Namespace) -> None:
 
     with journal_of(options, network, dataset) as journal:
         engine = fold(options, network, dataset)
-        margin = _least_margin(options, next(iter(classifiers.values())), dataset)
-        if nobody_named_it and margin > options.numerical_margin:
-            right = f"expected {margin:.2g} or more, because logits differ by half of it between batches of other sizes"
-            raise UsageError("numerical_margin", "auto", right)
+        require_least_margin(options, next(iter(classifiers.values())), dataset, nobody_named_it)
         columns, saved = columns_of(dataset, IMAGES_AT_ONCE, look, journal)
         seconds = journal.seconds()
         arithmetic = results.computed_with(precision(options), engine, journal.processors)
@@ -151,18 +148,22 @@ def certify_windows(options: argparse.Namespace) -> None:
             attempt(write_and_print, options, about, dataset, answers, columns, seconds, arithmetic, passes, subject)
 
 
-def _least_margin(options: argparse.Namespace, classifier: WindowMaskedClassifier, dataset: Images) -> float:
-    """The least numerical margin that covers what batches of several sizes change, as far as it was seen.
+def require_least_margin(
+    options: argparse.Namespace, classifier: WindowMaskedClassifier, dataset: Images, nobody_named_it: bool
+) -> None:
+    """Raise UsageError if the network does not answer as certificates presume, as far as it was seen.
 
-    Raises:
-        UsageError: the network does not answer as certificates presume.
+    Or if nobody named the numerical margin, and it does not cover what batches of several sizes change.
     """
     images = next(splits.spread(dataset, TRIED).batches(TRIED))[0]
     try:
         with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-            return manner_of_windows(classifier, images)[1].margin(of_scores=True)
+            margin = manner_of_windows(classifier, images)[1].margin(of_scores=True)
     except ValueError as error:
         raise UsageError("model", options.model, str(error)) from error
+    if nobody_named_it and margin > options.numerical_margin:
+        right = f"expected {margin:.2g} or more, because logits differ by half of it between batches of other sizes"
+        raise UsageError("numerical_margin", "auto", right)
 
 
 def _noted(options: argparse.Namespace) -> bool:
