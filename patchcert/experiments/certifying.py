@@ -234,7 +234,7 @@ def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes) ->
     distributed.start(torch.device("cpu"))
     saved = first(options, saved, saved.config)
     distributed.require_images(len(saved))
-    with Journal.of_run(options, votes=checkpoint.fingerprint(vars(saved.entries).values())) as journal:
+    with Journal.of_run(options, votes=checkpoint.sha256(options.votes)) as journal:
         verdicts = saved_votes.certify(saved, certifier, journal)
         seconds = journal.seconds()
         options.config_of_votes = saved.config

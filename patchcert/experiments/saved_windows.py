@@ -42,7 +42,7 @@ def certify_saved_windows(options: argparse.Namespace, saved: SavedAnswers) -> N
     def look(part: SavedAnswers, _labels: Tensor) -> dict:
         return {"rows": rows_of(part, families, questions, options.numerical_margin), "answers": {}}
 
-    with Journal.of_run(options, votes=checkpoint.fingerprint(vars(saved.asked).values())) as journal:
+    with Journal.of_run(options, votes=checkpoint.sha256(options.votes)) as journal:
         columns, _ = columns_of(saved, IMAGES_AT_ONCE, look, journal)
         seconds = journal.seconds()
         if not distributed.is_first():

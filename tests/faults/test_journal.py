@@ -21,7 +21,7 @@ from patchcert.intervals import config_files
 from patchcert.intervals.networks import build
 from patchcert.journal import Journal
 from patchcert.votes import saved_votes
-from tests.helpers import ROOT, run_here, succeed
+from tests.helpers import ROOT, rewrite_votes, run_here, succeed
 from tests.networks import save_random_network
 from tests.test_attack_scripts import folder as answered  # noqa: F401 (a fixture)
 
@@ -231,6 +231,22 @@ def test_other_code_of_patchcert_is_refused(folder, stop, interrupted, tmp_path,
         file.write("# mended\n")
     assert stop.run(*PLAIN, folder=folder) == (2, 0)
     assert "run.json.partial is of an interrupted run with patchcert " in capsys.readouterr().err
+
+
+def test_another_file_of_votes_under_the_same_name_is_refused(folder, stop, monkeypatch, capsys):
+    """With the same probabilities, of copies that show other pixels."""
+    script, options = RUNS["saved"]
+    command = [script, *options, "--votes", "other.npz", "--output", "run.json"]
+    shutil.copy(folder / "saved.npz", folder / "other.npz")
+    monkeypatch.setattr(saved_votes, "PROBABILITIES_AT_ONCE", 1 << 16)
+    assert stop.run(*command, folder=folder, left=1) == (130, 1)
+    rewrite_votes(folder / "other.npz", lambda about, arrays: about["ablation"].update(band_size=5))
+    try:
+        assert stop.run(*command, folder=folder) == (2, 0)
+    finally:
+        (folder / "run.json.partial").unlink(missing_ok=True)
+        (folder / "other.npz").unlink()
+    assert "run.json.partial is of an interrupted run with votes " in capsys.readouterr().err
 
 
 def test_what_changes_no_result_may_differ(folder, stop, interrupted):
