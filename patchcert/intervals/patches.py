@@ -199,7 +199,7 @@ class PatchBounds:
     @cached_property
     def _activation_sizes(self) -> list[int]:
         """The floats in one image's input and after each layer but the last."""
-        sizes, activation = [self.inputs[0].numel()], self.inputs[:1]
+        sizes, activation = [self.inputs[0].numel()], self.inputs[:1].clone()  # a ReLU may write into it
         with torch.no_grad():
             for layer in self.network[:-1]:
                 activation = layer(activation)

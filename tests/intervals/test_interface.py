@@ -71,8 +71,12 @@ def test_bounds_are_float32_however_pytorch_is_set(of, precision):
         of.fp32_precision = before
 
 
-def test_bounds_are_the_same_with_relu_in_place():
-    in_place, plain = bounded(convolutional(relu=nn.ReLU(inplace=True))), bounded(convolutional())
+@pytest.mark.parametrize("first", [[], [nn.ReLU]])
+def test_bounds_are_the_same_with_relu_in_place(first):
+    in_place, plain = (
+        bounded(nn.Sequential(*(relu(place) for relu in first), *convolutional(relu=nn.ReLU(place))), mean=[0.5])
+        for place in (True, False)
+    )
     assert torch.equal(in_place.verdicts["lead"], plain.verdicts["lead"])
 
 
