@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from patchcert.errors import one_line
+from patchcert.errors import UsageError, one_line
 
 
 def description(network: nn.Module) -> dict:
@@ -16,6 +16,12 @@ def description(network: nn.Module) -> dict:
     """
     said = getattr(network, "description", None)
     return said if isinstance(said, dict) else {"name": type(network).__name__}
+
+
+def require_module(network: object) -> None:
+    """Raise UsageError unless the argument `network` is a module."""
+    if not isinstance(network, nn.Module):
+        raise UsageError("network", type(network).__name__, "expected a torch.nn.Module")
 
 
 def put_into_eval(network: nn.Module) -> nn.Module:

@@ -14,10 +14,13 @@ from torch.utils.data import DataLoader, TensorDataset
 from patchcert import (
     Band,
     BandAndRow,
+    HiddenWindows,
     MaskedClassifier,
     Patch,
+    PlainNetwork,
     Row,
     SmoothedClassifier,
+    WindowMaskedClassifier,
     certify,
     encode,
     interval_bounds,
@@ -163,6 +166,20 @@ def test_a_classifier_that_answers_in_a_way_of_its_own_has_no_certificates(make,
     refused(message, lambda: certify(make(), IMAGES, patches=PATCH))
 
 
+def test_hooks_on_all_modules_are_on_classifiers_too():
+    def negated(module, inputs, answers):
+        return -answers if isinstance(module, SmoothedClassifier) else None
+
+    classifier = CLASSIFIERS["votes"](linear())
+    hook = nn.modules.module.register_module_forward_hook(negated)
+    try:
+        assert not torch.equal(classifier(IMAGES).argmax(1), classifier.predict(IMAGES))
+        refused("has a forward hook on all modules", lambda: certify(classifier, IMAGES, patches=PATCH))
+    finally:
+        hook.remove()
+    certify(classifier, IMAGES, patches=PATCH)
+
+
 @pytest.mark.parametrize("change", [{"patch": Patch(2)}, {"at_once": 2}, {"ablation": Band(HEIGHT, WIDTH, 1)}])
 def test_the_masks_of_a_classifier_are_of_what_it_says_it_is_for(change):
     classifier = CLASSIFIERS["masked scores"](linear())
@@ -213,6 +230,16 @@ def test_only_certify_takes_a_loader(way):
     loader = DataLoader(TensorDataset(IMAGES, LABELS))
     message = "images are a DataLoader, .*; torch.cat joins the batches of a loader"
     refused(message, lambda: WAYS[way](CLASSIFIERS["votes"](linear()), loader))
+
+
+WINDOWS = HiddenWindows.for_patch(HEIGHT, WIDTH, Patch(2, 1), 3)
+
+
+def hiding(**named):
+    """A classifier that hides windows of images."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(HEIGHT * WIDTH, 3))
+    return WindowMaskedClassifier(PlainNetwork(network.eval()), WINDOWS, **named)
 
 
 def refused(message, ask):
@@ -289,6 +316,25 @@ def test_what_is_no_question_is_refused_by_the_names_of_arguments(change, messag
         (lambda: MaskedClassifier(linear(), BAND, PATCH, at_once=3), "at_once 3: expected a whole number from 1 to 2"),
         (lambda: Band("28", 28, 4), "height '28': expected a whole number from 1 on"),
         (lambda: encode((255 * IMAGES).to(torch.uint8)), "images are torch.uint8 .* of floats in .0, 1."),
+        (lambda: PlainNetwork(lambda images: images), "network function: expected a torch.nn.Module"),
+        (lambda: PlainNetwork(None), "network NoneType: expected a torch.nn.Module"),
+        (lambda: PlainNetwork(nn.Flatten().eval(), size=7), "size 7: expected .height, width."),
+        (lambda: PlainNetwork(nn.Flatten().eval(), size=(7, 2.5)), "size .7, 2.5.: expected .height, width."),
+        (lambda: WindowMaskedClassifier(len, WINDOWS), "network builtin_function_or_method: expected a torch.nn.Mod"),
+        (lambda: WindowMaskedClassifier(nn.Flatten(), BAND), "windows Band: expected HiddenWindows"),
+        (lambda: hiding(batch_size=0), "batch_size 0: expected a whole number from 1"),
+        (lambda: hiding(batch_size="4"), "batch_size '4': expected a whole number from 1"),
+        (lambda: hiding().verdicts(IMAGES, torch.nan), "numerical_margin nan: expected a number of at least 0"),
+        (lambda: hiding().verdicts(IMAGES, -1), "numerical_margin -1: expected a number of at least 0"),
+        (lambda: hiding().alarms(IMAGES).strict(-1), "numerical_margin -1: expected a number of at least 0"),
+        (lambda: hiding().alarms(IMAGES).by_confidence(0.5, "1"), "numerical_margin '1': expected a number of"),
+        (lambda: hiding().alarms(IMAGES).by_confidence(torch.nan, 1), "threshold nan: expected a number from 0 to 1"),
+        (lambda: HiddenWindows.for_patch("2", WIDTH, PATCH, 3), "height '2': expected a whole number from 1 on"),
+        (lambda: HiddenWindows(2, 0, WINDOWS.rectangles, [PATCH]), "width 0: expected a whole number from 1 on"),
+        (lambda: HiddenWindows(2, 7, [[0, 2, 0, 3]], [PATCH]), "rectangles a list: expected a tensor .M, 4. of int64"),
+        (lambda: HiddenWindows(2, 7, WINDOWS.rectangles / 1, [PATCH]), "rectangles torch.float32 .3, 4.: expected"),
+        (lambda: HiddenWindows(2, 7, WINDOWS.rectangles[:0], [PATCH]), "rectangles torch.int64 .0, 4.: expected"),
+        (lambda: HiddenWindows(2, 7, WINDOWS.rectangles, PATCH), "shapes 1x2: expected a list of Patch"),
     ],
 )
 def test_what_cannot_be_made_is_refused_by_the_names_of_arguments(make, message):

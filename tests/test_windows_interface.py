@@ -169,6 +169,10 @@ def test_the_margin_grows_with_what_batches_change():
         ({"goal": "alert", "confidence": "sure"}, "confidence 'sure': expected a number from 0 to 1"),
         ({"numerical_margin": -1}, "numerical_margin -1: expected a number of at least 0"),
         ({"patches": 1}, "patches 1: expected a Patch"),
+        (
+            {"classifier": WindowMaskedClassifier(Majority().eval(), HiddenWindows(3, 4, WINDOWS.rectangles, []))},
+            "patches None: expected a Patch",
+        ),
         ({"classifier": WindowMaskedClassifier(Majority(), WINDOWS)}, "the network is in training mode"),
         ({"classifier": classifier(Drifting())}, "the same answer whatever else is in the batch"),
         ({"classifier": classifier(DriftingInLight())}, "the same answer whatever else is in the batch"),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from patchcert.ablations.ablation import require_sides
 from patchcert.errors import UsageError, called, require_within
 from patchcert.patch import Patch, require_fits
 from patchcert.patch_sizes import PatchSize, largest, require_patch_size, shapes
@@ -29,9 +30,16 @@ class HiddenWindows:
         rectangles: (M, 4) int64: for each window the first row, the row after the last, the first column, and the
             column after the last.
         shapes: the patches that the windows hold: wherever one of them lies, some window covers it.
+
+    Raises:
+        ValueError: an argument is of another kind, or at some place no window covers one of the `shapes`.
     """
 
     def __init__(self, height: int, width: int, rectangles: Tensor, shapes: Sequence[Patch]):
+        require_sides(height, width)
+        _require_rectangles(rectangles)
+        if not isinstance(shapes, Sequence) or not all(isinstance(patch, Patch) for patch in shapes):
+            raise UsageError("shapes", shapes, "expected a list of Patch(height, width)")
         self.height, self.width, self.shapes = height, width, tuple(shapes)
         self.rectangles = rectangles
         for patch in shapes:
@@ -47,6 +55,7 @@ class HiddenWindows:
         Raises:
             UsageError: the patch does not fit into the image, or the windows would hide the whole image.
         """
+        require_sides(height, width)
         require_patch_size(patch)
         with called(size_to_certify="patch"):
             return cls.for_shapes(height, width, shapes(patch, height, width), per_side)
@@ -110,6 +119,17 @@ class HiddenWindows:
         in_rows = (top[..., None] <= rows) & (rows < bottom[..., None])  # (B, 2, H)
         in_columns = (left[..., None] <= columns) & (columns < right[..., None])  # (B, 2, W)
         return (in_rows[..., :, None] & in_columns[..., None, :]).any(dim=1)
+
+
+def _require_rectangles(rectangles: object) -> None:
+    """Raise UsageError unless they are one window or more."""
+    if isinstance(rectangles, Tensor):
+        if rectangles.dtype == torch.int64 and rectangles.shape[1:] == (4,) and len(rectangles):
+            return
+        found = f"{rectangles.dtype} {tuple(rectangles.shape)}"
+    else:
+        found = f"a {type(rectangles).__name__}"
+    raise UsageError("rectangles", found, "expected a tensor (M, 4) of int64, a row for each window")
 
 
 def _grid(height: int, width: int, patch: Patch, per_side: int) -> Tensor:

@@ -64,8 +64,7 @@ class SmoothedClassifier(nn.Module):
         batch_size: int = 512,
     ):
         super().__init__()
-        if not isinstance(network, nn.Module):
-            raise UsageError("network", type(network).__name__, "expected a torch.nn.Module")
+        networks.require_module(network)
         if not isinstance(ablation, Ablation):
             raise UsageError("ablation", ablation, "expected one such as Band(32, 32, 4)")
         if threshold is not None:

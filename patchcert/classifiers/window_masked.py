@@ -3,6 +3,7 @@
 Xiang, Mahloujifar and Mittal, USENIX Security 2022. Nothing of the network is retrained.
 """
 
+import math
 from collections.abc import Generator, Iterator, Sequence
 from typing import Literal, overload
 
@@ -10,10 +11,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from patchcert import networks
 from patchcert.ablations.hidden_windows import NOTHING, HiddenWindows
 from patchcert.classifiers import weak_spots
 from patchcert.data.given import pixels
-from patchcert.errors import UsageError, require_within
+from patchcert.errors import UsageError, require_count, require_number, require_within
 from patchcert.masking.alarms import Alarms
 from patchcert.masking.answers import Answers
 from patchcert.masking.noted import noted, numbers_of, pairs_of
@@ -29,10 +31,18 @@ class WindowMaskedClassifier(nn.Module):
         windows: `HiddenWindows`. One of them covers the patch, wherever it lies.
         batch_size: the number of masked images in a batch. Small batches are fastest on a CPU, because their feature
             maps fit into its caches.
+
+    Raises:
+        ValueError: the network is no module, the windows are no `HiddenWindows`, or `batch_size` is not a whole number
+            of at least 1.
     """
 
     def __init__(self, network: nn.Module, windows: HiddenWindows, *, batch_size: int = 4):
         super().__init__()
+        networks.require_module(network)
+        if not isinstance(windows, HiddenWindows):
+            raise UsageError("windows", type(windows).__name__, "expected HiddenWindows, such as those of for_patch")
+        require_count("batch_size", batch_size, "masked images")
         self.network, self.windows, self.batch_size = network, windows, batch_size
 
     def extra_repr(self) -> str:
@@ -102,8 +112,9 @@ class WindowMaskedClassifier(nn.Module):
             everything: whether to hide pairs that decide nothing, too. All answers are then noted.
 
         Raises:
-            ValueError: see `predict`.
+            ValueError: see `predict`; or ν is not a number of at least 0.
         """
+        require_number("numerical_margin", numerical_margin, 0, math.inf)
 
         def questions() -> Questions:
             asked = two_rounds(self.windows.count, numerical_margin, certify)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from patchcert.arithmetic import coarsest
 from patchcert.comparing import Comparison
 from patchcert.engines.dropped_tokens import DROP, KeptTokens
 from patchcert.engines.folding import Folded, NotFoldedError, folded
+from patchcert.errors import UsageError
 
 MEAN = "mean"
 """The colour that a network's normalisation takes to 0."""
@@ -37,8 +39,9 @@ class PlainNetwork(nn.Module):
         size: (H, W) of the images, if the network takes only one size.
 
     Raises:
-        ValueError: the network is in training mode, returns features in place of classes, or has weights of another
-            type; `mean`, `std` or `hidden` is not valid; or `hidden` is "drop" and the network has no tokens.
+        ValueError: the network is no module, is in training mode, returns features in place of classes, or has weights
+            of another type; `mean`, `std`, `hidden` or `size` is not valid; or `hidden` is "drop" and the network has
+            no tokens.
     """
 
     mean: Tensor  # (C or 1, 1, 1), as are std and colour
@@ -55,9 +58,10 @@ class PlainNetwork(nn.Module):
         size: tuple[int, int] | None = None,
     ):
         super().__init__()
+        networks.require_module(network)
         _require_ready(network)
         self.network: nn.Module = network
-        self.size = size
+        self.size = None if size is None else _sides(size)
         of_mean = isinstance(hidden, str) and hidden in (MEAN, DROP)
         colours = _colours("mean", mean), _colours("std", std), _colours("hidden", mean if of_mean else hidden)
         if len({len(values) for values in colours} - {1}) > 1:
@@ -200,6 +204,14 @@ def _require_ready(network: nn.Module) -> None:
     if types:
         right = "there nearly equal logits would tie; call network.float()"
         raise ValueError(f"the network has weights of {', '.join(sorted(map(str, types)))}, expected float32: {right}")
+
+
+def _sides(size: Sequence[int]) -> tuple[int, int]:
+    """(H, W)."""
+    sides = tuple(size) if isinstance(size, Sequence) else ()
+    if len(sides) != 2 or not all(isinstance(side, Integral) and side > 0 for side in sides):
+        raise UsageError("size", size, "expected (height, width) of the images, in pixels, or None")
+    return sides
 
 
 def _colours(name: str, values: str | float | Sequence[float]) -> Tensor:

@@ -17,6 +17,7 @@ Against two patches, the masked images are those with one mask or with two. Two 
 patches. So some masked answer is one that the patches cannot change, and both rules and their proofs are the same.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from patchcert import distributed
+from patchcert.errors import require_number
 from patchcert.masking.answers import STEEPEST, UNASKED
 
 ALARM = -1
@@ -97,7 +99,12 @@ class Alarms:
         return replace(self, **{name: distributed.merge(getattr(self, name), count) for name in TENSORS})
 
     def strict(self, numerical_margin: float) -> tuple[Tensor, Tensor]:
-        """The outputs (N,) int64, of which some are `ALARM`, and which of them are certified, (N,) bool."""
+        """The outputs (N,) int64, of which some are `ALARM`, and which of them are certified, (N,) bool.
+
+        Raises:
+            ValueError: the numerical margin ν is not a number of at least 0.
+        """
+        require_number("numerical_margin", numerical_margin, 0, math.inf)
         return self.agreed, (self.agreed != ALARM) & (self.lead > numerical_margin)
 
     def by_confidence(self, threshold: float, numerical_margin: float) -> tuple[Tensor, Tensor]:
@@ -105,7 +112,12 @@ class Alarms:
 
         What rounding of logits by the numerical margin may change counts as the adversary's: which class leads in a
         masked image, and whether its confidence is above τ.
+
+        Raises:
+            ValueError: τ is not a number from 0 to 1, or ν not one of at least 0.
         """
+        require_number("threshold", threshold, 0, 1)
+        require_number("numerical_margin", numerical_margin, 0, math.inf)
         output = self.whole.where(self.contradiction <= threshold, ALARM)
         sure = (self.lead > numerical_margin) & (self.certain - self.steepest * numerical_margin > threshold)
         return output, (self.agreed == self.whole) & sure
