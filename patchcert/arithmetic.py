@@ -148,11 +148,26 @@ class Halves(TorchDispatchMode):
         super().__init__()
         self.seen = False
 
+    @property
+    def arithmetic(self) -> str:
+        """The coarsest that was seen, by its name in `NUMERICAL_MARGINS`."""
+        return "bfloat16" if self.seen else "float32"
+
     def __torch_dispatch__(self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = function(*args, **(kwargs or {}))
         tensors = (leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
         self.seen |= any(tensor.is_floating_point() and tensor.itemsize < 4 for tensor in tensors)
         return result
+
+
+def require_as_set(seen: str, device: torch.device) -> None:
+    """Raise ValueError if a network was `seen` to compute in a coarser arithmetic than PyTorch is set to.
+
+    Of hidden windows few logits are compared, and coarse ones are often equal.
+    """
+    if coarser(seen, coarsest(device)) != coarsest(device):
+        right = "the network computes in bfloat16 or float16 by itself, expected float32"
+        raise ValueError(f"{right}: in these, nearly equal logits would tie")
 
 
 def be_deterministic(wanted: bool, device: torch.device) -> None:

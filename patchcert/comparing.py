@@ -30,7 +30,7 @@ class Comparison:
         watch = Halves()
         with watch:
             self.first = ask().float()
-        self.arithmetic = coarser(coarsest(self.first.device), "bfloat16" if watch.seen else "float32")
+        self.arithmetic = coarser(coarsest(self.first.device), watch.arithmetic)
         self.apart, self.size = 0.0, float(self.first.abs().max())
         self.require_equal(self.first, ask().float(), EACH_TIME)
 

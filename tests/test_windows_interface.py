@@ -192,6 +192,17 @@ def test_what_is_no_question_is_refused_in_one_clear_line(change, message):
     assert "\n" not in str(refused.value)
 
 
+def test_certificates_of_the_class_are_of_float32_as_well():
+    """Or of what PyTorch is set to, from which margins follow. Predictions have none."""
+    halved = classifier(Halved())
+    for ask in (lambda images: list(halved.verdicts(images, 1e-3)), halved.alarms, halved.weak_spots):
+        with pytest.raises(ValueError, match="^the network computes in bfloat16 or float16 by itself, expected float32"):
+            ask(IMAGES)
+        with torch.autocast("cpu", torch.bfloat16):
+            ask(IMAGES[:2])
+    assert len(halved.predict(IMAGES)) == len(IMAGES)
+
+
 @needs_x86
 def test_nobody_answers_unless_numbers_are_rounded_to_nearest():
     one = classifier()

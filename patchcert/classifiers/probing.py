@@ -12,7 +12,7 @@ from torch import Tensor
 from patchcert import networks
 from patchcert.ablations.ablation import Ablation, encode
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
-from patchcert.arithmetic import NUMERICAL_MARGINS, coarser, coarsest
+from patchcert.arithmetic import NUMERICAL_MARGINS, coarser, require_as_set
 from patchcert.classifiers.in_order import CopiesInOrder
 from patchcert.classifiers.masked_goals import in_order_of
 from patchcert.classifiers.modules import SmoothedClassifier
@@ -287,9 +287,7 @@ def manner_of_windows(classifier: WindowMaskedClassifier, images: Tensor) -> tup
 
     seen = Comparison(partial(ask, own, pairs))
     _note_probabilities(seen.first)
-    if seen.arithmetic != coarsest(images.device):
-        right = "the network computes in bfloat16 or float16 by itself, expected float32"
-        raise ValueError(f"{right}: in these, nearly equal logits would tie")
+    require_as_set(seen.arithmetic, images.device)
     for few in (slice(1), slice(2)):
         seen.note(seen.first[few], ask(own[few], pairs[few]), BESIDE)
     seen.require_equal_beside_others(partial(ask, hidden=pairs), own, seen.first, BESIDE)

@@ -4,7 +4,8 @@ Xiang, Mahloujifar and Mittal, USENIX Security 2022. Nothing of the network is r
 """
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import chain, repeat
 from typing import Literal, overload
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from patchcert import networks
 from patchcert.ablations.hidden_windows import NOTHING, HiddenWindows
+from patchcert.arithmetic import Halves, require_as_set
 from patchcert.classifiers import weak_spots
 from patchcert.data.given import pixels
 from patchcert.errors import UsageError, require_count, require_number, require_within
@@ -21,6 +23,9 @@ from patchcert.masking.answers import Answers
 from patchcert.masking.noted import noted, numbers_of, pairs_of
 from patchcert.masking.questions import Questions, WindowVerdict, ask_all, two_rounds
 from patchcert.patch import Patch
+
+Heard = Callable[[Tensor, Tensor], Answers]
+"""Images (B, C, H, W) and the windows (B, 2) that are hidden in each to answers (B,)."""
 
 
 class WindowMaskedClassifier(nn.Module):
@@ -112,7 +117,8 @@ class WindowMaskedClassifier(nn.Module):
             everything: whether to hide pairs that decide nothing, too. All answers are then noted.
 
         Raises:
-            ValueError: see `predict`; or ν is not a number of at least 0.
+            ValueError: see `predict`; or ν is not a number of at least 0; or certificates are wanted, and the network
+                computes in less than float32 by itself.
         """
         require_number("numerical_margin", numerical_margin, 0, math.inf)
 
@@ -121,7 +127,7 @@ class WindowMaskedClassifier(nn.Module):
             return noted(asked, self.windows.count, all_of_them=everything) if note or everything else asked
 
         opened = ((image, questions()) for image in self._pixels(images))
-        return ask_all(opened, self._heard, self.batch_size)
+        return ask_all(opened, self._watched() if certify else self._heard, self.batch_size)
 
     def alarms(self, images: Tensor | ArrayLike, at_once: int = 1) -> Alarms:
         """What a defence with alarms answers to these images; see `Alarms`.
@@ -132,12 +138,13 @@ class WindowMaskedClassifier(nn.Module):
             at_once: how many such patches there may be, 1 or 2.
 
         Raises:
-            ValueError: see `predict`; or `at_once` is neither 1 nor 2.
+            ValueError: see `predict`; or `at_once` is neither 1 nor 2, or the network computes in less than float32 by
+                itself.
         """
         require_within("at_once", at_once, 1, 2, "patches at the same time")
         every = pairs_of(self.windows.count)
         masked = every if at_once == 2 else every[: self.windows.count]
-        found = self._answers(images, torch.cat([masked, torch.full((1, 2), NOTHING)]))
+        found = self._answers(images, torch.cat([masked, torch.full((1, 2), NOTHING)]), self._watched())
         return alarms_of([answers[:-1] for answers in found], torch.cat([answers.classes[-1:] for answers in found]))
 
     def of_whole(self, images: Tensor | ArrayLike) -> Answers:
@@ -146,7 +153,7 @@ class WindowMaskedClassifier(nn.Module):
         Raises:
             ValueError: see `predict`.
         """
-        return Answers.concatenate(self._answers(images, torch.full((1, 2), NOTHING)))
+        return Answers.concatenate(self._answers(images, torch.full((1, 2), NOTHING), self._heard))
 
     def _pixels(self, images: Tensor | ArrayLike) -> Tensor:
         return pixels(images, (self.windows.height, self.windows.width))
@@ -156,14 +163,29 @@ class WindowMaskedClassifier(nn.Module):
         parts = pairs.split(self.batch_size)
         return torch.cat([self._logits(image.expand(len(p), -1, -1, -1), p).cpu() for p in parts])
 
-    def _answers(self, images: Tensor | ArrayLike, pairs: Tensor) -> list[Answers]:
-        """For each of the images those without the windows `pairs` (Q, 2)."""
+    def _answers(self, images: Tensor | ArrayLike, pairs: Tensor, heard: Heard) -> list[Answers]:
+        """For each of the images those without the windows `pairs` (Q, 2), as they are `heard`."""
 
         def questions() -> Generator[Tensor, Answers, Answers]:
             return (yield pairs)
 
         opened = ((image, questions()) for image in self._pixels(images))
-        return list(ask_all(opened, self._heard, self.batch_size))
+        return list(ask_all(opened, heard, self.batch_size))
+
+    def _watched(self) -> Heard:
+        """`_heard`, which looks at the first answers: whether the network computes as exactly as PyTorch is set to.
+
+        It raises ValueError if not, since numerical margins do not cover it.
+        """
+
+        def first(images: Tensor, pairs: Tensor) -> Answers:
+            with Halves() as watch:
+                answers = self._heard(images, pairs)
+            require_as_set(watch.arithmetic, images.device)
+            return answers
+
+        asked = chain([first], repeat(self._heard))
+        return lambda images, pairs: next(asked)(images, pairs)
 
     def _heard(self, images: Tensor, pairs: Tensor) -> Answers:
         """About images (B, C, H, W) without the windows `pairs` (B, 2), on the CPU."""

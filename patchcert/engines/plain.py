@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from patchcert import networks
-from patchcert.arithmetic import coarsest
+from patchcert.arithmetic import require_as_set
 from patchcert.comparing import Comparison
 from patchcert.engines.dropped_tokens import DROP, KeptTokens
 from patchcert.engines.folding import Folded, NotFoldedError, folded
@@ -164,9 +164,7 @@ class PlainNetwork(nn.Module):
         hidden = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool, device=images.device)
         hidden[::2, :, : images.shape[3] // 2] = True
         together = Comparison(partial(self, images, hidden))
-        if together.arithmetic != coarsest(images.device):
-            right = "the network computes in bfloat16 or float16 by itself, expected float32"
-            raise ValueError(f"{right}: in these, nearly equal logits would tie")
+        require_as_set(together.arithmetic, images.device)
         alone = torch.cat([self(images[i : i + 1], hidden[i : i + 1]) for i in range(len(images))])
         together.require_close(together.first, alone, BESIDE)
         together.require_equal_beside_others(lambda shown: self(shown, hidden), images, together.first, BESIDE)
