@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from patchcert import WindowMaskedClassifier
 from patchcert.experiments import windows
@@ -43,6 +44,11 @@ def of_a_file():
     made = network()
     made.preparation.transforms.append(transforms.Normalize(float(open("mean.txt").read()), 1.0))
     return made
+
+
+def in_bfloat16():
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    return network()
 
 
 def with_norm():
@@ -113,9 +119,22 @@ def test_results_say_whether_the_network_was_folded(folder, capsys, name, engine
 def test_what_batches_change_has_to_be_within_the_margin(folder, capsys):
     command = (*COMMAND, "--model", "small:of_few")
     assert run_here(SCRIPT, *command, folder=folder) == 2
-    assert "--numerical_margin auto: expected 0.0018 or more, because logits differ by" in capsys.readouterr().err
+    assert "--numerical_margin auto: expected 0.0018 or more, since the network computes" in capsys.readouterr().err
     succeed(SCRIPT, *command, "--numerical_margin", 0.002, folder=folder)
     succeed(SCRIPT, *command, "--batch_size", 1, folder=folder)
+
+
+def test_what_a_factory_sets_counts_and_is_said(folder, capsys):
+    command, of = (*COMMAND, "--model", "small:in_bfloat16", "--output", "found.json"), torch.backends.mkldnn.matmul
+    try:
+        assert run_here(SCRIPT, *command, folder=folder) == 2
+        assert "auto: expected 1 or more, since the network computes in bfloat16, and its" in capsys.readouterr().err
+        succeed(SCRIPT, *command, "--numerical_margin", 1, "--save_votes", "found.npz", folder=folder)
+    finally:
+        of.fp32_precision = "none"
+    assert json.loads((folder / "found.json").read_text())["arithmetic"]["precision"] == "bfloat16"
+    with np.load(folder / "found.npz") as saved:
+        assert (saved["magnitudes"] >= saved["leads"] / 2).all() and saved["magnitudes"].max() < 20
 
 
 def test_a_damaged_picture_is_named_before_the_network_is_asked(folder, monkeypatch, capsys):

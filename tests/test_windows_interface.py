@@ -196,7 +196,7 @@ def test_certificates_of_the_class_are_of_float32_as_well():
     """Or of what PyTorch is set to, from which margins follow. Predictions have none."""
     halved = classifier(Halved())
     for ask in (lambda images: list(halved.verdicts(images, 1e-3)), halved.alarms, halved.weak_spots):
-        with pytest.raises(ValueError, match="^the network computes in bfloat16 or float16 by itself, expected float32"):
+        with pytest.raises(ValueError, match="the network computes in bfloat16 or float16 by itself"):
             ask(IMAGES)
         with torch.autocast("cpu", torch.bfloat16):
             ask(IMAGES[:2])

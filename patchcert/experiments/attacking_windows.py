@@ -26,7 +26,7 @@ from patchcert.experiments.evaluation import evaluation_parser, journal_of, writ
 from patchcert.experiments.hints import Hints, hint_columns
 from patchcert.experiments.masking import settle_numerical_margin
 from patchcert.experiments.pretrained import add_pretrained, fold, pretrained, refuse_compiling
-from patchcert.experiments.setting import ANY, precision, set_up
+from patchcert.experiments.setting import ANY, set_up
 from patchcert.experiments.windows import add_hidden_windows, chosen, require_least_margin
 from patchcert.files import what_fits
 from patchcert.journal import Journal
@@ -88,7 +88,7 @@ def attack_windows(options: argparse.Namespace) -> None:
     run = _Run(options, classifier, threat)
     with journal_of(options, network, dataset) as journal:
         engine = fold(options, network, dataset)
-        require_least_margin(options, classifier, dataset, nobody_named_it)
+        precision = require_least_margin(options, classifier, dataset, nobody_named_it)
         found = run.over(dataset, journal)
         columns = {
             name: distributed.merge(torch.cat([piece["row"][name] for piece in found]), len(dataset))
@@ -97,7 +97,7 @@ def attack_windows(options: argparse.Namespace) -> None:
         flipped = [piece["flipped"] for piece in found if piece["flipped"]]
         run.require_certificates_hold(flipped)
         with what_fits() as attempt:
-            arithmetic = results.computed_with(precision(options), engine, journal.processors)
+            arithmetic = results.computed_with(precision, engine, journal.processors)
             if distributed.is_first():
                 attempt(_report, options, windows, threat, dataset, columns, journal.seconds(), arithmetic)
             if options.save_images:

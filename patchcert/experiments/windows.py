@@ -30,7 +30,7 @@ from patchcert.experiments.masking import (
 )
 from patchcert.experiments.pretrained import add_pretrained, fold, pretrained, refuse_compiling
 from patchcert.experiments.reporting import Subject
-from patchcert.experiments.setting import ANY, precision, set_up
+from patchcert.experiments.setting import ANY, set_up
 from patchcert.files import what_fits
 from patchcert.journal import Batched, Journal
 from patchcert.masking.answers import Answers
@@ -118,14 +118,14 @@ def certify_windows(options: argparse.Namespace) -> None:
         goals = list(dict.fromkeys(asked.goal for asked in questions))
         seen = {size: _look(options, classifier, images, goals) for size, classifier in classifiers.items()}
         rows = [asked.goal.rows(seen[asked.size], options.numerical_margin) for asked in questions]
-        return {"rows": rows, "answers": _answers(options, list(seen.values()))}
+        return {"rows": rows, "answers": _answers(options, list(seen.values()), precision)}
 
     with journal_of(options, network, dataset) as journal:
         engine = fold(options, network, dataset)
-        require_least_margin(options, next(iter(classifiers.values())), dataset, nobody_named_it)
+        precision = require_least_margin(options, next(iter(classifiers.values())), dataset, nobody_named_it)
         columns, saved = columns_of(dataset, IMAGES_AT_ONCE, look, journal)
         seconds = journal.seconds()
-        arithmetic = results.computed_with(precision(options), engine, journal.processors)
+        arithmetic = results.computed_with(precision, engine, journal.processors)
         if _noted(options):
             saved = saved_answers.Asked.concatenate([saved_answers.Asked(**part) for part in saved]).gathered()
         if not distributed.is_first():
@@ -150,20 +150,23 @@ def certify_windows(options: argparse.Namespace) -> None:
 
 def require_least_margin(
     options: argparse.Namespace, classifier: WindowMaskedClassifier, dataset: Images, nobody_named_it: bool
-) -> None:
-    """Raise UsageError if the network does not answer as certificates presume, as far as it was seen.
+) -> str:
+    """The arithmetic in which the network computes, by its name in `NUMERICAL_MARGINS`.
 
-    Or if nobody named the numerical margin, and it does not cover what batches of several sizes change.
+    Raises:
+        UsageError: it does not answer as certificates presume, as far as it was seen; or nobody named the numerical
+            margin, and it does not cover that arithmetic, and what batches of several sizes change.
     """
     images = next(splits.spread(dataset, TRIED).batches(TRIED))[0]
     try:
         with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
-            margin = manner_of_windows(classifier, images)[1].margin(of_scores=True)
+            _, manner = manner_of_windows(classifier, images)
     except ValueError as error:
         raise UsageError("model", options.model, str(error)) from error
+    margin = manner.margin(of_scores=True)
     if nobody_named_it and margin > options.numerical_margin:
-        right = f"expected {margin:.2g} or more, because logits differ by half of it between batches of other sizes"
-        raise UsageError("numerical_margin", "auto", right)
+        raise UsageError("numerical_margin", "auto", f"expected {margin:.2g} or more, since {manner}")
+    return manner.arithmetic
 
 
 def _noted(options: argparse.Namespace) -> bool:
@@ -234,14 +237,14 @@ def _look(options: argparse.Namespace, classifier: WindowMaskedClassifier, image
         return window_goals.look(classifier, images, goals, options.numerical_margin, noted, options.ask_all)
 
 
-def _answers(options: argparse.Namespace, seen: list[Seen]) -> dict[str, Tensor]:
+def _answers(options: argparse.Namespace, seen: list[Seen], precision: str) -> dict[str, Tensor]:
     """What --save_votes and --report keep of some images: of the whole, and of the windows for each size."""
     if not _noted(options):
         return {}
     whole = seen[0].whole
     of_images = zip(*([verdict.answers for verdict in of_size.verdicts] for of_size in seen), strict=True)
     tables = [Answers.concatenate([whole[i : i + 1], *families]) for i, families in enumerate(of_images)]
-    return vars(saved_answers.Asked.of(tables, precision(options)))
+    return vars(saved_answers.Asked.of(tables, precision))
 
 
 def _as_json(options: argparse.Namespace, asked: Asked, windows: HiddenWindows) -> dict[str, object]:
