@@ -23,6 +23,9 @@ from patchcert.journal import Journal
 from patchcert.option_values import folder, output_file, positive_int
 from patchcert.votes.saved_votes import SavedVotes
 
+COLOURS = ("mean", "std", "hidden")
+"""What pretrained networks say of colours: numbers for each channel."""
+
 SKIP_OF_IMAGENET = 50
 """Of ImageNet's images every so manieth is looked at, as in the paper."""
 
@@ -188,10 +191,12 @@ def journal_of(options: argparse.Namespace, network: nn.Module, dataset: Images,
 def _said_of_network(options: argparse.Namespace) -> dict[str, object]:
     """What makes a pretrained network the one that it is, besides its weights; nothing of other networks.
 
-    Its geometry, in words that may differ each time, is seen in the pixels.
+    Its geometry, in words that may differ each time, is seen in the pixels. Colours were measured, and processors may
+    round them otherwise.
     """
     said = options.about.get("network", {})
-    return {name: value for name, value in said.items() if name != "geometry"}
+    colours = {name: [float(f"{value:.6g}") for value in said[name]] for name in COLOURS if name in said}
+    return {name: value for name, value in said.items() if name != "geometry"} | colours
 
 
 def write_and_print(
