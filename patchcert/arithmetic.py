@@ -138,15 +138,20 @@ def allow_tf32(allowed: bool) -> None:
     of.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"
 
 
+JUMPING = {"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside", "bucketize", "argmax", "argmin"}
+"""Operations that make a whole step of a difference in last digits; so do all with quantize in their names."""
+
+
 class Halves(TorchDispatchMode):
     """While it is entered, notices numbers of fewer bits than float32 that operations give: `seen` are some.
 
-    Behind a cast, or with an autocast of its own, a network computes with them whatever PyTorch is set to.
+    Behind a cast, or with an autocast of its own, a network computes with them whatever PyTorch is set to. It also
+    notices whether operations of such numbers are among the `JUMPING` ones.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = False
+        self.seen = self.jumps = False
 
     @property
     def arithmetic(self) -> str:
@@ -155,9 +160,51 @@ class Halves(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        tensors = (leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
-        self.seen |= any(tensor.is_floating_point() and tensor.itemsize < 4 for tensor in tensors)
+        self.seen |= any(tensor.itemsize < 4 for tensor in _floats_in(result))
+        name = _name_of(function)
+        if name in JUMPING or "quantize" in name:
+            self.jumps |= next(_floats_in(args), None) is not None
         return result
+
+
+SUMMING = {"convolution", "mkldnn_convolution", "cudnn_convolution", "linear", "mm", "addmm", "bmm", "baddbmm", "mv"}
+SUMMING |= {"addmv", "dot", "mean", "sum", "avg_pool2d", "_adaptive_avg_pool2d", "native_layer_norm"}
+"""Operations that add up, and round otherwise in another order."""
+
+
+class ShakenSums(TorchDispatchMode):
+    """While it is entered, changes what the `SUMMING` operations give at random, by up to a `share` of it.
+
+    With the same `seed`, the same operations are changed in the same directions.
+    """
+
+    def __init__(self, share: float, seed: int) -> None:
+        super().__init__()
+        self.share, self.generator = share, torch.Generator().manual_seed(seed)
+
+    def __torch_dispatch__(self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if _name_of(function) not in SUMMING:
+            return result
+        if isinstance(result, tuple):  # behind it there are statistics
+            return self._shaken(result[0]), *result[1:]
+        return self._shaken(result)
+
+    def _shaken(self, sums: Tensor) -> Tensor:
+        if not sums.is_floating_point():
+            return sums
+        direction = 2 * torch.rand(sums.shape, generator=self.generator) - 1
+        return sums * (1 + self.share * direction.to(sums))
+
+
+def _name_of(function: Callable) -> str:
+    """What an operation is called, whatever variant of it."""
+    return function.name().rpartition("::")[2].partition(".")[0].rstrip("_")
+
+
+def _floats_in(values: object) -> Iterator[Tensor]:
+    """Yield the tensors of floating point among what an operation takes or gives."""
+    yield from (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.is_floating_point())
 
 
 def require_as_set(seen: str, device: torch.device) -> None:

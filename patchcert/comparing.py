@@ -6,9 +6,12 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from patchcert.arithmetic import ROUNDING, Halves, coarser, coarsest
+from patchcert.arithmetic import ROUNDING, Halves, ShakenSums, coarser, coarsest
 
 EACH_TIME = "a network must give the same answer each time"
+
+SHARES, TIMES = [2.0**-20, 2.0**-16, 2.0**-13, 2.0**-10], 4
+"""By which shares sums are shaken, and how often by each, to see how far answers jump."""
 
 
 class Comparison:
@@ -20,6 +23,7 @@ class Comparison:
     Attributes:
         first: the answer.
         arithmetic: the coarsest in which it was computed, by its name in `NUMERICAL_MARGINS`.
+        jumps: whether some operation was of those that round to levels, see `arithmetic.JUMPING`.
         apart: how far answers that were noted were apart, at most.
 
     Raises:
@@ -27,11 +31,11 @@ class Comparison:
     """
 
     def __init__(self, ask: Callable[[], Tensor]):
-        watch = Halves()
+        watch, self.ask = Halves(), ask
         with watch:
             self.first = ask().float()
         self.arithmetic = coarser(coarsest(self.first.device), watch.arithmetic)
-        self.apart, self.size = 0.0, float(self.first.abs().max())
+        self.apart, self.size, self.jumps = 0.0, float(self.first.abs().max()), watch.jumps
         self.require_equal(self.first, ask().float(), EACH_TIME)
 
     def note(self, first: Tensor, second: Tensor, right: str) -> None:
@@ -39,9 +43,34 @@ class Comparison:
         self.require_close(first, second, right)
         self.apart = max(self.apart, _apart(first, second))
 
+    def note_jumps(self) -> None:
+        """Note how far the first answer jumps if the network rounds to levels, as quantised ones do.
+
+        There, adding up in another order moves few answers, and these by whole levels. So sums are shaken, more and
+        more, until each of `TIMES` shakes makes some answer jump. Where half a shake and the other half change an
+        answer by unequal steps, it has jumped.
+        """
+        for share in SHARES if self.jumps else ():
+            jumps = [self._jump(share, seed) for seed in range(TIMES)]
+            self.apart = max(self.apart, *(jump for jump in jumps if jump > self._rounding()), 0.0)
+            if min(jumps) > self._rounding():
+                return
+
+    def _jump(self, share: float, seed: int) -> float:
+        """How far any answer jumps where sums are shaken by up to this share."""
+        answers = [self.first]
+        for part in (share / 2, share):
+            with ShakenSums(part, seed):
+                answers.append(self.ask().float())
+        return _apart(*torch.stack(answers).diff(dim=0))
+
+    def _rounding(self) -> float:
+        """By how much answers may differ as they are rounded in another order."""
+        return ROUNDING[self.arithmetic] * (1 + self.size)
+
     def require_close(self, first: Tensor, second: Tensor, right: str, times: int = 1) -> None:
         """Raise ValueError, which says what would be `right`, if they differ by more than so many `times` rounding."""
-        if not _apart(first, second) <= times * ROUNDING[self.arithmetic] * (1 + self.size):
+        if not _apart(first, second) <= times * self._rounding():
             self._refuse(first, second, right)
 
     def require_equal(self, first: Tensor, second: Tensor, right: str) -> None:

@@ -246,6 +246,36 @@ def test_what_differs_between_batches_raises_the_margin():
         assert answer.question["numerical_margin"] == margin > (1e-3 if of_scores else 1e-4)
 
 
+LEVELS = {
+    "fake_quantize": lambda maps: torch.fake_quantize_per_tensor_affine(maps, 0.02, 0, 0, 255),
+    "round": lambda maps: (50 * maps).round() / 50,
+    "floor": lambda maps: (50 * maps).floor().div_(50),
+}
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+def test_jumps_of_networks_that_round_to_levels_raise_the_margin(levels):
+    """Rounding in another order moves one copy in a thousand, and this one by levels, which few tries would show."""
+    network = nn.Sequential(*(Function(LEVELS[levels]) if isinstance(part, nn.ReLU) else part for part in small()))
+    scores, votes = MaskedClassifier(network, BAND, Patch(1, 1)), SmoothedClassifier(network, BAND)
+    for classifier in (scores, votes):
+        with pytest.warns(Note, match="since the network computes in float32 and rounds to levels: rounding moves"):
+            (answer,) = certify(classifier, IMAGES, LABELS, Patch(1, 1)).answers
+        assert answer.question["numerical_margin"] > 0.04
+    plain = SmoothedClassifier(nn.Sequential(Function(LEVELS[levels]), *small()), BAND)  # pixels are not added up
+    (answer,) = certify(plain, IMAGES, LABELS, Patch(1, 1)).answers
+    assert answer.question["numerical_margin"] == 1e-4
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, maps):
+        return self.function(maps)
+
+
 class NearlyTied(nn.Module):
     """Two classes whose logits are one sum, taken in two orders: rounding alone tells them apart."""
 

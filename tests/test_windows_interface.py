@@ -6,6 +6,7 @@ from torch import nn
 
 from patchcert import HiddenWindows, Patch, PlainNetwork, WindowMaskedClassifier, certify, result_format
 from patchcert.classifiers.probing import manner_of_windows
+from patchcert.errors import Note
 from patchcert.masking.alarms import ALARM
 from tests.helpers import UPWARD, needs_x86, rounding_mode
 from tests.test_window_masked import WINDOWS, Majority, attacks, pictures
@@ -155,6 +156,20 @@ def test_the_margin_grows_with_what_batches_change():
     assert 7e-5 < manner.apart < 9e-5
     (answer,) = certify(classifier(Alone(), batch_size=9), IMAGES, LABELS).answers
     assert answer.question["numerical_margin"] == 1e-3
+
+
+class Levels(nn.Module):
+    def forward(self, features):
+        return (20 * features).round() / 20
+
+
+def test_the_margin_grows_with_jumps():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 400), nn.Sigmoid(), Levels(), nn.Linear(400, 2)).eval()
+    defended = WindowMaskedClassifier(PlainNetwork(network), WINDOWS)
+    with pytest.warns(Note, match="since the network computes in float32 and rounds to levels: rounding moves"):
+        (answer,) = certify(defended, IMAGES, LABELS).answers
+    assert answer.question["numerical_margin"] > 2e-3
 
 
 @pytest.mark.parametrize(

@@ -67,13 +67,15 @@ class Manner:
 
     Attributes:
         arithmetic: the coarsest that was seen, by its name in `NUMERICAL_MARGINS`.
-        apart: how far the logits of one copy were apart in batches of several sizes, at most.
+        apart: how far the logits of one copy were apart in batches of several sizes, or jumped, at most.
         copies: whose logits a lead of scores adds up, at most.
+        jumps: whether it rounds to levels, so that answers may jump, see `Comparison.note_jumps`.
     """
 
     arithmetic: str
     apart: float
     copies: int
+    jumps: bool = False
 
     def margin(self, of_scores: bool) -> float:
         """ν for leads of scores, to which every copy adds two logits, or for the probabilities that decide votes.
@@ -85,7 +87,10 @@ class Manner:
         return max(SHARE_OF_VOTES * NUMERICAL_MARGINS[self.arithmetic], 2 * self.apart)
 
     def __str__(self) -> str:
-        return f"the network computes in {self.arithmetic}, and its logits differed by {self.apart:.2g} between batches"
+        computes = f"the network computes in {self.arithmetic}"
+        if self.jumps:
+            return f"{computes} and rounds to levels: rounding moves its logits by {self.apart:.2g}"
+        return f"{computes}, and its logits differed by {self.apart:.2g} between batches"
 
 
 @torch.no_grad()
@@ -164,7 +169,8 @@ def manner_of(classifier: SmoothedClassifier, engine: Engine, images: Tensor, ba
     """How the network answers `engine`, which will run, about the copies of some of `images` (N, C, H, W), a batch.
 
     A copy's answer must be the same, to the bit, each time and whatever is asked in the same places beside it, and the
-    same but for rounding in a batch of another size. Nor must it depend on pixels that the copy hides. Copies that are
+    same but for rounding in a batch of another size, or for the level to which the network itself rounds something. Nor
+    must it depend on pixels that the copy hides. Copies that are
     masked hide their pixels for certain; networks of limited reach only say that they do not look at them. Where
     windows are refined, other images change how many copies go into a batch, so that answers may differ by rounding.
 
@@ -199,7 +205,8 @@ def manner_of(classifier: SmoothedClassifier, engine: Engine, images: Tensor, ba
     few = _evenly(len(copies), COPIES // len(tried))
     for own, answers in zip(encoded.split(1), together.split(1), strict=True):
         seen.note(ask(own, copies[few]), answers[:, few], BESIDE)
-    return Manner(seen.arithmetic, max(seen.apart, apart), _added_up(ablation))
+    seen.note_jumps()
+    return Manner(seen.arithmetic, max(seen.apart, apart), _added_up(ablation), seen.jumps)
 
 
 @torch.no_grad()
@@ -294,7 +301,8 @@ def manner_of_windows(classifier: WindowMaskedClassifier, images: Tensor) -> tup
     hidden = classifier.windows.hidden(pairs.to(own.device))[:, None]
     noise = torch.rand(own.shape, generator=torch.Generator().manual_seed(0)).to(own)
     seen.require_equal(seen.first, ask(noise.where(hidden, own), pairs), HIDDEN)
-    return seen.first.shape[1], Manner(seen.arithmetic, seen.apart, copies=1)
+    seen.note_jumps()
+    return seen.first.shape[1], Manner(seen.arithmetic, seen.apart, copies=1, jumps=seen.jumps)
 
 
 def note_numerical_margin(margin: float, manner: Manner) -> None:
