@@ -14,13 +14,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from patchcert import (
     Band,
     BandAndRow,
-    HiddenWindows,
     MaskedClassifier,
     Patch,
-    PlainNetwork,
     Row,
     SmoothedClassifier,
-    WindowMaskedClassifier,
     certify,
     encode,
     interval_bounds,
@@ -232,16 +229,6 @@ def test_only_certify_takes_a_loader(way):
     refused(message, lambda: WAYS[way](CLASSIFIERS["votes"](linear()), loader))
 
 
-WINDOWS = HiddenWindows.for_patch(HEIGHT, WIDTH, Patch(2, 1), 3)
-
-
-def hiding(**named):
-    """A classifier that hides windows of images."""
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(HEIGHT * WIDTH, 3))
-    return WindowMaskedClassifier(PlainNetwork(network.eval()), WINDOWS, **named)
-
-
 def refused(message, ask):
     """Holds if `ask` is refused in one line that names arguments and no options."""
     with pytest.raises(ValueError, match=message) as error:
@@ -316,25 +303,6 @@ def test_what_is_no_question_is_refused_by_the_names_of_arguments(change, messag
         (lambda: MaskedClassifier(linear(), BAND, PATCH, at_once=3), "at_once 3: expected a whole number from 1 to 2"),
         (lambda: Band("28", 28, 4), "height '28': expected a whole number from 1 on"),
         (lambda: encode((255 * IMAGES).to(torch.uint8)), "images are torch.uint8 .* of floats in .0, 1."),
-        (lambda: PlainNetwork(lambda images: images), "network function: expected a torch.nn.Module"),
-        (lambda: PlainNetwork(None), "network NoneType: expected a torch.nn.Module"),
-        (lambda: PlainNetwork(nn.Flatten().eval(), size=7), "size 7: expected .height, width."),
-        (lambda: PlainNetwork(nn.Flatten().eval(), size=(7, 2.5)), "size .7, 2.5.: expected .height, width."),
-        (lambda: WindowMaskedClassifier(len, WINDOWS), "network builtin_function_or_method: expected a torch.nn.Mod"),
-        (lambda: WindowMaskedClassifier(nn.Flatten(), BAND), "windows Band: expected HiddenWindows"),
-        (lambda: hiding(batch_size=0), "batch_size 0: expected a whole number from 1"),
-        (lambda: hiding(batch_size="4"), "batch_size '4': expected a whole number from 1"),
-        (lambda: hiding().verdicts(IMAGES, torch.nan), "numerical_margin nan: expected a number of at least 0"),
-        (lambda: hiding().verdicts(IMAGES, -1), "numerical_margin -1: expected a number of at least 0"),
-        (lambda: hiding().alarms(IMAGES).strict(-1), "numerical_margin -1: expected a number of at least 0"),
-        (lambda: hiding().alarms(IMAGES).by_confidence(0.5, "1"), "numerical_margin '1': expected a number of"),
-        (lambda: hiding().alarms(IMAGES).by_confidence(torch.nan, 1), "threshold nan: expected a number from 0 to 1"),
-        (lambda: HiddenWindows.for_patch("2", WIDTH, PATCH, 3), "height '2': expected a whole number from 1 on"),
-        (lambda: HiddenWindows(2, 0, WINDOWS.rectangles, [PATCH]), "width 0: expected a whole number from 1 on"),
-        (lambda: HiddenWindows(2, 7, [[0, 2, 0, 3]], [PATCH]), "rectangles a list: expected a tensor .M, 4. of int64"),
-        (lambda: HiddenWindows(2, 7, WINDOWS.rectangles / 1, [PATCH]), "rectangles torch.float32 .3, 4.: expected"),
-        (lambda: HiddenWindows(2, 7, WINDOWS.rectangles[:0], [PATCH]), "rectangles torch.int64 .0, 4.: expected"),
-        (lambda: HiddenWindows(2, 7, WINDOWS.rectangles, PATCH), "shapes 1x2: expected a list of Patch"),
     ],
 )
 def test_what_cannot_be_made_is_refused_by_the_names_of_arguments(make, message):

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from patchcert import HiddenWindows, Patch, PlainNetwork, WindowMaskedClassifier, certify, result_format
+from patchcert import (
+    HiddenWindows,
+    Patch,
+    PlainNetwork,
+    WindowMaskedClassifier,
+    WindowPairs,
+    certify,
+    result_format,
+)
 from patchcert.classifiers.probing import manner_of_windows
 from patchcert.errors import Note
 from patchcert.masking.alarms import ALARM
@@ -205,6 +213,43 @@ def test_what_is_no_question_is_refused_in_one_clear_line(change, message):
     with pytest.raises(ValueError, match=message) as refused:
         certify(**asked)
     assert "\n" not in str(refused.value)
+
+
+PATCH = Patch(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PlainNetwork(lambda images: images), "network function: expected a torch.nn.Module"),
+        (lambda: PlainNetwork(None), "network NoneType: expected a torch.nn.Module"),
+        (lambda: PlainNetwork(nn.Flatten().eval(), size=7), "size 7: expected .height, width."),
+        (lambda: PlainNetwork(nn.Flatten().eval(), size=(7, 2.5)), "size .7, 2.5.: expected .height, width."),
+        (lambda: WindowMaskedClassifier(len, WINDOWS), "network builtin_function_or_method: expected a torch.nn.Mod"),
+        (lambda: WindowMaskedClassifier(nn.Flatten(), PATCH), "windows Patch: expected HiddenWindows"),
+        (lambda: classifier(batch_size=0), "batch_size 0: expected a whole number from 1"),
+        (lambda: classifier(batch_size="4"), "batch_size '4': expected a whole number from 1"),
+        (lambda: classifier().verdicts(IMAGES, torch.nan), "numerical_margin nan: expected a number of at least 0"),
+        (lambda: classifier().verdicts(IMAGES, -1), "numerical_margin -1: expected a number of at least 0"),
+        (lambda: classifier().alarms(IMAGES).strict(-1), "numerical_margin -1: expected a number of at least 0"),
+        (lambda: classifier().alarms(IMAGES).by_confidence(0.5, "1"), "numerical_margin '1': expected a number of"),
+        (
+            lambda: classifier().alarms(IMAGES).by_confidence(torch.nan, 1),
+            "threshold nan: expected a number from 0 to 1",
+        ),
+        (lambda: HiddenWindows.for_patch("3", 4, PATCH, 2), "height '3': expected a whole number from 1 on"),
+        (lambda: WindowPairs.for_patch("3", 4, PATCH, 2), "height '3': expected a whole number from 1 on"),
+        (lambda: HiddenWindows(3, 0, WINDOWS.rectangles, [PATCH]), "width 0: expected a whole number from 1 on"),
+        (lambda: HiddenWindows(3, 4, [[0, 2, 0, 3]], [PATCH]), "rectangles a list: expected a tensor .M, 4. of int64"),
+        (lambda: HiddenWindows(3, 4, WINDOWS.rectangles / 1, [PATCH]), "rectangles torch.float32 .4, 4.: expected"),
+        (lambda: HiddenWindows(3, 4, WINDOWS.rectangles[:0], [PATCH]), "rectangles torch.int64 .0, 4.: expected"),
+        (lambda: HiddenWindows(3, 4, WINDOWS.rectangles, PATCH), "shapes 1: expected a list of Patch"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_by_the_names_of_arguments(make, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        make()
+    assert "\n" not in str(refused.value) and "--" not in str(refused.value)
 
 
 def test_certificates_of_the_class_are_of_float32_as_well():

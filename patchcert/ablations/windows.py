@@ -52,6 +52,7 @@ class WindowPairs(Ablation):
         Raises:
             UsageError: the patch does not fit into the image, or only windows larger than the image would hold it.
         """
+        require_sides(height, width)
         require_patch_size(patch)
         require_within("per_side", per_side, 2, MOST_PER_SIDE, "windows along each side")
         lengths = []
