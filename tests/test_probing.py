@@ -10,7 +10,7 @@ from torch import nn
 from patchcert import Band, BandAndRow, MaskedClassifier, Patch, SmoothedClassifier, WindowPairs, certify
 from patchcert.ablations.ablation import encode
 from patchcert.ablations.kinds import KINDS
-from patchcert.classifiers.probing import COPIES, manner_of, require_masks
+from patchcert.classifiers.probing import COPIES, manner_in_order, manner_of, require_masks
 from patchcert.data.dataset import Dataset
 from patchcert.engines.windowed import WindowedNetwork
 from patchcert.errors import Note, UsageError
@@ -244,6 +244,30 @@ def test_what_differs_between_batches_raises_the_margin():
         with pytest.warns(Note, match="since the network computes in float32, and its logits differed by"):
             (answer,) = certify(classifier, IMAGES, LABELS, Patch(1, 1)).answers
         assert answer.question["numerical_margin"] == margin > (1e-3 if of_scores else 1e-4)
+
+
+class OfItsNumber(nn.Module):
+    """Answers otherwise in batches of another size, by much of its logits or by little."""
+
+    def __init__(self, much):
+        super().__init__()
+        self.network, self.much = small(), much
+
+    def forward(self, copies):
+        return 100 * self.network(copies) * (1 + self.much * len(copies))
+
+
+def test_copies_asked_about_in_order_are_tried_in_batches_of_other_sizes_too():
+    """Certificates ask in batches of 16, and predictions of a classifier with a small batch size in smaller ones."""
+    patch = Patch(2, 2)
+    windows = WindowPairs.for_patch(SIZE, SIZE, patch, 2)
+    with pytest.raises(ValueError, match="the same answer whatever else is in the batch"):
+        certify(MaskedClassifier(OfItsNumber(0.01), windows, patch, batch_size=4), IMAGES, LABELS)
+    little = MaskedClassifier(OfItsNumber(2.0**-20), windows, patch, batch_size=4)
+    with pytest.warns(Note, match="since the network computes in float32, and its logits differed by"):
+        (answer,) = certify(little, IMAGES, LABELS).answers
+    assert answer.question["numerical_margin"] > 2e-3
+    assert manner_in_order(little, IMAGES, 128, rounded=True).apart == 0
 
 
 LEVELS = {

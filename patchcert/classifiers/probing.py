@@ -220,10 +220,13 @@ def manner_in_order(classifier: SmoothedClassifier, images: Tensor, batch_size: 
     numbers. So where all answers about a few copies are the same to the bit, `apart` 0.0, those about other copies are
     expected to be.
 
+    A classifier with a small batch size of its own predicts in smaller batches, in which these copies are tried, too.
+
     Args:
         classifier: one that asks in order.
         batch_size: of a `MaskedLook`.
-        rounded: an answer may also differ by rounding with what stands beside it, which counts as `apart`.
+        rounded: an answer may also differ by rounding with what stands beside it, which counts as `apart`. Nothing else
+            is tried then, since certificates will be of batches of this size alone, and this number of threads.
 
     Raises:
         ValueError: answers differ by more, or each time.
@@ -231,12 +234,15 @@ def manner_in_order(classifier: SmoothedClassifier, images: Tensor, batch_size: 
     source = in_order_of(classifier, batch_size)
     assert source is not None, "the caller has looked"
     (tried, _), copies = _tried(images), _added_up(classifier.ablation)
-    seen = _tried_copies(source, tried, rounded)
-    if not source.joint:
-        return Manner(seen.arithmetic, seen.apart, copies)
-    of_bands = _tried_bands(source, tried, images)
-    arithmetic = coarser(seen.arithmetic, of_bands.arithmetic)
-    return Manner(arithmetic, max(seen.apart, of_bands.apart), copies)
+    parts, predicting = [_tried_copies(source, tried, rounded)], in_order_of(classifier, classifier.batch_size)
+    if predicting.at_once != source.at_once and not rounded:
+        parts[0].note(parts[0].first, _tried_copies(predicting, tried, rounded).first, BESIDE)
+    if source.joint:
+        parts.append(_tried_bands(source, tried, images))
+    for part in [] if rounded else parts:
+        part.note_jumps()
+    arithmetic, apart = coarser(*(part.arithmetic for part in parts)), max(part.apart for part in parts)
+    return Manner(arithmetic, apart, copies, any(part.jumps for part in parts))
 
 
 def _tried_copies(source: CopiesInOrder, tried: Tensor, rounded: bool) -> Comparison:

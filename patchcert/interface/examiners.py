@@ -223,9 +223,9 @@ class OfMasking(OfVotes):
         """See `OfVotes`; tried is what will run."""
         if not self.classifier.in_order:
             return super()._manner(images)
-        if self.classifier.limited_reach:
-            tried_hidden_pixels(self.classifier, images[:TRIED])
-        return manner_in_order(self.classifier, images, self.asked.batch_size)
+        apart = tried_hidden_pixels(self.classifier, images[:TRIED]).apart if self.classifier.limited_reach else 0.0
+        manner = manner_in_order(self.classifier, images, self.asked.batch_size)
+        return replace(manner, apart=max(manner.apart, apart))
 
     def _prepare(self) -> None:
         """Its masks are there already."""
