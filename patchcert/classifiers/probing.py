@@ -168,11 +168,11 @@ def _note_probabilities(answers: Tensor) -> None:
 def manner_of(classifier: SmoothedClassifier, engine: Engine, images: Tensor, batch_size: int) -> Manner:
     """How the network answers `engine`, which will run, about the copies of some of `images` (N, C, H, W), a batch.
 
-    A copy's answer must be the same, to the bit, each time and whatever is asked in the same places beside it, and the
-    same but for rounding in a batch of another size, or for the level to which the network itself rounds something. Nor
-    must it depend on pixels that the copy hides. Copies that are
-    masked hide their pixels for certain; networks of limited reach only say that they do not look at them. Where
-    windows are refined, other images change how many copies go into a batch, so that answers may differ by rounding.
+    A copy's answer must be the same, to the bit, each time and whatever is asked in the same places beside it. In a
+    batch of another size it must be the same but for rounding, or for the level to which it rounds something itself.
+    Nor must it depend on pixels that the copy hides. Copies that are masked hide their pixels for certain; networks of
+    limited reach only say that they do not look at them. Where windows are refined, other images change how many copies
+    go into a batch, so that answers may differ by rounding.
 
     Args:
         images: as many as go into a batch; better those from everywhere than the first ones.
