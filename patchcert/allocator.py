@@ -10,6 +10,9 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4
 AS_MUCH_AGAIN = 1.5
 """A process may hold so many times what it held after one piece of work."""
 
+STATM = Path("/proc/self/statm")
+"""Where Linux says how much memory this process holds."""
+
 _keeps = False
 _after_one: int | None = None
 
@@ -19,11 +22,11 @@ def keep_freed_memory() -> None:
 
     By default glibc returns each large block to the kernel when it is freed. The kernel then has to find and clear
     every page of the next block: in a training step with interval bounds that took a third of the time. Where the C
-    library has no `mallopt` (macOS, musl), nothing changes.
+    library has no `mallopt` (macOS, musl), or nothing says how much a process holds, nothing changes.
     """
     global _keeps
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if mallopt is not None and STATM.exists():
         mallopt(MMAP_MAX, 0)  # large blocks come from the heap, too
         mallopt(TRIM_THRESHOLD, -1)  # the heap never shrinks by itself
         _keeps = True
@@ -40,7 +43,7 @@ def return_gaps() -> None:
     global _after_one
     if not _keeps:
         return
-    held = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    held = int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     if _after_one is None:
         _after_one = held
     elif held > AS_MUCH_AGAIN * _after_one:

@@ -213,36 +213,35 @@ def manner_of(classifier: SmoothedClassifier, engine: Engine, images: Tensor, ba
 def manner_in_order(classifier: SmoothedClassifier, images: Tensor, batch_size: int, rounded: bool = False) -> Manner:
     """How the network answers about copies of some of `images` (N, C, H, W), asked as those are that decide.
 
-    The copies are asked about in batches of one size. An answer may depend on where in a batch its copy stands and on
-    what stands beside it, by rounding, but not on pixels that bands hide. Each of some copies alone fills a batch, so
-    that it stands in every row. Some are asked about together, in sevens, in another order among others, and beside
-    noise; bands alone and in a batch. What is added up follows from the size of a batch and from the row, not from the
-    numbers. So where all answers about a few copies are the same to the bit, `apart` 0.0, those about other copies are
-    expected to be.
+    The copies are asked about in batches of one size. Each of some copies alone fills a batch, so that it stands in
+    every row. Some are asked about together, in sevens, in another order among others, and beside noise; bands alone
+    and in a batch. By rounding, an answer may depend on the row of its copy, but not on what stands beside it. What is
+    added up follows from the size of a batch and from the row, not from the numbers. So where all answers about a few
+    copies are the same to the bit, `apart` 0.0, those about other copies are expected to be.
 
-    A classifier with a small batch size of its own predicts in smaller batches, in which these copies are tried, too.
+    A classifier with a small batch size of its own predicts in smaller batches. These copies are tried in them, too.
 
     Args:
         classifier: one that asks in order.
         batch_size: of a `MaskedLook`.
-        rounded: an answer may also differ by rounding with what stands beside it, which counts as `apart`. Nothing else
-            is tried then, since certificates will be of batches of this size alone, and this number of threads.
+        rounded: by rounding, an answer may also depend on what stands beside it; that counts as `apart`. Then no other
+            batch size is tried, since the certificates will hold for this one alone, and for this number of threads.
 
     Raises:
         ValueError: answers differ by more, or each time.
     """
     source = in_order_of(classifier, batch_size)
     assert source is not None, "the caller has looked"
-    (tried, _), copies = _tried(images), _added_up(classifier.ablation)
-    parts, predicting = [_tried_copies(source, tried, rounded)], in_order_of(classifier, classifier.batch_size)
-    if predicting.at_once != source.at_once and not rounded:
-        parts[0].note(parts[0].first, _tried_copies(predicting, tried, rounded).first, BESIDE)
+    tried, _ = _tried(images)
+    sources = [source] if rounded else [source, in_order_of(classifier, classifier.batch_size)]
+    parts = [_tried_copies(one, tried, rounded) for one in {one.at_once: one for one in sources}.values()]
+    parts[0].note(parts[0].first, parts[-1].first, BESIDE)
     if source.joint:
         parts.append(_tried_bands(source, tried, images))
     for part in [] if rounded else parts:
         part.note_jumps()
     arithmetic, apart = coarser(*(part.arithmetic for part in parts)), max(part.apart for part in parts)
-    return Manner(arithmetic, apart, copies, any(part.jumps for part in parts))
+    return Manner(arithmetic, apart, _added_up(classifier.ablation), any(part.jumps for part in parts))
 
 
 def _tried_copies(source: CopiesInOrder, tried: Tensor, rounded: bool) -> Comparison:
@@ -332,14 +331,14 @@ def _ask_alone(seen: Comparison, ask: Callable[[Tensor, Tensor], Tensor], encode
 
 @torch.no_grad()
 def tried_hidden_pixels(classifier: SmoothedClassifier, images: Tensor) -> Comparison:
-    """Of a network of limited reach, shown noise in the pixels that each copy hides, each of one image (T, C, H, W).
+    """Of a network of limited reach, shown noise in the pixels that each copy hides, each of one of some images.
 
     Of a joint network these are its bands. Its copies with hidden windows are masked.
 
     Raises:
         ValueError: an answer depends on hidden pixels.
     """
-    network, ablation = classifier.network, classifier.ablation
+    network, ablation, (images, _) = classifier.network, classifier.ablation, _tried(images)
     if isinstance(network, JointNetwork):
         network, ablation = network.of_bands, ablation.bands
 

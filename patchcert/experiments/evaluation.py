@@ -191,8 +191,8 @@ def journal_of(options: argparse.Namespace, network: nn.Module, dataset: Images,
 def _said_of_network(options: argparse.Namespace) -> dict[str, object]:
     """What makes a pretrained network the one that it is, besides its weights; nothing of other networks.
 
-    Its geometry, in words that may differ each time, is seen in the pixels. Colours were measured, and processors may
-    round them otherwise.
+    The geometry is left out: its words may differ each time, and the pixels are compared anyway. Colours are compared
+    to six digits: they were measured, and another processor may round them otherwise.
     """
     said = options.about.get("network", {})
     colours = {name: [float(f"{value:.6g}") for value in said[name]] for name in COLOURS if name in said}

@@ -16,7 +16,6 @@ from patchcert.classifiers.masked import MaskedClassifier
 from patchcert.classifiers.masked_goals import MaskedLook, wanted_for
 from patchcert.classifiers.modules import SmoothedClassifier
 from patchcert.classifiers.probing import (
-    TRIED,
     Manner,
     class_count,
     manner_in_order,
@@ -223,7 +222,7 @@ class OfMasking(OfVotes):
         """See `OfVotes`; tried is what will run."""
         if not self.classifier.in_order:
             return super()._manner(images)
-        apart = tried_hidden_pixels(self.classifier, images[:TRIED]).apart if self.classifier.limited_reach else 0.0
+        apart = tried_hidden_pixels(self.classifier, images).apart if self.classifier.limited_reach else 0.0
         manner = manner_in_order(self.classifier, images, self.asked.batch_size)
         return replace(manner, apart=max(manner.apart, apart))
 
