@@ -58,7 +58,7 @@ def coarser(*names: str) -> str:
 def settings() -> tuple:
     """All by which PyTorch is told how exactly to compute."""
     of, devices = torch.backends, ("cpu", "cuda")
-    operations = (of.cudnn.conv, of.cuda.matmul, of.mkldnn.conv, of.mkldnn.matmul)
+    operations = (of.cudnn.conv, of.cudnn.rnn, of.cuda.matmul, of.mkldnn.conv, of.mkldnn.rnn, of.mkldnn.matmul)
     autocast = ((torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in devices)
     return *autocast, *(operation.fp32_precision for operation in operations), torch.get_default_dtype()
 
@@ -80,10 +80,10 @@ def processor(device: torch.device) -> str:
 
 
 def coarsest(device: torch.device) -> str:
-    """That of `NUMERICAL_MARGINS` which products and convolutions of float32 on `device` may now be rounded to."""
+    """That of `NUMERICAL_MARGINS` to which operations of float32 on `device` may now be rounded."""
     of = torch.backends
-    computing = (of.cudnn.conv, of.cuda.matmul) if device.type == "cuda" else (of.mkldnn.conv, of.mkldnn.matmul)
-    precisions = {operation.fp32_precision for operation in computing}
+    gpu, cpu = (of.cudnn.conv, of.cudnn.rnn, of.cuda.matmul), (of.mkldnn.conv, of.mkldnn.rnn, of.mkldnn.matmul)
+    precisions = {operation.fp32_precision for operation in (gpu if device.type == "cuda" else cpu)}
     if torch.is_autocast_enabled(device.type) or "bf16" in precisions:
         return "bfloat16"
     return "tf32" if "tf32" in precisions else "float32"
@@ -94,11 +94,13 @@ PRECISIONS = (
     ("cuda", "all"),
     ("cuda", "matmul"),
     ("cuda", "conv"),
+    ("cuda", "rnn"),
     ("mkldnn", "all"),
     ("mkldnn", "matmul"),
     ("mkldnn", "conv"),
+    ("mkldnn", "rnn"),
 )
-"""Whose `fp32_precision` decides about products and convolutions. What is not set follows what stands above it."""
+"""Whose `fp32_precision` decides how operations round. What is not set follows what stands above it."""
 
 
 @contextmanager
@@ -128,17 +130,18 @@ def without_autocast(layer: Callable[[Tensor], Tensor], weight: Tensor, given: T
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Whether products and convolutions of float32 on a GPU may be rounded to TF32.
+    """Whether products, convolutions and recurrent layers of float32 on a GPU may be rounded to TF32.
 
     The old names are set, which set the new ones, too, so that asking either works. But "no" by the old name leaves
-    convolutions to follow what is set for everything.
+    convolutions and recurrent layers to follow what is set for everything.
     """
     of = torch.backends
     of.cuda.matmul.allow_tf32 = of.cudnn.allow_tf32 = allowed
-    of.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"
+    of.cudnn.conv.fp32_precision = of.cudnn.rnn.fp32_precision = "tf32" if allowed else "ieee"
 
 
 JUMPING = {"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside", "bucketize", "argmax", "argmin"}
+JUMPING |= {"gt", "ge", "lt", "le", "eq", "ne"}
 """Operations that make a whole step of a difference in last digits; so do all with quantize in their names."""
 
 

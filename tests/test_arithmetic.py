@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from patchcert.arithmetic import PRECISIONS, allow_tf32, coarsest, exact_float32
+from patchcert.arithmetic import PRECISIONS, allow_tf32, coarsest, exact_float32, settings
 
 PRECISION = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
 GPU = torch.device("cuda")
@@ -17,6 +17,8 @@ SETTINGS = {
     "GPUs exact": lambda: setattr(torch.backends.cudnn, "fp32_precision", "ieee"),
     "CPUs in bfloat16": lambda: torch.backends.mkldnn.set_flags(_fp32_precision="bf16"),
     "products of GPUs in TF32": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    "recurrent layers of CPUs in bfloat16": lambda: setattr(torch.backends.mkldnn.rnn, "fp32_precision", "bf16"),
+    "recurrent layers of GPUs exact": lambda: setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee"),
     "convolutions of CPUs in bfloat16": lambda: setattr(torch.backends.mkldnn.conv, "fp32_precision", "bf16"),
     "by an old name": lambda: torch.set_float32_matmul_precision("medium"),
 }
@@ -24,7 +26,7 @@ SETTINGS = {
 
 @pytest.fixture
 def as_it_is_new():
-    """PyTorch as it starts, but for convolutions on GPUs, which cannot be set back to that; in the end, too."""
+    """PyTorch as it starts, but for cuDNN's operations on GPUs, which cannot be set back to that; in the end, too."""
     with_defaults()
     yield
     with_defaults()
@@ -34,7 +36,8 @@ def with_defaults():
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = True
     for backend, operation in PRECISIONS:
-        PRECISION[1](backend, operation, "tf32" if (backend, operation) == ("cuda", "conv") else "none")
+        of_cudnn = (backend, operation) in (("cuda", "conv"), ("cuda", "rnn"))
+        PRECISION[1](backend, operation, "tf32" if of_cudnn else "none")
 
 
 def asked(question):
@@ -83,3 +86,14 @@ def test_tf32_is_allowed_or_not_whatever_is_set_for_everything():
             assert coarsest(GPU) == expected
             torch.backends.fp32_precision = "none"
             assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is allowed
+
+
+@pytest.mark.parametrize("kind, operation", [("cuda", torch.backends.cudnn.rnn), ("cpu", torch.backends.mkldnn.rnn)])
+@pytest.mark.usefixtures("as_it_is_new")
+def test_recurrent_layers_count_like_convolutions(kind, operation):
+    allow_tf32(False)
+    assert coarsest(torch.device(kind)) == "float32"
+    before = settings()
+    operation.fp32_precision = {"cuda": "tf32", "cpu": "bf16"}[kind]
+    assert coarsest(torch.device(kind)) == {"cuda": "tf32", "cpu": "bfloat16"}[kind]
+    assert settings() != before

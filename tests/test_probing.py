@@ -274,6 +274,7 @@ LEVELS = {
     "fake_quantize": lambda maps: torch.fake_quantize_per_tensor_affine(maps, 0.02, 0, 0, 255),
     "round": lambda maps: (50 * maps).round() / 50,
     "floor": lambda maps: (50 * maps).floor().div_(50),
+    "compare": lambda maps: (maps[..., None] > torch.arange(50) / 50).sum(-1) / 50,
 }
 
 
