@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from patchcert.errors import MOST_OF_RIGHT, one_line
@@ -199,9 +200,20 @@ def print_in_both(root: Path, count: int) -> None:
 
 def print_numbering(root: Path, names: list[str]) -> None:
     """Print, beside the results, that the classes in `root` are numbered by their names as text, 10 before 2."""
-    numbers = ", ".join(f"{number} is {one_line(name)}" for number, name in enumerate(names[:NUMBERED]))
-    said = f"classes are numbered in the order of their folders' names as text: {numbers} …"
+    said = f"classes are numbered in the order of their folders' names as text: {_numbers(names)} …"
     print(f"note: {one_line(root)}: {said}", file=sys.stderr)
+
+
+def print_labels(root: Path, labels: Sequence[str]) -> None:
+    """Print, beside the results, that classes in `root` have the numbers that the network gives their names."""
+    more = " …" if len(labels) > NUMBERED else ""
+    said = f"classes have the numbers that the network gives their names: {_numbers(labels)}{more}"
+    print(f"note: {one_line(root)}: {said}", file=sys.stderr)
+
+
+def _numbers(names: Sequence[str]) -> str:
+    """The first of these names by their numbers."""
+    return ", ".join(f"{number} is {one_line(name)}" for number, name in enumerate(names[:NUMBERED]))
 
 
 def print_few_classes(count: int, names: list[str], there: int, can_skip: bool) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from patchcert import PlainNetwork
 from patchcert.errors import UsageError
+from patchcert.experiments.pretrained import images_of, network_of
 from patchcert.pretrained import sources
 from patchcert.pretrained.found import EXTRAS, library
 from patchcert.pretrained.preparation import Preparation
@@ -199,6 +200,22 @@ def test_a_folder_of_transformers_is_read(transformers, tmp_path):
     assert "ViTImageProcessorPil" in found.about["geometry"]
     images = IMAGES * 2 - 1
     assert PlainNetwork(found.network, mean=0.5, std=0.5)(IMAGES).allclose(trained.eval()(images).logits, atol=1e-6)
+
+
+def test_class_folders_have_the_numbers_that_the_network_gives_their_names(transformers, tmp_path, capsys):
+    trained = vit(transformers)
+    trained.config.id2label = dict(enumerate(["wolf", "hen", "frog", "cow", "ant"]))
+    for name in ("ant", "hen", "wolf"):
+        (tmp_path / "images/test" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / f"images/test/{name}/image.png")
+    model, data = folder(trained, tmp_path / "network"), tmp_path / "images"
+    options = SimpleNamespace(model=model, weights=None, dataset="folder", data=data, classes=None)
+    network, preparation = network_of(SimpleNamespace(**vars(options), image_channels=None, hidden=None, seed=0))
+    assert images_of(options, preparation, network, train=False).labels.tolist() == [4, 1, 0]
+    assert "gives their names: 0 is wolf, 1 is hen" in capsys.readouterr().err
+    (data / "test/hen").rename(data / "test/chicken")
+    with pytest.raises(UsageError, match="it has 5 classes, the data set has 3"):
+        images_of(options, preparation, network, train=False)
 
 
 def test_a_head_that_transformers_makes_up_is_refused(transformers, tmp_path):

@@ -38,6 +38,9 @@ class PlainNetwork(nn.Module):
             hidden. That is another classifier, and only timm's `VisionTransformer` supports it.
         size: (H, W) of the images, if the network takes only one size.
 
+    Attributes:
+        labels: the names of the classes by their numbers; empty if nobody said.
+
     Raises:
         ValueError: the network is no module, is in training mode, returns features in place of classes, or has weights
             of another type; `mean`, `std`, `hidden` or `size` is not valid; or `hidden` is "drop" and the network has
@@ -62,6 +65,7 @@ class PlainNetwork(nn.Module):
         _require_ready(network)
         self.network: nn.Module = network
         self.size = None if size is None else _sides(size)
+        self.labels: tuple[str, ...] = ()
         of_mean = isinstance(hidden, str) and hidden in (MEAN, DROP)
         colours = _colours("mean", mean), _colours("std", std), _colours("hidden", mean if of_mean else hidden)
         if len({len(values) for values in colours} - {1}) > 1:

@@ -91,7 +91,7 @@ def finetune(options: argparse.Namespace) -> Path:
         details=f"model_{_as_file_name(options.model)}_size_{windows.shapes[0]}_windows_{options.per_side}"
         f"_masks_{options.masks}",
         augmentations=options.augmentations,
-        load=lambda options: _parts(options, preparation, plain.description["classes"]),
+        load=lambda options: _parts(options, preparation, plain),
     )
 
 
@@ -118,13 +118,13 @@ def _as_file_name(model: str) -> str:
     return re.sub(r"[^\w.-]+", "_", f"{model.partition(':')[0]}_{Path(model.partition(':')[2]).name}")
 
 
-def _parts(options: argparse.Namespace, preparation: Preparation, classes: int) -> Parts:
+def _parts(options: argparse.Namespace, preparation: Preparation, network: PlainNetwork) -> Parts:
     """Images as the network is shown them, made once; those of --data itself, where it has no parts, are to train on.
 
     The test part is read only if it is measured.
     """
     parted = options.dataset != "folder" or class_numbers.has_parts(options.data)
-    train_set = _held(options, preparation, classes, train=parted)
+    train_set = _held(options, preparation, network, train=parted)
     found = held_out_of(options, train_set)
     if found:
         return found
@@ -133,12 +133,12 @@ def _parts(options: argparse.Namespace, preparation: Preparation, classes: int) 
         raise UsageError("held_out", options.held_out, f"{right}, at most a tenth of the {len(train_set)}")
     if options.dataset == "folder":
         _require_same_classes(options)
-    return train_set, _held(options, preparation, classes, train=False), "test"
+    return train_set, _held(options, preparation, network, train=False), "test"
 
 
-def _held(options: argparse.Namespace, preparation: Preparation, classes: int, train: bool) -> Dataset:
+def _held(options: argparse.Namespace, preparation: Preparation, network: PlainNetwork, train: bool) -> Dataset:
     """A part of the data set, or as many of its images as --subset says, kept as pixels on the device."""
-    images = splits.spread(images_of(options, preparation, classes, train), options.subset)
+    images = splits.spread(images_of(options, preparation, network, train), options.subset)
     if isinstance(images, folders.PictureFolder):
         images = folders.held(images, "data", options.data)
     return images.to(options.device)

@@ -1,6 +1,7 @@
 """A network that somebody pretrained, as it is, and the images that it is asked about: what options name."""
 
 import argparse
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -86,7 +87,7 @@ def pretrained(
     network, preparation = network_of(options, made)
     require_nearest()  # whatever was imported to make the network
     said = network.description
-    dataset = images_of(options, preparation, said["classes"], train=False)
+    dataset = images_of(options, preparation, network, train=False)
     options.about = {"network": said, "sha256": about.digests(options)}
     if distributed.is_first():
         messages.print_network(said)
@@ -120,7 +121,7 @@ def network_of(options: argparse.Namespace, made: nn.Module | None = None) -> tu
         said |= {name: getattr(network, name).flatten().tolist() for name in ("mean", "std")}
     if network.drops_tokens:
         said["tokens"] = "dropped"
-    network.description = said
+    network.description, network.labels = said, found.labels
     return network, preparation
 
 
@@ -177,24 +178,35 @@ def _preparation(options: argparse.Namespace, found: Found) -> Preparation:
         raise UsageError("model", options.model, right) from error
 
 
-def images_of(options: argparse.Namespace, preparation: Preparation, count: int, train: bool) -> Images:
-    """All training or test images, with labels among the `count` classes that the network tells apart.
+def images_of(options: argparse.Namespace, preparation: Preparation, network: PlainNetwork, train: bool) -> Images:
+    """All training or test images, with labels among the classes that the network, as of `network_of`, tells apart.
 
     Raises:
         UsageError: there are none, or as many classes of another number.
     """
+    count = network.description["classes"]
     if options.dataset != "folder":
         _require_classes(options, count, named.CLASSES)
         return named.load(options.dataset, options.data, train)
     root = class_numbers.part_of(options.data, train)
-    if options.classes:
-        names = class_numbers.read("classes", options.classes)
-    else:
-        names = listing.class_names("data", root)
-        say_how_numbered("data", root)
+    names = class_numbers.read("classes", options.classes) if options.classes else _by_labels(root, network.labels)
     _require_classes(options, count, len(names))
     channels = {mode: channels for channels, mode in MODES.items()}[preparation.mode]
     return PictureFolder("data", root, preparation.size, channels=channels, pixels=preparation.pixels, classes=names)
+
+
+def _by_labels(root: Path, labels: tuple[str, ...]) -> list[str]:
+    """The class folders in `root` in the order of their numbers; says so where that is not what people would expect.
+
+    If all are among the network's own `labels`, these have the numbers. Otherwise the folders are sorted as text.
+    """
+    names = listing.class_names("data", root)
+    if len(set(labels)) < len(labels) or not set(names) <= set(labels):
+        say_how_numbered("data", root)
+        return names
+    if distributed.is_first() and list(labels) != names:
+        messages.print_labels(root, labels)
+    return list(labels)
 
 
 def _require_classes(options: argparse.Namespace, found: int, wanted: int) -> None:

@@ -23,11 +23,13 @@ class Found:
         network: filled.
         transform: how its images are made; None if nobody says.
         about: what it is and what is done to images, in words; JSON's types.
+        labels: the names of its classes by their numbers; empty if nobody says.
     """
 
     network: nn.Module
     transform: Transform | None
     about: dict[str, object] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
 
 def library(name: str, model: str) -> ModuleType:

@@ -66,7 +66,8 @@ def find(folder: Path, weights: Path | None) -> Found:
 
     shown = {name: value for name, value in processor.to_dict().items() if name in SHOWN and value is not None}
     how = ", ".join(f"{name} {_plain(value)}" for name, value in shown.items())
-    return Found(network, transform, {**said, "geometry": f"{type(processor).__name__}: {how}"})
+    labels = tuple(str(config.id2label[number]) for number in sorted(config.id2label))
+    return Found(network, transform, {**said, "geometry": f"{type(processor).__name__}: {how}"}, labels)
 
 
 def _plain(value: object) -> str:
