@@ -6,9 +6,10 @@ from torch import nn
 
 from patchcert.ablations.windows import BandsAndWindows
 from patchcert.arithmetic import RELATIVE_MARGINS
-from patchcert.classifiers.in_order import CopiesInOrder, Wanted
+from patchcert.classifiers.in_order import CopiesInOrder
 from patchcert.classifiers.masked import MaskedClassifier
 from patchcert.classifiers.modules import SmoothedClassifier
+from patchcert.classifiers.rounds import Wanted
 from patchcert.engines.joint import JointNetwork
 from patchcert.masking.linked import masking_of
 from patchcert.masking.margins import Margin

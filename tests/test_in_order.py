@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
-from patchcert.classifiers import in_order
-from patchcert.classifiers.in_order import CopiesInOrder, Wanted
+from patchcert.classifiers.in_order import CopiesInOrder
 from patchcert.classifiers.masked_goals import wanted_for
 from patchcert.classifiers.modules import SmoothedClassifier
+from patchcert.classifiers.rounds import AT_ONCE, Rounds, Wanted, _expected
 from patchcert.classifiers.window_goals import ALERT, Goal
 from patchcert.engines.joint import JointNetwork
 from patchcert.masking.linked import LinkedMasking, masking_of
@@ -154,7 +154,7 @@ def test_pairs_are_asked_about_hardest_first(ablation, dissenting):
         classifier.network.bands.table.zero_()
     ((verdicts, _),) = CopiesInOrder(classifier, 64).look(images, [masking_of(ablation, Patch(2, 2))], Margin(0.0))
     assert (verdicts.predicted == 0).all() and verdicts.left_early.all()
-    assert (verdicts.passes == windows.side**2 + in_order.AT_ONCE).all()
+    assert (verdicts.passes == windows.side**2 + AT_ONCE).all()
 
 
 def test_dissenters_that_are_confirmed_become_the_prediction():
@@ -263,7 +263,7 @@ def _early(rounds, winner):
     first, second = rounds.masking.windows.windows_hidden()
     bands = rounds.masking.bands_ahead(class_, rounds.bands)[0, first, second]
     singles = rounds._ahead(class_, rounds.numbers.diagonal())
-    expected = in_order._expected(singles, first, second, bands, winner)
+    expected = _expected(singles, first, second, bands, winner)
     if (expected < 0).any():
         return float(expected.amin()), True
     yield from copies.ask(torch.arange(len(first)))
@@ -277,7 +277,7 @@ def test_orders_that_decide_by_something_else_are_told(broken, monkeypatch):
         classifier, _, images = case(ablation)
         wanted = everything(classifier, [masking_of(ablation, patches[0])], images, Margin(0.0))
         if broken is _early:
-            monkeypatch.setattr(in_order._Rounds, "_unanimous", broken)
+            monkeypatch.setattr(Rounds, "_unanimous", broken)
             masking = masking_of(ablation, patches[0])
         else:
             masking = broken(ablation, patches[0])

@@ -12,9 +12,10 @@ from torch import nn
 from patchcert import Band, MaskedClassifier, Patch, SmoothedClassifier, certify, journal
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.classifiers import probing
-from patchcert.classifiers.in_order import CopiesInOrder, Wanted
+from patchcert.classifiers.in_order import CopiesInOrder
 from patchcert.classifiers.masked_goals import MaskedLook
 from patchcert.classifiers.probing import Manner, manner_in_order
+from patchcert.classifiers.rounds import Wanted
 from patchcert.data.dataset import Dataset
 from patchcert.engines.equal_batches import in_equal_batches
 from patchcert.engines.joint import JointNetwork

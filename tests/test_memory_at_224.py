@@ -10,8 +10,8 @@ from patchcert import HiddenWindows, MaskedClassifier, Patch, PlainNetwork, Wind
 from patchcert.ablations.ablation import Band
 from patchcert.ablations.windows import WindowPairs
 from patchcert.classifiers import weak_spots
-from patchcert.classifiers.in_order import Wanted
 from patchcert.classifiers.masked_goals import MaskedLook
+from patchcert.classifiers.rounds import Wanted
 from patchcert.engines.batching import LiveBytes
 from patchcert.experiments import reporting
 from patchcert.masking.linked import WindowMasking

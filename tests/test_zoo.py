@@ -16,9 +16,9 @@ from patchcert import Patch, Share, certify, checkpoint, load
 from patchcert.ablations.ablation import Band, BandAndRow
 from patchcert.ablations.windows import BandsAndWindows
 from patchcert.classifiers import probing
-from patchcert.classifiers.in_order import Wanted
 from patchcert.classifiers.masked_goals import MaskedLook
 from patchcert.classifiers.modules import SmoothedClassifier
+from patchcert.classifiers.rounds import Wanted
 from patchcert.data import named
 from patchcert.errors import UsageError
 from patchcert.masking.linked import masking_of

@@ -26,21 +26,19 @@ from patchcert.ablations.ablation import encode
 from patchcert.ablations.hidden_windows import NOTHING, HiddenWindows
 from patchcert.ablations.windows import BandsAndWindows, WindowPairs
 from patchcert.classifiers.modules import SmoothedClassifier
+from patchcert.classifiers.rounds import RECOVERY, Asking, Decision, Rounds, Wanted
 from patchcert.engines import asking
 from patchcert.engines.added_up import BesideMagnitudes, parted
 from patchcert.engines.equal_batches import copies_at_once, images_at_once, in_equal_batches
 from patchcert.engines.joint import JointNetwork
 from patchcert.masking.alarms import Alarms
 from patchcert.masking.answers import Answers
-from patchcert.masking.double_masking import MaskedVerdicts, ahead, beats_all
+from patchcert.masking.double_masking import MaskedVerdicts
 from patchcert.masking.linked import WindowMasking
 from patchcert.masking.margins import Margin
 from patchcert.masking.noted import pairs_of
 from patchcert.masking.questions import ask_all
 from patchcert.masking.score_alarms import of_scores
-
-AT_ONCE = 4
-"""Copies that are asked for before the first look at what they say; then twice as many each time."""
 
 
 @dataclass(frozen=True)
@@ -59,39 +57,6 @@ class OrderedVerdicts(MaskedVerdicts):
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is asked about images.
-
-    Attributes:
-        recovery: the prediction, by a second round where the first one leaves it open; else its most frequent answer.
-        pairs: whether every pair of windows gives the answer, where those without one window agree.
-        whole: what alarms are made of, for which the whole image is asked about, too.
-        everything: also what decides nothing.
-        at_once: against so many patches alarms are found; against two, `everything` has to be asked.
-    """
-
-    recovery: bool = True
-    pairs: bool = True
-    whole: bool = False
-    everything: bool = False
-    at_once: int = 1
-
-
-RECOVERY = Wanted()
-"""For predictions and certificates."""
-
-
-@dataclass(frozen=True)
-class _Decision:
-    """What the rounds for one patch say of one image; `lead` is the least that was seen, `dissenting` is (k²,) bool."""
-
-    predicted: int
-    lead: float
-    refuted: bool
-    dissenting: Tensor
-
-
-@dataclass(frozen=True)
 class _Heard:
     """What was found out about one image: a decision for each patch, and what each copy says, (A, K + 1).
 
@@ -99,7 +64,7 @@ class _Heard:
         answers, asked: (Q, K + 1), those to all questions that were asked, (Q,) bool; the last one is about the whole.
     """
 
-    decisions: list[_Decision]
+    decisions: list[Decision]
     copies: Tensor
     answers: Tensor
     asked: Tensor
@@ -108,8 +73,6 @@ class _Heard:
 
 _Questions = Generator[Tensor, Tensor, _Heard]
 """Yields numbers of questions (B,), is sent the answers (B, K + 1), returns what was found out."""
-
-_Asking = Generator[Tensor, Tensor, None]
 
 
 class CopiesInOrder:
@@ -190,7 +153,7 @@ class CopiesInOrder:
         return answers
 
     def _settled(
-        self, masking: WindowMasking, margin: Margin, decisions: list[_Decision], copies: Tensor, passes: Tensor
+        self, masking: WindowMasking, margin: Margin, decisions: list[Decision], copies: Tensor, passes: Tensor
     ) -> OrderedVerdicts:
         """The verdicts that follow: as ever where nothing was refuted, and so all `copies` (N, A, K + 1) are known."""
         refuted = torch.tensor([decision.refuted for decision in decisions], device=copies.device)
@@ -233,7 +196,7 @@ class CopiesInOrder:
             yield from copies.hear(torch.tensor([len(self.pairs) - 1], device=self.pairs.device))
         decisions = []
         for masking, sums in zip(maskings, bands, strict=True):
-            rounds = _Rounds(copies, masking, sums, numbers, self.weight)
+            rounds = Rounds(copies, masking, sums, numbers, self.weight)
             decisions.append((yield from rounds.decide(wanted)))
         if wanted.everything:
             yield from copies.hear(torch.arange(len(self.pairs), device=self.pairs.device))
@@ -265,7 +228,7 @@ class _Copies:
         self.answers: Tensor | None = None  # (Q, K + 1)
         self.mixed: Tensor | None = None  # (A, K + 1), of the answers
 
-    def ask(self, copies: Tensor) -> _Asking:
+    def ask(self, copies: Tensor) -> Asking:
         """Get to know the `copies` (n,), and whatever others follow from what that takes."""
         source = self.source
         yield from self.hear(source.coarse[copies])
@@ -273,7 +236,7 @@ class _Copies:
         if len(left):
             yield from self.hear(source.fine[left])
 
-    def hear(self, questions: Tensor) -> _Asking:
+    def hear(self, questions: Tensor) -> Asking:
         """Ask those of the `questions` (n,) that were not asked yet."""
         new = questions[~self.heard[questions]].unique()
         if not len(new):
@@ -297,110 +260,3 @@ class _Copies:
             new, coarse, others = new[enough], coarse[enough], others[enough]
             coarse = source.refined.mixed(coarse, others, self.answers[source.fine[new]])
         self.mixed[new], self.known[new] = coarse, True
-
-
-class _Rounds:
-    """The two rounds for one patch, on one image.
-
-    Args:
-        bands: of the image, see `WindowMasking.of_bands`.
-        numbers: (k², k²) int64, of copies.
-    """
-
-    def __init__(self, copies: _Copies, masking: WindowMasking, bands: list[Tensor], numbers: Tensor, weight: float):
-        self.copies, self.masking, self.bands, self.numbers, self.weight = copies, masking, bands, numbers, weight
-
-    def decide(self, wanted: Wanted) -> Generator[Tensor, Tensor, _Decision]:
-        first = self.masking.first_round(self.bands, self._scores(self.numbers.diagonal())[None])  # (1, P, K)
-        answers, (windows,) = first[0].argmax(dim=1), self.masking.dissenting(first)
-        counts = answers.bincount(minlength=first.shape[2])
-        predicted = int(counts.argmax())
-        for dissenting in counts.nonzero().squeeze(1).tolist():
-            if not wanted.recovery or dissenting == predicted:
-                continue
-            if (yield from self._confirmed(dissenting, answers == dissenting)):
-                predicted = dissenting
-                break  # no place of another answer is confirmed as well: without both there is one answer
-        if wanted.pairs and int(counts.amax()) == len(answers):
-            lead, refuted = yield from self._unanimous(predicted)
-            return _Decision(predicted, lead, refuted, windows)
-        leads = ahead(torch.tensor([predicted], device=first.device), first)[0]
-        return _Decision(predicted, _least(leads, predicted), True, windows)
-
-    def _unanimous(self, winner: int) -> Generator[Tensor, Tensor, tuple[float, bool]]:
-        """Ask for every pair of windows until one does not give the `winner`; the least lead, and whether one did."""
-        copies, least = self.copies, torch.inf
-        class_ = torch.tensor([winner], device=self.numbers.device)
-        first, second = self.masking.windows.windows_hidden()
-        bands = self.masking.bands_ahead(class_, self.bands)
-        bands = bands[0, first, second] if self.bands else torch.zeros(len(first), 1, device=first.device)
-        used = bands[:, 0] < torch.inf  # some place belongs to each of the two windows
-        expected = _expected(self._ahead(class_, self.numbers.diagonal()), first, second, bands, winner)
-        order = expected.argsort(stable=True)
-        order = order[used[order]]
-        asked, at_once = copies.known.new_zeros(len(used)), AT_ONCE
-        while True:
-            new = (copies.known & used & ~asked).nonzero().squeeze(1)
-            leads = bands[new] + self._ahead(class_, new)
-            least = min(least, _least(leads, winner))
-            if not beats_all(leads, class_.expand(len(new))).all():
-                return least, True
-            asked[new] = True
-            left = order[~asked[order]]
-            if not len(left):
-                return least, False
-            yield from copies.ask(left[:at_once])
-            at_once *= 2
-
-    def _confirmed(self, dissenting: int, places: Tensor) -> Generator[Tensor, Tensor, bool]:
-        """Whether some of the `places` (P,) bool gives that class with every second place besides it."""
-        masking, copies = self.masking, self.copies
-        class_ = torch.tensor([dissenting], device=self.numbers.device)
-        for window in masking.window_at[places].unique().tolist():
-            here = (places & (masking.window_at == window)).nonzero().squeeze(1)
-            bands = masking.bands_ahead_from(here, class_, self.bands)  # (P', k², K)
-            beside, used = self.numbers[window], (bands < torch.inf).any(dim=2).any(dim=0)
-            singles = self._ahead(class_, self.numbers.diagonal())
-            expected = _without(bands.amin(dim=0) + singles, dissenting).amin(dim=1)
-            order = expected.argsort(stable=True)
-            order, looked, at_once = order[used[order]], torch.zeros_like(used), AT_ONCE
-            while len(here):
-                new = (copies.known[beside] & used & ~looked).nonzero().squeeze(1)
-                leads = bands[:, new] + self._ahead(class_, beside[new])
-                stands = beats_all(leads, class_.expand(leads.shape[:2])).all(dim=1)
-                here, bands, looked[new] = here[stands], bands[stands], True
-                left = order[~looked[order]]
-                if len(here) and not len(left):
-                    return True
-                if len(here):
-                    yield from copies.ask(beside[left[:at_once]])
-                    at_once *= 2
-        return False
-
-    def _scores(self, numbers: Tensor) -> Tensor:
-        """(n, K) float64: the scores of some copies."""
-        return (self.weight * parted(self.copies.mixed[numbers])[0]).double()
-
-    def _ahead(self, class_: Tensor, numbers: Tensor) -> Tensor:
-        """(n, K): how far the class (1,) is ahead in the scores of some copies."""
-        return ahead(class_, self._scores(numbers)[None])[0]
-
-
-def _expected(singles: Tensor, first: Tensor, second: Tensor, bands: Tensor, winner: int) -> Tensor:
-    """(A,): roughly how far the `winner` will be ahead without two windows each, from its leads without one (k², K).
-
-    Each window is taken to cost what it costs alone. The order follows from this, and nothing else does.
-    """
-    leads = bands + singles[first] + singles[second] - singles.amax(dim=0)
-    return _without(leads, winner).amin(dim=1)
-
-
-def _without(leads: Tensor, winner: int) -> Tensor:
-    """The leads (n, K) over all classes but the winner itself."""
-    own = torch.arange(leads.shape[1], device=leads.device) == winner
-    return leads.masked_fill(own, torch.inf)
-
-
-def _least(leads: Tensor, winner: int) -> float:
-    """The least of the leads (n, K), infinite if there is none."""
-    return float(_without(leads, winner).amin()) if leads.numel() else torch.inf

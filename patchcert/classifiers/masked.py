@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from patchcert.ablations.ablation import Ablation
 from patchcert.ablations.hidden_windows import HiddenWindows
 from patchcert.arithmetic import Halves, coarser, coarsest
-from patchcert.classifiers.in_order import Wanted
 from patchcert.classifiers.masked_goals import MaskedFound, MaskedLook, asks_in_order
 from patchcert.classifiers.modules import SmoothedClassifier, largest_for
+from patchcert.classifiers.rounds import Wanted
 from patchcert.data.given import pixels
 from patchcert.engines import asking
 from patchcert.errors import UsageError, called, require_count, require_within

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from patchcert.ablations.windows import WindowPairs
-from patchcert.classifiers.in_order import CopiesInOrder, Wanted
+from patchcert.classifiers.in_order import CopiesInOrder
 from patchcert.classifiers.modules import SmoothedClassifier
+from patchcert.classifiers.rounds import Wanted
 from patchcert.classifiers.window_goals import RECOVER, Goal
 from patchcert.engines.asking import Engine
 from patchcert.engines.joint import JointNetwork
