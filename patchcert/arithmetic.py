@@ -4,6 +4,7 @@ PyTorch has old and new names for how products of float32 are rounded. The old o
 error when they are asked after a new one was set. So only the new ones, `fp32_precision`, are asked here.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -141,15 +142,17 @@ def allow_tf32(allowed: bool) -> None:
 
 
 JUMPING = {"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside", "bucketize", "argmax", "argmin"}
-JUMPING |= {"gt", "ge", "lt", "le", "eq", "ne"}
 """Operations that make a whole step of a difference in last digits; so do all with quantize in their names."""
+
+COMPARING = {"gt", "ge", "lt", "le", "eq", "ne"}
+"""These do so, too, except where they ask whether numbers are finite, see `_asks_whether_finite`."""
 
 
 class Halves(TorchDispatchMode):
     """While it is entered, notices numbers of fewer bits than float32 that operations give: `seen` are some.
 
     Behind a cast, or with an autocast of its own, a network computes with them whatever PyTorch is set to. It also
-    notices whether operations of such numbers are among the `JUMPING` ones.
+    notices whether operations of such numbers are among the `JUMPING` or `COMPARING` ones.
     """
 
     def __init__(self) -> None:
@@ -165,7 +168,7 @@ class Halves(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         self.seen |= any(tensor.itemsize < 4 for tensor in _floats_in(result))
         name = _name_of(function)
-        if name in JUMPING or "quantize" in name:
+        if name in JUMPING or "quantize" in name or (name in COMPARING and not _asks_whether_finite(*args)):
             self.jumps |= next(_floats_in(args), None) is not None
         return result
 
@@ -203,6 +206,14 @@ class ShakenSums(TorchDispatchMode):
 def _name_of(function: Callable) -> str:
     """What an operation is called, whatever variant of it."""
     return function.name().rpartition("::")[2].partition(".")[0].rstrip("_")
+
+
+def _asks_whether_finite(numbers: Tensor, others: object) -> bool:
+    """As `isfinite` and `isnan` do: they compare numbers with themselves or with infinity, and rounding moves neither.
+
+    What asks a network looks whether its answers are finite, `networks.finite`.
+    """
+    return others is numbers or (isinstance(others, float) and math.isinf(others))
 
 
 def _floats_in(values: object) -> Iterator[Tensor]:

@@ -11,11 +11,13 @@ from patchcert import Band, BandAndRow, MaskedClassifier, Patch, SmoothedClassif
 from patchcert.ablations.ablation import encode
 from patchcert.ablations.kinds import KINDS
 from patchcert.classifiers.probing import COPIES, manner_in_order, manner_of, require_masks
+from patchcert.comparing import Comparison
 from patchcert.data.dataset import Dataset
 from patchcert.engines.windowed import WindowedNetwork
 from patchcert.errors import Note, UsageError
 from patchcert.experiments import any_network
 from patchcert.masking.margins import Margin
+from patchcert.networks import finite
 from patchcert.votes.certificate import Question
 
 SIZE, BAND = 12, Band(12, 12, 3)
@@ -290,6 +292,14 @@ def test_jumps_of_networks_that_round_to_levels_raise_the_margin(levels):
     plain = SmoothedClassifier(nn.Sequential(Function(LEVELS[levels]), *small()), BAND)  # pixels are not added up
     (answer,) = certify(plain, IMAGES, LABELS, Patch(1, 1)).answers
     assert answer.question["numerical_margin"] == 1e-4
+
+
+@torch.no_grad()
+def test_asking_whether_answers_are_finite_is_no_rounding_to_levels():
+    network, copies = small(), torch.rand(4, 2, SIZE, SIZE)
+    assert not Comparison(lambda: finite(network(copies))).jumps
+    assert not Comparison(lambda: network(copies).nan_to_num().isnan() + network(copies)).jumps
+    assert Comparison(lambda: finite(network((copies > 0.5).float()))).jumps
 
 
 class Function(nn.Module):
