@@ -27,7 +27,7 @@ from tests.test_pictures import write_pictures
 
 WINDOWS = ["--window_size", 8, "--per_side", 3]  # they begin at 0, 4 and 8, and hold patches up to 5 × 5
 PICTURES = ["--dataset", "folder", "--data", "small", "--image_size", 16]
-TRAIN = [*PICTURES, *WINDOWS, "--lr", 0.02, "--end_epoch", 1, "--easy_epochs", 1, "--batch_size", 3]
+TRAIN = [*PICTURES, *WINDOWS, "--lr", 0.02, "--end_epoch", 1, "--easy_epochs", 1, "--batch_size", 3, "--no-amp"]
 NAME = "small_windows_lr_0.02_regularization_0.0005_model_pooled_windows_8x3_epoch_1.pth"
 JOINT = ["--checkpoint", "bands.pth", "--windows", NAME]
 MARGIN = Margin.of_scores(1e-3, "float32")
@@ -343,7 +343,7 @@ def test_alarms_of_windows_cost_one_pass_for_each(folder, networks):
 
 def test_digits_are_certified_and_attacked(tmp_path):
     """By windows alone and by windows and bands: in one test, as both need the network that takes longest to train."""
-    brief = ["--dataset", "digits", "--end_epoch", 3, "--lr", 0.05, "--batch_size", 16, "--subset", 300]
+    brief = ["--dataset", "digits", "--end_epoch", 8, "--lr", 0.05, "--batch_size", 16, "--subset", 300, "--no-amp"]
     succeed("train_mnist_windows.py", *brief, "--tries", 1, "--window_size", 12, "--per_side", 3, folder=tmp_path)
     small = ["--channels", "8,16", "--blocks", "0,0", "--band_weight", 1]
     succeed("train_mnist_band_masked.py", *brief, *small, folder=tmp_path)
