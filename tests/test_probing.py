@@ -302,6 +302,24 @@ def test_asking_whether_answers_are_finite_is_no_rounding_to_levels():
     assert Comparison(lambda: finite(network((copies > 0.5).float()))).jumps
 
 
+@torch.no_grad()
+def test_networks_that_compare_without_jumping_keep_their_margin():
+    """A leaky ReLU of one's own: at zero, what it compares makes no difference."""
+    torch.manual_seed(0)
+    leaky = Function(lambda maps: torch.where(maps > 0, maps, maps / 4))
+    layers = [(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), leaky) for _ in range(9)]
+    network, copies = (
+        nn.Sequential(*(part for layer in layers for part in layer), nn.Flatten()),
+        torch.rand(8, 8, 12, 12),
+    )
+    for _ in range(30):
+        network(copies)
+    network.eval()
+    seen = Comparison(lambda: network(copies))
+    seen.note_jumps()
+    assert seen.jumps and seen.apart == 0
+
+
 class Function(nn.Module):
     def __init__(self, function):
         super().__init__()
