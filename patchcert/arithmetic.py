@@ -72,12 +72,23 @@ def processor(device: torch.device) -> str:
     """What computes on `device`: the GPU's name, or which instructions PyTorch takes on this CPU: AVX512 + VNNI."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    vectors = torch.backends.cpu.get_cpu_capability()
+    vectors, features = torch.backends.cpu.get_cpu_capability(), _features()
+    return f"{vectors}, AMX and VNNI unknown" if features is None else " + ".join([vectors, *features])
+
+
+def emulates_bfloat16(device: torch.device) -> bool:
+    """Whether `device` is a CPU that is known to have no instructions for bfloat16: float32 is faster there."""
+    features = _features() if device.type == "cpu" else None
+    return features is not None and not {"AMX", "bfloat16"} & set(features)
+
+
+def _features() -> list[str] | None:
+    """Which of the `FEATURES` this CPU has; None where PyTorch does not say."""
     try:
         has = torch.cpu.get_capabilities()
     except (AttributeError, RuntimeError):  # another PyTorch, or a processor that it does not know
-        return f"{vectors}, AMX and VNNI unknown"
-    return " + ".join([vectors, *(name for name, keys in FEATURES.items() if any(map(has.get, keys)))])
+        return None
+    return [name for name, keys in FEATURES.items() if any(map(has.get, keys))]
 
 
 def coarsest(device: torch.device) -> str:

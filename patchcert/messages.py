@@ -154,6 +154,12 @@ def print_other_processor(path: Path, others: list[str], here: str) -> None:
     print(f"note: {said}: a certificate holds for the processor that computed it", file=sys.stderr)
 
 
+def print_emulated(instead: str) -> None:
+    """Print, beside the results, that this processor has no bfloat16, and what to say `instead` of --amp."""
+    said = f"this processor has no instructions for bfloat16 (--amp), so {instead} is faster"
+    print(f"note: {said}", file=sys.stderr)
+
+
 def print_not_compared(model: str) -> None:
     """Print, beside the results, what is not known of the program with which a run goes on."""
     said = "continues with the same modules; whether they read the same files, and find the same packages, is not known"

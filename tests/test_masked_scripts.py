@@ -206,6 +206,13 @@ def test_only_gpus_round_to_tf32(device, found):
     assert setting.precision(options) == found
 
 
+@pytest.mark.parametrize(("amp", "emulates", "said"), [(True, True, True), (True, False, False), (False, True, False)])
+def test_it_is_said_where_bfloat16_is_slow(amp, emulates, said, monkeypatch, capsys):
+    monkeypatch.setattr(arithmetic, "emulates_bfloat16", lambda device: emulates)
+    setting.set_up(argparse.Namespace(amp=amp, tf32=False, deterministic=False, device=torch.device("cpu")))
+    assert ("no instructions for bfloat16 (--amp), so --no-amp is faster" in capsys.readouterr().err) == said
+
+
 @pytest.mark.parametrize(("options", "precision"), [([], "float32"), (["--amp"], "bfloat16")])
 def test_leads_must_exceed_a_share_of_what_was_added_up(folder, scores, options, precision):
     """Without a numerical margin, of the images whose leads nobody could tell from the share."""

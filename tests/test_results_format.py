@@ -155,6 +155,21 @@ def test_a_processor_is_named_by_its_instructions(has, named, monkeypatch):
     assert arithmetic.processor(torch.device("cpu")) == vectors + named
 
 
+@pytest.mark.parametrize(
+    ("kind", "has", "emulates"),
+    [
+        ("cpu", {"avx512_f": True, "avx512_vnni": True}, True),
+        ("cpu", {"avx512_bf16": True}, False),
+        ("cpu", {"amx_tile": True}, False),
+        ("cpu", RuntimeError, False),
+        ("cuda", {}, False),
+    ],
+)
+def test_where_bfloat16_is_slow_is_known(kind, has, emulates, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", mock.Mock(side_effect=[has] if isinstance(has, dict) else has))
+    assert arithmetic.emulates_bfloat16(torch.device(kind)) is emulates
+
+
 def test_what_processes_counted_with_comes_together(monkeypatch):
     monkeypatch.setattr(results.distributed, "to_first", lambda own: [own, {"AVX512"}, own])
     assert results.computed_with("float32", "dense", {"AVX2"}) == COUNTED | {"processors": ["AVX2", "AVX512"]}

@@ -5,7 +5,7 @@ import argparse
 import torch
 
 from patchcert import checkpoint, cli, distributed, messages, result_format, results
-from patchcert.arithmetic import exact_float32
+from patchcert.arithmetic import emulates_bfloat16, exact_float32
 from patchcert.data import named, splits
 from patchcert.data.dataset import Dataset
 from patchcert.epochs import no_other_run
@@ -24,6 +24,8 @@ def train_with_bounds(options: argparse.Namespace) -> None:
     if options.resume and len(options.models) != 1:
         raise UsageError("resume", options.resume, "goes with one model: choose it with --model_subset")
     arguments.require_models_folder(options.folder)
+    if options.amp and emulates_bfloat16(options.device) and distributed.is_first():
+        messages.print_emulated("float32, without --amp,")
     with no_other_run(training.files(options.folder, model)[0] for model in options.models):
         _train(options)
 

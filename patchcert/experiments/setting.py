@@ -145,6 +145,8 @@ def set_up(options: argparse.Namespace) -> None:
     distributed.start(options.device)
     arithmetic.be_deterministic(options.deterministic, options.device)
     arithmetic.allow_tf32(options.tf32)
+    if options.amp and arithmetic.emulates_bfloat16(options.device) and distributed.is_first():
+        messages.print_emulated("--no-amp")
 
 
 def precision(options: argparse.Namespace) -> str:
