@@ -56,7 +56,11 @@ def masked_certification_parser(description: str, data_sets: tuple[str, ...]) ->
     parser.certificate.add_argument("--size_to_certify", type=patch_sizes, default="5", help=SIZES)
     add_goals(parser)
     parser.certificate.add_argument(
-        "--patches", type=int, choices=(1, 2), default=1, help="number of such patches, anywhere in the image"
+        "--patches",
+        type=int,
+        choices=(1, 2),
+        default=1,
+        help="number of such patches, anywhere in the image; where windows are hidden, 2 needs --goal alert",
     )
     add_numerical_margin(parser, measured=True)
     parser.engine.add_argument("--batch_size", type=positive_int, default=32, help=BATCH)

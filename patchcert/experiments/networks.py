@@ -76,7 +76,8 @@ def add_joint(
         "--weight",
         type=positive_float,
         default=argparse.SUPPRESS,
-        help=f"weight of the windows' logits; the bands' logits have weight 1 {otherwise(weight)}",
+        help=f"weight of the windows' logits, at most {MOST_WEIGHT}; the bands' logits have weight 1 "
+        f"{otherwise(weight)}",
     )
     parser.add_argument(
         "--coarse_windows",
@@ -91,7 +92,7 @@ def add_joint(
         type=positive_float,
         default=argparse.SUPPRESS,
         metavar="LEAD",
-        help="lead of the best class, in logits, from which on the coarse windows suffice "
+        help=f"lead of the best class, in logits, from which on the coarse windows suffice; at least {LEAST_SURE} "
         f"{otherwise(settings['sure'])}",
     )
     parser.add_argument(

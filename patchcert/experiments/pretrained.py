@@ -55,8 +55,8 @@ def add_hidden_and_classes(parser: Parser) -> None:
         "--classes",
         metavar="FILE",
         help="file with the names of all class folders in the order of their numbers, one on each line; needed if DIR "
-        "has only some of them. imagenet stands for the 1,000 WordNet IDs of ImageNet (default: the folders of DIR, "
-        "sorted as text)",
+        "has only some of them. imagenet stands for the 1,000 WordNet IDs of ImageNet (default: for hf:FOLDER "
+        "the numbers that it gives these names; else the folders of DIR, sorted as text)",
     )
 
 
