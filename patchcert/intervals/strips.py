@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from patchcert.intervals.bounds import Box
 from patchcert.intervals.patches import LIVE, PatchBounds, times_maps
 from patchcert.intervals.places import Places
-from patchcert.intervals.windows import Factors, Windows, pixels_of
+from patchcert.intervals.windows import Factors, Windows, padded, pixels_of
 
 STRIPS, PER_STRIP = 4, 320
 """At most as many strips, and at least as many boxes in one: weights are read, and gradients added, for each strip."""
@@ -270,7 +269,7 @@ class Gradients:
             (0, 0), layer.groups, (wanted, True, False),
         )  # fmt: skip
         total += of_weights
-        return F.pad(of_values.to(gradient.dtype), [-count for count in factors.beside]) if wanted else None
+        return padded(of_values.to(gradient.dtype), [-count for count in factors.beside]) if wanted else None
 
     @torch.no_grad()
     def of(self, parameters: list[Tensor]) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """Differences from the clean activations, kept only inside the window that a patch has reached."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,9 +39,10 @@ class Axis:
 
     @property
     def strip(self) -> slice:
-        """What any of the windows covers of the map."""
+        """What any of the windows covers of the map; one row, or column, where all of them lie outside."""
         first, last = self.scale * self.least + self.offset, self.scale * self.most + self.offset + self.size
-        return slice(max(first, 0), min(last, self.extent))
+        first = min(max(first, 0), self.extent - 1)
+        return slice(first, max(min(last, self.extent), first + 1))
 
     def positions(self) -> Tensor:
         """(P, B, size) int64: what the windows cover. Some of it may lie outside the map."""
@@ -159,7 +161,7 @@ class Windows:
         shift, radius, padding, beside = self.shift, self.radius, (top, left), (0, 0, 0, 0)
         if (top, left) != (bottom, right) or min(top, left) < 0:
             padding, beside = (0, 0), (left, right, top, bottom)
-        shift, radius = (F.pad(x.to(kernel.weight.dtype), beside) for x in (shift, radius))
+        shift, radius = (padded(x.to(kernel.weight.dtype), beside) for x in (shift, radius))
         return Factors(kernel, shift, radius, rows, columns, padding, beside)
 
     def ends(self, clean: Tensor, beside: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -258,6 +260,15 @@ class Factors:
         how = None, layer.stride, self.padding, layer.dilation, layer.groups
         shift, radius = F.conv2d(self.shift, self.kernel.weight, *how), F.conv2d(self.radius, self.kernel.sizes, *how)
         return Windows(shift, radius, self.rows, self.columns)
+
+
+def padded(windows: Tensor, beside: Sequence[int]) -> Tensor:
+    """Windows (B, C, a, b) with zeros beside them: left, right, top, bottom. Where fewer than 0, so much is cut off.
+
+    Zeros come first, since of a window that a kernel skips everything may be cut off.
+    """
+    wider = F.pad(windows, [max(count, 0) for count in beside])
+    return F.pad(wider, [min(count, 0) for count in beside]) if min(beside) < 0 else wider
 
 
 def _union(axis: Axis, group: int) -> tuple[Axis, Tensor]:

@@ -124,6 +124,35 @@ def test_networks_of_other_shapes(name):
     assert_bounds_equal(all_margins(batch, all_places(batch.images, Patch(3, 2))), plain(batch))
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    "layer",
+    [{"kernel_size": 1, "stride": 3, "padding": 2}, {"kernel_size": 1, "stride": 3}],
+    ids=str,
+)
+def test_patches_that_strided_kernels_skip_change_nothing(layer, count):
+    """What a convolution skips there, and the zeros beside a map, make windows of which nothing is left."""
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 4, **layer)
+    features = convolution(torch.zeros(1, 3, 12, 12)).numel()
+    network = nn.Sequential(
+        convolution, nn.ReLU(), nn.Flatten(), nn.Linear(features, 7), nn.ReLU(), nn.Linear(7, 10)
+    )  # fmt: skip
+    patch = Patch(1)
+    batch = problem(network, patch, 1.0, count=count, max_memory=1)
+    shared = all_places(batch.images, patch)
+    expected = plain(batch)
+    assert_bounds_equal(all_margins(batch, shared), expected)
+    with torch.no_grad():
+        rounded = all_margins(replace(batch, rounded=True), shared)
+        assert (rounded <= expected + 1e-6).all()
+        torch.testing.assert_close(rounded, expected, atol=1e-3, rtol=1e-3)
+    own = own_places(batch.images, patch, torch.arange(len(expected))[:, None].expand(-1, count))
+    sums = expected.amin(0).sum(), worst_margins(batch, own).sum()
+    for one, other in zip(*(gradients(total, batch) for total in sums), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("memory", [1, 2**31])
 def test_gradients_are_those_of_the_plain_construction(name, memory):
