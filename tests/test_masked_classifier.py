@@ -320,6 +320,8 @@ def test_what_votes_cannot_promise_is_refused():
         certify(of(WINDOWS)[0], images, goal=["recover", "alert"], at_once=2)
     with pytest.raises(ValueError, match="at_once 3: expected 1, for which this classifier is made, or 2"):
         of(WINDOWS)[0].alarms(images, at_once=3)
+    with pytest.raises(TypeError, match="positional"):
+        of(WINDOWS)[0].alarms(images, 2)  # which might be meant as two patches, or as a batch size
 
 
 def test_a_classifier_made_for_two_patches_says_who_raises_alarms():

@@ -80,6 +80,8 @@ def test_both_rules_for_alarms_are_answered_against_two_patches():
     assert (result.passes == 1 + 4 + 6).all(), "any pair might contradict"
     with pytest.raises(ValueError, match="at_once 3: expected a whole number from 1 to 2"):
         classifier().alarms(IMAGES, at_once=3)
+    with pytest.raises(TypeError, match="positional"):
+        classifier().alarms(IMAGES, 2)
 
 
 def test_what_comes_back_is_written_as_by_scripts():

@@ -130,7 +130,9 @@ class MaskedClassifier(SmoothedClassifier):
         return predicted, dissenting
 
     @torch.no_grad()
-    def alarms(self, images: Tensor | ArrayLike, batch_size: int | None = None, at_once: int | None = None) -> Alarms:
+    def alarms(
+        self, images: Tensor | ArrayLike, *, batch_size: int | None = None, at_once: int | None = None
+    ) -> Alarms:
         """What a defence with alarms answers to these images; see `Alarms`.
 
         The share of the magnitudes that rounding may change is already subtracted from the leads. ν is not, because it

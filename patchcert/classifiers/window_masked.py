@@ -129,7 +129,7 @@ class WindowMaskedClassifier(nn.Module):
         opened = ((image, questions()) for image in self._pixels(images))
         return ask_all(opened, self._watched() if certify else self._heard, self.batch_size)
 
-    def alarms(self, images: Tensor | ArrayLike, at_once: int = 1) -> Alarms:
+    def alarms(self, images: Tensor | ArrayLike, *, at_once: int = 1) -> Alarms:
         """What a defence with alarms answers to these images; see `Alarms`.
 
         An image takes M + 1 passes, and against two patches one more for each pair of windows.
