@@ -143,7 +143,8 @@ def _add_questions(parser: Parser, size_to_certify: int) -> None:
         default="auto",
         metavar="NU",
         help="if above 0, answer a second time, and give the adversary every vote that would change if a probability "
-        "changed by NU. auto is 0, or more for a network of your own that computes with fewer bits than float32",
+        "changed by NU; with top-one votes, if the gap between the two largest did. auto is 0, or more for a network "
+        "of your own that computes with fewer bits than float32",
     )
 
 
