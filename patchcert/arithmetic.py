@@ -4,7 +4,6 @@ PyTorch has old and new names for how products of float32 are rounded. The old o
 error when they are asked after a new one was set. So only the new ones, `fp32_precision`, are asked here.
 """
 
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -156,19 +155,20 @@ JUMPING = {"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside", "bucke
 """Operations that make a whole step of a difference in last digits; so do all with quantize in their names."""
 
 COMPARING = {"gt", "ge", "lt", "le", "eq", "ne"}
-"""These do so, too, except where they ask whether numbers are finite, see `_asks_whether_finite`."""
+"""These do so, too, where numbers are made of what they say, and not only a decision whether to go on."""
 
 
 class Halves(TorchDispatchMode):
     """While it is entered, notices numbers of fewer bits than float32 that operations give: `seen` are some.
 
     Behind a cast, or with an autocast of its own, a network computes with them whatever PyTorch is set to. It also
-    notices whether operations of such numbers are among the `JUMPING` or `COMPARING` ones.
+    notices whether operations give `levels`: the `JUMPING` and the `COMPARING` ones.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = self.jumps = False
+        self.seen = self.levels = False
+        self.truths: dict[int, Tensor] = {}  # that follow from comparisons, by their id()
 
     @property
     def arithmetic(self) -> str:
@@ -178,9 +178,13 @@ class Halves(TorchDispatchMode):
     def __torch_dispatch__(self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = function(*args, **(kwargs or {}))
         self.seen |= any(tensor.itemsize < 4 for tensor in _floats_in(result))
-        name = _name_of(function)
-        if name in JUMPING or "quantize" in name or (name in COMPARING and not _asks_whether_finite(*args)):
-            self.jumps |= next(_floats_in(args), None) is not None
+        name, floats = _name_of(function), next(_floats_in(args), None) is not None
+        if name in JUMPING or "quantize" in name:
+            self.levels |= floats
+        elif (name in COMPARING and floats) or any(id(tensor) in self.truths for tensor in _tensors_in(args)):
+            found = list(_tensors_in(result))
+            self.truths |= {id(tensor): tensor for tensor in found if tensor.dtype == torch.bool}
+            self.levels |= any(tensor.dtype != torch.bool for tensor in found)
         return result
 
 
@@ -219,17 +223,14 @@ def _name_of(function: Callable) -> str:
     return function.name().rpartition("::")[2].partition(".")[0].rstrip("_")
 
 
-def _asks_whether_finite(numbers: Tensor, others: object) -> bool:
-    """As `isfinite` and `isnan` do: they compare numbers with themselves or with infinity, and rounding moves neither.
-
-    What asks a network looks whether its answers are finite, `networks.finite`.
-    """
-    return others is numbers or (isinstance(others, float) and math.isinf(others))
+def _tensors_in(values: object) -> Iterator[Tensor]:
+    """Yield the tensors among what an operation takes or gives."""
+    yield from (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
 
 
 def _floats_in(values: object) -> Iterator[Tensor]:
-    """Yield the tensors of floating point among what an operation takes or gives."""
-    yield from (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+    """Yield those of floating point."""
+    yield from (tensor for tensor in _tensors_in(values) if tensor.is_floating_point())
 
 
 def require_as_set(seen: str, device: torch.device) -> None:

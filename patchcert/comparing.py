@@ -28,7 +28,8 @@ class Comparison:
     Attributes:
         first: the answer.
         arithmetic: the coarsest in which it was computed, by its name in `NUMERICAL_MARGINS`.
-        jumps: whether some operation was of those that round to levels, see `arithmetic.JUMPING`.
+        levels: whether some operation was of those that round to levels, see `arithmetic.JUMPING`.
+        jumps: whether answers were seen to jump, see `note_jumps`.
         apart: how far answers that were noted were apart, at most.
 
     Raises:
@@ -40,7 +41,8 @@ class Comparison:
         with watch:
             self.first = ask().float()
         self.arithmetic = coarser(coarsest(self.first.device), watch.arithmetic)
-        self.apart, self.size, self.jumps = 0.0, float(self.first.abs().max()), watch.jumps
+        self.apart, self.size = 0.0, float(self.first.abs().max())
+        self.levels, self.jumps = watch.levels, False
         self.require_equal(self.first, ask().float(), EACH_TIME)
 
     def note(self, first: Tensor, second: Tensor, right: str) -> None:
@@ -55,10 +57,11 @@ class Comparison:
         more, until each of `TIMES` shakes makes some answer jump. Where half a shake and the other half change an
         answer by unequal steps, it has jumped.
         """
-        for share in SHARES if self.jumps else ():
+        for share in SHARES if self.levels else ():
             jumps = [self._jump(share, seed) for seed in range(TIMES)]
             smooth = self._rounding() * max(1.0, share / SMOOTH) ** 1.5
             self.apart = max(self.apart, *(jump for jump in jumps if jump > smooth), 0.0)
+            self.jumps |= max(jumps) > smooth
             if min(jumps) > smooth:
                 return
 

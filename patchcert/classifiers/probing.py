@@ -69,7 +69,7 @@ class Manner:
         arithmetic: the coarsest that was seen, by its name in `NUMERICAL_MARGINS`.
         apart: how far the logits of one copy were apart in batches of several sizes, or jumped, at most.
         copies: whose logits a lead of scores adds up, at most.
-        jumps: whether it rounds to levels, so that answers may jump, see `Comparison.note_jumps`.
+        jumps: whether it rounds to levels, so that answers were seen to jump, see `Comparison.note_jumps`.
     """
 
     arithmetic: str
