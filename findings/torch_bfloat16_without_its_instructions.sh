@@ -2,9 +2,9 @@
 # torch 2.15.0 on a CPU with AVX-512 but without instructions for bfloat16: torch.autocast(torch.bfloat16) makes
 # convolutions and linear layers several times slower than float32. We had expected about the same speed, or a gain,
 # because bfloat16 moves half the bytes. oneDNN emulates bfloat16 there: a training step of two convolutions took 4.4
-# times as long, the forward pass alone 2.9 times. Nothing says so. The same script is twice as fast in bfloat16 on a
-# newer CPU, so whoever makes bfloat16 the default of a training makes it a trap for older ones. Here oneDNN is limited
-# to AVX512_CORE, so that newer CPUs show it, too.
+# times as long, the forward pass alone 2.9 times. Nothing says so. A training that uses bfloat16 by default, because it
+# is faster on newer CPUs, is therefore several times slower on older ones. Here oneDNN is limited to AVX512_CORE, so
+# that newer CPUs show it, too.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -151,24 +151,15 @@ def allow_tf32(allowed: bool) -> None:
     of.cudnn.conv.fp32_precision = of.cudnn.rnn.fp32_precision = "tf32" if allowed else "ieee"
 
 
-JUMPING = {"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside", "bucketize", "argmax", "argmin"}
-"""Operations that make a whole step of a difference in last digits; so do all with quantize in their names."""
-
-COMPARING = {"gt", "ge", "lt", "le", "eq", "ne"}
-"""These do so, too, where numbers are made of what they say, and not only a decision whether to go on."""
-
-
 class Halves(TorchDispatchMode):
     """While it is entered, notices numbers of fewer bits than float32 that operations give: `seen` are some.
 
-    Behind a cast, or with an autocast of its own, a network computes with them whatever PyTorch is set to. It also
-    notices whether operations give `levels`: the `JUMPING` and the `COMPARING` ones.
+    Behind a cast, or with an autocast of its own, a network computes with them whatever PyTorch is set to.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = self.levels = False
-        self.truths: dict[int, Tensor] = {}  # that follow from comparisons, by their id()
+        self.seen = False
 
     @property
     def arithmetic(self) -> str:
@@ -178,6 +169,29 @@ class Halves(TorchDispatchMode):
     def __torch_dispatch__(self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = function(*args, **(kwargs or {}))
         self.seen |= any(tensor.itemsize < 4 for tensor in _floats_in(result))
+        return result
+
+
+JUMPING = {"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside", "bucketize", "argmax", "argmin"}
+"""Operations that make a whole step of a difference in last digits; so do all with quantize in their names."""
+
+COMPARING = {"gt", "ge", "lt", "le", "eq", "ne"}
+"""These do so, too, if numbers are made of their results."""
+
+
+class Levels(Halves):
+    """It also notices whether operations give `levels`: the `JUMPING` and the `COMPARING` ones.
+
+    To be entered for a few questions: it keeps what comparisons gave.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = False
+        self.truths: dict[int, Tensor] = {}  # that follow from comparisons, by their id()
+
+    def __torch_dispatch__(self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = super().__torch_dispatch__(function, types, args, kwargs)
         name, floats = _name_of(function), next(_floats_in(args), None) is not None
         if name in JUMPING or "quantize" in name:
             self.levels |= floats

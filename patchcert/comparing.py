@@ -6,7 +6,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from patchcert.arithmetic import ROUNDING, Halves, ShakenSums, coarser, coarsest
+from patchcert.arithmetic import ROUNDING, Levels, ShakenSums, coarser, coarsest
 
 EACH_TIME = "a network must give the same answer each time"
 
@@ -37,7 +37,7 @@ class Comparison:
     """
 
     def __init__(self, ask: Callable[[], Tensor]):
-        watch, self.ask = Halves(), ask
+        watch, self.ask = Levels(), ask
         with watch:
             self.first = ask().float()
         self.arithmetic = coarser(coarsest(self.first.device), watch.arithmetic)
