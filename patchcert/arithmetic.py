@@ -91,9 +91,12 @@ def _features() -> list[str] | None:
 
 
 def coarsest(device: torch.device) -> str:
-    """That of `NUMERICAL_MARGINS` to which operations of float32 on `device` may now be rounded."""
+    """That of `NUMERICAL_MARGINS` to which operations of float32 on `device` may now be rounded.
+
+    Recurrent layers on a GPU do not count. They round to TF32 until somebody forbids it, as `allow_tf32` does.
+    """
     of = torch.backends
-    gpu, cpu = (of.cudnn.conv, of.cudnn.rnn, of.cuda.matmul), (of.mkldnn.conv, of.mkldnn.rnn, of.mkldnn.matmul)
+    gpu, cpu = (of.cudnn.conv, of.cuda.matmul), (of.mkldnn.conv, of.mkldnn.rnn, of.mkldnn.matmul)
     precisions = {operation.fp32_precision for operation in (gpu if device.type == "cuda" else cpu)}
     if torch.is_autocast_enabled(device.type) or "bf16" in precisions:
         return "bfloat16"

@@ -88,12 +88,19 @@ def test_tf32_is_allowed_or_not_whatever_is_set_for_everything():
             assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is allowed
 
 
-@pytest.mark.parametrize("kind, operation", [("cuda", torch.backends.cudnn.rnn), ("cpu", torch.backends.mkldnn.rnn)])
 @pytest.mark.usefixtures("as_it_is_new")
-def test_recurrent_layers_count_like_convolutions(kind, operation):
-    allow_tf32(False)
-    assert coarsest(torch.device(kind)) == "float32"
+def test_recurrent_layers_count_like_convolutions():
     before = settings()
-    operation.fp32_precision = {"cuda": "tf32", "cpu": "bf16"}[kind]
-    assert coarsest(torch.device(kind)) == {"cuda": "tf32", "cpu": "bfloat16"}[kind]
+    assert coarsest(torch.device("cpu")) == "float32"
+    torch.backends.mkldnn.rnn.fp32_precision = "bf16"
+    assert coarsest(torch.device("cpu")) == "bfloat16"
     assert settings() != before
+
+
+@pytest.mark.usefixtures("as_it_is_new")
+def test_tf32_is_forbidden_in_recurrent_layers_of_gpus_too():
+    for everything in ("tf32", "none"):
+        torch.backends.fp32_precision = everything
+        allow_tf32(False)
+        assert torch.backends.cudnn.rnn.fp32_precision == "ieee"
+        torch.backends.fp32_precision = "none"
