@@ -71,6 +71,14 @@ def in_pixels(size: T | Share, height: int, width: int) -> T | Patch:
     return shapes(size, height, width)[0] if isinstance(size, Share) else size
 
 
+def without_repeats(sizes: Sequence[PatchSize], height: int, width: int) -> list[PatchSize]:
+    """The sizes, each once: in images of 224 × 224 pixels, of 2% and 32 the second is left out."""
+    first: dict[PatchSize, PatchSize] = {}
+    for size in sizes:
+        first.setdefault(in_pixels(size, height, width), size)
+    return list(first.values())
+
+
 def shapes(size: PatchSize, height: int, width: int) -> list[Patch]:
     """The patches of this size in images of height × width pixels, without those that fit into another of them."""
     if isinstance(size, Patch):

@@ -109,6 +109,15 @@ def test_two_patches_raise_alarms_where_one_is_recovered(folder):
     assert all(row["predicted"] == "-1" for row in two if row["dissenting"])
 
 
+def test_a_size_that_is_named_in_two_ways_is_asked_about_once(folder):
+    command, sizes = (*COMMAND[:4], "--per_side", 2), ("--size_to_certify", "1%,2,3x2")  # 1 % are 2 × 2 pixels
+    succeed(SCRIPT, *command, *sizes, "--save_votes", "a.answers", "--output", "a.json", folder=folder)
+    succeed("certify_votes.py", "--votes", "a.answers", *sizes, "--output", "b.json", folder=folder)
+    for name in ("a.json", "b.json"):
+        record = json.loads((folder / name).read_text())
+        assert [entry["size_to_certify"] for entry in record["results"]] == [2, "3x2"]
+
+
 @pytest.mark.parametrize(("name", "engine"), [("network", "dense"), ("with_norm", "folded")])
 def test_results_say_whether_the_network_was_folded(folder, capsys, name, engine):
     succeed(SCRIPT, *COMMAND, "--model", f"small:{name}", "--output", "found.json", folder=folder)

@@ -301,7 +301,7 @@ def certify_randomized(options: argparse.Namespace, ablation: Ablation, network:
 def _questions(options: argparse.Namespace, ablation: Ablation, rules: list[VoteRule]) -> list[certificate.Question]:
     """Every combination of patch size, vote rule, certificate and numerical margin that the options ask for."""
     margins = dict.fromkeys((0.0, options.numerical_margin or 0.0))
-    sizes = [in_pixels(size, ablation.height, ablation.width) for size in options.size_to_certify]
+    sizes = dict.fromkeys(in_pixels(size, ablation.height, ablation.width) for size in options.size_to_certify)
     combinations = product(sizes, rules, options.certificate, margins)
     return [
         certificate.Question(patch, rule, kind, options.patches, margin) for patch, rule, kind, margin in combinations

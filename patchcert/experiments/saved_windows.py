@@ -20,7 +20,7 @@ from patchcert.masking.answers import UNASKED, Answers
 from patchcert.masking.noted import from_known
 from patchcert.masking.questions import WindowVerdict
 from patchcert.option_values import patch_sizes
-from patchcert.patch_sizes import PatchSize
+from patchcert.patch_sizes import PatchSize, without_repeats
 from patchcert.reports.exhibits import Gallery
 from patchcert.votes.saved_answers import WHOLE, Family, SavedAnswers
 
@@ -36,7 +36,9 @@ def certify_saved_windows(options: argparse.Namespace, saved: SavedAnswers) -> N
     distributed.start(torch.device("cpu"))
     saved = first(options, saved, saved.config)
     distributed.require_images(len(saved))
-    families = {size: saved.family(size) for size in options.size_to_certify}
+    height, width = saved.families[0].windows.height, saved.families[0].windows.width
+    sizes = without_repeats(options.size_to_certify, height, width)
+    families = {size: saved.family(size) for size in sizes}
     questions = [Asked(size, goal) for size in families for goal in goals_of(options)]
 
     def look(part: SavedAnswers, _labels: Tensor) -> dict:

@@ -35,7 +35,7 @@ from patchcert.files import what_fits
 from patchcert.journal import Batched, Journal
 from patchcert.masking.answers import Answers
 from patchcert.option_values import patch_sizes, positive_int
-from patchcert.patch_sizes import Area, PatchSize, shapes
+from patchcert.patch_sizes import Area, PatchSize, shapes, without_repeats
 from patchcert.progress import progress_bar
 from patchcert.votes import saved_answers
 
@@ -106,7 +106,8 @@ def certify_windows(options: argparse.Namespace) -> None:
     set_up(options)
     network, dataset, described = pretrained(options)
     height, width = dataset.image_shape[1:]
-    windows = {size: _windows(size, height, width, options.per_side) for size in options.size_to_certify}
+    sizes = without_repeats(options.size_to_certify, height, width)
+    windows = {size: _windows(size, height, width, options.per_side) for size in sizes}
     dataset = chosen(options, dataset)
     questions = [Asked(size, goal) for size in windows for goal in goals]
     classifiers = {
