@@ -25,16 +25,17 @@ def require_module(network: object) -> None:
 
 
 def put_into_eval(network: nn.Module) -> nn.Module:
-    """The network itself, in eval mode.
+    """The network itself, in eval mode, whatever an `eval` of its own returns.
 
     Raises:
         ValueError: it cannot be put there, as what torch.export makes cannot.
     """
     try:
-        return network.eval()
+        network.eval()
     except NotImplementedError as error:
         what = f"the network is a {type(network).__name__} that has no eval mode"
         raise ValueError(f"{what}, as torch.export makes them; expected the module that was exported") from error
+    return network
 
 
 def answer(network: Callable[[Tensor], object], shown: Tensor, what: str, *leading: int) -> Tensor:

@@ -261,6 +261,24 @@ def test_exported_programs_have_no_eval_mode(way):
     refused("network ExportedProgram: expected a torch.nn.Module", lambda: CLASSIFIERS["votes"](exported))
 
 
+class Returning(Of):
+    """A network with an `eval` of its own, which returns something else than the network."""
+
+    def eval(self):
+        super().eval()
+        return self.returned
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["votes", "masked scores"])
+def test_the_network_that_was_handed_over_answers_whatever_its_eval_returns(name, way):
+    """Otherwise one network would be tried, and another one asked."""
+    expected = WAYS[way](CLASSIFIERS[name](linear()), IMAGES)
+    for returned in (None, linear(-1)):
+        network = Returning(lambda network, shown: network(shown), returned=returned)
+        assert torch.equal(WAYS[way](CLASSIFIERS[name](network), IMAGES), expected)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -28,6 +28,7 @@ from patchcert.experiments.hints import Hints, hint_columns
 from patchcert.experiments.masking import add_numerical_margin, settle_numerical_margin
 from patchcert.experiments.setting import set_up
 from patchcert.files import what_fits
+from patchcert.networks import put_into_eval
 from patchcert.option_values import folder, fraction, one_patch_size, positive_int, share_of_255
 from patchcert.patch import Patch
 from patchcert.patch_sizes import Share, in_pixels
@@ -224,7 +225,7 @@ def _attack(
     Args:
         precision: in which the classifier computes.
     """
-    network.eval().requires_grad_(False)
+    put_into_eval(network).requires_grad_(False)
     if "weights" in options:
         _require_gradient(options, classifier, next(dataset.batches(1))[0])
     ascent = Ascent(LOSSES[options.loss], options.steps, options.step_size, options.momentum)

@@ -5,6 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from patchcert.errors import UsageError
+from patchcert.networks import put_into_eval
 from patchcert.pretrained import from_code, from_timm, from_transformers
 from patchcert.pretrained.found import Found
 
@@ -48,4 +49,4 @@ def is_of_library(model: str) -> bool:
 
 def _ready(network: nn.Module) -> nn.Module:
     """Whoever constructs a network gets it in training mode, and from some folders in 16 bits."""
-    return network.float().eval()
+    return put_into_eval(network.float())

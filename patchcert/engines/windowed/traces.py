@@ -9,6 +9,7 @@ from torch import fx, nn
 from patchcert import arithmetic
 from patchcert.as_written import unwritten
 from patchcert.errors import UsageError
+from patchcert.networks import put_into_eval
 
 
 class BeyondWindowsError(UsageError):
@@ -30,7 +31,7 @@ def traced(network: nn.Module, dtype: torch.dtype | None) -> fx.GraphModule:
     if besides:
         raise BeyondWindowsError(besides)
     try:
-        copied = copy.deepcopy(network).eval().to(dtype)
+        copied = put_into_eval(copy.deepcopy(network)).to(dtype)
         if any(part.training for part in copied.modules()):
             raise BeyondWindowsError("a part that stays in training mode")
         tracer = Tracer()
