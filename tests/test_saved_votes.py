@@ -175,6 +175,15 @@ def test_the_file_answers_as_the_network_does(folder, script, rule, saved_rule):
     assert len(direct[0]) >= 8 and len(certified) > 1
 
 
+def test_the_numerical_margin_is_that_of_the_run_unless_another_is_asked_for(folder):
+    asked = ["--size_to_certify", 2, "--numerical_margin", 0.02, "--save_votes", "wide.npz"]
+    direct = certify(folder, "certify_mnist_band.py", "--threshold", 0.2, *asked)
+    from_file = ["certify_votes.py", "--votes", "wide.npz", "--size_to_certify", 2, "--threshold", 0.2]
+    assert certify(folder, *from_file) == direct
+    exactly, _ = certify(folder, *from_file, "--numerical_margin", 0)
+    assert exactly == direct[0][:1] and exactly[0]["certified_correct"] > direct[0][1]["certified_correct"]
+
+
 def test_the_file_answers_what_was_not_asked_when_it_was_written(folder):
     from_file = ["certify_votes.py", "--votes", "votes.npz", "--size_to_certify", 2]
     top_one = certify(folder, "certify_mnist_band_top_one.py", "--size_to_certify", 2)

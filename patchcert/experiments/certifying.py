@@ -83,8 +83,8 @@ def votes_parser(description: str) -> Parser:
         "--numerical_margin",
         type=option_values.numerical_margin,
         metavar="NU",
-        help="ν: for votes, as in the script that wrote them (default: 0); for hidden windows, in units of logits "
-        "(default: that of the run)",
+        help="ν: for votes, as in the script that wrote them; for hidden windows, in units of logits (default: that of "
+        "the run)",
     )
     parser.certificate.add_argument(
         "--certificate", type=certificates, help="for votes: margin, exact, masking, or several (default: margin)"
@@ -195,7 +195,8 @@ def certify_by_votes(
     questions = certifier.questions
     early = not (options.per_image or options.numerical_margin or options.save_votes or options.report)
     with journal_of(options, network, dataset) as journal:
-        recorder = saved_votes.Recorder(ablation, rules) if options.save_votes else None
+        kept_for = rules, options.numerical_margin
+        recorder = saved_votes.Recorder(ablation, *kept_for) if options.save_votes else None
         with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
             started = find_batch_size(options, engine, dataset, ablation, certifier, journal)
             size = options.batch_size
@@ -225,7 +226,7 @@ def certify_by_votes(
 
 def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes) -> None:
     """Answer what the options of `votes_parser` ask of saved votes, as `certify_by_votes` does with a network."""
-    _settle(options)
+    _settle(options, saved)
     require_shapes_for_pages(options)
     rules = vote_rules(options)
     for rule in rules:
@@ -253,8 +254,10 @@ def certify_saved(options: argparse.Namespace, saved: saved_votes.SavedVotes) ->
         _report(options, about, saved, asked, verdicts, seconds, saved.arithmetic, copies, subject)
 
 
-def _settle(options: argparse.Namespace) -> None:
+def _settle(options: argparse.Namespace, saved: saved_votes.SavedVotes) -> None:
     """Put their defaults in place of options about votes that were not given.
+
+    The numerical margin is that of the run, which may have taken one because of how its network computes.
 
     Raises:
         UsageError: an option is about hidden windows.
@@ -265,7 +268,8 @@ def _settle(options: argparse.Namespace) -> None:
             raise UsageError(option, value, "the file has votes; this is for answers about hidden windows")
     options.size_to_certify = options.size_to_certify or [Patch(5)]
     options.certificate = options.certificate or ["margin"]
-    options.numerical_margin = options.numerical_margin or 0.0
+    if options.numerical_margin is None:
+        options.numerical_margin = saved.numerical_margin
     options.threshold = options.threshold or [THRESHOLD]
 
 

@@ -63,12 +63,13 @@ class Recorder:
     """Passes chunks of probabilities on, keeps what later questions need of them, and writes it to a file.
 
     Args:
-        rules: the votes that are asked for now.
+        rules: the votes that are asked for now,
+        numerical_margin: and with which ν; that of thresholds can then be asked for later, too.
     """
 
-    def __init__(self, ablation: Ablation, rules: Iterable[VoteRule]):
+    def __init__(self, ablation: Ablation, rules: Iterable[VoteRule], numerical_margin: float = 0.0):
         self.ablation = ablation
-        thresholds = [rule.threshold for rule in rules if isinstance(rule, ThresholdVote)]
+        thresholds = [rule.threshold - numerical_margin for rule in rules if isinstance(rule, ThresholdVote)]
         self.floor = round(max(0.0, min([FREE, *thresholds]) - ALLOWANCE), 6)
         self.class_count = 0
         self.parts: list[Entries] = []
@@ -145,6 +146,11 @@ class SavedVotes:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def numerical_margin(self) -> float:
+        """ν of the run that wrote it."""
+        return self.config.get("numerical_margin") or 0.0
 
     def take(self, chosen: slice | Tensor) -> "SavedVotes":
         """Those of some images; numbers of them (n,) ascend."""
