@@ -235,6 +235,7 @@ def refused(trained):
         ),
         ("certify_mnist_band.py", [*CERTIFY, "--test", "--all"], "not allowed with"),
         ("certify_mnist_band.py", [*CERTIFY, "--split_file", "none"], "--split_file none:"),
+        ("certify_mnist_band.py", [*CERTIFY, "--all", "--split_file", "no"], "--split_file no: expected without --all"),
         ("certify_mnist_band.py", ["--checkpoint", "other.pth"], "tensor 0.weight is (64, 6, 4, 4) in the file and"),
         ("train_mnist_band.py", ["--resume", "epochless.pth"], "it has no epoch"),
         ("certify_mnist_band_randomized.py", [*CERTIFY, "--attack_size", "2x29"], "--attack_size 2x29: expected"),

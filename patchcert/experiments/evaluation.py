@@ -141,6 +141,7 @@ def prepare(
         others: networks that look at the same images, and are filled where this one is.
     """
     require_nearest()  # whatever was imported to make the network
+    _require_one_part(options)
     option = "checkpoint" if "checkpoint" in options else "weights"
     name = getattr(options, option)
     joint = isinstance(network, JointNetwork)
@@ -176,6 +177,13 @@ def prepare(
         for each in (network, *others):
             each.compile()
     return dataset, network
+
+
+def _require_one_part(options: argparse.Namespace) -> None:
+    """Raise UsageError if two options name the images, of which only one would be followed."""
+    if getattr(options, "all", False) and getattr(options, "split_file", None):
+        right = "expected without --all, which takes all images, whatever numbers are in a file"
+        raise UsageError("split_file", options.split_file, right)
 
 
 def journal_of(options: argparse.Namespace, network: nn.Module, dataset: Images, **more: str) -> Journal:
