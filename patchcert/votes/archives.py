@@ -1,7 +1,6 @@
 """Files that later questions are answered from: arrays, and in JSON what they are. Reading executes no code."""
 
 import json
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ MOST_SAID, MOST_CLASSES, MOST_IMAGES = 1 << 20, 100_000, 10**9
 
 CONFIG = {"dataset": str, "data": (str, NoneType), "test": (bool, NoneType), "all": (bool, NoneType)}
 CONFIG |= {"split_file": (str, NoneType), "skip": (int, NoneType), "limit": (int, NoneType)}
-CONFIG |= {"per_class": (int, NoneType), "numerical_margin": (float, int, NoneType)}
+CONFIG |= {"per_class": (int, NoneType)}
 """What of the options is shown of a run; older versions and other data sets leave out some."""
 
 Saved = TypeVar("Saved")
@@ -113,8 +112,6 @@ def require_config(config: object) -> None:
     """Raise InputError unless these are options of a run, with those that are shown of it."""
     if not isinstance(config, dict) or not all(isinstance(config.get(name), kind) for name, kind in CONFIG.items()):
         raise InputError("some options of the run that wrote it are missing")
-    if not 0 <= (config.get("numerical_margin") or 0) < math.inf:  # NaN is not, either
-        raise InputError(f"its run had a numerical margin of {config['numerical_margin']}, expected 0 or more")
 
 
 def require_images(labels: Tensor, indices: Tensor, class_count: int) -> None:

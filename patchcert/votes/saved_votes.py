@@ -5,6 +5,7 @@ holds the classes at or above a floor, always the two most probable, and those n
 others count as 0. Votes are then the same, bit for bit, for every θ from the floor on and for top-one voting.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -247,6 +248,9 @@ def _votes(about: dict, arrays: dict[str, Tensor]) -> SavedVotes:
     if type(floor) is not float or not 0 <= floor <= 1:
         raise InputError(f"floor is {floor}, expected a number from 0 to 1")
     archives.require_config(config)
+    margin = config.get("numerical_margin") or 0.0
+    if not isinstance(margin, float | int) or not 0 <= margin < math.inf:  # NaN is not, either
+        raise InputError(f"its run had a numerical margin of {margin}, expected 0 or more")
     arithmetic = about.get("arithmetic", UNKNOWN)
     if not isinstance(arithmetic, dict) or result_format.flaw(arithmetic, result_format.ARITHMETIC):
         raise InputError("what it was computed with cannot be understood")
