@@ -21,6 +21,7 @@ class Majority(nn.Module):
     def __init__(self):
         super().__init__()
         self.passes, self.batches = 0, []
+        self.eval()
 
     def forward(self, images: Tensor, hidden: Tensor) -> Tensor:
         self.passes += len(images)
@@ -135,7 +136,7 @@ def test_windows_that_dissent_cover_the_patch_that_made_the_answer():
     images[1, 0, -1, -1] = 1.0
     covering = WINDOWS.covering(Patch(1, 1))[:, -1, -1]
     assert covering.sum() == 1
-    predicted, found = WindowMaskedClassifier(Planted(), WINDOWS).predict(images, where=True)
+    predicted, found = WindowMaskedClassifier(Planted().eval(), WINDOWS).predict(images, where=True)
     assert predicted.tolist() == [0, 0] and not found[0].any() and found[1].equal(covering)
 
 
@@ -151,6 +152,17 @@ def test_windows_dissent_whose_answer_is_not_the_most_frequent_one():
         most = max(sorted(set(answers)), key=answers.count)
         assert windows.tolist() == [answer != most for answer in answers]
     assert found.any(dim=1).any() and not found.any(dim=1).all()
+
+
+@pytest.mark.parametrize("ask", ["predict", "alarms", "of_whole"])
+def test_in_training_mode_nobody_answers(ask):
+    """Dropout, for one, would answer otherwise than what was certified."""
+    network = Majority()
+    classifier = WindowMaskedClassifier(network, WINDOWS)
+    getattr(classifier, ask)(pictures(2))
+    network.train()
+    with pytest.raises(ValueError, match="the network is in training mode: no answer can be given"):
+        getattr(classifier, ask)(pictures(2))
 
 
 @pytest.mark.parametrize("asked", ["predict", "alarms"])

@@ -198,7 +198,7 @@ def test_the_margin_grows_with_jumps():
             {"classifier": WindowMaskedClassifier(Majority().eval(), HiddenWindows(3, 4, WINDOWS.rectangles, []))},
             "patches None: expected a Patch",
         ),
-        ({"classifier": WindowMaskedClassifier(Majority(), WINDOWS)}, "the network is in training mode"),
+        ({"classifier": WindowMaskedClassifier(Majority().train(), WINDOWS)}, "the network is in training mode"),
         ({"classifier": classifier(Drifting())}, "the same answer whatever else is in the batch"),
         ({"classifier": classifier(DriftingInLight())}, "the same answer whatever else is in the batch"),
         ({"classifier": classifier(Peeking())}, "the same answer whatever the hidden pixels show; here logits"),

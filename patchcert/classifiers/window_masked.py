@@ -192,7 +192,12 @@ class WindowMaskedClassifier(nn.Module):
         return Answers.of(self._logits(images, pairs)).cpu()
 
     def logits(self, images: Tensor, pairs: Tensor) -> Tensor:
-        """The logits (B, K) for images (B, C, H, W) with the windows `pairs` (B, 2) hidden, with gradients."""
+        """The logits (B, K) for images (B, C, H, W) with the windows `pairs` (B, 2) hidden, with gradients.
+
+        Raises:
+            ValueError: the network is in training mode.
+        """
+        networks.require_eval(self.network)
         return self.network(images.clone(), self.windows.hidden(pairs.to(images.device)))  # which may write into them
 
     @torch.inference_mode()
