@@ -75,6 +75,7 @@ def test_a_network_that_works_in_place_does_not_change_the_images(hidden):
     [
         lambda logits: SimpleNamespace(loss=None, logits=logits),
         lambda logits: {"out": logits, "features": logits[None]},
+        lambda logits: {"features": logits.repeat(1, 9), "logits": logits},
         lambda logits: (logits, "more"),
         lambda logits: [logits],
         lambda logits: logits.double(),

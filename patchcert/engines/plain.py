@@ -31,7 +31,8 @@ class PlainNetwork(nn.Module):
 
     Args:
         network: maps normalised images (B, C, H, W) to logits (B, K). It is in eval mode and has float32 weights. It
-            may also return an object with an attribute `logits`, or a dict or tuple with the logits first.
+            may also return an object with an attribute `logits`, a dict with `logits` in it, or a dict or tuple with
+            the logits first.
         mean, std: the network sees (x − mean) / std. Each is a number, or one for each channel.
         hidden: the colour of hidden pixels, in [0, 1]: a number, or one for each channel. "mean" is the colour that
             normalises to 0. "drop" shows the mean, too, and also leaves out the tokens of patches that are wholly
@@ -231,5 +232,5 @@ def logits_of(outputs: Any) -> Any:
     """What of a network's outputs are its logits, if any are."""
     found = getattr(outputs, "logits", outputs)
     if isinstance(found, Mapping):
-        return next(iter(found.values()), None)
+        return found.get("logits", next(iter(found.values()), None))
     return next(iter(found), None) if isinstance(found, (tuple, list)) else found

@@ -92,8 +92,9 @@ def attack(
 
     Args:
         classifier: one of this package; or any module that maps pixels in [0, 1], (N, C, H, W), to logits or votes
-            (N, K), or to classes (N,). It may also return an object with an attribute `logits`, or a dict or tuple with
-            the logits first. The answer is the class with the largest number. The module is put into eval mode.
+            (N, K), or to classes (N,). It may also return an object with an attribute `logits`, a dict with `logits` in
+            it, or a dict or tuple with the logits first. The answer is the class with the largest number. The module is
+            put into eval mode.
         images: (N, C, H, W), floats in [0, 1], or uint8.
         labels: (N,) whole numbers.
         patch: the patch. A `Share` becomes a `Patch` of so large a share of the images' pixels.
