@@ -184,6 +184,15 @@ def test_the_numerical_margin_is_that_of_the_run_unless_another_is_asked_for(fol
     assert exactly == direct[0][:1] and exactly[0]["certified_correct"] > direct[0][1]["certified_correct"]
 
 
+@pytest.mark.parametrize("margin", [float("nan"), -0.1, "auto"])
+def test_a_file_whose_run_had_no_possible_margin_is_refused(tmp_path, margin):
+    recorder, path = saved_votes.Recorder(Band(4, 6, 1), []), tmp_path / "votes.npz"
+    recorded(recorder, random_probabilities(4, 6, 5, seed=2), 4, 6, torch.arange(6))
+    recorder.write(path, data_of(4), CONFIG | {"numerical_margin": margin}, ARITHMETIC)
+    with pytest.raises(UsageError, match="its run had a numerical margin of"):
+        saved_votes.read(path)
+
+
 def test_the_file_answers_what_was_not_asked_when_it_was_written(folder):
     from_file = ["certify_votes.py", "--votes", "votes.npz", "--size_to_certify", 2]
     top_one = certify(folder, "certify_mnist_band_top_one.py", "--size_to_certify", 2)
