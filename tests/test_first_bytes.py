@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, features
+from PIL import ExifTags, Image, features
 from torch import nn
 
 from patchcert import checkpoint, first_bytes
@@ -121,6 +121,16 @@ def test_avif_is_said_to_be_avif(tmp_path):
     (tmp_path / "cat.jpg").write_bytes(picture("AVIF"))
     with pytest.raises(InputError, match="is an AVIF image, expected an image in BMP"):
         decode(str(tmp_path / "cat.jpg"), "RGB")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_pictures_are_taken_as_they_are_stored_whatever_exif_data_say(tmp_path, kind):
+    stored = Image.new("L", (16, 16))
+    stored.paste(255, (0, 0, 16, 8))
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    stored.save(tmp_path / "cat", kind, exif=turned)
+    assert decode(str(tmp_path / "cat"), "L").resize((1, 2), Image.Resampling.BOX).tobytes() == b"\xff\x00"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])

@@ -25,7 +25,7 @@ END_OF_JPEG = b"\xff\xd9"
 def decode(path: str, mode: str) -> Image.Image:
     """The image in a file, in memory, in Pillow's `mode`: L is grey, RGB colour. Profiles are not looked at.
 
-    Of 16 bits the upper 8 are taken.
+    Nor is it turned as EXIF data may say, except that Pillow turns TIFF. Of 16 bits the upper 8 are taken.
 
     Raises:
         InputError: it is damaged or too large, moves, is transparent, or has values of unknown meaning.
