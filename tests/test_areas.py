@@ -127,16 +127,11 @@ class SquaresAlone(ShapesMasking):
 
 @pytest.mark.parametrize("broken", [OneShapeAtATime, SquaresAlone])
 def test_certificates_that_forget_shapes_are_told(broken):
-    ablation, wrong = BandAndRow(6, 7, 1), 0
-    for seed in range(2):
-        scores = random_scores(30, ablation.count, 2, seed=seed)
-        masking = broken(ablation, Area(4))
-        winner, leads = masking.predict_and_lead(scores)
-        proven = beats_all(leads, winner)
-        right = masking if broken is SquaresAlone else masking_of(ablation, Area(4))
-        wrong += int((flips(right, ablation, scores, winner, 4) & proven).sum())
-        wrong += int((proven & ~masking_of(ablation, Area(4)).verdicts(scores, Margin(0.0)).certified).sum())
-    assert wrong > 0
+    ablation = BandAndRow(6, 7, 1)
+    scores, masking = random_scores(30, ablation.count, 2, seed=0), broken(ablation, Area(4))
+    winner, leads = masking.predict_and_lead(scores)
+    right = masking if broken is SquaresAlone else masking_of(ablation, Area(4))
+    assert (flips(right, ablation, scores, winner, 4) & beats_all(leads, winner)).any()
 
 
 def test_two_shapes_of_columns_and_rows_are_not_mixed():
