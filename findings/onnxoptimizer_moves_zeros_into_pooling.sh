@@ -3,11 +3,11 @@
 # layer that pads with zeros into the pooling after it. Two results of this are other networks. First, max pooling pads
 # with minus infinity, not with zeros: where all of a window's values are negative, the maximum was 0 at the border, and
 # is negative afterwards. Second, an average pooling with count_include_pad=0 and padding of its own counted the zeros
-# of the layer before it, but not its own padding. Afterwards it counts neither. Nothing warns. Below, onnx's reference
+# of the layer before it, but not its own padding. Afterwards it counts both. Nothing warns. Below, onnx's reference
 # evaluator and onnxruntime (without optimisations of its own) agree on both networks before and on both afterwards.
 # Padding that moves into a convolution keeps the results, for a convolution does pad with zeros. Suppose that the scores
 # of masked copies were certified with the network as it was written. The optimised network gives other scores, and so
-# other answers, and what was certified does not hold for it.
+# other answers, and what was certified does not hold for it. (Pull request 318 of onnx/optimizer is about max pooling.)
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
