@@ -1,7 +1,7 @@
 #!/bin/bash
 # empatches 0.2.3 (with numpy 2.4.6) cuts an image into overlapping windows, and merge_patches puts maps of such windows
-# together again. For mode="avg" its documentation says: "mean/average value of overlapping area at each pixel will be
-# written". We expected the mean over the windows that contain a pixel. But merge_patches takes the mean of the value so
+# together again. For mode="avg" its documentation promises, at each pixel, the average of the windows that overlap
+# there. We expected the mean over all windows that contain the pixel. But merge_patches takes the mean of the value so
 # far and of the next window, again and again. So the last window counts half, the one before a quarter, and so on. And
 # if the value so far is 0, it counts as no value: votes 0, 0, 1 give 1, and votes 1, 0, 0 give 1/4. With mode="max",
 # negative scores become 0. Below, windows of 8 x 8 with stride 2 vote 0 or 1, and pixels with more than half of the

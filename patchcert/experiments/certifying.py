@@ -195,8 +195,9 @@ def certify_by_votes(
     questions = certifier.questions
     early = not (options.per_image or options.numerical_margin or options.save_votes or options.report)
     with journal_of(options, network, dataset) as journal:
-        kept_for = rules, options.numerical_margin
-        recorder = saved_votes.Recorder(ablation, *kept_for) if options.save_votes else None
+        recorder = None
+        if options.save_votes:
+            recorder = saved_votes.Recorder(ablation, rules, options.numerical_margin)
         with torch.autocast(options.device.type, torch.bfloat16, enabled=options.amp):
             started = find_batch_size(options, engine, dataset, ablation, certifier, journal)
             size = options.batch_size
