@@ -55,7 +55,7 @@ class Lines:
         total, what, unit, done: see `progress_bar`.
     """
 
-    def __init__(self, total: int | None, what: str, unit: str, done: int = 0):
+    def __init__(self, total: int | None, what: str, unit: str, done: int):
         self.total, self.what, self.unit, self.done, self.shown = total, what, unit, done, ""
         self._said = done, time.monotonic()
         if time.monotonic() - _Silence.seen >= SILENCE:

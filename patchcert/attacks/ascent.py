@@ -169,9 +169,7 @@ class Attack:
         drawn = [torch.randint(len(self.threat.touched), (), generator=generator) for generator in self.generators]
         return torch.tensor(drawn, device=self.targets.labels.device)
 
-    def restart(
-        self, places: Tensor, steps: int, step_size: float, done: Callable[[int], object] = lambda looks: None
-    ) -> Tensor:
+    def restart(self, places: Tensor, steps: int, step_size: float, done: Callable[[int], object]) -> Tensor:
         """Attack each target that still stands once more, at its place out of `places` (N,).
 
         Args:

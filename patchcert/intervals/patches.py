@@ -68,9 +68,9 @@ class PatchBounds:
         labels: Tensor,
         threat: Threat,
         scale: Scale,
-        neighbor: Sequence[int] = (),
-        rounded: bool = False,
-        amp: bool = False,
+        neighbor: Sequence[int],
+        rounded: bool,
+        amp: bool,
     ):
         self.network, self.labels, self.patch, self.amp = network, labels, threat.patch, amp
         self.neighbor = dict(zip(weighted_layers(network), neighbor, strict=False))

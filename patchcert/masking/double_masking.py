@@ -174,7 +174,7 @@ class DoubleMasking:
         with torch.autocast(scores.device.type, enabled=False):  # sums over copies need more digits than bfloat16 has
             return self._worst_leads(labels, self._sums(scores))
 
-    def leads_by_set(self, winner: Tensor, scores: Tensor, alone: bool = False) -> list[Tensor]:
+    def leads_by_set(self, winner: Tensor, scores: Tensor, alone: bool) -> list[Tensor]:
         """For each family (N, L, K): how far the `winner` (N,) is ahead without one of the `touched` sets.
 
         Unless it is `alone`, a second one is left out, too: that which hurts most. Where the sets of all families are

@@ -102,7 +102,7 @@ class PooledNetwork(nn.Module):
         self.to(memory_format=torch.channels_last)
 
 
-def pooled_network(channels: int = 6, classes: int = 10) -> PooledNetwork:
+def pooled_network(channels: int, classes: int) -> PooledNetwork:
     """The network `pooled`, its weights in channels-last order.
 
     Args:
