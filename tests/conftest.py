@@ -1,5 +1,6 @@
 import logging
 import os
+import shutil
 import signal
 import sys
 
@@ -87,3 +88,13 @@ def folder(tmp_path_factory, generated_mnist):
     (folder / "data").symlink_to(generated_mnist)
     save_random_network(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_windows(tmp_path_factory):
+    """Gives each module a folder of its own with what `tests.small_windows` trains, which takes long."""
+    from tests.small_windows import train
+
+    trained = tmp_path_factory.mktemp("small_windows")
+    train(trained)
+    return lambda name: shutil.copytree(trained, tmp_path_factory.mktemp(name), dirs_exist_ok=True)

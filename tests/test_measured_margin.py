@@ -25,7 +25,7 @@ from patchcert.masking.linked import masking_of
 from patchcert.masking.margins import Margin
 from patchcert.stopping import Stopped
 from tests.helpers import rewrite_votes, run_here, succeed
-from tests.test_windows_scripts import CERTIFY, NAME, PICTURES, folder  # noqa: F401  a fixture
+from tests.small_windows import NAME, PICTURES
 
 SIZE, CLASSES, LITTLE = 12, 3, 2**-12
 WINDOWS = WindowPairs(SIZE, SIZE, 7, 3)
@@ -177,12 +177,18 @@ def test_leads_within_the_margin_are_not_certified(wrong, certified):
 
 
 ASK = [*PICTURES, "--all", "--amp", "--checkpoint", NAME, "--numerical_margin", "measured", "--output", "run.json"]
+SCRIPT = "certify_cifar_windows.py"
+
+
+@pytest.fixture(scope="module")
+def folder(small_windows):
+    return small_windows("measured")
 
 
 @pytest.mark.parametrize(("apart", "margins", "number"), [(0.0, "float32", 1e-3), (1e-4, "bfloat16", 1.0)])
-def test_results_say_which_margins_were_taken(folder, apart, margins, number, monkeypatch, capsys):  # noqa: F811
+def test_results_say_which_margins_were_taken(folder, apart, margins, number, monkeypatch, capsys):
     monkeypatch.setattr(probing, "manner_in_order", lambda *_, rounded: Manner("bfloat16", apart, 1))
-    succeed(CERTIFY, *ASK, folder=folder)
+    succeed(SCRIPT, *ASK, folder=folder)
     record = json.loads((folder / "run.json").read_text())
     assert record["results"][0]["numerical_margin"] == record["config"]["numerical_margin"] == number
     assert record["arithmetic"]["precision"] == "bfloat16" and record["arithmetic"]["margins"] == margins
@@ -190,9 +196,9 @@ def test_results_say_which_margins_were_taken(folder, apart, margins, number, mo
     assert (note in capsys.readouterr().err) == bool(apart)
 
 
-def test_saved_answers_are_read_with_the_margins_that_were_measured(folder, monkeypatch, capsys):  # noqa: F811
+def test_saved_answers_are_read_with_the_margins_that_were_measured(folder, monkeypatch, capsys):
     monkeypatch.setattr(probing, "manner_in_order", lambda *_, rounded: Manner("bfloat16", 0.0, 1))
-    succeed(CERTIFY, *ASK, "--save_votes", "measured.npz", folder=folder)
+    succeed(SCRIPT, *ASK, "--save_votes", "measured.npz", folder=folder)
 
     def enlarge(about, arrays):
         assert about["arithmetic"]["margins"] == "float32"
@@ -212,7 +218,7 @@ def test_saved_answers_are_read_with_the_margins_that_were_measured(folder, monk
     assert "margins is exact, expected one of float32, tf32, bfloat16" in capsys.readouterr().err
 
 
-def test_a_run_goes_on_with_as_many_threads(folder, monkeypatch, capsys):  # noqa: F811
+def test_a_run_goes_on_with_as_many_threads(folder, monkeypatch, capsys):
     """Margins that were measured hold for these alone."""
     look, looked, threads = MaskedLook.__call__, [], torch.get_num_threads()
 
@@ -225,10 +231,10 @@ def test_a_run_goes_on_with_as_many_threads(folder, monkeypatch, capsys):  # noq
     monkeypatch.setattr(journal, "EVERY", 0)
     monkeypatch.setattr(MaskedLook, "__call__", stopping)
     ask = [*ASK, "--batch_size", 3]
-    assert run_here(CERTIFY, *ask, folder=folder) == 130
+    assert run_here(SCRIPT, *ask, folder=folder) == 130
     monkeypatch.setattr(MaskedLook, "__call__", look)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
-    assert run_here(CERTIFY, *ask, folder=folder) == 2
+    assert run_here(SCRIPT, *ask, folder=folder) == 2
     assert f"is of an interrupted run with threads {threads}, not {threads + 1}" in capsys.readouterr().err
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    succeed(CERTIFY, *ask, folder=folder)
+    succeed(SCRIPT, *ask, folder=folder)

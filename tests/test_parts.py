@@ -15,8 +15,7 @@ from patchcert.reports.points import points_of
 from patchcert.zoo import table
 from patchcert.zoo.table import Model, Variant
 from tests.helpers import run_here, succeed
-from tests.test_windows_scripts import NAME
-from tests.test_windows_scripts import folder as trained  # noqa: F401 (a fixture)
+from tests.small_windows import NAME
 
 SCRIPT = "certify_cifar_joint.py"
 JOINED = ["--checkpoint", "bands.pth", "--windows", "small.pth"]
@@ -29,9 +28,10 @@ LARGER = ["--windows", "larger.pth", "--weight", 3, "--coarse_windows", "none", 
 
 
 @pytest.fixture
-def folder(trained, monkeypatch):  # noqa: F811
+def folder(small_windows, monkeypatch):
     """A folder with networks that "ship": one for bands, and two for windows, which hold up to 3 × 3 and 5 × 5."""
-    kept = trained / "checkpoints"
+    folder = small_windows("parts")
+    kept = folder / "checkpoints"
     content = checkpoint.read("windows", kept / NAME)
     checkpoint.save(content, kept / "larger.pth")
     content["about"]["ablation"] |= {"window_size": 6, "per_side": 4}
@@ -42,7 +42,7 @@ def folder(trained, monkeypatch):  # noqa: F811
     ]
     monkeypatch.setattr(table, "models", lambda: {"both": Model("both", "cifar10", "", tuple(variants))})
     monkeypatch.setattr(checkpoint, "SHIPPED", kept)
-    return trained
+    return folder
 
 
 def certify(folder, *options):

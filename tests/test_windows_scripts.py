@@ -22,30 +22,18 @@ from patchcert.patch import Patch
 from patchcert.small_networks import cifar_resnet, network_of_copies
 from tests import oracle
 from tests.helpers import run_here, succeed
+from tests.small_windows import NAME, PICTURES, TRAIN
 from tests.test_linked import two_rounds_by_hand
 from tests.test_pictures import write_pictures
 
-WINDOWS = ["--window_size", 8, "--per_side", 3]  # they begin at 0, 4 and 8, and hold patches up to 5 × 5
-PICTURES = ["--dataset", "folder", "--data", "small", "--image_size", 16]
-TRAIN = [*PICTURES, *WINDOWS, "--lr", 0.02, "--end_epoch", 1, "--easy_epochs", 1, "--batch_size", 3, "--no-amp"]
-NAME = "small_windows_lr_0.02_regularization_0.0005_model_pooled_windows_8x3_epoch_1.pth"
 JOINT = ["--checkpoint", "bands.pth", "--windows", NAME]
 MARGIN = Margin.of_scores(1e-3, "float32")
 CERTIFY, ATTACK = "certify_cifar_windows.py", "attack_cifar_windows.py"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with a network that was trained on a few pictures."""
-    folder = tmp_path_factory.mktemp("windows")
-    for part, count in (("train", 12), ("test", 3)):
-        write_pictures(folder / "small" / part, ("cat", "dog", "eel"), count, size=16)
-    succeed("train_cifar_windows.py", *TRAIN, folder=folder)
-    small = ["--channels", "8,16", "--blocks", "0,0", "--stem", "shared", "--band_stride", 1, "--band_size", 3]
-    succeed("train_cifar_band_masked.py", *PICTURES, *small, "--lr", 0.02, "--end_epoch", 3, folder=folder)
-    (path,) = (folder / "checkpoints").glob("small_masked_band_*.pth")
-    path.rename(folder / "checkpoints" / "bands.pth")
-    return folder
+def folder(small_windows):
+    return small_windows("windows")
 
 
 def test_training_keeps_what_certifying_needs(folder):
