@@ -332,7 +332,19 @@ def test_alarms_of_windows_cost_one_pass_for_each(folder, networks):
 def test_digits_are_certified_and_attacked(tmp_path):
     """By windows alone and by windows and bands: in one test, as both need the network that takes longest to train."""
     brief = ["--dataset", "digits", "--end_epoch", 8, "--lr", 0.05, "--batch_size", 16, "--subset", 300, "--no-amp"]
-    succeed("train_mnist_windows.py", *brief, "--tries", 1, "--window_size", 12, "--per_side", 3, folder=tmp_path)
+    succeed(
+        "train_mnist_windows.py",
+        *brief,
+        "--tries",
+        1,
+        "--filters_lr",
+        0,
+        "--window_size",
+        12,
+        "--per_side",
+        3,
+        folder=tmp_path,
+    )
     small = ["--channels", "8,16", "--blocks", "0,0", "--band_weight", 1]
     succeed("train_mnist_band_masked.py", *brief, *small, folder=tmp_path)
     for kind in ("windows", "masked_band"):
