@@ -17,6 +17,7 @@ from patchcert.intervals.bounds import robust_loss
 from patchcert.intervals.config import Method
 from patchcert.intervals.guide import Guide, guide_loss, likeliest
 from patchcert.intervals.networks import build
+from patchcert.intervals.patches import times_maps
 from patchcert.intervals.places import Scale, Threat, all_places, corners_of, own_places
 from patchcert.intervals.training_attacks import ATTACKS
 from patchcert.intervals.windows import Axis
@@ -237,6 +238,15 @@ def test_a_step_at_drawn_places_is_the_plain_step_in_float64(attack_type):
     more = list(guide.parameters()) if attack_type == "patch-nn" else []
     for one, other in zip(*(gradients(loss, batch, *more) for loss in losses), strict=True):
         torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.parametrize("instructions", ["AVX2", "AVX512", "DEFAULT"])
+def test_a_linear_layer_is_the_same_for_all_processors(instructions, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
+    maps, weights = torch.randn(5, 3, 4, 6), torch.randn(7, 9, 4, 6)[:, 2:5]
+    with torch.no_grad():
+        found = times_maps(maps, weights)
+    assert_bounds_equal(found, torch.einsum("bhwc,dhwc->bd", maps, weights))
 
 
 def test_half_precision_comes_near():
