@@ -41,7 +41,7 @@ tables: .venv/runtime
 	$(BIN)/python benchmarks/readme_tables.py
 
 FIGURES := $(addprefix docs/results/, \
-	cifar_joint_test.json cifar_masked_band.json mnist_joint_test_tenth.json mnist_joint_8x6_test_tenth.json \
+	cifar_joint_test.json cifar_masked_band.json mnist_joint_test_quarter.json mnist_joint_8x6_test.json \
 	mnist_masked_band.json \
 	interval_mnist_p22.json interval_mnist_p55.json mnist_masked_band_training.jsonl)
 

@@ -81,7 +81,7 @@ def networks() -> Table:
         records = [(read(Path(variant["results"]).stem), variant.get("threshold")) for variant in variants]
         if records:
             found = dict(counts for record in records for counts in headline(*record))
-            images = " and ".join(dict.fromkeys(counted_on(record) for record, _ in records))
+            images = "; ".join(dict.fromkeys(counted_on(record) for record, _ in records))
             cells = [certified_and_clean(found[size]) if size in found else "" for size in sizes]
             seconds = (f"{record['seconds'] / record['results'][0]['total']:.2g}" for record, _ in records)
             rows.append([f'`"{name}"`', model["defence"], *cells, " and ".join(seconds), images])
@@ -89,12 +89,11 @@ def networks() -> Table:
 
 
 def mnist_masked() -> Table:
-    bands, windows, larger = map(read, ("mnist_masked_band", "mnist_joint_test_tenth", "mnist_joint_8x6_test_tenth"))
+    bands, windows, larger = map(read, ("mnist_masked_band", "mnist_joint_test_quarter", "mnist_joint_8x6_test"))
     columns = {
         "bands, all 10,000": of_all(bands),
         "bands, test half": dict(headline(bands)),
-        "bands and windows, 500 of the test half": of_all(windows) | of_all(larger),
-        "bands and windows, all 10,000": of_all(read("mnist_joint")) | of_all(read("mnist_joint_8x6")),
+        "bands and windows, test half (1 × 1 and 2 × 2: 1,250 images of it)": of_all(windows) | of_all(larger),
     }
     return by_size(columns, MNIST_PUBLISHED)
 
@@ -316,7 +315,7 @@ def counted_on(record: dict) -> str:
     """Which images `headline` is about."""
     config, total = record["config"], record["results"][0]["total"]
     whole = config.get("skip", 1) == 1 and config.get("limit") is None
-    part = "the test half" if whole else f"{total} images of the test half"
+    part = "the test half" if whole else f"{total:,} images of the test half"
     chosen = part if config["test"] else "all test images"
     pictures = {"original": ", original images", "copies": ", JPEG copies"}.get(config.get("pictures"), "")
     return ("the test half" if "test_half" in record else chosen) + pictures
