@@ -343,8 +343,8 @@ def times_maps(maps: Tensor, weights: Tensor) -> Tensor:
     In float32 it is a convolution whose kernel is as large as the map, if the CPU has AVX-512: this product is twice as
     fast there on AMD processors. Its gradients are slower, and without AVX-512 it is ten times as slow.
     """
-    on_cpu = maps.device.type == "cpu" and "AVX512" in torch.backends.cpu.get_cpu_capability()
-    if not on_cpu or maps.dtype == torch.bfloat16 or torch.is_grad_enabled():
+    has_avx512 = maps.device.type == "cpu" and "AVX512" in torch.backends.cpu.get_cpu_capability()
+    if not has_avx512 or maps.dtype == torch.bfloat16 or torch.is_grad_enabled():
         return F.linear(maps.flatten(1), weights.flatten(1))
     return F.conv2d(maps.permute(0, 3, 1, 2), weights.permute(0, 3, 1, 2)).flatten(1)
 
