@@ -6,7 +6,7 @@
 # onnxruntime uses the sum of the trees for the first class as that of the second class if both have one and there are
 # two start values. So the trees count for the wrong class. If both classes are equally frequent, nearly all answers are
 # the other class. Below, CatBoost is right for 94 % of the new digits, and onnxruntime for 6 %. If class 1 is one digit
-# of ten, it is 98 % and 11 %. Then a column of pixels is hidden. In the first case, as many answers change as in
+# of ten, it is 98 % and 11 %. Then a column of pixels is hidden. In the first case, about as many answers change as in
 # CatBoost, so such a test alone does not show what is wrong. Without the option, the answers are CatBoost's. There is
 # no error and no warning. (A comment in onnxruntime's source says that the first start value is not used. onnxruntime's
 # issue 1007 is about start values of two classes. It is closed.)
