@@ -189,19 +189,19 @@ def test_other_checkpoints_are_no_networks_that_vote(name):
 
 
 JOINT = {
-    "certify_cifar_joint.py": ("cifar10-bands-and-windows", 5, []),
-    "certify_mnist_joint.py": ("mnist-bands-and-windows", 2, []),
-    "attack_mnist_joint.py": ("mnist-bands-and-windows", 3, ["--weight", "6"]),
+    "certify_cifar_joint.py": ("cifar10-bands-and-windows", 5),
+    "certify_mnist_joint.py": ("mnist-bands-and-windows", 2),
+    "attack_mnist_joint.py": ("mnist-bands-and-windows", 3),
 }
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("script", JOINT)
 def test_bands_and_windows_are_those_of_the_script(script, tmp_path, monkeypatch):
-    name, size, arguments = JOINT[script]
+    name, size = JOINT[script]
     loaded = load(name, Patch(size))
     bands, windows = table.named(name).variant(Patch(size)).files
-    network, ablation = joint_of_script(script, bands, windows, size, *arguments, monkeypatch=monkeypatch)
+    network, ablation = joint_of_script(script, bands, windows, size, monkeypatch)
     assert network.description == loaded.network.description
     assert ablation.description() == loaded.ablation.description()
     ours, theirs = loaded.network.state_dict(), network.state_dict()
@@ -220,7 +220,7 @@ def test_bands_and_windows_are_those_of_the_script(script, tmp_path, monkeypatch
         torch.testing.assert_close(found.lead, expected.lead, rtol=1e-4, atol=1e-3)
 
 
-def joint_of_script(script, bands, windows, size, *arguments, monkeypatch):
+def joint_of_script(script, bands, windows, size, monkeypatch):
     """The network that a script certifies or attacks, filled and folded as there, and its copies."""
     caught = []
 
@@ -231,7 +231,7 @@ def joint_of_script(script, bands, windows, size, *arguments, monkeypatch):
     monkeypatch.setattr(patchcert, "certify_parts", catch)
     monkeypatch.setattr(patchcert, "attack_masked", lambda *given: caught.append(given))
     asked = "--size_to_certify" if script.startswith("certify") else "--size_of_attack"
-    assert run_here(script, "--checkpoint", bands, "--windows", windows, asked, size, *arguments, folder=ROOT) == 0
+    assert run_here(script, "--checkpoint", bands, "--windows", windows, asked, size, folder=ROOT) == 0
     ((options, network, ablation),) = caught
     checkpoint.load_network("checkpoint", checkpoint.find("checkpoint", options.checkpoint), network.bands)
     network.fold()
